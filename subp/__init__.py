@@ -1,0 +1,28 @@
+"""SUBP: soft uniform 1xN block pruning of PyTorch networks, from scratch (Xiang et al., NeurIPS 2023, arXiv 2310.06218).
+
+    sparsifier = subp.Sparsifier(model, n=16, sparsity=0.75, epochs=90)
+    for epoch in range(90):
+        sparsifier.step(epoch)          # prune and regrow
+        train_one_epoch(model, ...)     # your own loop
+    model = sparsifier.fold()           # plain modules, zeros in place
+
+Names are imported on first use, so that `import subp` costs nothing.
+"""
+
+import importlib
+
+_HOME = {
+    "Sparsifier": "subp.sparsifier",
+    "fold": "subp.sparsifier",
+    "load_model": "subp.checkpoint",
+    "inspect": "subp.summary",
+    "UserError": "subp.errors",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'subp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

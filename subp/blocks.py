@@ -1,0 +1,44 @@
+"""The 1xN block view of a weight, and what a mask over blocks says about it.
+
+Block (g, i) of a weight [O, I, *kernel]: the n consecutive outputs g*n .. g*n+n-1 at one input channel i, with their whole kernels.
+A layer has G = O/n groups of I blocks; a block mask [G, I] (bool, True = kept) is uniform if every group keeps the same number.
+A grouped convolution's weight is [O, I/groups, *kernel]: the same view holds as long as no block straddles two convolution groups.
+"""
+
+from torch import Tensor
+
+
+def to_blocks(weight: Tensor, n: int) -> Tensor:
+    """[O, I, *kernel] -> [O/n, I, n * kernel positions]. Raises ValueError where n does not divide O."""
+    out_channels, in_channels = weight.shape[:2]
+    if out_channels % n:
+        raise ValueError(f"{out_channels} output channels do not divide into blocks of {n}")
+    return weight.reshape(out_channels // n, n, in_channels, -1).transpose(1, 2).flatten(2)
+
+
+def from_blocks(blocks: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `to_blocks`: [G, I, n * kernel positions] -> a weight of `shape` [O, I, *kernel]."""
+    groups, in_channels = blocks.shape[:2]
+    return blocks.reshape(groups, in_channels, shape[0] // groups, -1).transpose(1, 2).reshape(shape)
+
+
+def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Block mask [G, I] -> weight mask [O, I, 1, ...], which broadcasts over the kernel of a weight of `shape` [O, I, *kernel]."""
+    rows = mask.repeat_interleave(shape[0] // mask.shape[0], dim=0)
+    return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
+
+
+def nonzero_blocks(weight: Tensor, n: int) -> Tensor:
+    """[G, I], bool: the blocks of `weight` that hold any nonzero."""
+    return (to_blocks(weight, n) != 0).any(-1)
+
+
+def density(mask: Tensor) -> float:
+    """The fraction of blocks that are kept: 1 - sparsity."""
+    return mask.sum().item() / mask.numel()
+
+
+def is_uniform(mask: Tensor) -> bool:
+    """Whether every group of the mask [G, I] keeps the same number of blocks."""
+    kept = mask.sum(1)
+    return bool((kept == kept[0]).all())

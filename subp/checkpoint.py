@@ -1,0 +1,120 @@
+"""Checkpoints: one safetensors file, tensors plus a JSON description in its header, that always is either the old one or the new one.
+
+Tensors: `model.<name>` for the model's state dict (masks are buffers of it) and `optimizer.<name>` for the optimizer's.
+Metadata, JSON under the header key "subp":
+
+    version         of this format, 1
+    architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
+    classes         names, in the order of the logits
+    preprocessing   {"size", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
+    sparsifier      its settings, or null after dense training
+    config          the training's settings
+    epoch           epochs done
+    history         one object an epoch: losses, accuracies, density, images/s
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from subp import masking, models
+from subp.errors import UserError
+
+VERSION = 1
+_KEY = "subp"
+
+
+@dataclass
+class Checkpoint:
+    """What one file holds. `metadata` is JSON-able, as above, without the version."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes the file atomically: whatever happens on the way, `path` holds the old file or the whole new one.
+
+    Raises UserError if it cannot be written (no such folder, disk full); nothing new is left behind then.
+    """
+    path = Path(path)
+    parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer}
+    tensors = {
+        # safetensors takes neither views nor shared memory
+        f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
+        for part, named in parts.items()
+        for name, tensor in named.items()
+    }
+    metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
+
+
+def write_atomically(path: Path, write) -> None:
+    """Calls write(temporary path in the same folder) and moves the result to `path` once it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"could not write {path}: {error}; what was there before is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error})") from error
+    if _KEY not in header:
+        raise UserError(f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry")
+    metadata = json.loads(header[_KEY])
+    version = metadata.pop("version")
+    if version != VERSION:
+        raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
+    parts = {part: {} for part in ("model", "optimizer")}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = tensor
+    return Checkpoint(parts["model"], parts["optimizer"], metadata)
+
+
+def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
+    """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode.
+
+    model: the network to fill, for an architecture that subp.models does not know by name; not masked
+    """
+    checkpoint = load(path)
+    architecture = checkpoint.metadata.get("architecture")
+    if model is None:
+        if architecture is None:
+            raise UserError(f"{path} holds a network of your own: pass the model to load its weights into")
+        model = models.create(**architecture)
+    try:
+        model.load_state_dict(masking.fold_state_dict(checkpoint.model))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"the weights in {path} do not fit {type(model).__name__}: {reason}") from error
+    return model.eval(), checkpoint.metadata
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

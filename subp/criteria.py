@@ -1,0 +1,53 @@
+"""Block scores: blocks [G, I, elements] -> scores [G, I], float32; the lowest are pruned first. Compared within a group only."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_PAIRS_AT_ONCE = 1 << 22  # cosines held at a time: 16 MiB
+
+
+def l1(blocks: Tensor) -> Tensor:
+    """Sum of magnitudes."""
+    return blocks.float().abs().sum(-1)
+
+
+def l2(blocks: Tensor) -> Tensor:
+    """Euclidean length."""
+    return blocks.float().norm(dim=-1)
+
+
+def bpar(blocks: Tensor, alpha: float = 1.0) -> Tensor:
+    """Block pruning by angular redundancy (arXiv 2310.06218): a block's share of its group's L1 norm, less alpha times its share of
+    the group's angular redundancy,
+
+        S_i = |w_i|_1 / sum_j |w_j|_1  -  alpha * r_i / sum_j r_j,      r_i = sum_j |cos(w_i, w_j)|, itself included.
+
+    A block along which many others of its group point says little of its own. A zero block points nowhere and has the whole share, 1.
+    Groups are taken a few at a time, so that the cosines [G, I, I] never stand in memory at once.
+    """
+    magnitude = l1(blocks)
+    groups_at_once = max(1, _PAIRS_AT_ONCE // blocks.shape[1] ** 2)
+    redundancy = torch.cat([_redundancy(part) for part in blocks.float().split(groups_at_once)])
+    share = torch.where(redundancy > 0, redundancy / _total(redundancy), 1.0)
+    return magnitude / _total(magnitude) - alpha * share
+
+
+def _redundancy(blocks: Tensor) -> Tensor:
+    directions = normalize(blocks, dim=-1)
+    return (directions @ directions.transpose(1, 2)).abs_().sum(-1)
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over a group, [G, 1]; never 0, so that a group of zeros scores 0 instead of NaN."""
+    return values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1, "l2": l2, "bpar": bpar}
+
+
+def score(blocks: Tensor, criterion: str, alpha: float) -> Tensor:
+    """The scores by the criterion of that name; alpha is bpar's."""
+    return bpar(blocks, alpha) if criterion == "bpar" else CRITERIA[criterion](blocks)

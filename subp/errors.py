@@ -1,0 +1,5 @@
+"""The one error that is the user's to mend."""
+
+
+class UserError(ValueError):
+    """Bad input, told in one clear sentence: what is wrong, where, what to do. The command line prints it and exits with 2."""

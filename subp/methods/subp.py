@@ -1,0 +1,50 @@
+"""SUBP, soft uniform block pruning: one epoch's step, from block scores [G, I] to a uniform mask [G, I].
+
+Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218; details as in their public code):
+
+1. prune the P = floor(p C) blocks that score lowest;
+2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
+   s = the pruned blocks' scores at unit length.
+
+The scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block that grew
+important outranks a kept one and comes back, also after regrowing has ended. (Scored under their mask, all pruned blocks would tie at 0.)
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+
+def count(fraction: float, channels: int) -> int:
+    """floor(fraction * channels), where a product that only floating error puts below a whole number counts as that number."""
+    return int(fraction * channels + 1e-6)
+
+
+def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator) -> Tensor:
+    """The mask of one epoch, bool [G, I]: every group keeps exactly I - P + K_t blocks, its I - P best ones among them.
+
+    scores:        [G, I], higher is better; compared within a group
+    sparsity:      p, the fraction pruned at the end, in [0, 1)
+    pruning_rate:  p_t, the fraction pruned for good by now, in [0, p]
+    tau:           temperature: near 0 regrows the best of the pruned blocks, large values draw uniformly
+    generator:     on the CPU whatever the device of the scores, so that every machine draws alike
+    """
+    channels = scores.shape[1]
+    pruned = min(count(sparsity, channels), channels - 1)
+    regrown = min(count(sparsity - pruning_rate, channels), pruned)
+    lowest = scores.argsort(dim=1, stable=True)[:, :pruned]
+    mask = torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest, False)
+    if regrown:
+        drawn = draw(normalize(scores.gather(1, lowest), dim=1) / tau, regrown, generator)
+        mask.scatter_(1, lowest.gather(1, drawn), True)
+    return mask
+
+
+def draw(logits: Tensor, samples: int, generator: Generator) -> Tensor:
+    """Indices [G, samples] of a draw without replacement with probability softmax(logits [G, C]).
+
+    The largest of logits + Gumbel noise are such a draw (Kool et al., arXiv 1903.06059). Unlike `multinomial` this never runs out of
+    candidates when a low temperature rounds their probabilities to 0.
+    """
+    exponential = torch.empty(logits.shape).exponential_(generator=generator)
+    return (logits - exponential.log().to(logits.device)).topk(samples, dim=1).indices

@@ -1,0 +1,204 @@
+"""`Sparsifier`: the one place of state. It puts a block mask on every layer to prune and moves the masks on once an epoch.
+
+    sparsifier = Sparsifier(model, n=16, sparsity=0.75, epochs=90)
+    for epoch in range(90):
+        sparsifier.step(epoch)                # before the epoch: prune and regrow
+        train_one_epoch(model, optimizer)     # your own loop; the optimizer may be older or younger than the sparsifier
+    model = sparsifier.fold()                 # plain modules, zeros in place
+
+A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the epoch, not on
+how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are equal, get equal masks; and
+there is no generator whose state would have to be saved.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subp import blocks, masking, schedules
+from subp.criteria import CRITERIA, score
+from subp.errors import UserError
+from subp.methods import METHODS
+from subp.schedules import SCHEDULES
+from subp.selection import select_layers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the masks depend on, besides weights and epoch. Checked when made."""
+
+    n: int
+    sparsity: float
+    method: str
+    criterion: str
+    schedule: str
+    epochs: int
+    start: int
+    end: int
+    tau: float
+    alpha: float
+    soft: bool
+    decay: float
+    exclude: tuple[str, ...]
+    include: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
+        _require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        for kind, name, known in (
+            ("method", self.method, METHODS),
+            ("criterion", self.criterion, CRITERIA),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            _require(name in known, f"there is no {kind} {name!r}: choose from {', '.join(known)}")
+        _require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
+        _require(
+            0 <= self.start <= self.end < self.epochs,
+            f"the schedule from epoch {self.start} to {self.end} does not lie in the {self.epochs} epochs 0 to {self.epochs - 1}",
+        )
+        _require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
+        _require(self.decay >= 0, f"decay = {self.decay} is below 0")
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One row of `Sparsifier.summary()`: a layer that is pruned (`reason` is None) or left dense (`reason` says why, `n` is None)."""
+
+    name: str
+    type: str
+    n: int | None
+    density: float
+    reason: str | None
+
+
+class Sparsifier:
+    """Masks on all prunable layers of a model; see the module's docstring for the use.
+
+    model:           any nn.Module; its Conv2d and Linear layers are pruned where n divides their outputs (of each group, if grouped)
+    n:               outputs in a block
+    sparsity:        fraction of each group's blocks that is pruned in the end, in [0, 1)
+    method:          a name in subp.methods.METHODS
+    criterion:       a name in subp.criteria.CRITERIA: "l1", "l2", "bpar"
+    schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the paper's
+                     10 and 180 of 250 epochs, in proportion to `epochs`
+    tau:             temperature of regrowing, see subp.methods.subp
+    alpha:           weight of the redundancy in "bpar"
+    soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none
+    exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
+    include:         patterns of names of layers to prune although they are the stem or the classifier
+    seed:            of the draws
+
+    Raises UserError for settings out of range and for models with nothing to prune.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        n: int = 16,
+        sparsity: float = 0.75,
+        method: str = "subp",
+        criterion: str = "bpar",
+        schedule: str = "cubic-ease-out",
+        epochs: int,
+        start: int | None = None,
+        end: int | None = None,
+        tau: float = 0.01,
+        alpha: float = 1.0,
+        soft: bool = True,
+        decay: float = 2e-4,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        default_start, default_end = schedules.default_span(epochs)
+        end = max(default_end, start or 0) if end is None else end
+        start = min(default_start, end) if start is None else start
+        self.settings = Settings(
+            n, sparsity, method, criterion, schedule, epochs, start, end, tau, alpha, soft, decay, tuple(exclude), tuple(include), seed
+        )
+        self.model = model
+        self.epoch: int | None = None  # of the last step
+        self.layers, self.skipped = select_layers(model, n, exclude, include)
+        self._block_masks = {name: masking.attach(layer, n, soft, decay) for name, layer in self.layers.items()}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Layer name -> its mask [G, I], bool; the live buffers, on the layers' devices. All kept until the first step."""
+        return {name: block_mask.mask for name, block_mask in self._block_masks.items()}
+
+    @property
+    def density(self) -> float:
+        """Fraction of the masked layers' weights that is kept."""
+        sizes = {name: layer.weight.numel() for name, layer in self.layers.items()}
+        return sum(blocks.density(mask) * sizes[name] for name, mask in self.masks.items()) / sum(sizes.values())
+
+    @torch.no_grad()
+    def step(self, epoch: int) -> None:
+        """Chooses the masks for `epoch` (0 is the first) from the weights as they are. Call it before training that epoch."""
+        _require(self.attached, "this model is folded: its masks cannot move any more")
+        rate = schedules.pruning_rate(
+            self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
+        )
+        for name, layer in self.layers.items():
+            self._block_masks[name].mask.copy_(self._choose(name, layer.parametrizations.weight.original, epoch, rate))
+        self.epoch = epoch
+
+    def _choose(self, name: str, weight: Tensor, epoch: int, rate: float) -> Tensor:
+        s = self.settings
+        scores = score(blocks.to_blocks(weight, s.n), s.criterion, s.alpha)
+        _require(bool(scores.isfinite().all()), f"{name} holds weights that are not finite: training diverged, try a lower learning rate")
+        return METHODS[s.method](scores, s.sparsity, rate, s.tau, _generator(s.seed, name, epoch))
+
+    @property
+    def attached(self) -> bool:
+        """Whether the masks are still on the model: False once it is folded."""
+        return all(masking.is_masked(layer) for layer in self.layers.values())
+
+    def fold(self) -> nn.Module:
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, its modules plain ones again."""
+        return masking.fold(self.model)
+
+    def summary(self) -> list[LayerState]:
+        """Every layer with weights, in the model's order: pruned how far, or why not."""
+        masks = self.masks
+        rows = []
+        for name, layer in self.model.named_modules():
+            if name in masks:
+                rows.append(LayerState(name, parametrize.type_before_parametrizations(layer).__name__, self.settings.n, blocks.density(masks[name]), None))
+            elif name in self.skipped:
+                rows.append(LayerState(name, type(layer).__name__, None, 1.0, self.skipped[name]))
+        return rows
+
+    def state_dict(self) -> dict:
+        """Settings, epoch of the last step and masks (copies)."""
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        return {"settings": asdict(self.settings), "epoch": self.epoch, "masks": masks}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes the masks and the epoch of `state`. Raises UserError, naming what differs, if they belong to other settings or layers."""
+        for key, own in asdict(self.settings).items():
+            saved = state["settings"].get(key)
+            _require(saved == own, f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings")
+        for name, mask in self.masks.items():
+            saved = state["masks"].get(name)
+            _require(saved is not None, f"the saved state has no mask for layer {name}")
+            _require(saved.shape == mask.shape, f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}")
+        for name, mask in self.masks.items():
+            mask.copy_(state["masks"][name])
+        self.epoch = state["epoch"]
+
+
+def _generator(seed: int, name: str, epoch: int) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}/{name}/{epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
