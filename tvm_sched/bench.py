@@ -1,0 +1,218 @@
+"""Latency, honestly: candidates measured in turn on one machine, told as rows that hold their own conditions.
+
+What makes one measurement lie about another, and what is done here:
+
+- The machine drifts (clock, neighbours): candidates are measured in short bursts, in rounds, the first one another in each round.
+- A candidate leaves threads spinning, or its caches hot: each burst begins with a pause and with calls that do not count.
+- An engine binds the calling thread to a core, and the next engine's threads inherit that: the affinity is set back before each burst.
+- Python's garbage collector runs in the middle: it is off during a burst.
+
+Times are wall-clock milliseconds of single calls from Python, inputs ready made.
+"""
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
+WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to measure: `call`, and `prepare`, run untimed before each burst (thread counts, which are global to the process)."""
+
+    call: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of `runs` single calls, in milliseconds."""
+
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    runs: int
+
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> "Timing":
+        """From at least one time."""
+        median, p90 = np.percentile(times_ms, (50, 90))
+        return cls(float(median), float(p90), float(min(times_ms)), len(times_ms))
+
+
+def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> dict[str, Timing]:
+    """The timing of each candidate's call, all measured in turn for about `seconds` together.
+
+    Every round gives each candidate a burst of the same length, at least one call. Calls too slow for that take as long as they take, in
+    at least three rounds. An exception of a candidate ends the measurement.
+    """
+    names = list(candidates)
+    times_ms: dict[str, list[float]] = {name: [] for name in names}
+    burst_s = seconds / (rounds * len(names))
+    affinity = _affinity()
+    end = time.perf_counter() + seconds
+    try:
+        for round_ in range(rounds):
+            if round_ >= 3 and time.perf_counter() > end:
+                break
+            first = round_ % len(names)
+            for name in names[first:] + names[:first]:
+                _set_affinity(affinity)
+                times_ms[name] += _burst(candidates[name], burst_s)
+    finally:
+        _set_affinity(affinity)
+    return {name: Timing.of(times) for name, times in times_ms.items()}
+
+
+def _burst(candidate: Candidate, seconds: float) -> list[float]:
+    """Times of single calls, in milliseconds, for about `seconds` with the warm-up."""
+    time.sleep(PAUSE_S)
+    candidate.prepare()
+    start = time.perf_counter()
+    candidate.call()
+    while time.perf_counter() < start + min(WARM_UP_S, seconds / 4):
+        candidate.call()
+    times_ms = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        while not times_ms or time.perf_counter() < start + seconds:
+            before = time.perf_counter_ns()
+            candidate.call()
+            times_ms.append((time.perf_counter_ns() - before) / 1e6)
+    finally:
+        if collecting:
+            gc.enable()
+    return times_ms
+
+
+@contextmanager
+def pinned(cpus: Sequence[int]) -> Iterator[None]:
+    """Runs this thread, and threads that it starts meanwhile, on these CPUs only; does nothing where the system has no affinity."""
+    before = _affinity()
+    _set_affinity(set(cpus))
+    try:
+        yield
+    finally:
+        _set_affinity(before)
+
+
+def fastest_cpus(count: int, root: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """`count` of the CPUs that this process may use (all, where there are fewer): the big cores where cores differ, then by number."""
+
+    def rate(cpu: int) -> int:
+        for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+            if (text := _read(root / f"cpu{cpu}" / name)).isdigit():
+                return int(text)
+        return 0
+
+    return sorted(usable_cpus(), key=lambda cpu: (-rate(cpu), cpu))[:count]
+
+
+def usable_cpus() -> list[int]:
+    """Numbers of the CPUs that this process may use."""
+    return sorted(_affinity() or range(os.cpu_count() or 1))
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _set_affinity(cpus: set[int]) -> None:
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement, with all that it depends on besides the machine."""
+
+    network: str
+    engine: str
+    target: str
+    n: int | None  # block size of the zeros in the weights that the engine was given; None where there are none
+    sparsity: float  # fraction of blocks pruned in the pruned layers of those weights
+    batch: int
+    threads: int
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    ratio_to_best_dense: float | None  # how many times faster than the fastest dense engine beside it; None where there is none
+    file_bytes: int
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """The rows as a table for a terminal."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("engine")
+    for column in ("threads", "median ms", "p90 ms", "x best dense", "file MB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        ratio = f"{row.ratio_to_best_dense:.2f}" if row.ratio_to_best_dense else "-"
+        size = f"{row.file_bytes / 1e6:.2f}"
+        table.add_row(row.engine, str(row.threads), f"{row.median_ms:.3f}", f"{row.p90_ms:.3f}", ratio, size)
+    return table
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """The machine as it was when something was measured on it; None or empty where the system does not tell."""
+
+    cpu: str
+    cores: int  # that this process may use
+    isa: list[str]  # vector instruction sets, as Linux names them
+    governor: str | None  # of the first core's clock
+    load: float | None  # runnable processes, mean of the last minute, before measuring
+
+    @classmethod
+    def now(cls) -> "MachineState":
+        """Of this machine."""
+        return cls(
+            cpu=cpu_name(),
+            cores=len(usable_cpus()),
+            isa=vector_isa(),
+            governor=_read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None,
+            load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        )
+
+    def __str__(self) -> str:
+        governor = f", governor {self.governor}" if self.governor else ""
+        load = f", load {self.load}" if self.load is not None else ""
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{load}"
+
+
+def cpu_name() -> str:
+    """The CPU's model, else its architecture."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def vector_isa() -> list[str]:
+    """Vector instruction sets that kernels care for, as Linux names them; empty where it does not say."""
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    return [flag for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "asimd", "asimddp", "sve") if flag in flags]
+
+
+def _cpuinfo(key: str) -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _read(path: Path) -> str:
+    """The text of a file that the system may lack, stripped; empty then."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
