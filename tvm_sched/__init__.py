@@ -1,0 +1,1 @@
+"""Deployment of uniform 1xN block-sparse networks through Apache TVM."""

@@ -1,0 +1,147 @@
+"""Direct convolution over 1xN blocks: lanes over the N output channels of a block, NHWC.
+
+    y[b, h, w, g*N + lane] = sum_{k, r, q} data[g, k, r, q, lane] * x[b, h*S + r*D - P, w*S + q*D - P, indices[g, k]]
+
+`x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, G = ceil(O / N). Every group does the
+same work, so equal ranges of groups or of rows are equal work for a thread. Without indices all C channels are kept: the same kernel is the dense
+convolution. A linear layer is the case of a 1x1 image.
+"""
+
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+from tvm.tirx import IndexMap
+
+from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.register_tile import Tile, Work, candidates
+from tvm_sched.targets import Target
+
+NAME = "direct_conv2d"
+
+
+def compute(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
+    """The algorithm, free of any order. `padding` is (top, left, bottom, right).
+
+    Where N does not divide `out_channels`, the last group is padded with zero weights and its surplus is cut off.
+    """
+    batch, height, width, channels = (int(extent) for extent in x.shape)
+    groups, kept, kernel_h, kernel_w, n = (int(extent) for extent in data.shape)
+    top, left, bottom, right = padding
+    out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
+    out_width = (width + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    if any(padding):
+        x = pad(x, padding)
+    k, r, q = te.reduce_axis((0, kept), "k"), te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")
+
+    def product(b, h, w, o):
+        channel = indices[o // n, k] if indices is not None else k
+        pixel = x[b, h * stride[0] + r * dilation[0], w * stride[1] + q * dilation[1], channel]
+        return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
+
+    work = Work(
+        batch, out_height, out_width, channels, groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None
+    )
+    y = te.compute((batch, out_height, out_width, groups * n), product, name=NAME, attrs=work.attributes())
+    return y if groups * n == out_channels else cut(y, out_channels)
+
+
+def pad(x, padding):
+    """Zeros around the image."""
+    batch, height, width, channels = x.shape
+    top, left, bottom, right = padding
+
+    def pixel(b, h, w, c):
+        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+        return tirx.if_then_else(inside, x[b, h - top, w - left, c], tirx.const(0, x.dtype))
+
+    return te.compute((batch, height + top + bottom, width + left + right, channels), pixel, name="pad")
+
+
+def cut(y, out_channels):
+    """The first `out_channels` channels."""
+    return te.compute((*y.shape[:3], out_channels), lambda b, h, w, o: y[b, h, w, o], name="cut")
+
+
+def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
+    """The tiles worth trying for this function, best guess first; None if it is not this kernel's."""
+    conv = find_block(sch, NAME)
+    return conv and candidates(Work.of_block(sch.get(conv).annotations), target)
+
+
+def schedule(sch: Schedule, tile: Tile, target: Target):
+    """Rewrites `compute`, and the elementwise chain fused behind it, into register tiles."""
+    conv = find_block(sch, NAME)
+    work = Work.of_block(sch.get(conv).annotations)
+
+    # 1. Bias, residual and activation become one block that reads the sums from registers.
+    epilogue = merge_epilogue(sch, conv)
+    if work.flat:
+        flatten_pixels(sch, conv, epilogue)
+
+    # 2. Outside, what threads share: bands of the image and groups. Inside, the tiles of a band; in a tile, the sum; in the sum, registers.
+    *pixels, o, k, r, q = sch.get_loops(conv)
+    group, lane = sch.split(o, [None, work.n])
+    group, group_inner = sch.split(group, [None, tile.groups])
+    if work.flat:
+        (pixel,) = pixels
+        band, col, col_inner = split_bands(sch, pixel, tile.bands, tile.cols)
+        outer, tile_loops, inner = [band, group], [col], [group_inner, col_inner]
+    else:
+        image, h, w = pixels
+        band, row, row_inner = split_bands(sch, h, tile.bands, tile.rows)
+        col, col_inner = sch.split(w, [None, tile.cols])
+        outer, tile_loops, inner = [image, band, group], [row, col], [group_inner, row_inner, col_inner]
+    sch.reorder(*outer, *tile_loops, k, r, q, *inner, lane)
+    sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
+
+    # 3. Registers: lanes are a vector, the rest of the tile is unrolled. A last tile that is cut short gets code of its own.
+    sch.vectorize(lane)
+    for loop in inner:
+        sch.unroll(loop)
+    *epilogue_pixels, o = sch.get_loops(epilogue)[len(outer) + len(tile_loops):]
+    group, lane = sch.split(o, [None, min(work.n, int(sch.get(o).extent))])
+    sch.reorder(group, *epilogue_pixels, lane)
+    sch.vectorize(lane)
+    for loop in (group, *epilogue_pixels):
+        sch.unroll(loop)
+    if work.image[-1] % tile.cols:
+        sch.annotate(col, "pragma_loop_partition_hint", 1)
+
+    # 4. Threads; then the zeroing leaves the sum (the last step: it ends what a schedule may do to the sum).
+    sch.parallel(sch.fuse(*outer))
+    if work.padded:
+        schedule_padding(sch, work, target)
+    sch.decompose_reduction(conv, k)
+
+
+def flatten_pixels(sch: Schedule, conv, epilogue):
+    """Makes (image, row, column) one axis in both blocks and in the sums between them."""
+    _, height, width, _ = (int(extent) for extent in sch.get(conv).writes[0].source.shape)
+
+    def pixel(b, h, w, *rest):
+        return [b * (height * width) + h * width + w, *rest]
+
+    sch.transform_layout(conv, ("write", 0), pixel)
+    for block in (conv, epilogue):
+        axes = len(sch.get(block).iter_vars)
+        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=axes, index_dtype="int32"))
+
+
+def split_bands(sch: Schedule, loop, bands: int, inner: int):
+    """[band, tile in band, pixel in tile]; only a single band may end in a tile that is cut short."""
+    if bands == 1:
+        outer, inner = sch.split(loop, [None, inner])
+        band, outer = sch.split(outer, [1, None])
+        return band, outer, inner
+    return sch.split(loop, [bands, None, inner])
+
+
+def schedule_padding(sch: Schedule, work: Work, target: Target):
+    """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into few sets of L1."""
+    pad = find_block(sch, "pad")
+    image, h, w, c = sch.get_loops(pad)
+    if work.channels % 128 == 0:
+        sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
+    if work.channels % target.lanes == 0:
+        _, lane = sch.split(c, [None, target.lanes])
+        sch.vectorize(lane)
+    sch.parallel(sch.fuse(image, h))

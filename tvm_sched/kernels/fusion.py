@@ -1,0 +1,35 @@
+"""What the schedules of all kernels do with the blocks that fusion put around theirs."""
+
+from tvm.s_tir import Schedule
+
+
+def find_block(sch: Schedule, name: str):
+    """The block of that name, or None: a schedule answers for its own kernel only."""
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if sch.get(block).name_hint == name:
+            return block
+    return None
+
+
+def downstream(sch: Schedule, block) -> list:
+    """The blocks that read `block`, directly or through others, in the order of the program."""
+    reached, names = [block], {sch.get(block).name_hint}
+    while reached:
+        for consumer in sch.get_consumers(reached.pop()):
+            if sch.get(consumer).name_hint not in names:
+                names.add(sch.get(consumer).name_hint)
+                reached.append(consumer)
+    names.discard(sch.get(block).name_hint)
+    return [b for b in sch.get_child_blocks(sch.get_sblock("root")) if sch.get(b).name_hint in names]
+
+
+def merge_epilogue(sch: Schedule, block):
+    """Joins the elementwise chain that follows `block` (bias, residual, activation) into one block, and returns that block.
+
+    `block` then writes to registers ('local' scope) and the returned block alone writes to memory.
+    """
+    *inner, last = downstream(sch, block) or [sch.cache_write(block, 0, "global")]
+    for each in inner:
+        sch.compute_inline(each)
+    sch.set_scope(block, 0, "local")
+    return last

@@ -1,0 +1,162 @@
+"""The register tile that block-sparse and dense convolutions share: its shape, which shapes are worth trying, and what one costs.
+
+A tile is `rows x cols` output pixels by `groups` blocks of n output channels. Its accumulators live in vector registers while a loop over the
+kept input channels (and kernel positions) feeds them: a step loads n weights a group once, and multiplies them with one scalar a pixel. Around
+the tile stand three loops: bands of the image, groups, tiles in the band. One band means 'weights stay, the image streams past';
+as many bands as tiles means 'the image stays, weights stream past'.
+
+`cycles` estimates a tile's cost on a target, so that the best guess is good without tuning, and tuning only has to look at the next few.
+"""
+
+from dataclasses import dataclass, fields
+from math import ceil, gcd, log, prod
+
+from tvm_sched.targets import Target
+
+FLOAT = 4  # bytes
+LINE = 64  # bytes of a cache line
+LOADS_PER_CYCLE = 2
+L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE = 32, 10  # sustained by one core; server x86 and A76 alike, within what a ranking needs
+
+
+@dataclass(frozen=True)
+class Work:
+    """One convolution (or linear layer: a 1x1 image a row) as `groups` blocks of `n` output channels, `kept` input channels each."""
+
+    batch: int
+    height: int  # of the output
+    width: int
+    channels: int  # of the input
+    groups: int
+    kept: int
+    n: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padded: bool = False
+    indexed: bool = True  # False: all channels are kept, and no index is read
+
+    @property
+    def flat(self) -> bool:
+        """Output pixel p reads input pixel p: all of the batch's pixels are one row."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and not self.padded
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(images, rows, columns) as the tile sees them."""
+        return (1, 1, self.batch * self.height * self.width) if self.flat else (self.batch, self.height, self.width)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of kept blocks, the whole batch."""
+        return prod(self.image) * self.groups * self.n * self.kept * prod(self.kernel)
+
+    def attributes(self) -> dict:
+        """As attributes of a TIR block: what a schedule cannot read from the buffers' shapes travels with the block."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f"work.{name}": list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @staticmethod
+    def of_block(annotations) -> "Work":
+        """The work that `attributes` wrote on a block."""
+        values = {field.name: annotations[f"work.{field.name}"] for field in fields(Work)}
+        return Work(**{name: tuple(map(int, value)) if name in ("kernel", "stride") else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows x cols` pixels by `groups` groups in registers; `bands` divides the image's rows (its columns, where it has one row)."""
+
+    rows: int
+    cols: int
+    groups: int
+    bands: int
+
+    def __str__(self):
+        return f"{self.rows}x{self.cols} pixels x {self.groups} groups, {self.bands} bands"
+
+
+def candidates(work: Work, target: Target, most: int = 32) -> list[Tile]:
+    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty."""
+    _, height, width = work.image
+    vectors = ceil(work.n / target.lanes)
+    room = target.registers - vectors - (0 if target.broadcast_operand else 1)
+    most_pixels = max(1, room // vectors)
+    tiles = [
+        Tile(rows, cols, groups, bands)
+        for rows in divisors(height, limit=4)
+        for cols in range(1, min(width, most_pixels // rows) + 1)
+        for groups in divisors(work.groups, limit=max(1, most_pixels // (rows * cols)))
+        for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
+    ]
+
+    def preference(tile: Tile):
+        """Estimates within 4 % count as equal; among equals the tile with the fewest groups and sums leaves most registers for addresses."""
+        return round(log(cycles(work, tile, target)) / 0.04), tile.groups, tile.rows * tile.cols, tile.bands
+
+    return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
+
+
+def divisors(number: int, limit: int) -> list[int]:
+    """Divisors of `number` up to `limit`."""
+    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
+
+
+def exact_tiles(width: int, cols: int) -> int:
+    """Tiles that may be dealt out to bands: none but one band where the last tile is cut short (its tail is split off at compile time)."""
+    return width // cols if width % cols == 0 else 1
+
+
+def band_counts(tiles: int) -> list[int]:
+    """Some divisors of `tiles`, from one band to a band a tile, each about twice the one before."""
+    chosen = [1]
+    for d in divisors(tiles, tiles):
+        if d >= 2 * chosen[-1] or d == tiles != chosen[-1]:
+            chosen.append(d)
+    return chosen
+
+
+def cycles(work: Work, tile: Tile, target: Target) -> float:
+    """Estimated cycles of one core's share of the work."""
+    images, height, width = work.image
+    vectors = ceil(work.n / target.lanes)
+    pixels = tile.rows * tile.cols
+    taps = prod(work.kernel)
+
+    # One step of the innermost loop: bound by multiply-adds, by loads, or by waiting for the previous step's sums.
+    sums = vectors * pixels * tile.groups
+    loads = vectors * tile.groups + pixels * (tile.groups if work.indexed else 1)
+    loads += 3 * tile.groups / taps if work.indexed else 0  # an index, and what makes an address of it
+    step = max(sums / target.fma_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
+    step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
+    tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
+    store = 10 + 3 * sums
+    compute = tiles_in_band * (work.kept * taps * step + store)
+
+    # A (band, groups) pass streams its weights and its part of the image, from where they were left.
+    weights = tile.groups * work.kept * taps * work.n * FLOAT
+    all_weights = weights * work.groups // tile.groups
+    touched = min(1.0, work.kept * LINE / FLOAT / work.channels)
+    band = prod(work.stride) * height * width * work.channels * FLOAT * touched / tile.bands
+    reuse = weights + band / tiles_in_band
+    streamed = transfer(weights, all_weights + band, target)
+    if reuse > 0.75 * target.l1_bytes:  # every tile fetches the weights anew
+        streamed += (tiles_in_band - 1) * transfer(weights, reuse, target)
+    streamed += transfer(band, band + weights, target)
+    passes = images * tile.bands * work.groups // tile.groups
+    return max(compute, streamed) * ceil(passes / target.cores)
+
+
+def transfer(size: float, reuse_distance: float, target: Target) -> float:
+    """Cycles to read `size` bytes again after `reuse_distance` bytes were touched."""
+    if reuse_distance <= 0.75 * target.l1_bytes:
+        return 0.0
+    return size / (L2_BYTES_PER_CYCLE if reuse_distance <= 0.75 * target.l2_bytes else L3_BYTES_PER_CYCLE)
+
+
+def overflows_a_set(work: Work, tile: Tile, target: Target) -> bool:
+    """Whether the lines in use, one a pixel, hit one set of L1 more often than it has ways: pixels a multiple of 4 KiB apart do."""
+    if work.padded:
+        return False  # the padded copy's pixels are spaced apart
+    way = target.l1_bytes // target.l1_ways
+    sets_hit = way // gcd(way, work.channels * work.stride[1] * FLOAT)
+    return ceil(tile.rows * tile.cols / sets_hit) > target.l1_ways
