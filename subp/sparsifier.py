@@ -11,7 +11,6 @@ how many steps were taken before nor on PyTorch's global generator; data-paralle
 there is no generator whose state would have to be saved.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,6 +23,7 @@ from subp.criteria import CRITERIA, score
 from subp.errors import UserError
 from subp.methods import METHODS
 from subp.schedules import SCHEDULES
+from subp.seeds import generator
 from subp.selection import select_layers
 
 
@@ -153,7 +153,7 @@ class Sparsifier:
         s = self.settings
         scores = score(blocks.to_blocks(weight, s.n), s.criterion, s.alpha)
         _require(bool(scores.isfinite().all()), f"{name} holds weights that are not finite: training diverged, try a lower learning rate")
-        return METHODS[s.method](scores, s.sparsity, rate, s.tau, _generator(s.seed, name, epoch))
+        return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, name, epoch))
 
     @property
     def attached(self) -> bool:
@@ -192,11 +192,6 @@ class Sparsifier:
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
-
-
-def _generator(seed: int, name: str, epoch: int) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}/{name}/{epoch}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def _require(condition: bool, message: str) -> None:

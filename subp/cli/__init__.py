@@ -1,0 +1,75 @@
+"""The command line `subp`. Each command is a module here, imported when it is called; heavy imports stand inside the commands.
+
+Exit codes: 0 done, 1 a check failed (the outputs of two stages differ), 2 the user can mend it (one sentence on stderr), 130 interrupted.
+Anything else is a bug, and keeps its traceback.
+"""
+
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from subp.errors import UserError as TrainingError
+from tvm_sched.errors import UserError as DeploymentError
+
+COMMANDS = ("quickstart", "train", "inspect", "export", "compile", "tune", "bench", "run", "doctor")
+
+# What a user can mend among the system's errors: paths, permissions, space.
+MENDABLE = {
+    getattr(errno, name)
+    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENAMETOOLONG")
+    if hasattr(errno, name)
+}
+
+
+class Commands(click.Group):
+    """Knows its commands by name and imports a command's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return importlib.import_module(f"subp.cli.{name}").command if name in COMMANDS else None
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="subp")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Train uniform 1xN block-sparse networks and deploy them so that FLOPs saved become time saved on CPUs.
+
+    Start with `subp quickstart`.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command line (default: the process's own) and exits."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    try:
+        return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except click.UsageError as error:
+        help_of = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        return _fail(error.format_message().rstrip(".") + help_of, 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (TrainingError, DeploymentError) as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2)
+
+
+def _fail(sentence: str, code: int) -> int:
+    click.echo(f"subp: {sentence}", err=True)
+    return code

@@ -1,0 +1,73 @@
+"""From an image to the network's input: what a checkpoint remembers of it, and the two pipelines, with and without augmentation."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from subp.vision import import_torchvision
+
+_SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image before the network sees it: colour or grey, the shorter side resized to `resize` pixels (bilinear,
+    antialiased), the central size x size pixels taken, scaled to [0, 1], then (x - mean) / std by channel.
+    """
+
+    size: int
+    resize: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def standard(cls, size: int, channels: int) -> "Preprocessing":
+        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 of the crop."""
+        resize = size if size <= _SMALL else round(size * 8 / 7)
+        if channels == 3:
+            return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
+
+    def as_dict(self) -> dict:
+        """JSON-able; `Preprocessing(**d)` makes an equal object again, whose mean and std are lists if d went through JSON."""
+        return asdict(self)
+
+
+Transform = Callable[[object], Tensor]
+
+
+def evaluation(preprocessing: Preprocessing) -> Transform:
+    """PIL image, or tensor [C, H, W] (uint8, or float in [0, 1]) -> float [channels, size, size]. Deterministic."""
+    v2 = import_torchvision().transforms.v2
+    geometry = [v2.Resize(preprocessing.resize), v2.CenterCrop(preprocessing.size)]
+    return _pipeline(preprocessing, geometry)
+
+
+def augmentation(preprocessing: Preprocessing, mirror: bool) -> Transform:
+    """As `evaluation`, randomly (from PyTorch's global generator): small images shifted by up to 1/8, large ones cropped and scaled,
+    and half of them mirrored where `mirror` says that this keeps the class.
+    """
+    v2 = import_torchvision().transforms.v2
+    size = preprocessing.size
+    if size <= _SMALL:
+        geometry = [v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(size, padding=size // 8)]
+    else:
+        geometry = [v2.RandomResizedCrop(size)]
+    return _pipeline(preprocessing, [*geometry, v2.RandomHorizontalFlip()] if mirror else geometry)
+
+
+def _pipeline(preprocessing: Preprocessing, geometry: list) -> Transform:
+    v2 = import_torchvision().transforms.v2
+    return v2.Compose(
+        [
+            v2.RGB() if preprocessing.channels == 3 else v2.Grayscale(1),
+            *geometry,
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
+            v2.ToPureTensor(),
+        ]
+    )
