@@ -43,7 +43,6 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
     Raises UserError if it cannot be written (no such folder, disk full); nothing new is left behind then.
     """
-    path = Path(path)
     parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer}
     tensors = {
         # safetensors takes neither views nor shared memory
@@ -52,19 +51,22 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         for name, tensor in named.items()
     }
     metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=metadata))
+    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
 
 
-def write_atomically(path: Path, write) -> None:
-    """Calls write(temporary path in the same folder) and moves the result to `path` once it is on the disk."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file beside `path`, and moves it there once it is on the disk. Raises UserError if that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        _sync(temporary)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"could not write {path}: {error}; what was there before is unchanged") from error
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,11 +79,13 @@ def load(path: str | Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dictionary
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or not a safetensors file ({error})") from error
     if _KEY not in header:
-        raise UserError(f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry")
+        raise UserError(
+            f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry"
+        )
     metadata = json.loads(header[_KEY])
     version = metadata.pop("version")
     if version != VERSION:
@@ -110,11 +114,3 @@ def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Mod
         reason = str(error).splitlines()[1].strip()
         raise UserError(f"the weights in {path} do not fit {type(model).__name__}: {reason}") from error
     return model.eval(), checkpoint.metadata
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -59,7 +59,9 @@ def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, downlo
             train, val = _split(train, named_datasets.labels(train), seed)
         data = _described(train, val, classes, size, mirror)
     else:
-        raise UserError(f"there is no folder or zip {spec}; a data set of torchvision's is given as NAME:FOLDER, such as CIFAR10:data")
+        raise UserError(
+            f"there is no folder or zip {spec}; a data set of torchvision's is given as NAME:FOLDER, such as CIFAR10:data"
+        )
     if len(data.classes) < 2:
         raise UserError(f"{spec} has one class only, {data.classes[0]!r}: at least two are needed")
     return data
@@ -74,13 +76,19 @@ def digits(*, size: int = 32, channels: int = 1, seed: int = 0) -> Data:
     images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear").expand(-1, channels, -1, -1)
     labels = torch.tensor(scans.target)
     train, val = stratified_split(labels.tolist(), seed)
-    return from_tensors((images[train], labels[train]), (images[val], labels[val]), [str(name) for name in scans.target_names])
+    return from_tensors(
+        (images[train], labels[train]), (images[val], labels[val]), [str(name) for name in scans.target_names]
+    )
 
 
-def from_tensors(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], classes: Sequence[str], mirror: bool = False) -> Data:
+def from_tensors(
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], classes: Sequence[str], mirror: bool = False
+) -> Data:
     """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice."""
     channels, size = train[0].shape[1], train[0].shape[-1]
-    return Data(TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror)
+    return Data(
+        TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror
+    )
 
 
 def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRACTION) -> tuple[list[int], list[int]]:
@@ -97,7 +105,9 @@ def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRA
     return [i for i in range(len(labels)) if i not in val], sorted(val)
 
 
-def train_batches(data: Data, epoch: int, *, seed: int, batch_size: int, workers: int = 0, pin: bool = False) -> DataLoader:
+def train_batches(
+    data: Data, epoch: int, *, seed: int, batch_size: int, workers: int = 0, pin: bool = False
+) -> DataLoader:
     """(images [B, C, S, S], labels [B]) of one epoch, shuffled and augmented; the same for equal (seed, epoch), whatever `workers`.
 
     The last, incomplete batch is left out unless it is the only one.
@@ -149,7 +159,10 @@ def _folder(path: Path, size: int | None, seed: int) -> Data:
         train, val = (idx.dataset(path, part) for part in (idx.TRAIN, idx.VAL))
         classes = [str(label) for label in range(int(train.tensors[1].max()) + 1)]
         return _described(train, val, classes, size, mirror=False)
-    zips = [next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None) for names in (TRAIN, VAL)]
+    zips = [
+        next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None)
+        for names in (TRAIN, VAL)
+    ]
     if zips[0] is None:
         return _images(image_parts(Folder(path)), size, seed)
     return _images([part for file in zips if file for part in image_parts(Zip(file))], size, seed)
@@ -159,7 +172,9 @@ def _images(parts: list[ImageFiles], size: int | None, seed: int) -> Data:
     train = parts[0]
     if len(parts) > 1 and parts[1].classes != train.classes:
         missing = sorted(set(train.classes) ^ set(parts[1].classes))
-        raise UserError(f"training and validation images in {train.files} differ in their classes: {', '.join(missing)} in one only")
+        raise UserError(
+            f"training and validation images in {train.files} differ in their classes: {', '.join(missing)} in one only"
+        )
     subsets = parts[:2] if len(parts) > 1 else _split(train, train.labels, seed)
     return _described(*subsets, train.classes, size, mirror=True)
 

@@ -71,7 +71,9 @@ class ImageFiles(Dataset):
         inner = [PurePosixPath(name.removeprefix(prefix)).parts for name in names]
         for name, parts in zip(names, inner):
             if len(parts) < 2:
-                raise UserError(f"{files}: the image {name} lies in no class folder; images are laid out as <class>/<file>")
+                raise UserError(
+                    f"{files}: the image {name} lies in no class folder; images are laid out as <class>/<file>"
+                )
         self.classes = sorted({parts[0] for parts in inner})
         self.labels = [self.classes.index(parts[0]) for parts in inner]
 

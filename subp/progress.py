@@ -1,7 +1,11 @@
 """How a run goes, on a terminal: a bar over the epoch's batches and a line for each epoch done."""
 
+from collections.abc import Sequence
+
 import rich.progress as bars
 from rich.console import Console
+
+from subp.sparsifier import LayerState
 
 
 class Progress:
@@ -17,11 +21,23 @@ class Progress:
     def silent(cls) -> "Progress":
         return cls(Console(quiet=True))
 
+    def layers(self, rows: Sequence[LayerState]) -> None:
+        """What the sparsifier prunes, and what it leaves dense and why."""
+        dense: dict[str, list[str]] = {}
+        for row in rows:
+            if row.reason:
+                dense.setdefault(row.reason, []).append(row.name)
+        pruned = [row for row in rows if not row.reason]
+        self._print(f"prunes {len(pruned)} layers in blocks of {pruned[0].n}; dense stay:")
+        for reason, names in dense.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            self._print(f"  {', '.join(names[:3])}{more}: {reason}")
+
     def run(self, epochs: int, done: int) -> bars.Progress:
         """A context manager for the whole run of which `done` epochs are behind."""
         self.epochs = epochs
         if done:
-            self.console.print(f"{self.label}resuming after {done} of {epochs} epochs", highlight=False)
+            self._print(f"resumes after {done} of {epochs} epochs")
         return self._bar
 
     def batches(self, epoch: int, steps: int) -> None:
@@ -32,8 +48,10 @@ class Progress:
 
     def epoch(self, row: dict) -> None:
         """`row`: an entry of the history."""
-        self.console.print(
-            f"{self.label}epoch {row['epoch'] + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['train_loss']:.3f}  "
-            f"validation accuracy {row['val_accuracy']:6.2%}  density {row['density']:4.0%}  {row['images_per_s']:,.0f} images/s",
-            highlight=False,
+        self._print(
+            f"epoch {row['epoch'] + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['train_loss']:.3f}  "
+            f"validation accuracy {row['val_accuracy']:6.2%}  density {row['density']:4.0%}  {row['images_per_s']:,.0f} images/s"
         )
+
+    def _print(self, line: str) -> None:
+        self.console.print(self.label + line, highlight=False, markup=False, soft_wrap=True)

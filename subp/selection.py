@@ -27,7 +27,9 @@ def select_layers(
         raise UserError(f"{type(model).__name__} has no Conv2d or Linear layer to prune")
     for pattern in (*exclude, *include):
         if not any(fnmatchcase(name, pattern) for name in candidates):
-            raise UserError(f"the pattern {pattern!r} matches no Conv2d or Linear layer; names are like {next(iter(candidates))!r}")
+            raise UserError(
+                f"the pattern {pattern!r} matches no Conv2d or Linear layer; names are like {next(iter(candidates))!r}"
+            )
 
     uses = Counter(id(parameter) for layer in model.modules() for parameter in layer.parameters(recurse=False))
     roles = _roles(candidates)
@@ -41,7 +43,9 @@ def select_layers(
     if not chosen:
         reasons = "; ".join(f"{name or type(model).__name__}: {skipped[name]}" for name in list(candidates)[:3])
         more = f"; and {len(candidates) - 3} more" if len(candidates) > 3 else ""
-        raise UserError(f"no layer is left to prune with n = {n} ({reasons}{more}): take another n, or include a layer by name")
+        raise UserError(
+            f"no layer is left to prune with n = {n} ({reasons}{more}): take another n, or include a layer by name"
+        )
     return chosen, skipped
 
 

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from subp import blocks, masking, schedules
 from subp.criteria import CRITERIA, score
-from subp.errors import UserError
+from subp.errors import require
 from subp.methods import METHODS
 from subp.schedules import SCHEDULES
 from subp.seeds import generator
@@ -48,21 +48,21 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        _require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
-        _require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
+        require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
         for kind, name, known in (
             ("method", self.method, METHODS),
             ("criterion", self.criterion, CRITERIA),
             ("schedule", self.schedule, SCHEDULES),
         ):
-            _require(name in known, f"there is no {kind} {name!r}: choose from {', '.join(known)}")
-        _require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
-        _require(
+            require(name in known, f"there is no {kind} {name!r}: choose from {', '.join(known)}")
+        require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
+        require(
             0 <= self.start <= self.end < self.epochs,
             f"the schedule from epoch {self.start} to {self.end} does not lie in the {self.epochs} epochs 0 to {self.epochs - 1}",
         )
-        _require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
-        _require(self.decay >= 0, f"decay = {self.decay} is below 0")
+        require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
+        require(self.decay >= 0, f"decay = {self.decay} is below 0")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,21 @@ class Sparsifier:
         end = max(default_end, start or 0) if end is None else end
         start = min(default_start, end) if start is None else start
         self.settings = Settings(
-            n, sparsity, method, criterion, schedule, epochs, start, end, tau, alpha, soft, decay, tuple(exclude), tuple(include), seed
+            n,
+            sparsity,
+            method,
+            criterion,
+            schedule,
+            epochs,
+            start,
+            end,
+            tau,
+            alpha,
+            soft,
+            decay,
+            tuple(exclude),
+            tuple(include),
+            seed,
         )
         self.model = model
         self.epoch: int | None = None  # of the last step
@@ -141,7 +155,7 @@ class Sparsifier:
     @torch.no_grad()
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch` (0 is the first) from the weights as they are. Call it before training that epoch."""
-        _require(self.attached, "this model is folded: its masks cannot move any more")
+        require(self.attached, "this model is folded: its masks cannot move any more")
         rate = schedules.pruning_rate(
             self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
         )
@@ -152,7 +166,10 @@ class Sparsifier:
     def _choose(self, name: str, weight: Tensor, epoch: int, rate: float) -> Tensor:
         s = self.settings
         scores = score(blocks.to_blocks(weight, s.n), s.criterion, s.alpha)
-        _require(bool(scores.isfinite().all()), f"{name} holds weights that are not finite: training diverged, try a lower learning rate")
+        require(
+            bool(scores.isfinite().all()),
+            f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
+        )
         return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, name, epoch))
 
     @property
@@ -170,7 +187,15 @@ class Sparsifier:
         rows = []
         for name, layer in self.model.named_modules():
             if name in masks:
-                rows.append(LayerState(name, parametrize.type_before_parametrizations(layer).__name__, self.settings.n, blocks.density(masks[name]), None))
+                rows.append(
+                    LayerState(
+                        name,
+                        parametrize.type_before_parametrizations(layer).__name__,
+                        self.settings.n,
+                        blocks.density(masks[name]),
+                        None,
+                    )
+                )
             elif name in self.skipped:
                 rows.append(LayerState(name, type(layer).__name__, None, 1.0, self.skipped[name]))
         return rows
@@ -184,16 +209,17 @@ class Sparsifier:
         """Takes the masks and the epoch of `state`. Raises UserError, naming what differs, if they belong to other settings or layers."""
         for key, own in asdict(self.settings).items():
             saved = state["settings"].get(key)
-            _require(saved == own, f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings")
+            require(
+                saved == own,
+                f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
+            )
         for name, mask in self.masks.items():
             saved = state["masks"].get(name)
-            _require(saved is not None, f"the saved state has no mask for layer {name}")
-            _require(saved.shape == mask.shape, f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}")
+            require(saved is not None, f"the saved state has no mask for layer {name}")
+            require(
+                saved.shape == mask.shape,
+                f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
+            )
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

@@ -1,6 +1,6 @@
 """Training a network dense or uniformly 1xN sparse: SGD with momentum, warm-up and cosine learning rate, label smoothing.
 
-    result = training.train(data.digits(), training.Config(model="resnet20", epochs=20, lr=0.05))
+    result = training.train(data.digits(), Config(model="resnet20", epochs=20, lr=0.05))
     result.model            # folded, in eval mode
     result.history[-1]      # {"epoch": 19, "val_accuracy": 0.98, "density": 0.25, ...}
 
@@ -10,6 +10,8 @@ same bits as one that was not: learning rates, masks, order and augmentation dep
 """
 
 import csv
+import io
+import json
 import math
 import os
 import time
@@ -23,49 +25,14 @@ from torch.nn.functional import cross_entropy
 
 from subp import checkpoint, models
 from subp.checkpoint import Checkpoint
+from subp.config import MACHINE, Config
 from subp.data import Data, batches, train_batches, val_batches
-from subp.errors import UserError
+from subp.errors import UserError, require
 from subp.progress import Progress
 from subp.seeds import derived_seed
 from subp.sparsifier import Sparsifier
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
-_MACHINE = ("workers", "device")  # options that a resumed run may change
-
-
-@dataclass(frozen=True)
-class Config:
-    """One run. The upper half says what is trained; the lower, how. Defaults are those of the paper where it has them."""
-
-    model: str = "resnet18"
-    method: str = "subp"  # or "dense"; the sparsifier's options follow, see subp.Sparsifier
-    n: int = 16
-    sparsity: float = 0.75
-    criterion: str = "bpar"
-    schedule: str = "cubic-ease-out"
-    tau: float = 0.01
-    alpha: float = 1.0
-    soft: bool = True
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-
-    epochs: int = 90
-    batch_size: int = 128
-    lr: float = 0.1  # at its highest
-    weight_decay: float = 1e-4  # not on biases and norms
-    label_smoothing: float = 0.1
-    warmup_epochs: int = 0
-    seed: int = 0
-    workers: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
-        for name in ("weight_decay", "warmup_epochs", "workers"):
-            _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
-        _require(self.lr > 0, f"lr = {self.lr}: a learning rate is above 0")
-        _require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} is not in [0, 1)")
 
 
 @dataclass
@@ -97,15 +64,16 @@ def train(
     torch.manual_seed(derived_seed(config.seed, "initialisation"))
     architecture = None
     if model is None:
-        architecture = {"name": config.model, "num_classes": len(data.classes), "in_channels": data.preprocessing.channels}
+        architecture = {
+            "name": config.model,
+            "num_classes": len(data.classes),
+            "in_channels": data.preprocessing.channels,
+        }
         model = models.create(**architecture)
     model.to(_device(config.device))
     sparsifier = make_sparsifier(model, config)
     optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
 
-    history: list[dict] = []
-    if resume:
-        history = _restore(checkpoint.load(output / CHECKPOINT), config, model, sparsifier, optimizer)
     about = {
         "architecture": architecture,
         "classes": data.classes,
@@ -113,11 +81,16 @@ def train(
         "config": asdict(config),
         "sparsifier": asdict(sparsifier.settings) if sparsifier else None,
     }
+    history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
+    if sparsifier:
+        progress.layers(sparsifier.summary())
     with progress.run(config.epochs, len(history)):
         for epoch in range(len(history), config.epochs):
             history.append(_one_epoch(epoch, data, config, model, sparsifier, optimizer, progress))
             if output:
-                state = Checkpoint(model.state_dict(), _momenta(model, optimizer), about | {"epoch": epoch + 1, "history": history})
+                state = Checkpoint(
+                    model.state_dict(), _momenta(model, optimizer), about | {"epoch": epoch + 1, "history": history}
+                )
                 checkpoint.save(output / CHECKPOINT, state)
                 write_log(output / LOG, history)
             progress.epoch(history[-1])
@@ -133,7 +106,20 @@ def make_sparsifier(model: nn.Module, config: Config) -> Sparsifier | None:
     """The run's sparsifier, its masks on the model; None for dense training."""
     if config.method == "dense":
         return None
-    names = ("n", "sparsity", "method", "criterion", "schedule", "epochs", "tau", "alpha", "soft", "exclude", "include", "seed")
+    names = (
+        "n",
+        "sparsity",
+        "method",
+        "criterion",
+        "schedule",
+        "epochs",
+        "tau",
+        "alpha",
+        "soft",
+        "exclude",
+        "include",
+        "seed",
+    )
     return Sparsifier(model, **{name: getattr(config, name) for name in names})
 
 
@@ -181,7 +167,9 @@ def train_epoch(
         images_seen += len(labels)
         advance()
     mean_loss, accuracy = (totals / images_seen).tolist()
-    _require(math.isfinite(mean_loss), "the loss is not finite: training diverged, try a lower learning rate or a warm-up")
+    require(
+        math.isfinite(mean_loss), "the loss is not finite: training diverged, try a lower learning rate or a warm-up"
+    )
     return {
         "train_loss": mean_loss,
         "train_accuracy": accuracy,
@@ -205,14 +193,11 @@ def evaluate(model: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]]) -> dict[
 
 def write_log(path: Path, history: list[dict]) -> None:
     """One CSV line an epoch."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
-
-    checkpoint.write_atomically(path, write)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    checkpoint.write_atomically(path, text.getvalue().encode())
 
 
 def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, progress: Progress) -> dict:
@@ -220,17 +205,19 @@ def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, 
     if sparsifier:
         sparsifier.step(epoch)
     pin = config.device != "cpu"
-    loader = train_batches(
-        data, epoch, seed=config.seed, batch_size=config.batch_size, workers=config.workers, pin=pin
-    )
+    loader = train_batches(data, epoch, seed=config.seed, batch_size=config.batch_size, workers=config.workers, pin=pin)
     steps = len(loader)
 
     def rate(batch: int) -> float:
-        return learning_rate(epoch * steps + batch, config.epochs * steps, min(config.warmup_epochs, config.epochs) * steps, config.lr)
+        return learning_rate(
+            epoch * steps + batch, config.epochs * steps, min(config.warmup_epochs, config.epochs) * steps, config.lr
+        )
 
     progress.batches(epoch, steps)
     trained = train_epoch(model, batches(loader), optimizer, rate, config.label_smoothing, progress.advance)
-    evaluated = evaluate(model, batches(val_batches(data, batch_size=config.batch_size, workers=config.workers, pin=pin)))
+    evaluated = evaluate(
+        model, batches(val_batches(data, batch_size=config.batch_size, workers=config.workers, pin=pin))
+    )
     density = sparsifier.density if sparsifier else 1.0
     return {"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density}
 
@@ -238,12 +225,12 @@ def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, 
 def _prepare(output: str | Path | None, resume: bool) -> Path | None:
     """The output folder, made; refuses to write over an earlier run."""
     if output is None:
-        _require(not resume, "resuming needs the output folder that holds the checkpoint")
+        require(not resume, "resuming needs the output folder that holds the checkpoint")
         return None
     output = Path(output)
     if resume:
         return output
-    _require(
+    require(
         not (output / CHECKPOINT).exists(),
         f"{output} already holds a checkpoint: resume it (--resume), or take another output folder",
     )
@@ -251,16 +238,24 @@ def _prepare(output: str | Path | None, resume: bool) -> Path | None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {output}: {error.strerror}") from error
-    _require(os.access(output, os.W_OK), f"the folder {output} is not writable")
+    require(os.access(output, os.W_OK), f"the folder {output} is not writable")
     return output
 
 
-def _restore(saved: Checkpoint, config: Config, model: nn.Module, sparsifier: Sparsifier | None, optimizer) -> list[dict]:
-    """Puts the checkpoint's state back everywhere; returns the history of the epochs done."""
-    theirs, ours = saved.metadata["config"], asdict(config)
-    for name in ours.keys() - set(_MACHINE):
-        was, is_ = (list(v) if isinstance(v, tuple) else v for v in (theirs.get(name), ours[name]))
-        _require(was == is_, f"the run to resume has {name} = {was}, not {is_}: resume it with its own options")
+def _restore(saved: Checkpoint, about: dict, model: nn.Module, sparsifier: Sparsifier | None, optimizer) -> list[dict]:
+    """Puts the checkpoint's state back everywhere; returns the history of the epochs done.
+
+    Raises UserError, naming what differs, if the checkpoint is of another run: `about` is this one's metadata.
+    """
+    ours = json.loads(json.dumps(about))
+    for part in ("config", "preprocessing"):
+        for name in ours[part].keys() - set(MACHINE):
+            was, now = saved.metadata[part].get(name), ours[part][name]
+            require(was == now, f"the run to resume has {name} = {was}, not {now}: resume it with its own options")
+    require(
+        saved.metadata["classes"] == ours["classes"],
+        "the run to resume was trained on other classes than this data has",
+    )
     model.load_state_dict(saved.model)
     if sparsifier:
         sparsifier.epoch = saved.metadata["epoch"] - 1
@@ -282,8 +277,3 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

@@ -44,7 +44,11 @@ def _from_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Modul
     known = models.list_models(module=models)
     if name not in known:
         close = difflib.get_close_matches(name, [*OWN, *known], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "take a name of torchvision's, such as resnet18, or resnet20"
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else "take a name of torchvision's, such as resnet18, or resnet20"
+        )
         raise UserError(f"there is no model {name!r}: {hint}")
     model = models.get_model(name, weights=None, num_classes=num_classes, **_WITHOUT_AUXILIARY.get(name, {}))
     return model if in_channels == 3 else _with_input_channels(model, in_channels)
@@ -55,6 +59,8 @@ def _with_input_channels(model: nn.Module, in_channels: int) -> nn.Module:
     settings = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
     parent, _, child = name.rpartition(".")
     setattr(
-        model.get_submodule(parent), child, nn.Conv2d(in_channels, stem.out_channels, bias=stem.bias is not None, **settings)
+        model.get_submodule(parent),
+        child,
+        nn.Conv2d(in_channels, stem.out_channels, bias=stem.bias is not None, **settings),
     )
     return model

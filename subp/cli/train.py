@@ -1,0 +1,166 @@
+"""`subp train`: one training run from the command line."""
+
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from subp.config import Config
+from subp.schedules import SCHEDULES
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default="runs/train",
+    show_default=True,
+    help="Folder for checkpoint.safetensors, log.csv and at the end model.safetensors, the folded network.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder, with its settings.")
+@click.option(
+    "--model",
+    default=Config.model,
+    show_default=True,
+    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (also _x0_25, _x0_5, _x0_75), or a classification model of torchvision's.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["dense", "subp"]),
+    default=Config.method,
+    show_default=True,
+    help="Prune while training, or not at all.",
+)
+@click.option(
+    "--n",
+    type=int,
+    default=Config.n,
+    show_default=True,
+    help="Block size: output channels that are kept or pruned together.",
+)
+@click.option(
+    "--sparsity",
+    type=float,
+    default=Config.sparsity,
+    show_default=True,
+    help="Fraction of each group's blocks that is pruned in the end, from 0 to below 1.",
+)
+@click.option(
+    "--criterion",
+    type=click.Choice(["l1", "l2", "bpar"]),
+    default=Config.criterion,
+    show_default=True,
+    help="Score of a block: its L1 norm, its L2 norm, or its share of the norm less its angular redundancy.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(list(SCHEDULES)),
+    default=Config.schedule,
+    show_default=True,
+    help="How the pruning rate climbs over the epochs.",
+)
+@click.option(
+    "--tau",
+    type=float,
+    default=Config.tau,
+    show_default=True,
+    help="Temperature of regrowing: towards 0 the best of the pruned blocks, large values any.",
+)
+@click.option("--alpha", type=float, default=Config.alpha, show_default=True, help="Weight of the redundancy in bpar.")
+@click.option("--hard", is_flag=True, help="No gradient to pruned weights, instead of a straight-through one.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave layers whose name matches dense, besides stem, depthwise and classifier; e.g. '*.downsample.*'. Repeatable.",
+)
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Prune layers whose name matches although they are stem or classifier. Repeatable.",
+)
+@click.option("--epochs", type=int, default=Config.epochs, show_default=True)
+@click.option("--batch-size", type=int, default=Config.batch_size, show_default=True)
+@click.option(
+    "--lr", type=float, default=Config.lr, show_default=True, help="Highest learning rate; falls to 0 along a cosine."
+)
+@click.option(
+    "--weight-decay",
+    type=float,
+    default=Config.weight_decay,
+    show_default=True,
+    help="Not applied to biases and norms.",
+)
+@click.option("--label-smoothing", type=float, default=Config.label_smoothing, show_default=True)
+@click.option(
+    "--warmup-epochs",
+    type=int,
+    default=Config.warmup_epochs,
+    show_default=True,
+    help="Epochs in which the learning rate rises from 0.",
+)
+@click.option("--size", type=int, help="Input size in pixels.  [default: the images' own, 224 at most]")
+@click.option(
+    "--seed",
+    type=int,
+    default=Config.seed,
+    show_default=True,
+    help="Of initialisation, order, augmentation, masks and split.",
+)
+@click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
+@click.option(
+    "--workers",
+    type=int,
+    default=Config.workers,
+    show_default=True,
+    help="Processes that load images; 0 loads in the main one.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]")
+@click.option("--device", default=Config.device, show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    data: str,
+    output: Path,
+    resume: bool,
+    hard: bool,
+    size: int | None,
+    download: bool,
+    threads: int | None,
+    **options,
+) -> None:
+    """Train a network on DATA, dense or uniformly 1xN sparse.
+
+    DATA is a folder or a zip of images <class>/<file> (with train and val or test parts, or split 80 to 20); a folder with train.zip and
+    val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or NAME:FOLDER for a data set of
+    torchvision's, such as CIFAR10:data.
+    """
+    import torch
+    from rich.console import Console
+
+    from subp import checkpoint, training
+    from subp.data import datasets
+    from subp.progress import Progress
+
+    if threads:
+        torch.set_num_threads(threads)
+    options["soft"] = not hard
+    if resume:
+        saved = checkpoint.load(output / training.CHECKPOINT).metadata
+        given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+        given |= {"soft"} if "hard" in given else set()
+        options = saved["config"] | {name: value for name, value in options.items() if name in given}
+        size = size or saved["preprocessing"]["size"]
+    config = Config(**options)
+    console = Console()
+    images = datasets(data, size=size, seed=config.seed, download=download)
+    result = training.train(images, config, output=output, resume=resume, progress=Progress(console))
+    console.print(
+        f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
+        f"{output / training.MODEL}",
+        highlight=False,
+        soft_wrap=True,
+    )

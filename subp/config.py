@@ -1,0 +1,42 @@
+"""The settings of a training run."""
+
+from dataclasses import dataclass
+
+from subp.errors import require
+
+MACHINE = ("workers", "device")  # settings that a resumed run may change
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. The upper half says what is trained; the lower, how. Defaults are those of the paper where it has them."""
+
+    model: str = "resnet18"
+    method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's
+    n: int = 16
+    sparsity: float = 0.75
+    criterion: str = "bpar"
+    schedule: str = "cubic-ease-out"
+    tau: float = 0.01
+    alpha: float = 1.0
+    soft: bool = True
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    epochs: int = 90
+    batch_size: int = 128
+    lr: float = 0.1  # at its highest
+    weight_decay: float = 1e-4  # not on biases and norms
+    label_smoothing: float = 0.1
+    warmup_epochs: int = 0
+    seed: int = 0
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
+        for name in ("weight_decay", "warmup_epochs", "workers"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
+        require(self.lr > 0, f"lr = {self.lr}: a learning rate is above 0")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} is not in [0, 1)")

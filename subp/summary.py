@@ -1,0 +1,162 @@
+"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, found from the zeros alone.
+
+    for row in inspect(model, input_shape=(3, 224, 224)):
+        print(row.name, row.n, row.density, row.macs)
+
+Works on any nn.Module, whoever pruned it. Multiply-accumulates are counted for one image, without biases, norms and activations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subp.blocks import is_uniform, nonzero_blocks
+
+BLOCK_SIZES = (64, 32, 16, 8, 4)
+EXPLAINED = 0.99  # of a weight's zeros must lie in zero blocks; the rest are zeros by chance
+_INDEX_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer.
+
+    shape:        of the weight, [O, I / groups, *kernel]
+    n:            block size found in the zeros, None for a layer without any, or whose zeros no block size explains
+    density:      nonzero blocks / blocks; without n: nonzero weights / weights
+    uniform:      every group of n outputs keeps the same number of blocks; None without n
+    macs:         of the dense layer, for one input; None if no input shape was given, or if the layer did not run
+    dense_bytes:  of the weight as it is
+    bsr_bytes:    of its nonzero blocks and one 4-byte index each (and row pointers where not uniform); without n: dense_bytes
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    n: int | None
+    density: float
+    uniform: bool | None
+    macs: int | None
+    dense_bytes: int
+    bsr_bytes: int
+
+    @property
+    def sparse_macs(self) -> int | None:
+        """Multiply-accumulates of the nonzero blocks; a layer without n counts as dense."""
+        if self.macs is None or self.n is None:
+            return self.macs
+        return round(self.macs * self.density)
+
+
+def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
+    """Rows in the model's order. input_shape: of one input without the batch, e.g. (3, 224, 224), to count multiply-accumulates."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    macs = count_macs(model, layers, input_shape) if input_shape else {}
+    return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
+
+
+def find_n(weight: Tensor) -> int | None:
+    """The largest of the block sizes 64, 32, 16, 8, 4 whose zero blocks [n outputs at one input channel] make up the weight's zeros.
+
+    None for a weight without zeros. Blocks are searched among the channels as they are: a permuted pattern is not found.
+    """
+    zeros = weight.numel() - int(weight.count_nonzero())
+    for n in BLOCK_SIZES:
+        if zeros and weight.shape[0] % n == 0:
+            blocks = nonzero_blocks(weight, n)
+            in_blocks = int((~blocks).sum()) * (weight.numel() // blocks.numel())
+            if in_blocks >= EXPLAINED * zeros:
+                return n
+    return None
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, layers: dict[str, nn.Module], input_shape: Sequence[int]) -> dict[str, int]:
+    """Layer name -> multiply-accumulates in one forward pass of an input of zeros; a layer that runs twice counts twice."""
+    macs: dict[str, int] = {}
+
+    def counter(name: str):
+        def count(layer: nn.Module, _inputs, output: Tensor) -> None:
+            # Each output value takes one multiplication for every weight of its output channel.
+            macs[name] = macs.get(name, 0) + output.numel() * layer.weight[0].numel()
+
+        return count
+
+    hooks = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
+    training = [module for module in model.modules() if module.training]
+    some = next(model.parameters())
+    try:
+        model.eval()(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return macs
+
+
+def table(rows: Sequence[Row], title: str = "") -> Table:
+    """For a rich console: the rows and their totals."""
+    result = Table(title=title, show_footer=True)
+    macs, sparse_macs = (_total(rows, field) for field in ("macs", "sparse_macs"))
+    dense_bytes, bsr_bytes = (sum(getattr(row, field) for row in rows) for field in ("dense_bytes", "bsr_bytes"))
+    weights = sum(torch.Size(row.shape).numel() for row in rows)
+    kept = sum(torch.Size(row.shape).numel() * row.density for row in rows)
+    result.add_column("layer", footer="total")
+    result.add_column("type")
+    result.add_column("weight", footer=f"{weights:,}", justify="right")
+    result.add_column("n", justify="right")
+    result.add_column("density", footer=f"{kept / weights:.1%}" if weights else "", justify="right")
+    result.add_column("uniform")
+    result.add_column("MACs", footer=_millions(macs), justify="right")
+    result.add_column("sparse", footer=_millions(sparse_macs), justify="right")
+    result.add_column("dense kB", footer=_kilobytes(dense_bytes), justify="right")
+    result.add_column("BSR kB", footer=_kilobytes(bsr_bytes), justify="right")
+    for row in rows:
+        result.add_row(
+            row.name,
+            row.type,
+            "x".join(map(str, row.shape)),
+            str(row.n or "-"),
+            f"{row.density:.1%}",
+            {True: "yes", False: "no", None: "-"}[row.uniform],
+            _millions(row.macs),
+            _millions(row.sparse_macs),
+            _kilobytes(row.dense_bytes),
+            _kilobytes(row.bsr_bytes),
+        )
+    return result
+
+
+def _row(name: str, layer: nn.Module, macs: int | None) -> Row:
+    weight = layer.weight.detach()
+    dense_bytes = weight.numel() * weight.element_size()
+    n = find_n(weight)
+    if n is None:
+        density, uniform, bsr_bytes = int(weight.count_nonzero()) / weight.numel(), None, dense_bytes
+    else:
+        blocks = nonzero_blocks(weight, n)
+        kept, uniform = int(blocks.sum()), is_uniform(blocks)
+        density = kept / blocks.numel()
+        block_bytes = dense_bytes // blocks.numel()
+        row_pointers = 0 if uniform else len(blocks) + 1
+        bsr_bytes = kept * (block_bytes + _INDEX_BYTES) + row_pointers * _INDEX_BYTES
+    kind = parametrize.type_before_parametrizations(layer).__name__
+    return Row(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)
+
+
+def _total(rows: Sequence[Row], field: str) -> int | None:
+    counts = [getattr(row, field) for row in rows if row.macs is not None]
+    return sum(counts) if counts else None
+
+
+def _millions(macs: int | None) -> str:
+    return "-" if macs is None else f"{macs / 1e6:,.2f} M"
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1e3:,.1f}"
