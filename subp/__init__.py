@@ -1,4 +1,4 @@
-"""SUBP: soft uniform 1xN block pruning of PyTorch networks, from scratch (Xiang et al., NeurIPS 2023, arXiv 2310.06218).
+"""SUBP: soft uniform 1xN block pruning of PyTorch networks, from scratch (NeurIPS 2023, arXiv 2310.06218).
 
     sparsifier = subp.Sparsifier(model, n=16, sparsity=0.75, epochs=90)
     for epoch in range(90):

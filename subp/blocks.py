@@ -1,8 +1,9 @@
 """The 1xN block view of a weight, and what a mask over blocks says about it.
 
-Block (g, i) of a weight [O, I, *kernel]: the n consecutive outputs g*n .. g*n+n-1 at one input channel i, with their whole kernels.
-A layer has G = O/n groups of I blocks; a block mask [G, I] (bool, True = kept) is uniform if every group keeps the same number.
-A grouped convolution's weight is [O, I/groups, *kernel]: the same view holds as long as no block straddles two convolution groups.
+Block (g, i) of a weight [O, I, *kernel]: the n consecutive outputs g*n .. g*n+n-1 at one input channel i, with their
+whole kernels. A layer has G = O/n groups of I blocks; a block mask [G, I] (bool, True = kept) is uniform if every group
+keeps the same number. A grouped convolution's weight is [O, I/groups, *kernel]: the same view holds as long as no block
+straddles two convolution groups.
 """
 
 from torch import Tensor
@@ -23,7 +24,7 @@ def from_blocks(blocks: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Block mask [G, I] -> weight mask [O, I, 1, ...], which broadcasts over the kernel of a weight of `shape` [O, I, *kernel]."""
+    """Block mask [G, I] -> weight mask [O, I, 1, ...], which broadcasts to a weight of `shape` [O, I, *kernel]."""
     rows = mask.repeat_interleave(shape[0] // mask.shape[0], dim=0)
     return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, tensors plus a JSON description in its header, that always is either the old one or the new one.
+"""Checkpoints: one safetensors file, tensors plus a JSON description in its header, written whole or not at all.
 
 Tensors: `model.<name>` for the model's state dict (masks are buffers of it) and `optimizer.<name>` for the optimizer's.
 Metadata, JSON under the header key "subp":

@@ -9,7 +9,7 @@ MACHINE = ("workers", "device")  # settings that a resumed run may change
 
 @dataclass(frozen=True)
 class Config:
-    """One run. The upper half says what is trained; the lower, how. Defaults are those of the paper where it has them."""
+    """One run: what is trained, then how. Checked when made."""
 
     model: str = "resnet18"
     method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's

@@ -1,4 +1,4 @@
-"""Block scores: blocks [G, I, elements] -> scores [G, I], float32; the lowest are pruned first. Compared within a group only."""
+"""Block scores: blocks [G, I, elements] -> scores [G, I], float32; the lowest of each group are pruned first."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,13 @@ def l2(blocks: Tensor) -> Tensor:
 
 
 def bpar(blocks: Tensor, alpha: float = 1.0) -> Tensor:
-    """Block pruning by angular redundancy (arXiv 2310.06218): a block's share of its group's L1 norm, less alpha times its share of
-    the group's angular redundancy,
+    """Block pruning by angular redundancy (arXiv 2310.06218): a block's share of its group's L1 norm, less alpha times
+    its share of the group's angular redundancy,
 
         S_i = |w_i|_1 / sum_j |w_j|_1  -  alpha * r_i / sum_j r_j,      r_i = sum_j |cos(w_i, w_j)|, itself included.
 
-    A block along which many others of its group point says little of its own. A zero block points nowhere and has the whole share, 1.
-    Groups are taken a few at a time, so that the cosines [G, I, I] never stand in memory at once.
+    A block along which many others of its group point says little of its own. A zero block points nowhere and has the
+    whole share, 1. Groups are taken a few at a time, so that the cosines [G, I, I] never stand in memory at once.
     """
     magnitude = l1(blocks)
     groups_at_once = max(1, _PAIRS_AT_ONCE // blocks.shape[1] ** 2)

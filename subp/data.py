@@ -1,7 +1,7 @@
-"""Image data for classification: `datasets(spec)` for what lies on disk, `digits()` for what needs no files, `from_tensors` for yours.
+"""Image data for classification: `datasets(spec)` by path or name, `digits()` without files, `from_tensors` for yours.
 
-All give a `Data`: a training and a validation set of (image, label) as stored, and how to make inputs of the images. The loaders below
-turn them into batches, augmented and shuffled by (seed, epoch) alone.
+All give a `Data`: a training and a validation set of (image, label) as stored, and how to make inputs of the images.
+The loaders below turn them into batches, augmented and shuffled by (seed, epoch) alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ VAL_FRACTION = 0.2  # of each class, where the data come in one part
 
 @dataclass(frozen=True)
 class Data:
-    """train, val: items (PIL image or tensor [C, H, W], label); mirror: whether a mirrored image is of the same class."""
+    """train, val: items (PIL image or tensor [C, H, W], label); mirror: whether mirroring an image keeps its class."""
 
     train: Dataset
     val: Dataset
@@ -35,11 +35,11 @@ class Data:
 def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, download: bool = False) -> Data:
     """The data that `spec` names:
 
-        a folder or a zip of images <class>/<file>, with train/ and val/ (or test/) inside, or all in one: split by `seed`, 80 to 20
-        a folder with train.zip and val.zip (or test.zip) of <class>/<file> images
-        a folder with MNIST's idx files, .gz or not
-        digits                    scikit-learn's handwritten digits
-        CIFAR10:FOLDER            one of torchvision's data sets in that folder; fetched only where `download` is set
+    - a folder or a zip of images <class>/<file>, in train/ and val/ (or test/), or all in one: split 80 to 20
+    - a folder with train.zip and val.zip (or test.zip) of such
+    - a folder with MNIST's idx files, .gz or not
+    - digits: scikit-learn's handwritten digits
+    - CIFAR10:FOLDER, and so on: torchvision's data set in that folder; fetched only where `download` is set
 
     size:  of the inputs in pixels; None: the first image's shorter side, 224 at most
     Raises UserError for a path or name that is none of these, and for data that cannot be used.
@@ -60,7 +60,7 @@ def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, downlo
         data = _described(train, val, classes, size, mirror)
     else:
         raise UserError(
-            f"there is no folder or zip {spec}; a data set of torchvision's is given as NAME:FOLDER, such as CIFAR10:data"
+            f"there is no folder or zip {spec} (torchvision's data sets are given as NAME:FOLDER, e.g. CIFAR10:data)"
         )
     if len(data.classes) < 2:
         raise UserError(f"{spec} has one class only, {data.classes[0]!r}: at least two are needed")
@@ -68,7 +68,7 @@ def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, downlo
 
 
 def digits(*, size: int = 32, channels: int = 1, seed: int = 0) -> Data:
-    """scikit-learn's 1797 handwritten digits, 8x8 scans upsampled bilinearly; a fifth of each class for validation, chosen by `seed`."""
+    """scikit-learn's 1797 handwritten digits, 8x8, upsampled bilinearly; `seed` chooses a fifth for validation."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
@@ -92,7 +92,7 @@ def from_tensors(
 
 
 def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRACTION) -> tuple[list[int], list[int]]:
-    """(training indices, validation indices), both ascending: of each class, `fraction` (rounded, at least one) goes to validation."""
+    """(training, validation) indices, ascending; of each class `fraction`, rounded, at least one, is for validation."""
     by_class: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         by_class.setdefault(label, []).append(index)
@@ -108,7 +108,7 @@ def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRA
 def train_batches(
     data: Data, epoch: int, *, seed: int, batch_size: int, workers: int = 0, pin: bool = False
 ) -> DataLoader:
-    """(images [B, C, S, S], labels [B]) of one epoch, shuffled and augmented; the same for equal (seed, epoch), whatever `workers`.
+    """(images [B, C, S, S], labels [B]) of one epoch, shuffled and augmented by (seed, epoch), whatever `workers`.
 
     The last, incomplete batch is left out unless it is the only one.
     """
@@ -124,7 +124,7 @@ def val_batches(data: Data, *, batch_size: int, workers: int = 0, pin: bool = Fa
 
 
 def batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches; a UserError of a worker process is told as it was raised, without the traceback put in front."""
+    """The loader's batches; a UserError in a worker process is told as it was raised, without a traceback in front."""
     try:
         yield from loader
     except UserError as error:

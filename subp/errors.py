@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Bad input, told in one clear sentence: what is wrong, where, what to do. The command line prints it and exits with 2."""
+    """Bad input, told in one clear sentence: what is wrong, where, what to do. The command line then exits with 2."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -16,7 +16,7 @@ TRAIN, VAL = "train", "t10k"
 
 
 def find(folder: Path, part: str, kind: str) -> Path | None:
-    """The folder's file of a part ("train", "t10k") and a kind ("images-idx3", "labels-idx1"), compressed or not, or None."""
+    """The folder's file of a part ("train", "t10k") and kind ("images-idx3", "labels-idx1"), .gz or not, or None."""
     for spelling in (f"{part}-{kind}-ubyte", f"{part}-{kind}-ubyte".replace("-idx", ".idx")):
         for path in (folder / spelling, folder / f"{spelling}.gz"):
             if path.is_file():

@@ -34,7 +34,7 @@ class Folder:
 
 
 class Zip:
-    """The image files in a zip. Every process opens the zip for itself: a handle carried over a fork would share its position."""
+    """The image files in a zip. Every process opens it for itself: handles that cross a fork share their position."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,8 +62,9 @@ class Zip:
 
 
 class ImageFiles(Dataset):
-    """(PIL image, class index) for each of `names` in `files`. A name is <prefix><class>/<file>; the prefix, such as "train/", may be
-    empty. Classes are numbered in alphabetical order. An image that cannot be read is a UserError that names it.
+    """(PIL image, class index) for each of `names` in `files`. A name is <prefix><class>/<file>; the prefix, such as
+    "train/", may be empty. Classes are numbered in alphabetical order. An image that cannot be read is a UserError that
+    names it.
     """
 
     def __init__(self, files: Folder | Zip, prefix: str, names: list[str]) -> None:
@@ -91,7 +92,7 @@ class ImageFiles(Dataset):
 
 
 def image_parts(files: Folder | Zip) -> list[ImageFiles]:
-    """[train, val] where the tree has such folders at its top, or below the one folder at its top; otherwise one part, all of it."""
+    """[train, val] where the tree has such folders, at its top or below the only one there; otherwise [all of it]."""
     names = files.names()
     if not names:
         raise UserError(f"{files} holds no images (looked for {', '.join(sorted(SUFFIXES))})")

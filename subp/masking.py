@@ -1,8 +1,8 @@
 """A block mask on a layer's weight, as a PyTorch parametrization, and its removal.
 
-While it is attached, `layer.weight` is the masked weight, the trained parameter stays the same object (an optimizer made before or
-after holds it alike) under `parametrizations.weight.original`, and the mask [G, I] is the buffer `parametrizations.weight.0.mask`:
-it moves, copies and saves with the model.
+While it is attached, `layer.weight` is the masked weight, the trained parameter stays the same object (an optimizer
+made before or after holds it alike) under `parametrizations.weight.original`, and the mask [G, I] is the buffer
+`parametrizations.weight.0.mask`: it moves, copies and saves with the model.
 """
 
 import torch
@@ -17,8 +17,9 @@ _WEIGHT, _ORIGINAL, _MASK = "weight", "parametrizations.weight.original", "param
 class BlockMask(nn.Module):
     """weight [O, I, *kernel] -> weight where the mask [O/n, I] keeps its block, 0 elsewhere.
 
-    soft: the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE, arXiv 2102.04010).
-    Otherwise pruned weights get no gradient. The term is added in the backward pass, so a loss scaled up (fp16) makes it weaker.
+    soft: the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE, arXiv
+    2102.04010). Otherwise pruned weights get no gradient. The term is added in the backward pass, so a loss scaled up
+    (fp16) makes it weaker.
     """
 
     def __init__(self, weight: Tensor, n: int, soft: bool, decay: float) -> None:
@@ -64,7 +65,7 @@ def is_masked(layer: nn.Module) -> bool:
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Writes every mask's zeros into the weight and takes the mask off, in place: the modules are plain ones again. Returns `model`."""
+    """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
     for layer in model.modules():
         if is_masked(layer):
             parametrize.remove_parametrizations(layer, _WEIGHT, leave_parametrized=True)

@@ -14,7 +14,7 @@ _SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid", "test")}
 
 
 def load(name: str, root: Path, download: bool) -> tuple[Dataset, Dataset | None, list[str], bool]:
-    """(training set, validation set or None where the data set has one part only, classes, mirror) of torchvision.datasets.<name>."""
+    """(train, val, classes, mirror) of torchvision.datasets.<name>; val is None where it has one part only."""
     make = getattr(import_torchvision().datasets, name, None)
     if not inspect.isclass(make) or "root" not in inspect.signature(make).parameters:
         raise UserError(f"torchvision has no data set {name!r}; names are like CIFAR10, FashionMNIST, Food101")

@@ -9,7 +9,7 @@ from subp.sparsifier import LayerState
 
 
 class Progress:
-    """Told by the trainer what happens: `run` around everything, `batches` and `advance` within an epoch, `epoch` after it."""
+    """Told by the trainer what happens: `run` around all, `batches` and `advance` in an epoch, `epoch` after it."""
 
     def __init__(self, console: Console, label: str = "") -> None:
         self.console, self.label, self.epochs = console, label, 0
@@ -50,7 +50,8 @@ class Progress:
         """`row`: an entry of the history."""
         self._print(
             f"epoch {row['epoch'] + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {row['train_loss']:.3f}  "
-            f"validation accuracy {row['val_accuracy']:6.2%}  density {row['density']:4.0%}  {row['images_per_s']:,.0f} images/s"
+            f"validation accuracy {row['val_accuracy']:6.2%}  density {row['density']:4.0%}  "
+            f"{row['images_per_s']:,.0f} images/s"
         )
 
     def _print(self, line: str) -> None:

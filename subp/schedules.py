@@ -2,7 +2,8 @@
 
     p_t = sparsity * f(x),   x = (t - start) / (end - start), held to 0 before `start` and to 1 from `end` on
 
-with f rising from f(0) = 0 to f(1) = 1. The lower p_t still is under the sparsity, the more pruned blocks regrow (methods/subp.py).
+with f rising from f(0) = 0 to f(1) = 1. The lower p_t still is under the sparsity, the more pruned blocks regrow
+(methods/subp.py).
 """
 
 import math
@@ -22,7 +23,8 @@ def cosine(x: float) -> float:
 
 
 def exponential(x: float) -> float:
-    """f = (1 - exp(-8.5 x)) / (1 - exp(-8.5)): most is pruned early (the authors' public code, in x instead of epochs)."""
+    """f = (1 - exp(-8.5 x)) / (1 - exp(-8.5)): most is pruned early (the authors' public code, in x instead of
+    epochs)."""
     return -math.expm1(-EXPONENT * x) / -math.expm1(-EXPONENT)
 
 
@@ -46,7 +48,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def default_span(epochs: int) -> tuple[int, int]:
-    """(start, end) for a run of `epochs`: the paper's 10 and 180 of 250 in proportion, and always done by the last epoch."""
+    """(start, end) for a run of `epochs`: the paper's 10 and 180 of 250 in proportion, and always done by the last
+    epoch."""
     start = epochs * 10 // 250
     return start, min(max(epochs * 180 // 250, start + 1), epochs - 1)
 

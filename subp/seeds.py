@@ -1,7 +1,7 @@
 """Random numbers by purpose: every use draws from a seed derived from the run's seed and from what it is for.
 
-So nothing depends on how many numbers were drawn before, a run resumes without saved generator states, and any number of loader
-processes gives the same images.
+So nothing depends on how many numbers were drawn before, a run resumes without saved generator states, and any number
+of loader processes gives the same images.
 """
 
 import hashlib

@@ -17,9 +17,10 @@ def select_layers(
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """(layers to prune by name, reason by name of each layer left dense), both in the model's order.
 
-    As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear) stay dense; so do layers whose
-    name matches a pattern of `exclude`, and those that blocks of n do not fit. Stem or classifier are pruned after all where `include`
-    matches. Raises UserError if nothing is left to prune, or if a pattern matches no Conv2d or Linear layer.
+    As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear) stay dense; so
+    do layers whose name matches a pattern of `exclude`, and those that blocks of n do not fit. Stem or classifier are
+    pruned after all where `include` matches. Raises UserError if nothing is left to prune, or if a pattern matches no
+    Conv2d or Linear layer.
     """
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
@@ -50,7 +51,8 @@ def select_layers(
 
 
 def _has_matrix(layer: nn.Module) -> bool:
-    """Whether the layer itself holds a weight that one could think of pruning: a parameter of two or more dimensions."""
+    """Whether the layer itself holds a weight that one could think of pruning: a parameter of two or more
+    dimensions."""
     if isinstance(layer, parametrize.ParametrizationList):  # a helper module of the layer that it belongs to
         return False
     return parametrize.is_parametrized(layer) or any(p.ndim > 1 for p in layer.parameters(recurse=False))

@@ -1,4 +1,5 @@
-"""`Sparsifier`: the one place of state. It puts a block mask on every layer to prune and moves the masks on once an epoch.
+"""`Sparsifier`: the one place of state. It puts a block mask on every layer to prune and moves the masks on once an
+epoch.
 
     sparsifier = Sparsifier(model, n=16, sparsity=0.75, epochs=90)
     for epoch in range(90):
@@ -6,9 +7,9 @@
         train_one_epoch(model, optimizer)     # your own loop; the optimizer may be older or younger than the sparsifier
     model = sparsifier.fold()                 # plain modules, zeros in place
 
-A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the epoch, not on
-how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are equal, get equal masks; and
-there is no generator whose state would have to be saved.
+A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
+epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
+equal, get equal masks; and there is no generator whose state would have to be saved.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Settings:
         require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
         require(
             0 <= self.start <= self.end < self.epochs,
-            f"the schedule from epoch {self.start} to {self.end} does not lie in the {self.epochs} epochs 0 to {self.epochs - 1}",
+            f"the schedule, from epoch {self.start} to {self.end}, must lie within epochs 0 to {self.epochs - 1}",
         )
         require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
         require(self.decay >= 0, f"decay = {self.decay} is below 0")
@@ -67,7 +68,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class LayerState:
-    """One row of `Sparsifier.summary()`: a layer that is pruned (`reason` is None) or left dense (`reason` says why, `n` is None)."""
+    """One row of `Sparsifier.summary()`: a layer that is pruned (`reason` is None) or left dense (`reason` says why,
+    `n` is None)."""
 
     name: str
     type: str
@@ -79,13 +81,14 @@ class LayerState:
 class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
-    model:           any nn.Module; its Conv2d and Linear layers are pruned where n divides their outputs (of each group, if grouped)
+    model:           any nn.Module; its Conv2d and Linear layers are pruned where n divides their outputs (of each
+                     group, if grouped)
     n:               outputs in a block
     sparsity:        fraction of each group's blocks that is pruned in the end, in [0, 1)
     method:          a name in subp.methods.METHODS
     criterion:       a name in subp.criteria.CRITERIA: "l1", "l2", "bpar"
-    schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the paper's
-                     10 and 180 of 250 epochs, in proportion to `epochs`
+    schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
+                     paper's 10 and 180 of 250 epochs, in proportion to `epochs`
     tau:             temperature of regrowing, see subp.methods.subp
     alpha:           weight of the redundancy in "bpar"
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none
@@ -143,7 +146,8 @@ class Sparsifier:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Layer name -> its mask [G, I], bool; the live buffers, on the layers' devices. All kept until the first step."""
+        """Layer name -> its mask [G, I], bool; the live buffers, on the layers' devices. All kept until the first
+        step."""
         return {name: block_mask.mask for name, block_mask in self._block_masks.items()}
 
     @property
@@ -154,7 +158,8 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
-        """Chooses the masks for `epoch` (0 is the first) from the weights as they are. Call it before training that epoch."""
+        """Chooses the masks for `epoch` (0 is the first) from the weights as they are. Call it before training that
+        epoch."""
         require(self.attached, "this model is folded: its masks cannot move any more")
         rate = schedules.pruning_rate(
             self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
@@ -178,7 +183,8 @@ class Sparsifier:
         return all(masking.is_masked(layer) for layer in self.layers.values())
 
     def fold(self) -> nn.Module:
-        """Writes the zeros into the weights and takes the masks off, in place; returns the model, its modules plain ones again."""
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, its modules plain
+        ones again."""
         return masking.fold(self.model)
 
     def summary(self) -> list[LayerState]:
@@ -206,7 +212,8 @@ class Sparsifier:
         return {"settings": asdict(self.settings), "epoch": self.epoch, "masks": masks}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes the masks and the epoch of `state`. Raises UserError, naming what differs, if they belong to other settings or layers."""
+        """Takes the masks and the epoch of `state`. Raises UserError, naming what differs, if they belong to other
+        settings or layers."""
         for key, own in asdict(self.settings).items():
             saved = state["settings"].get(key)
             require(

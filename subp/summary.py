@@ -1,9 +1,11 @@
-"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, found from the zeros alone.
+"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, found from the zeros
+alone.
 
     for row in inspect(model, input_shape=(3, 224, 224)):
         print(row.name, row.n, row.density, row.macs)
 
-Works on any nn.Module, whoever pruned it. Multiply-accumulates are counted for one image, without biases, norms and activations.
+Works on any nn.Module, whoever pruned it. Multiply-accumulates are counted for one image, without biases, norms and
+activations.
 """
 
 from collections.abc import Sequence
@@ -31,7 +33,8 @@ class Row:
     uniform:      every group of n outputs keeps the same number of blocks; None without n
     macs:         of the dense layer, for one input; None if no input shape was given, or if the layer did not run
     dense_bytes:  of the weight as it is
-    bsr_bytes:    of its nonzero blocks and one 4-byte index each (and row pointers where not uniform); without n: dense_bytes
+    bsr_bytes:    of its nonzero blocks and one 4-byte index each (and row pointers where not uniform); without n:
+                  dense_bytes
     """
 
     name: str
@@ -53,16 +56,19 @@ class Row:
 
 
 def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
-    """Rows in the model's order. input_shape: of one input without the batch, e.g. (3, 224, 224), to count multiply-accumulates."""
+    """Rows in the model's order. input_shape: of one input without the batch, e.g. (3, 224, 224), to count
+    multiply-accumulates."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
     macs = count_macs(model, layers, input_shape) if input_shape else {}
     return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
 
 
 def find_n(weight: Tensor) -> int | None:
-    """The largest of the block sizes 64, 32, 16, 8, 4 whose zero blocks [n outputs at one input channel] make up the weight's zeros.
+    """The largest of the block sizes 64, 32, 16, 8, 4 whose zero blocks [n outputs at one input channel] make up the
+    weight's zeros.
 
-    None for a weight without zeros. Blocks are searched among the channels as they are: a permuted pattern is not found.
+    None for a weight without zeros. Blocks are searched among the channels as they are: a permuted pattern is not
+    found.
     """
     zeros = weight.numel() - int(weight.count_nonzero())
     for n in BLOCK_SIZES:
@@ -76,7 +82,8 @@ def find_n(weight: Tensor) -> int | None:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, layers: dict[str, nn.Module], input_shape: Sequence[int]) -> dict[str, int]:
-    """Layer name -> multiply-accumulates in one forward pass of an input of zeros; a layer that runs twice counts twice."""
+    """Layer name -> multiply-accumulates in one forward pass of an input of zeros; a layer that runs twice counts
+    twice."""
     macs: dict[str, int] = {}
 
     def counter(name: str):

@@ -1,12 +1,14 @@
-"""Training a network dense or uniformly 1xN sparse: SGD with momentum, warm-up and cosine learning rate, label smoothing.
+"""Training a network dense or uniformly 1xN sparse: SGD with momentum, warm-up and cosine learning rate, label
+smoothing.
 
     result = training.train(data.digits(), Config(model="resnet20", epochs=20, lr=0.05))
     result.model            # folded, in eval mode
     result.history[-1]      # {"epoch": 19, "val_accuracy": 0.98, "density": 0.25, ...}
 
-With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the end leaves
-`model.safetensors`, the folded network. A run that was interrupted and resumed gives, on a CPU and with the same number of threads, the
-same bits as one that was not: learning rates, masks, order and augmentation depend on the epoch and the seed alone (seeds.py).
+With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the
+end leaves `model.safetensors`, the folded network. A run that was interrupted and resumed gives, on a CPU and with the
+same number of threads, the same bits as one that was not: learning rates, masks, order and augmentation depend on the
+epoch and the seed alone (seeds.py).
 """
 
 import csv
@@ -37,7 +39,8 @@ CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv
 
 @dataclass
 class Result:
-    """The trained network, folded and in eval mode, and one dictionary an epoch: epoch, lr, losses, accuracies, density, images_per_s."""
+    """The trained network, folded and in eval mode, and one dictionary an epoch: epoch, lr, losses, accuracies,
+    density, images_per_s."""
 
     model: nn.Module
     history: list[dict]
@@ -147,7 +150,8 @@ def train_epoch(
     label_smoothing: float = 0.0,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Trains on the batches (images [B, C, H, W], labels [B]); `rate(i)` is the learning rate of batch i; `advance` is called after each.
+    """Trains on the batches (images [B, C, H, W], labels [B]); `rate(i)` is the learning rate of batch i; `advance` is
+    called after each.
 
     Returns train_loss (mean), train_accuracy (0 to 1) and images_per_s, loading included.
     """

@@ -1,4 +1,5 @@
-"""From an image to the network's input: what a checkpoint remembers of it, and the two pipelines, with and without augmentation."""
+"""From an image to the network's input: what a checkpoint remembers of it, and the two pipelines, with and without
+augmentation."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,8 +14,8 @@ _SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the network sees it: colour or grey, the shorter side resized to `resize` pixels (bilinear,
-    antialiased), the central size x size pixels taken, scaled to [0, 1], then (x - mean) / std by channel.
+    """What happens to an image before the network sees it: colour or grey, the shorter side resized to `resize` pixels
+    (bilinear, antialiased), the central size x size pixels taken, scaled to [0, 1], then (x - mean) / std by channel.
     """
 
     size: int
@@ -25,14 +26,16 @@ class Preprocessing:
 
     @classmethod
     def standard(cls, size: int, channels: int) -> "Preprocessing":
-        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 of the crop."""
+        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 of the
+        crop."""
         resize = size if size <= _SMALL else round(size * 8 / 7)
         if channels == 3:
             return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
 
     def as_dict(self) -> dict:
-        """JSON-able; `Preprocessing(**d)` makes an equal object again, whose mean and std are lists if d went through JSON."""
+        """JSON-able; `Preprocessing(**d)` makes an equal object again, whose mean and std are lists if d went through
+        JSON."""
         return asdict(self)
 
 
@@ -47,8 +50,8 @@ def evaluation(preprocessing: Preprocessing) -> Transform:
 
 
 def augmentation(preprocessing: Preprocessing, mirror: bool) -> Transform:
-    """As `evaluation`, randomly (from PyTorch's global generator): small images shifted by up to 1/8, large ones cropped and scaled,
-    and half of them mirrored where `mirror` says that this keeps the class.
+    """As `evaluation`, randomly (from PyTorch's global generator): small images shifted by up to 1/8, large ones
+    cropped and scaled, and half of them mirrored where `mirror` says that this keeps the class.
     """
     v2 = import_torchvision().transforms.v2
     size = preprocessing.size

@@ -12,9 +12,9 @@ _schemas = None  # of torchvision's operators; they last as long as this object
 def import_torchvision() -> ModuleType:
     """torchvision with its `datasets`, `models` and `transforms.v2`.
 
-    PyPI's torchvision is built for CUDA. Next to a CPU build of PyTorch its binary operators do not load, and its Python part, which is
-    all that is needed here, then fails to import for want of two operator schemas ("operator torchvision::nms does not exist").
-    In that case the schemas are declared here and the import is tried again.
+    PyPI's torchvision is built for CUDA. Next to a CPU build of PyTorch its binary operators do not load, and its
+    Python part, which is all that is needed here, then fails to import for want of two operator schemas ("operator
+    torchvision::nms does not exist"). In that case the schemas are declared here and the import is tried again.
     """
     try:
         return _import()

@@ -22,7 +22,7 @@ def command(file: Path) -> None:
     rows = summary.inspect(model, input_shape)
     history = metadata["history"]
     title = (
-        f"{metadata['architecture']['name']}, {len(metadata['classes'])} classes, input {'x'.join(map(str, input_shape))}, "
+        f"{metadata['config']['model']}, {len(metadata['classes'])} classes, input {'x'.join(map(str, input_shape))}, "
         f"epoch {metadata['epoch']}, validation accuracy {history[-1]['val_accuracy']:.2%}"
     )
     Console().print(summary.table(rows, title))

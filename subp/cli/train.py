@@ -24,7 +24,7 @@ from subp.schedules import SCHEDULES
     "--model",
     default=Config.model,
     show_default=True,
-    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (also _x0_25, _x0_5, _x0_75), or a classification model of torchvision's.",
+    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), or one of torchvision's.",
 )
 @click.option(
     "--method",
@@ -74,13 +74,13 @@ from subp.schedules import SCHEDULES
     "--exclude",
     multiple=True,
     metavar="PATTERN",
-    help="Leave layers whose name matches dense, besides stem, depthwise and classifier; e.g. '*.downsample.*'. Repeatable.",
+    help="Also leave layers dense whose name matches, such as '*.downsample.*'; repeatable.",
 )
 @click.option(
     "--include",
     multiple=True,
     metavar="PATTERN",
-    help="Prune layers whose name matches although they are stem or classifier. Repeatable.",
+    help="Prune layers whose name matches although they are stem or classifier; repeatable.",
 )
 @click.option("--epochs", type=int, default=Config.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=Config.batch_size, show_default=True)
@@ -134,9 +134,9 @@ def command(
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
 
-    DATA is a folder or a zip of images <class>/<file> (with train and val or test parts, or split 80 to 20); a folder with train.zip and
-    val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or NAME:FOLDER for a data set of
-    torchvision's, such as CIFAR10:data.
+    DATA is a folder or a zip of images <class>/<file> (with train and val or test parts, or split 80 to 20); a folder
+    with train.zip and val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or
+    NAME:FOLDER for a data set of torchvision's, such as CIFAR10:data.
     """
     import torch
     from rich.console import Console

@@ -6,8 +6,9 @@ Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218; details
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-The scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block that grew
-important outranks a kept one and comes back, also after regrowing has ended. (Scored under their mask, all pruned blocks would tie at 0.)
+The scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block
+that grew important outranks a kept one and comes back, also after regrowing has ended. (Scored under their mask, all
+pruned blocks would tie at 0.)
 """
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import normalize
 
 
 def count(fraction: float, channels: int) -> int:
-    """floor(fraction * channels), where a product that only floating error puts below a whole number counts as that number."""
+    """floor(fraction * channels); a product that only floating error puts below a whole number counts as that one."""
     return int(fraction * channels + 1e-6)
 
 
@@ -43,8 +44,8 @@ def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, gener
 def draw(logits: Tensor, samples: int, generator: Generator) -> Tensor:
     """Indices [G, samples] of a draw without replacement with probability softmax(logits [G, C]).
 
-    The largest of logits + Gumbel noise are such a draw (Kool et al., arXiv 1903.06059). Unlike `multinomial` this never runs out of
-    candidates when a low temperature rounds their probabilities to 0.
+    The largest of logits + Gumbel noise are such a draw (Kool et al., arXiv 1903.06059). Unlike `multinomial` this
+    never runs out of candidates when a low temperature rounds their probabilities to 0.
     """
     exponential = torch.empty(logits.shape).exponential_(generator=generator)
     return (logits - exponential.log().to(logits.device)).topk(samples, dim=1).indices

@@ -1,7 +1,8 @@
-"""The ResNets for 32x32 images: 6 m + 2 layers in three stages of 16, 32 and 64 channels (He et al., arXiv 1512.03385, section 4.2).
+"""The ResNets for 32x32 images: 6m + 2 layers, three stages of 16, 32, 64 channels (He et al., arXiv 1512.03385, 4.2).
 
-Shortcuts that change shape are 1x1 convolutions with batch norm (the paper's option B). The paper's CIFAR runs pad with zero channels
-instead (option A); B costs 1 % more weights, scores alike, and is made of nothing but layers that every runtime has.
+Shortcuts that change shape are 1x1 convolutions with batch norm (the paper's option B). The paper's CIFAR runs pad with
+zero channels instead (option A); B costs 1 % more weights, scores alike, and is made of nothing but layers that every
+runtime has.
 """
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn.functional import relu
 
 
 class CifarResNet(nn.Module):
-    """Images [B, in_channels, H, W], any H and W from 8 up (32 in the paper) -> logits [B, num_classes]. depth = 6 m + 2."""
+    """Images [B, in_channels, H, W], H and W any (32 in the paper) -> logits [B, num_classes]. depth = 6m + 2."""
 
     def __init__(self, depth: int, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
