@@ -17,12 +17,6 @@ def to_blocks(weight: Tensor, n: int) -> Tensor:
     return weight.reshape(out_channels // n, n, in_channels, -1).transpose(1, 2).flatten(2)
 
 
-def from_blocks(blocks: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `to_blocks`: [G, I, n * kernel positions] -> a weight of `shape` [O, I, *kernel]."""
-    groups, in_channels = blocks.shape[:2]
-    return blocks.reshape(groups, in_channels, shape[0] // groups, -1).transpose(1, 2).reshape(shape)
-
-
 def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Block mask [G, I] -> weight mask [O, I, 1, ...], which broadcasts to a weight of `shape` [O, I, *kernel]."""
     rows = mask.repeat_interleave(shape[0] // mask.shape[0], dim=0)

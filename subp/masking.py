@@ -69,6 +69,8 @@ def fold(model: nn.Module) -> nn.Module:
     for layer in model.modules():
         if is_masked(layer):
             parametrize.remove_parametrizations(layer, _WEIGHT, leave_parametrized=True)
+            for name in [name for name in layer._parameters if name != _WEIGHT]:  # weight comes first again
+                layer._parameters[name] = layer._parameters.pop(name)
     return model
 
 

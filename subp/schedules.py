@@ -23,8 +23,7 @@ def cosine(x: float) -> float:
 
 
 def exponential(x: float) -> float:
-    """f = (1 - exp(-8.5 x)) / (1 - exp(-8.5)): most is pruned early (the authors' public code, in x instead of
-    epochs)."""
+    """f = (1 - exp(-8.5 x)) / (1 - exp(-8.5)): most is pruned early (as the authors' code, in x for epochs)."""
     return -math.expm1(-EXPONENT * x) / -math.expm1(-EXPONENT)
 
 
@@ -48,8 +47,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def default_span(epochs: int) -> tuple[int, int]:
-    """(start, end) for a run of `epochs`: the paper's 10 and 180 of 250 in proportion, and always done by the last
-    epoch."""
+    """(start, end) for a run of `epochs`: the paper's 10 and 180 of 250 in proportion, over by the last."""
     start = epochs * 10 // 250
     return start, min(max(epochs * 180 // 250, start + 1), epochs - 1)
 

@@ -51,8 +51,7 @@ def select_layers(
 
 
 def _has_matrix(layer: nn.Module) -> bool:
-    """Whether the layer itself holds a weight that one could think of pruning: a parameter of two or more
-    dimensions."""
+    """Whether the layer itself holds a parameter of two or more dimensions, which one could think of pruning."""
     if isinstance(layer, parametrize.ParametrizationList):  # a helper module of the layer that it belongs to
         return False
     return parametrize.is_parametrized(layer) or any(p.ndim > 1 for p in layer.parameters(recurse=False))

@@ -68,8 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class LayerState:
-    """One row of `Sparsifier.summary()`: a layer that is pruned (`reason` is None) or left dense (`reason` says why,
-    `n` is None)."""
+    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason (`n` is None)."""
 
     name: str
     type: str
@@ -123,21 +122,21 @@ class Sparsifier:
         end = max(default_end, start or 0) if end is None else end
         start = min(default_start, end) if start is None else start
         self.settings = Settings(
-            n,
-            sparsity,
-            method,
-            criterion,
-            schedule,
-            epochs,
-            start,
-            end,
-            tau,
-            alpha,
-            soft,
-            decay,
-            tuple(exclude),
-            tuple(include),
-            seed,
+            n=n,
+            sparsity=sparsity,
+            method=method,
+            criterion=criterion,
+            schedule=schedule,
+            epochs=epochs,
+            start=start,
+            end=end,
+            tau=tau,
+            alpha=alpha,
+            soft=soft,
+            decay=decay,
+            exclude=tuple(exclude),
+            include=tuple(include),
+            seed=seed,
         )
         self.model = model
         self.epoch: int | None = None  # of the last step
@@ -146,8 +145,7 @@ class Sparsifier:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Layer name -> its mask [G, I], bool; the live buffers, on the layers' devices. All kept until the first
-        step."""
+        """Layer name -> its mask [G, I], bool; the live buffers. All blocks are kept until the first step."""
         return {name: block_mask.mask for name, block_mask in self._block_masks.items()}
 
     @property
@@ -158,8 +156,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
-        """Chooses the masks for `epoch` (0 is the first) from the weights as they are. Call it before training that
-        epoch."""
+        """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         require(self.attached, "this model is folded: its masks cannot move any more")
         rate = schedules.pruning_rate(
             self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
@@ -183,8 +180,7 @@ class Sparsifier:
         return all(masking.is_masked(layer) for layer in self.layers.values())
 
     def fold(self) -> nn.Module:
-        """Writes the zeros into the weights and takes the masks off, in place; returns the model, its modules plain
-        ones again."""
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again."""
         return masking.fold(self.model)
 
     def summary(self) -> list[LayerState]:
@@ -212,8 +208,7 @@ class Sparsifier:
         return {"settings": asdict(self.settings), "epoch": self.epoch, "masks": masks}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes the masks and the epoch of `state`. Raises UserError, naming what differs, if they belong to other
-        settings or layers."""
+        """Takes masks and epoch from `state`. Raises UserError, naming what differs, for other settings or layers."""
         for key, own in asdict(self.settings).items():
             saved = state["settings"].get(key)
             require(

@@ -56,8 +56,7 @@ class Row:
 
 
 def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
-    """Rows in the model's order. input_shape: of one input without the batch, e.g. (3, 224, 224), to count
-    multiply-accumulates."""
+    """Rows in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
     macs = count_macs(model, layers, input_shape) if input_shape else {}
     return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
@@ -82,8 +81,7 @@ def find_n(weight: Tensor) -> int | None:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, layers: dict[str, nn.Module], input_shape: Sequence[int]) -> dict[str, int]:
-    """Layer name -> multiply-accumulates in one forward pass of an input of zeros; a layer that runs twice counts
-    twice."""
+    """Layer name -> multiply-accumulates of a forward pass of one input; a layer that runs twice counts twice."""
     macs: dict[str, int] = {}
 
     def counter(name: str):

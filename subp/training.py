@@ -39,8 +39,7 @@ CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv
 
 @dataclass
 class Result:
-    """The trained network, folded and in eval mode, and one dictionary an epoch: epoch, lr, losses, accuracies,
-    density, images_per_s."""
+    """The network, folded, in eval mode; per epoch a dictionary of lr, losses, accuracies, density, images_per_s."""
 
     model: nn.Module
     history: list[dict]

@@ -1,5 +1,4 @@
-"""From an image to the network's input: what a checkpoint remembers of it, and the two pipelines, with and without
-augmentation."""
+"""From an image to the network's input, with and without augmentation, and what a checkpoint remembers of it."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,16 +25,14 @@ class Preprocessing:
 
     @classmethod
     def standard(cls, size: int, channels: int) -> "Preprocessing":
-        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 of the
-        crop."""
+        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 size."""
         resize = size if size <= _SMALL else round(size * 8 / 7)
         if channels == 3:
             return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
 
     def as_dict(self) -> dict:
-        """JSON-able; `Preprocessing(**d)` makes an equal object again, whose mean and std are lists if d went through
-        JSON."""
+        """JSON-able."""
         return asdict(self)
 
 

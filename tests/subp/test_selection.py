@@ -1,0 +1,90 @@
+"""Which layers are pruned."""
+
+import pytest
+import torch
+from torch import nn
+
+from subp import models
+from subp.errors import UserError
+from subp.selection import select_layers
+from subp.sparsifier import Sparsifier
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3)
+        self.depthwise = nn.Conv2d(32, 32, 3, groups=32)
+        self.pointwise = nn.Conv2d(32, 64, 1)
+        self.grouped = nn.Conv2d(64, 64, 3, groups=4)
+        self.narrow_groups = nn.Conv2d(64, 32, 3, groups=4)
+        self.odd = nn.Conv2d(32, 20, 1)
+        self.up = nn.ConvTranspose2d(20, 16, 2)
+        self.hidden = nn.Linear(16, 32)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
+        self.tied = nn.Linear(32, 32)
+        self.tied_too = nn.Linear(32, 32)
+        self.tied_too.weight = self.tied.weight
+        self.head = nn.Linear(32, 16)
+
+
+def test_convolutions_and_linear_layers_that_fit_are_pruned_and_every_other_has_its_reason():
+    layers, skipped = select_layers(Mixed(), 16)
+    assert list(layers) == ["pointwise", "grouped", "hidden"]
+    assert skipped == {
+        "stem": "stem (first convolution)",
+        "depthwise": "depthwise",
+        "narrow_groups": "8 outputs of each of its 4 groups do not divide into blocks of 16",
+        "odd": "20 outputs do not divide into blocks of 16",
+        "up": "ConvTranspose2d is not supported",
+        "normed": "its weight is parametrized already",
+        "tied": "its weight is shared with another layer",
+        "tied_too": "its weight is shared with another layer",
+        "head": "classifier (last linear layer)",
+    }
+
+
+def test_patterns_exclude_and_include():
+    layers, skipped = select_layers(Mixed(), 16, exclude=["p*wise", "hid*"], include=["stem", "head"])
+    assert list(layers) == ["stem", "grouped", "head"]
+    assert skipped["pointwise"] == "excluded by 'p*wise'"
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d or Linear layer"):
+        select_layers(Mixed(), 16, exclude=["poinwise"])
+
+
+@pytest.mark.parametrize(
+    "model, n, message",
+    [
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv2d or Linear layer to prune"),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide"),
+        (nn.Linear(8, 16), 16, "Linear: classifier"),
+    ],
+)
+def test_a_model_with_nothing_to_prune_is_refused_with_the_reasons(model, n, message):
+    with pytest.raises(UserError, match=message):
+        select_layers(model, n)
+
+
+def test_a_second_sparsifier_on_one_model_is_refused():
+    model = models.create("resnet20", 10)
+    Sparsifier(model, epochs=1)
+    with pytest.raises(UserError, match="parametrized already"):
+        Sparsifier(model, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "name, dense", [("resnet18", {"conv1", "fc"}), ("mobilenet_v3_small", None), ("vit_b_32", None)]
+)
+def test_torchvision_networks_keep_stem_and_classifier_dense(name, dense):
+    with torch.device("meta"):
+        model = models.create(name, 1000)
+    layers, skipped = select_layers(model, 8)
+    if dense:
+        assert set(skipped) == dense
+    convolutions = [n for n, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    linears = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    assert convolutions[0] in skipped and linears[-1] in skipped
+    assert all(layer.weight.shape[0] % 8 == 0 for layer in layers.values())
