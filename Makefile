@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` need Python 3.10 to 3.13, gcc and the network for the first installation; nothing else.
+# `make quickstart` and `make test` need Python 3.10 to 3.13, gcc, and the network for the first installation.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,11 +23,11 @@ clean:  ## remove the virtual environment and caches; results in runs/ stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 to 3.13, or name yours: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
-		{ echo "subp needs Python 3.10 to 3.13, but $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.11" >&2; exit 2; }
-	@command -v cc >/dev/null || command -v gcc >/dev/null || { echo "No C compiler was found, and TVM links with one: install gcc" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || \
+		{ echo "Python 3.10 to 3.13 is needed and $(PYTHON) is not: try make PYTHON=python3.11" >&2; exit 2; }
+	@command -v gcc >/dev/null || command -v cc >/dev/null || \
+		{ echo "TVM links with a C compiler and there is none: install gcc (Debian: apt install gcc)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
-		{ rm -rf $(VENV); echo "$(PYTHON) could not make a virtual environment: install its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
+		{ rm -rf $(VENV); echo "$(PYTHON) lacks its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
 	$(BIN)/python -m pip install --editable '.[test]'
 	@touch $@

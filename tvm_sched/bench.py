@@ -2,9 +2,12 @@
 
 What makes one measurement lie about another, and what is done here:
 
-- The machine drifts (clock, neighbours): candidates are measured in short bursts, in rounds, the first one another in each round.
-- A candidate leaves threads spinning, or its caches hot: each burst begins with a pause and with calls that do not count.
-- An engine binds the calling thread to a core, and the next engine's threads inherit that: the affinity is set back before each burst.
+- The machine drifts (clock, neighbours): candidates are measured in turn, in short bursts, another one first in each
+  round.
+- A candidate leaves threads spinning, or its data in the caches: each burst begins with a pause and calls that do not
+  count.
+- An engine binds the calling thread to a core, and the next engine's threads inherit that: the affinity is set back
+  before each burst.
 - Python's garbage collector runs in the middle: it is off during a burst.
 
 Times are wall-clock milliseconds of single calls from Python, inputs ready made.
@@ -28,7 +31,7 @@ WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least on
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to measure: `call`, and `prepare`, run untimed before each burst (thread counts, which are global to the process)."""
+    """What to measure: `call`, and `prepare`, run untimed before each burst (global state, such as thread counts)."""
 
     call: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
@@ -53,8 +56,8 @@ class Timing:
 def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> dict[str, Timing]:
     """The timing of each candidate's call, all measured in turn for about `seconds` together.
 
-    Every round gives each candidate a burst of the same length, at least one call. Calls too slow for that take as long as they take, in
-    at least three rounds. An exception of a candidate ends the measurement.
+    Every round gives each candidate a burst of the same length, at least one call. Calls too slow for that take as long
+    as they take, in at least three rounds. An exception of a candidate ends the measurement.
     """
     names = list(candidates)
     times_ms: dict[str, list[float]] = {name: [] for name in names}
@@ -98,7 +101,7 @@ def _burst(candidate: Candidate, seconds: float) -> list[float]:
 
 @contextmanager
 def pinned(cpus: Sequence[int]) -> Iterator[None]:
-    """Runs this thread, and threads that it starts meanwhile, on these CPUs only; does nothing where the system has no affinity."""
+    """Runs this thread, and threads that it starts meanwhile, on these CPUs only; no effect where none can be set."""
     before = _affinity()
     _set_affinity(set(cpus))
     try:
@@ -108,7 +111,7 @@ def pinned(cpus: Sequence[int]) -> Iterator[None]:
 
 
 def fastest_cpus(count: int, root: Path = Path("/sys/devices/system/cpu")) -> list[int]:
-    """`count` of the CPUs that this process may use (all, where there are fewer): the big cores where cores differ, then by number."""
+    """`count` of the CPUs that this process may use, or all: the big cores first where cores differ, then by number."""
 
     def rate(cpu: int) -> int:
         for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
@@ -147,7 +150,7 @@ class Row:
     median_ms: float
     p90_ms: float
     min_ms: float
-    ratio_to_best_dense: float | None  # how many times faster than the fastest dense engine beside it; None where there is none
+    ratio_to_best_dense: float | None  # times faster than the fastest dense engine beside it; None where there is none
     file_bytes: int
 
 

@@ -5,12 +5,13 @@ Each becomes an `Engine`, a callable over a NumPy array, so that the same input 
     engines = [pytorch(network, threads=1), onnxruntime(network, threads=1), ours(artifact, network, threads=1)]
     rows = compare(engines, x)
 
-The reference engines run at their best honest settings: inference mode, all graph optimisations, as many threads as asked for.
+The reference engines run at their best: inference mode, all graph optimisations, as many threads as asked for.
 """
 
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,25 +20,45 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_sched.bench import Candidate, Row, measure
+from tvm_sched.pattern import find, kept_blocks
 
 if TYPE_CHECKING:
     import torch
 
+    Module = torch.nn.Module | torch.export.ExportedProgram
+
 
 @dataclass(frozen=True)
 class Network:
-    """A network and what a row of a table says of it."""
+    """A network, and what a row of a table says of it. `Network.of` finds block size and sparsity in the zeros."""
 
     name: str
-    module: "torch.nn.Module"  # in eval mode, on the CPU
+    module: "Module"  # in eval mode, on the CPU
     example_input: "torch.Tensor"  # [batch, ...]
-    n: int | None  # block size of its zeros; None for a network without
-    sparsity: float  # fraction of blocks pruned in the pruned layers
+    n: int | None  # block size of most layers with zero blocks; None where there are none
+    sparsity: float  # fraction of the blocks of these layers that are zero
+
+    @classmethod
+    def of(cls, name: str, module: "Module", example_input: "torch.Tensor") -> "Network":
+        """The network with what its weights say."""
+        weights = [tensor.numpy() for tensor in eager(module).state_dict().values() if tensor.ndim in (2, 4)]
+        found = [(weight, pattern.n) for weight in weights if (pattern := find(weight))]
+        kept = [kept_blocks(weight, n) for weight, n in found]
+        sizes = Counter(n for _, n in found)
+        sparsity = 1 - sum(mask.sum() for mask in kept) / sum(mask.size for mask in kept) if kept else 0.0
+        return cls(name, module, example_input, max(sizes, key=sizes.get, default=None), round(float(sparsity), 4))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """What PyTorch computes for `x`: what every other stage is held against."""
+        import torch
+
+        with torch.inference_mode():
+            return eager(self.module)(torch.from_numpy(x)).numpy()
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network in one engine. `call` maps the input to the output, `prepare` sets what is global to the process (thread counts)."""
+    """A network in one engine: `call` maps the input to the output, `prepare` sets what is global to the process."""
 
     name: str
     network: Network
@@ -58,19 +79,21 @@ def pytorch(network: Network, threads: int) -> Engine:
     """PyTorch eager in inference mode."""
     import torch
 
+    module = eager(network.module)
+
     def call(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return network.module(torch.from_numpy(x)).numpy()
+            return module(torch.from_numpy(x)).numpy()
 
-    weights = sum(tensor.nbytes for tensor in network.module.state_dict().values())
+    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
     return Engine("pytorch", network, threads, call, partial(torch.set_num_threads, threads), weights)
 
 
-def onnxruntime(network: Network, threads: int) -> Engine:
-    """ONNX Runtime on the CPU, all graph optimisations on."""
+def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> Engine:
+    """ONNX Runtime on the CPU, all graph optimisations on. `model`: the network's `onnx_bytes`, where at hand."""
     import onnxruntime as ort
 
-    model = onnx_bytes(network.module, network.example_input)
+    model = model or onnx_bytes(network.module, network.example_input)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -98,7 +121,14 @@ def ours(artifact: Callable, network: Network, threads: int, *, path: str | os.P
     )
 
 
-def onnx_bytes(module: "torch.nn.Module", example_input: "torch.Tensor") -> bytes:
+def eager(module: "Module") -> "torch.nn.Module":
+    """The module itself, or the one that an exported program stands for."""
+    import torch
+
+    return module.module() if isinstance(module, torch.export.ExportedProgram) else module
+
+
+def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:
     """The network as an ONNX model, weights included."""
     import torch
 

@@ -1,7 +1,8 @@
-"""The command line `subp`. Each command is a module here, imported when it is called; heavy imports stand inside the commands.
+"""The command line `subp`. Each command is a module here, imported when it is called; heavy imports stand inside the
+commands.
 
-Exit codes: 0 done, 1 a check failed (the outputs of two stages differ), 2 the user can mend it (one sentence on stderr), 130 interrupted.
-Anything else is a bug, and keeps its traceback.
+Exit codes: 0 done; 1 a check failed (the outputs of two stages differ); 2 the user can mend it (one sentence on
+stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 """
 
 import errno
@@ -18,9 +19,9 @@ COMMANDS = ("quickstart", "train", "inspect", "export", "compile", "tune", "benc
 
 # What a user can mend among the system's errors: paths, permissions, space.
 MENDABLE = {
-    getattr(errno, name)
-    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENAMETOOLONG")
-    if hasattr(errno, name)
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
 
 
@@ -34,7 +35,10 @@ class Commands(click.Group):
         return importlib.import_module(f"subp.cli.{name}").command if name in COMMANDS else None
 
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings=CONTEXT)
 @click.version_option(package_name="subp")
 @click.pass_context
 def group(ctx: click.Context) -> None:
@@ -48,10 +52,10 @@ def group(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line (default: the process's own) and exits."""
-    sys.exit(run(arguments))
+    sys.exit(exit_code(arguments))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     try:
         return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
@@ -61,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         help_of = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
         return _fail(error.format_message().rstrip(".") + help_of, 2)
     except click.ClickException as error:
-        return _fail(error.format_message(), 2)
+        return _fail(error.format_message(), error.exit_code)
     except (TrainingError, DeploymentError) as error:
         return _fail(str(error), 2)
     except OSError as error:

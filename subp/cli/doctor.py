@@ -1,0 +1,107 @@
+"""`subp doctor`: what this machine has and lacks for each job, and the command that mends it."""
+
+import importlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import click
+
+INSTALL = "pip install -e ."  # brings every package at the version that this one was made for
+MAX_LOAD = 0.5  # runnable processes a core, above which latencies are not to be trusted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a job needs. `mend`: the command that brings it; empty where all is well or nothing helps."""
+
+    job: str
+    well: bool
+    what: str
+    mend: str = ""
+
+
+@click.command("doctor")
+def command() -> None:
+    """Say what this machine has and lacks for each job, and how to mend it."""
+    findings = [*training(), *compiling(), *cross_compiling(), *tuning(), *benchmarking()]
+    for job, of_job in groupby(findings, key=lambda finding: finding.job):
+        click.secho(job, bold=True)
+        for finding in of_job:
+            mark = click.style("yes", fg="green") if finding.well else click.style("no ", fg="yellow")
+            click.echo(f"  {mark}  {finding.what}" + (f"  ->  {finding.mend}" if finding.mend else ""))
+
+
+def training() -> Iterator[Finding]:
+    """PyTorch and torchvision."""
+    torch = yield from _package("train", "torch")
+    if torch:
+        cpu = f"CPU, {torch.get_num_threads()} threads"
+        yield Finding("train", True, f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else cpu}")
+        from subp.vision import import_torchvision
+
+        yield Finding("train", True, f"torchvision {import_torchvision().__version__}")
+
+
+def compiling() -> Iterator[Finding]:
+    """TVM, a C compiler to link with, and a CPU that there are kernels for."""
+    job = "compile for this machine"
+    if not (yield from _package(job, "tvm")):
+        return
+    from tvm.support import cc
+
+    from tvm_sched import targets
+    from tvm_sched.errors import UserError
+
+    compiler = cc.get_cc()
+    yield Finding(job, bool(compiler), f"C compiler: {compiler or 'none'}", "" if compiler else "apt install gcc")
+    try:
+        host = targets.get("host")
+        yield Finding(job, True, f"CPU: {host.cpu}, vectors of {host.lanes} floats, {host.cores} cores")
+    except UserError as error:
+        yield Finding(job, False, str(error))
+    yield Finding(job, True, f"targets: {', '.join(targets.names())}")
+
+
+def cross_compiling() -> Iterator[Finding]:
+    """A linker for boards."""
+    compiler = shutil.which("aarch64-linux-gnu-g++") or shutil.which("aarch64-linux-gnu-gcc")
+    mend = "" if compiler else "apt install g++-aarch64-linux-gnu"
+    what = f"cross compiler: {compiler or 'none, so objects only'}"
+    yield Finding("compile for aarch64 boards", bool(compiler), what, mend)
+
+
+def tuning() -> Iterator[Finding]:
+    """What MetaSchedule's workers and cost model import."""
+    for module in ("xgboost", "cloudpickle", "psutil", "tornado"):
+        yield from _package("tune", module)
+
+
+def benchmarking() -> Iterator[Finding]:
+    """ONNX Runtime to compare with, and a machine quiet enough to measure on."""
+    from tvm_sched.bench import MachineState
+
+    yield from _package("bench", "onnxruntime")
+    yield from _package("bench", "onnxscript")
+    machine = MachineState.now()
+    if machine.load is not None:
+        quiet = machine.load <= MAX_LOAD * machine.cores
+        mend = "" if quiet else "end other programs, or wait"
+        yield Finding("bench", quiet, f"load {machine.load} on {machine.cores} cores", mend)
+    if machine.governor is not None:
+        steady = machine.governor == "performance"
+        mend = "" if steady else "cpupower frequency-set -g performance"
+        yield Finding("bench", steady, f"clock governor: {machine.governor}", mend)
+
+
+def _package(job: str, module: str):
+    """Yields the finding whether `module` can be imported; returns it, or None."""
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:  # a broken installation raises whatever it breaks on
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield Finding(job, False, f"{module}: {reason}", INSTALL)
+        return None
+    yield Finding(job, True, f"{module} {getattr(imported, '__version__', getattr(imported, 'version', ''))}")
+    return imported

@@ -1,0 +1,31 @@
+"""`subp export`: the folded network as ONNX."""
+
+from pathlib import Path
+
+import click
+
+from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.options import OutputFile
+
+
+HELP = f"""Write MODEL as an ONNX file, zeros in place, once its output agrees with PyTorch's.
+
+MODEL is {MODEL_HELP}.
+"""
+
+
+@click.command("export", help=HELP)
+@click.argument("model")
+@model_options
+@click.option("-o", "--output", type=OutputFile(), required=True, help="The .onnx file to write.")
+def command(model: str, settings: dict, output: Path) -> None:
+    from subp.checkpoint import write_atomically
+    from subp.cli.checks import check
+    from tvm_sched import engines
+
+    network, _ = load_network(model, settings)
+    x = network.example_input.numpy()
+    onnx = engines.onnx_bytes(network.module, network.example_input)
+    error = check("the ONNX model", engines.onnxruntime(network, threads=1, model=onnx).call(x), network.reference(x))
+    write_atomically(output, onnx)
+    click.echo(f"{output}: {len(onnx) / 1e6:.2f} MB, input {list(x.shape)}; maximum error to PyTorch {error:.1e}")

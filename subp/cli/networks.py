@@ -1,0 +1,139 @@
+"""The MODEL of a command line: a checkpoint, an exported program, or a name that stands for random weights."""
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from subp.errors import UserError
+
+if TYPE_CHECKING:
+    from tvm_sched.engines import Network
+
+CLASSES = 1000  # of a named network
+DEFAULTS = {"n": 16, "sparsity": 0.75, "seed": 0, "size": 224, "batch": 1}  # of a named network
+
+MODEL_HELP = (
+    "a checkpoint (.safetensors), an exported program (.pt2), or the name of a network, for one with random weights"
+)
+
+_OPTIONS = {
+    "n": (click.IntRange(1), "Block size of a named network [16]."),
+    "sparsity": (click.FloatRange(0, 1, max_open=True), "Fraction of blocks pruned in a named network [0.75]."),
+    "seed": (int, "Of a named network's weights and mask [0]."),
+    "size": (click.IntRange(1), "Height and width of the images [the checkpoint's, or 224]."),
+    "batch": (click.IntRange(1), "Images at a time [1]."),
+}
+
+
+def model_options(command: Callable) -> Callable:
+    """Adds --n, --sparsity, --seed, --size and --batch; the command gets them as one dictionary, `settings`."""
+
+    @functools.wraps(command)
+    def with_settings(*args, **kwargs):
+        settings = {name: kwargs.pop(name) for name in _OPTIONS}
+        return command(*args, settings=settings, **kwargs)
+
+    for name, (kind, help_) in reversed(_OPTIONS.items()):
+        with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)
+    return with_settings
+
+
+def load_network(model: str, settings: dict) -> tuple["Network", dict]:
+    """(network, metadata) of a MODEL, the metadata a checkpoint's, else empty.
+
+    settings: the options of `model_options` by name, None where not given. Raises UserError where there is none.
+    """
+    path = Path(model)
+    if path.suffix == ".pt2":
+        _refuse(settings, _OPTIONS, f"{model} is an exported program with weights and an input shape of its own")
+        return exported_network(path), {}
+    if path.suffix == ".safetensors":
+        _refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
+        return checkpoint_network(path, settings["size"], settings["batch"] or 1)
+    if path.is_file():
+        raise UserError(f"{model} is neither a checkpoint (.safetensors) nor an exported program (.pt2)")
+    chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
+    return random_network(model, **chosen), {}
+
+
+def _refuse(settings: dict, names: Iterable[str], reason: str) -> None:
+    given = [f"--{name}" for name in names if settings[name] is not None]
+    if given:
+        raise UserError(f"{reason}: leave out {' and '.join(given)}")
+
+
+def checkpoint_network(path: Path, size: int | None, batch: int) -> tuple["Network", dict]:
+    """The folded network of a checkpoint, taking images of its own size unless another is given."""
+    import torch
+
+    from subp.checkpoint import load_model
+    from tvm_sched.engines import Network
+
+    module, metadata = load_model(path)
+    about = metadata.get("preprocessing") or {}
+    size = size or about.get("size", DEFAULTS["size"])
+    x = torch.randn(batch, about.get("channels", 3), size, size, generator=torch.Generator().manual_seed(0))
+    return Network.of(path.stem, module, x), metadata
+
+
+def exported_network(path: Path) -> "Network":
+    """The network of a file that `torch.export.save` wrote, with the input shape it was exported for."""
+    import torch
+
+    from tvm_sched.engines import Network
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # its reader raises whatever the damage leads to
+        raise UserError(f"{path} is truncated or not an exported program ({str(error).splitlines()[0]})") from error
+    inputs = [program.graph_signature.user_inputs[0]] if len(program.graph_signature.user_inputs) == 1 else []
+    shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes if node.name in inputs]
+    if not shapes or not all(isinstance(size, int) for size in shapes[0]):
+        raise UserError(f"{path} must take one tensor of a fixed shape; export it without dynamic shapes")
+    x = torch.randn(shapes[0], generator=torch.Generator().manual_seed(0))
+    return Network.of(path.stem, program, x)
+
+
+def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, batch: int) -> "Network":
+    """A named network with random weights and a random uniform 1xN mask on all but stem and classifier.
+
+    That is what a comparison of latencies needs, for they do not depend on the weights' values. Its batch norms hold
+    the statistics of random images, so that outputs are of unit scale.
+    """
+    import torch
+
+    from subp import models
+    from subp.sparsifier import Sparsifier
+    from tvm_sched.engines import Network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = models.create(name, CLASSES)
+        if sparsity:
+            # Of random weights the largest blocks are random ones.
+            sparsifier = Sparsifier(module, n=n, sparsity=sparsity, criterion="l1", epochs=1, start=0, end=0, seed=seed)
+            sparsifier.step(0)
+            sparsifier.fold()
+        calibrate_batch_norm(module, torch.randn(4, 3, size, size))
+        x = torch.randn(batch, 3, size, size)
+    return Network.of(name, module, x)
+
+
+def calibrate_batch_norm(module, images) -> None:
+    """Sets every batch norm's statistics to those of `images` [B, C, H, W]."""
+    import torch
+
+    norms = [layer for layer in module.eval().modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # the mean of all batches seen
+    with torch.no_grad():
+        module(images)
+    for norm, momentum in zip(norms, momenta):
+        norm.eval().momentum = momentum

@@ -1,0 +1,41 @@
+"""Options and argument types that several commands share."""
+
+from pathlib import Path
+
+import click
+
+
+class OutputFile(click.ParamType):
+    """A file that can be written: told before the work starts, not after it."""
+
+    name = "file"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"{path} is a folder", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent}", param, ctx)
+        return path
+
+
+class Numbers(click.ParamType):
+    """Positive whole numbers, comma-separated: 1,2,4."""
+
+    name = "numbers"
+
+    def convert(self, value: str | list[int], param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        parts = value.split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of positive whole numbers, such as 1,2", param, ctx)
+        return [int(part) for part in parts]
+
+
+INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+target_option = click.option(
+    "--target", default="host", show_default=True, help="CPU to generate code for, by name; `subp doctor` lists them."
+)

@@ -1,0 +1,98 @@
+"""The MODEL argument: checkpoints, exported programs and names become networks; anything else is told in a sentence."""
+
+import numpy as np
+import pytest
+import torch
+
+from subp import checkpoint, models
+from subp.checkpoint import Checkpoint
+from subp.cli.networks import DEFAULTS, load_network
+from subp.errors import UserError
+from subp.sparsifier import Sparsifier
+
+NOTHING = dict.fromkeys(DEFAULTS)
+
+
+def test_a_name_gives_random_weights_with_a_uniform_pattern_and_sane_outputs():
+    network, metadata = load_network("resnet20", NOTHING | {"n": 8, "sparsity": 0.5, "size": 32, "batch": 3})
+    assert (network.name, network.n, network.sparsity, metadata) == ("resnet20", 8, 0.5, {})
+    assert network.example_input.shape == (3, 3, 32, 32)
+    output = network.reference(network.example_input.numpy())
+    assert 0.05 < np.abs(output).mean() < 5
+    stem, classifier = network.module.conv1, network.module.fc
+    assert stem.weight.count_nonzero() == stem.weight.numel()
+    assert classifier.weight.count_nonzero() == classifier.weight.numel()
+
+
+def test_a_seed_gives_the_same_network_again():
+    small = NOTHING | {"size": 32}
+    first, again, other = (load_network("resnet20", small | {"seed": seed})[0] for seed in (1, 1, 2))
+    assert torch.equal(first.module.layer1[0].conv1.weight, again.module.layer1[0].conv1.weight)
+    assert not torch.equal(first.module.layer1[0].conv1.weight, other.module.layer1[0].conv1.weight)
+
+
+def test_sparsity_0_gives_a_dense_network():
+    network, _ = load_network("resnet20", NOTHING | {"sparsity": 0.0, "size": 32})
+    assert (network.n, network.sparsity) == (None, 0.0)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A pruned checkpoint for grey images of 24x24."""
+    torch.manual_seed(0)
+    model = models.create("resnet20", 10, in_channels=1)
+    sparsifier = Sparsifier(model, n=16, sparsity=0.75, criterion="l1", epochs=1, start=0, end=0)
+    sparsifier.step(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "digits.safetensors"
+    architecture = {"name": "resnet20", "num_classes": 10, "in_channels": 1}
+    about = {"architecture": architecture, "preprocessing": {"size": 24, "channels": 1}}
+    checkpoint.save(path, Checkpoint(model.state_dict(), metadata=about))
+    return path
+
+
+def test_a_checkpoint_gives_its_folded_network_and_image_size(saved):
+    network, metadata = load_network(str(saved), NOTHING)
+    assert (network.name, network.n, network.sparsity) == ("digits", 16, 0.75)
+    assert network.example_input.shape == (1, 1, 24, 24)
+    assert metadata["architecture"]["name"] == "resnet20"
+    assert load_network(str(saved), NOTHING | {"size": 32, "batch": 2})[0].example_input.shape == (2, 1, 32, 32)
+
+
+def test_an_exported_program_gives_the_same_outputs(saved, tmp_path):
+    network, _ = load_network(str(saved), NOTHING)
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(network.module, (network.example_input,)), path)
+    again, _ = load_network(str(path), NOTHING)
+    assert (again.name, again.n, again.sparsity) == ("net", 16, 0.75)
+    assert again.example_input.shape == network.example_input.shape
+    x = network.example_input.numpy()
+    np.testing.assert_allclose(again.reference(x), network.reference(x), atol=1e-6)
+
+
+def test_options_of_random_weights_are_refused_for_files(saved, tmp_path):
+    with pytest.raises(UserError, match="leave out --n and --seed"):
+        load_network(str(saved), NOTHING | {"n": 16, "seed": 1})
+    with pytest.raises(UserError, match="leave out --batch"):
+        load_network(str(tmp_path / "net.pt2"), NOTHING | {"batch": 2})
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pt2", "net.pth"])
+def test_missing_and_broken_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(UserError, match="there is no"):
+        load_network(str(path), NOTHING)
+    path.write_bytes(b"not a network" * 100)
+    with pytest.raises(UserError, match=name):
+        load_network(str(path), NOTHING)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
+def test_truncated_files_are_named(saved, tmp_path, suffix):
+    whole = saved
+    if suffix == ".pt2":
+        whole = tmp_path / "whole.pt2"
+        torch.export.save(torch.export.export(torch.nn.Linear(4, 4), (torch.zeros(1, 4),)), whole)
+    path = tmp_path / f"half{suffix}"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"half{suffix} is truncated"):
+        load_network(str(path), NOTHING)
