@@ -7,6 +7,8 @@ same work, so equal ranges of groups or of rows are equal work for a thread. Wit
 convolution. A linear layer is the case of a 1x1 image.
 """
 
+from math import prod
+
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
@@ -18,12 +20,12 @@ from tvm_sched.targets import Target
 NAME = "direct_conv2d"
 
 
-def compute(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
+def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
     """The algorithm, free of any order. `padding` is (top, left, bottom, right).
 
     Where N does not divide `out_channels`, the last group is padded with zero weights and its surplus is cut off.
     """
-    batch, height, width, channels = (int(extent) for extent in x.shape)
+    batch, height, width, channels = x.shape
     groups, kept, kernel_h, kernel_w, n = (int(extent) for extent in data.shape)
     top, left, bottom, right = padding
     out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
@@ -37,11 +39,25 @@ def compute(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0
         pixel = x[b, h * stride[0] + r * dilation[0], w * stride[1] + q * dilation[1], channel]
         return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
 
-    work = Work(
-        batch, out_height, out_width, channels, groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None
-    )
+    image = (int(batch), int(out_height), int(out_width))
+    work = Work(*image, int(channels), groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None)
     y = te.compute((batch, out_height, out_width, groups * n), product, name=NAME, attrs=work.attributes())
-    return y if groups * n == out_channels else cut(y, out_channels)
+    return cut(y, out_channels)
+
+
+def linear(x, data, indices=None, *, out_channels):
+    """The same for `x [..., C]` of any rank and `data [G, K, 1, 1, N]`: a pixel is a row."""
+    *rows, channels = x.shape
+    groups, kept, _, _, n = (int(extent) for extent in data.shape)
+    k = te.reduce_axis((0, kept), "k")
+
+    def product(*position):
+        *row, o = position
+        channel = indices[o // n, k] if indices is not None else k
+        return te.sum(data[o // n, k, 0, 0, o % n] * x[(*row, channel)], axis=k)
+
+    work = Work(1, 1, prod(map(int, rows)), int(channels), groups, kept, n, indexed=indices is not None)
+    return cut(te.compute((*rows, groups * n), product, name=NAME, attrs=work.attributes()), out_channels)
 
 
 def pad(x, padding):
@@ -58,7 +74,9 @@ def pad(x, padding):
 
 def cut(y, out_channels):
     """The first `out_channels` channels."""
-    return te.compute((*y.shape[:3], out_channels), lambda b, h, w, o: y[b, h, w, o], name="cut")
+    if int(y.shape[-1]) == out_channels:
+        return y
+    return te.compute((*y.shape[:-1], out_channels), lambda *position: y(*position), name="cut")
 
 
 def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
@@ -78,19 +96,19 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
         flatten_pixels(sch, conv, epilogue)
 
     # 2. Outside, what threads share: bands of the image and groups. Inside, the tiles of a band; in a tile, the sum; in the sum, registers.
-    *pixels, o, k, r, q = sch.get_loops(conv)
+    loops = sch.get_loops(conv)
+    pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if work.flat else (loops[:3], *loops[3:4], loops[4:])
     group, lane = sch.split(o, [None, work.n])
     group, group_inner = sch.split(group, [None, tile.groups])
     if work.flat:
-        (pixel,) = pixels
-        band, col, col_inner = split_bands(sch, pixel, tile.bands, tile.cols)
+        band, col, col_inner = split_bands(sch, *pixels, tile.bands, tile.cols)
         outer, tile_loops, inner = [band, group], [col], [group_inner, col_inner]
     else:
         image, h, w = pixels
         band, row, row_inner = split_bands(sch, h, tile.bands, tile.rows)
         col, col_inner = sch.split(w, [None, tile.cols])
         outer, tile_loops, inner = [image, band, group], [row, col], [group_inner, row_inner, col_inner]
-    sch.reorder(*outer, *tile_loops, k, r, q, *inner, lane)
+    sch.reorder(*outer, *tile_loops, *sum_loops, *inner, lane)
     sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
 
     # 3. Registers: lanes are a vector, the rest of the tile is unrolled. A last tile that is cut short gets code of its own.
@@ -110,20 +128,24 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     sch.parallel(sch.fuse(*outer))
     if work.padded:
         schedule_padding(sch, work, target)
-    sch.decompose_reduction(conv, k)
+    sch.decompose_reduction(conv, sum_loops[0])
 
 
 def flatten_pixels(sch: Schedule, conv, epilogue):
-    """Makes (image, row, column) one axis in both blocks and in the sums between them."""
-    _, height, width, _ = (int(extent) for extent in sch.get(conv).writes[0].source.shape)
+    """Makes all axes but the channels one pixel axis, in both blocks and in the sums between them."""
+    *extents, _ = (int(extent) for extent in sch.get(conv).writes[0].source.shape)
+    rank = len(extents)
+    if rank == 1:
+        return
+    steps = [prod(extents[axis + 1:]) for axis in range(rank)]
 
-    def pixel(b, h, w, *rest):
-        return [b * (height * width) + h * width + w, *rest]
+    def pixel(*axes):
+        return [sum(axis * step for axis, step in zip(axes, steps)), *axes[rank:]]
 
     sch.transform_layout(conv, ("write", 0), pixel)
     for block in (conv, epilogue):
-        axes = len(sch.get(block).iter_vars)
-        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=axes, index_dtype="int32"))
+        axes = sch.get(block).iter_vars
+        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=axes[0].var.ty.dtype.dtype))
 
 
 def split_bands(sch: Schedule, loop, bands: int, inner: int):

@@ -1,0 +1,59 @@
+"""Folds batch normalisation, at inference a per-channel scale and shift, into the convolution before it.
+
+    bn(conv(x, W) + b) = conv(x, scale * W) + (scale * b + shift),  scale = gamma / sqrt(var + eps),  shift = beta - mean * scale
+
+A normalisation that follows something else (DenseNet) becomes a multiplication and an addition. Blocks of zeros stay zero.
+"""
+
+import numpy as np
+from tvm import IRModule, relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_sched.passes.constants import as_array, constant, is_op
+
+
+def fold_batch_norm(mod: IRModule) -> IRModule:
+    """Removes every nn.batch_norm of constant statistics from 'main'."""
+    folder = _Folder(mod)
+    main = mod.get_global_var("main")
+    folder.builder_.update_func(main, folder.visit_expr(mod[main]))
+    return folder.builder_.finalize()
+
+
+@mutator
+class _Folder(PyExprMutator):
+    def visit_tuple_getitem_(self, item):
+        item = super().visit_tuple_getitem_(item)
+        norm = self.lookup_binding(item.tuple_value)
+        if item.index != 0 or not is_op(norm, "relax.nn.batch_norm") or int(norm.attrs.axis) != 1:
+            return item
+        statistics = [as_array(arg) for arg in norm.args[1:]]
+        if any(each is None for each in statistics):
+            return item
+        gamma, beta, mean, variance = (each.astype("float64") for each in statistics)
+        scale = gamma / np.sqrt(variance + float(norm.attrs.epsilon))
+        return self.scale_and_shift(norm.args[0], scale, beta - mean * scale)
+
+    def scale_and_shift(self, x, scale, shift):
+        """scale * x + shift with one number a channel, in x's producer if that is a convolution."""
+        conv, bias = self.split_bias(x)
+        weight = as_array(conv.args[1]) if is_op(conv, "relax.nn.conv2d") else None
+        per_channel = (-1,) + (1,) * (len(x.ty.shape) - 2)
+        if weight is None or bias is None:
+            x = self.builder_.emit(relax.op.multiply(x, constant(scale.reshape(per_channel).astype("float32"))))
+        else:
+            scaled = constant((weight * scale.reshape(-1, 1, 1, 1)).astype(weight.dtype))
+            x = self.builder_.emit(relax.Call(conv.op, [conv.args[0], scaled], conv.attrs, conv.ty_args))
+            shift = shift + scale * bias
+        return relax.op.add(x, constant(shift.reshape(per_channel).astype("float32")))
+
+    def split_bias(self, x):
+        """(conv, bias per channel or 0.0) where x is `conv` or `conv + constant`; the bias is None where the constant is no bias."""
+        value = self.lookup_binding(x) if isinstance(x, relax.Var) else x
+        if not is_op(value, "relax.add"):
+            return value, 0.0
+        bias = as_array(value.args[1])
+        channels = int(x.ty.shape[1])
+        if bias is None or bias.size != channels or bias.shape[-3:] != (channels, 1, 1):
+            return value, None
+        return self.lookup_binding(value.args[0]) if isinstance(value.args[0], relax.Var) else value.args[0], bias.reshape(-1).astype("float64")

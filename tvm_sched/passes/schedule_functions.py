@@ -1,0 +1,55 @@
+"""Gives every TIR function its schedule: a record's, or the kernel's analytic default, or the generic one."""
+
+from dataclasses import dataclass, field
+
+from tvm import IRModule, relax
+from tvm.s_tir import Schedule
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, generic
+from tvm_sched.records import Records
+from tvm_sched.targets import Target
+
+KERNELS = (direct_conv2d, depthwise_conv2d)
+SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
+
+
+@dataclass
+class Scheduled:
+    """The module, and by function name how its kernel's knobs were set."""
+
+    mod: IRModule
+    knobs: dict[str, str] = field(default_factory=dict)
+
+
+def schedule_functions(mod: IRModule, target: Target, records: Records | None) -> Scheduled:
+    """Schedules the functions that fusion left, each on its own."""
+    result = Scheduled(mod)
+    for var, func in list(mod.functions_items()):
+        if not isinstance(func, PrimFunc) or relax.analysis.has_reshape_pattern(func):
+            continue  # a reshape copies nothing: it becomes a view
+        sch, knobs = schedule_one(func, target, records)
+        if knobs:
+            result.knobs[var.name_hint] = knobs
+        scheduled = sch.mod["main"].with_attrs(dict(func.attrs) | {SCHEDULED: True})
+        mod.update_func(var, scheduled)
+    return result
+
+
+def schedule_one(func: PrimFunc, target: Target, records: Records | None) -> tuple[Schedule, str]:
+    """(schedule, knobs in words); the words are empty for functions that are none of our kernels."""
+    sch = Schedule(IRModule({"main": func}))
+    kernel = kernel_of(sch, target)
+    if kernel is None:
+        generic.schedule(sch, target)
+        return sch, ""
+    if records is not None and (recorded := records.best(func)) is not None:
+        return recorded, "record"
+    tile = kernel.tiles(sch, target)[0]
+    kernel.schedule(sch, tile, target)
+    return sch, f"default: {tile}"
+
+
+def kernel_of(sch: Schedule, target: Target):
+    """The kernel module whose compute this function holds, or None."""
+    return next((kernel for kernel in KERNELS if kernel.tiles(sch, target)), None)

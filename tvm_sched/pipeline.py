@@ -1,0 +1,88 @@
+"""From an imported network to a module that is ready for code generation, as one list of numbered phases."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import tvm
+from tvm import IRModule, relax
+from tvm.ir import GenericConst
+from tvm.tirx import PrimFunc
+
+from tvm_sched.explain import LayerChoice
+from tvm_sched.importer import Imported
+from tvm_sched.passes.channels_last import channels_last
+from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.fold_batch_norm import fold_batch_norm
+from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
+from tvm_sched.passes.select_kernels import Selection, select_kernels
+from tvm_sched.records import Records
+from tvm_sched.targets import Target
+
+Progress = Callable[[str], None]  # told the name of each phase as it begins
+
+CLEAN = tvm.transform.Sequential([relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
+FUSE = tvm.transform.Sequential(
+    [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Every function scheduled; and, for the reader, what was chosen for each layer."""
+
+    mod: IRModule
+    choices: list[LayerChoice]
+
+
+def fused(imported: Imported, target: Target, dense: bool = False, progress: Progress = lambda phase: None) -> Selection:
+    """Phases 1 to 5: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    with target.tvm():
+        progress("1 simplify")
+        mod = CLEAN(imported.mod)
+        progress("2 fold batch norm")
+        mod = fold_batch_norm(mod)
+        progress("3 channels last")
+        mod = CLEAN(channels_last(mod))
+        progress("4 select kernels")
+        selection = select_kernels(mod, target, imported.layer_names, ignore_zeros=dense)
+        progress("5 fuse epilogues")
+        return replace(selection, mod=narrow_indices(FUSE(selection.mod)))
+
+
+def narrow_indices(mod: IRModule) -> IRModule:
+    """Loops and shapes of TIR functions in int32 where their data allow: what schedules and vector units want, and Relax does not give."""
+    for var, func in list(mod.functions_items()):
+        if isinstance(func, PrimFunc) and all(param.dtype != "int64" for param in func.params):
+            mod.update_func(var, tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({var: func}))[var])
+    return mod
+
+
+def lower(
+    imported: Imported, target: Target, records: Records | None = None, dense: bool = False, progress: Progress = lambda phase: None
+) -> Lowered:
+    """Phases 1 to 6."""
+    selection = fused(imported, target, dense, progress)
+    with target.tvm():
+        progress("6 schedule")
+        scheduled = schedule_functions(selection.mod, target, records)
+    return Lowered(scheduled.mod, with_knobs(selection, scheduled))
+
+
+def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
+    """The choices with their schedules. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
+    knobs = {}
+    for block in scheduled.mod["main"].body.blocks:
+        for binding in block.bindings:
+            if is_op(binding.value, "relax.call_tir"):
+                function, args = binding.value.args[0].name_hint, binding.value.args[1]
+                knobs |= {arg.value: scheduled.knobs.get(function, "") for arg in args if isinstance(arg, GenericConst)}
+    return [
+        choice if weight is None else replace(choice, schedule=knobs[weight.value]) for choice, weight in zip(selection.choices, selection.weights)
+    ]
