@@ -1,0 +1,121 @@
+"""Depthwise convolution: every channel has a kernel of its own; lanes over channels, NHWC.
+
+    y[b, h, w, c] = sum_{r, q} weight[r, q, c] * x[b, h*S + r*D - P, w*S + q*D - P, c // M]
+
+`x [B, H, W, C]`, `weight [R, Q, C*M]`, `y [B, H', W', C*M]`; M, the channel multiplier, is 1 in nearly all networks. An output takes only R*Q
+multiply-adds, so loads decide: neighbouring outputs are computed together, so that an input is loaded once for all of them, and the padding is
+not copied: the tiles at the edges get code of their own, in which the taps outside the image are gone.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.targets import Target
+
+NAME = "depthwise_conv2d"
+MOST_SUMS = 8  # in registers: with more of them, the inputs that the sums share no longer fit beside them
+
+
+def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
+    """The algorithm, free of any order. `padding` is (top, left, bottom, right)."""
+    batch, height, width, channels = (int(extent) for extent in x.shape)
+    kernel_h, kernel_w, out_channels = (int(extent) for extent in weight.shape)
+    top, left, bottom, right = padding
+    out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
+    out_width = (width + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    multiplier = out_channels // channels
+    r, q = te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")
+
+    def product(b, h, w, o):
+        row, col = h * stride[0] + r * dilation[0] - top, w * stride[1] + q * dilation[1] - left
+        pixel = x[b, row, col, o if multiplier == 1 else o // multiplier]
+        if any(padding):
+            inside = tirx.all(row >= 0, row < height, col >= 0, col < width)
+            pixel = tirx.if_then_else(inside, pixel, tirx.const(0, x.dtype))
+        return te.sum(weight[r, q, o] * pixel, axis=[r, q])
+
+    return te.compute(
+        (batch, out_height, out_width, out_channels), product, name=NAME, attrs={"work.stride": list(stride)}
+    )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads."""
+
+    rows: int
+    cols: int
+    bands: int
+
+    def __str__(self):
+        return f"{self.rows}x{self.cols} pixels, {self.bands} bands"
+
+
+def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
+    """The tiles worth trying for this function, those that load the fewest inputs first; None if it is not this kernel's."""
+    conv = find_block(sch, NAME)
+    if conv is None:
+        return None
+    batch, height, width, channels, kernel_h, kernel_w = (int(sch.get(loop).extent) for loop in sch.get_loops(conv))
+    vector = vector_width(channels, target.lanes)
+    most_sums = MOST_SUMS // ceil(vector / target.lanes) if channels % vector == 0 else 1
+    stride_h, stride_w = (int(step) for step in sch.get(conv).annotations["work.stride"])
+
+    def loads(tile: Tile) -> int:
+        rows, cols = (tile.rows - 1) * stride_h + kernel_h, (tile.cols - 1) * stride_w + kernel_w
+        return ceil(height / tile.rows) * ceil(width / tile.cols) * rows * cols
+
+    found = [
+        Tile(rows, cols, bands(ceil(height / rows), ceil(target.cores / batch)))
+        for rows in range(1, min(height, most_sums, 4) + 1)
+        for cols in range(1, min(width, most_sums // rows) + 1)
+    ]
+    return sorted(found, key=lambda tile: (loads(tile), tile.rows))
+
+
+def bands(rows: int, threads: int) -> int:
+    """The divisor of `rows` that leaves the busiest of `threads` threads the fewest rows; the smallest such divisor."""
+    return min((d for d in range(1, rows + 1) if rows % d == 0), key=lambda d: (ceil(d / threads) * (rows // d), d))
+
+
+def vector_width(channels: int, lanes: int) -> int:
+    """Channels in a vector: a divisor of `channels`, because a last vector that is cut short costs a test a lane.
+
+    Registers filled exactly, or half, are best; else as many as two registers hold. `lanes` if no divisor fills a quarter of a register.
+    """
+    fitting = [width for width in range(lanes // 4, 2 * lanes + 1) if channels % width == 0]
+    return next((width for width in (lanes, lanes // 2) if width in fitting), max(fitting, default=lanes))
+
+
+def schedule(sch: Schedule, tile: Tile, target: Target):
+    """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels by one vector of channels."""
+    conv = find_block(sch, NAME)
+
+    # 1. Bias, residual and activation become one block that reads the sums from registers.
+    epilogue = merge_epilogue(sch, conv)
+
+    # 2. Bands are for threads. In a band: tiles, the vectors of a tile's channels, the taps, and the sums of one vector.
+    image, h, w, o, r, q = sch.get_loops(conv)
+    vector, lane = sch.split(o, [None, vector_width(int(sch.get(o).extent), target.lanes)])
+    row, row_inner = sch.split(h, [None, tile.rows])
+    band, row = sch.split(row, [tile.bands, None])
+    col, col_inner = sch.split(w, [None, tile.cols])
+    sch.reorder(image, band, row, col, vector, r, q, row_inner, col_inner, lane)
+    sch.reverse_compute_at(epilogue, vector, preserve_unit_loops=True)
+
+    # 3. Everything in a tile is unrolled, so that an input that several sums share is loaded once.
+    *pixels, o = sch.get_loops(epilogue)[5:]
+    for loop in (lane, o):
+        sch.vectorize(loop)
+    for loop in (r, q, row_inner, col_inner, *pixels):
+        sch.unroll(loop)
+
+    # 4. Tiles at the image's edges get code of their own: no test is left in the others.
+    for loop in (row, col):
+        sch.annotate(loop, "pragma_loop_partition_hint", 1)
+    sch.parallel(sch.fuse(image, band))
+    sch.decompose_reduction(conv, r)
