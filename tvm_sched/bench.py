@@ -154,9 +154,9 @@ class Row:
     file_bytes: int
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
+def table(rows: Sequence[Row]) -> Table:
     """The rows as a table for a terminal."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("engine")
     for column in ("threads", "median ms", "p90 ms", "x best dense", "file MB"):
         table.add_column(column, justify="right")

@@ -11,7 +11,6 @@ The reference engines run at their best: inference mode, all graph optimisations
 import logging
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,41 +18,60 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvm_sched.bench import Candidate, Row, measure
-from tvm_sched.pattern import find, kept_blocks
+from tvm_sched import runtime
+from tvm_sched.bench import Candidate, Row, fastest_cpus, measure, pinned
+from tvm_sched.errors import UserError
+from tvm_sched.pattern import SIZES, find, kept_blocks, occupancy
 
 if TYPE_CHECKING:
     import torch
+
+    from tvm_sched.artifact import Artifact
 
     Module = torch.nn.Module | torch.export.ExportedProgram
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network, and what a row of a table says of it. `Network.of` finds block size and sparsity in the zeros."""
+    """A network, and what a row of a table says of it: block size and sparsity as its zeros tell."""
 
     name: str
-    module: "Module"  # in eval mode, on the CPU
-    example_input: "torch.Tensor"  # [batch, ...]
-    n: int | None  # block size of most layers with zero blocks; None where there are none
+    module: "Module | None"  # in eval mode, on the CPU; None where only a compiled file is at hand
+    example_input: "torch.Tensor | None"  # [batch, ...]
+    n: int | None  # block size of most layers that hold blocks of zeros; None where there are none
     sparsity: float  # fraction of the blocks of these layers that are zero
 
     @classmethod
     def of(cls, name: str, module: "Module", example_input: "torch.Tensor") -> "Network":
-        """The network with what its weights say."""
-        weights = [tensor.numpy() for tensor in eager(module).state_dict().values() if tensor.ndim in (2, 4)]
-        found = [(weight, pattern.n) for weight in weights if (pattern := find(weight))]
-        kept = [kept_blocks(weight, n) for weight, n in found]
-        sizes = Counter(n for _, n in found)
-        sparsity = 1 - sum(mask.sum() for mask in kept) / sum(mask.size for mask in kept) if kept else 0.0
-        return cls(name, module, example_input, max(sizes, key=sizes.get, default=None), round(float(sparsity), 4))
+        """A PyTorch network with one input and one output."""
+        used = [occupancy(tensor.numpy()) for tensor in eager(module).state_dict().values() if tensor.ndim in (2, 4)]
+        kept = {n: [] for n in SIZES}
+        for layer in used:
+            if pattern := find(layer):
+                kept[pattern.n].append(kept_blocks(layer, pattern.n))
+        n = max(SIZES, key=lambda size: len(kept[size]))
+        if not kept[n]:
+            return cls(name, module, example_input, None, 0.0)
+        density = sum(mask.sum() for mask in kept[n]) / sum(mask.size for mask in kept[n])
+        return cls(name, module, example_input, n, round(1 - float(density), 4))
+
+    @classmethod
+    def of_artifact(cls, name: str, artifact: "Artifact") -> "Network":
+        """The network that an artifact was compiled from."""
+        choices = [choice for choice in artifact.explain() if choice.n]
+        n = max((choice.n for choice in choices), key=[choice.n for choice in choices].count, default=None)
+        kept, total = (sum(getattr(choice, field) for choice in choices if choice.n == n) for field in ("kept", "total"))
+        return cls(name, None, None, n, round(1 - kept / total, 4) if n else 0.0)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """What PyTorch computes for `x`: what every other stage is held against."""
         import torch
 
         with torch.inference_mode():
-            return eager(self.module)(torch.from_numpy(x)).numpy()
+            output = eager(self.module)(torch.from_numpy(x))
+        if not isinstance(output, torch.Tensor):
+            raise UserError(f"{self.name} has several outputs; only networks with one can be compared")
+        return output.numpy()
 
 
 @dataclass(frozen=True)
@@ -105,10 +123,9 @@ def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> E
     return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=len(model))
 
 
-def ours(artifact: Callable, network: Network, threads: int, *, path: str | os.PathLike, dense: bool = False) -> Engine:
-    """An artifact compiled from the network and saved at `path`; `dense` if it was compiled to ignore the zeros."""
-    from tvm_sched import runtime
-
+def ours(artifact: "Artifact", network: Network, threads: int, path: str | os.PathLike) -> Engine:
+    """An artifact compiled from the network and saved at `path`."""
+    dense = artifact.manifest["dense"]
     return Engine(
         name="subp-dense" if dense else "subp-sparse",
         network=network,
@@ -140,8 +157,13 @@ def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:
 
 
 def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> list[Row]:
-    """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together."""
-    timings = measure({engine.name: Candidate(partial(engine.call, x), engine.prepare) for engine in engines}, seconds)
+    """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together.
+
+    The engines' names differ, their thread counts do not: they run on that many CPUs, the fastest.
+    """
+    candidates = {engine.name: Candidate(partial(engine.call, x), engine.prepare) for engine in engines}
+    with pinned(fastest_cpus(engines[0].threads)):
+        timings = measure(candidates, seconds)
     best_dense = min((timings[engine.name].median_ms for engine in engines if engine.dense), default=None)
     return [
         Row(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -15,9 +16,16 @@ class Imported:
     """A Relax module, and what it has lost: the names of the layers, in the order of their operators."""
 
     mod: object  # tvm.IRModule with a function 'main'
+    program: ExportedProgram
     layer_names: list[str]
     input_shape: tuple[int, ...]
     input_dtype: str
+
+    def reference(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """What PyTorch computes for `x`."""
+        with torch.no_grad():
+            output = self.program.module()(torch.from_numpy(x))
+        return output.numpy() if isinstance(output, torch.Tensor) else tuple(each.numpy() for each in output)
 
 
 def from_torch(module, example_input: torch.Tensor) -> Imported:
@@ -38,7 +46,7 @@ def from_torch(module, example_input: torch.Tensor) -> Imported:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)
     except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
-    return Imported(mod, weighted_layers(program), shape, dtype)
+    return Imported(mod, program, weighted_layers(program), shape, dtype)
 
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:

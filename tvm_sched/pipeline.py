@@ -78,11 +78,16 @@ def lower(
 def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
     """The choices with their schedules. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
     knobs = {}
-    for block in scheduled.mod["main"].body.blocks:
-        for binding in block.bindings:
-            if is_op(binding.value, "relax.call_tir"):
-                function, args = binding.value.args[0].name_hint, binding.value.args[1]
-                knobs |= {arg.value: scheduled.knobs.get(function, "") for arg in args if isinstance(arg, GenericConst)}
+    for call in kernel_calls(scheduled.mod):
+        function, args = call.args[:2]
+        knobs |= {arg.value: scheduled.knobs.get(function.name_hint, "") for arg in args if isinstance(arg, GenericConst)}
     return [
-        choice if weight is None else replace(choice, schedule=knobs[weight.value]) for choice, weight in zip(selection.choices, selection.weights)
+        choice if weight is None else replace(choice, schedule=knobs[weight.value])
+        for choice, weight in zip(selection.choices, selection.weights)
     ]
+
+
+def kernel_calls(mod: IRModule) -> list[relax.Call]:
+    """The calls of TIR functions in 'main', in order."""
+    values = (binding.value for block in mod["main"].body.blocks for binding in block.bindings)
+    return [value for value in values if is_op(value, "relax.call_tir")]

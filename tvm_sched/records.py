@@ -5,6 +5,7 @@ A record says: this function, on this target, ran so long with this trace of sch
 """
 
 import json
+import os
 from pathlib import Path
 
 from tvm import IRModule
@@ -26,19 +27,22 @@ class Records:
         folder = Path(folder)
         if create:
             folder.mkdir(parents=True, exist_ok=True)
-        elif not (folder / RECORDS).is_file():
+        elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or leave --records out")
-        else:
-            check(folder)
+        for name in (WORKLOADS, RECORDS):
+            if (folder / name).is_file():
+                check(folder / name, repair=create)
         self.folder, self.target = folder, target
         self.database = ms.database.JSONDatabase(str(folder / WORKLOADS), str(folder / RECORDS), allow_missing=create)
 
     def best(self, func: PrimFunc) -> Schedule | None:
-        """The fastest schedule recorded for `func`; None if there is none."""
-        mod = workload(func)
-        if not self.database.has_workload(mod):
-            return None
-        return self.database.query_schedule(mod, self.target.tvm(), workload_name="main")
+        """The fastest schedule recorded for `func` on as many threads as the target has; None if there is none."""
+        for record in self.measured(func):
+            if int(record.target.attrs["num-cores"]) == self.target.cores:
+                sch = Schedule(workload(func))
+                record.trace.apply_to_schedule(sch, remove_postproc=False)
+                return sch
+        return None
 
     def measured(self, func: PrimFunc) -> list:
         """All records of `func`, the fastest first."""
@@ -58,11 +62,16 @@ def workload(func: PrimFunc) -> IRModule:
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
 
 
-def check(folder: Path):
-    """Raises UserError if a line of a database file is no JSON: a write was cut off, or the file is something else."""
-    for name in (WORKLOADS, RECORDS):
-        for number, line in enumerate((folder / name).read_text().splitlines(), 1):
-            try:
-                json.loads(line)
-            except ValueError:
-                raise UserError(f"line {number} of {folder / name} is not JSON; delete that line and go on") from None
+def check(path: Path, repair: bool) -> None:
+    """Raises UserError if a line is no JSON. With `repair` a last line that was cut off, by a kill in the middle of a write, is dropped."""
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            if repair and number == len(lines):
+                partial = path.with_suffix(".partial")
+                partial.write_text("".join(f"{each}\n" for each in lines[:-1]))
+                os.replace(partial, path)
+            else:
+                raise UserError(f"line {number} of {path} is not JSON; delete that line and go on") from None

@@ -19,6 +19,7 @@ class Target:
     """A CPU as the compiler and the schedules see it. Sizes in bytes."""
 
     name: str
+    family: str  # the named target whose instructions these are: where its tuning records are kept
     triple: str  # LLVM target triple
     cpu: str  # LLVM -mcpu
     lanes: int  # fp32 numbers in a vector register
@@ -26,6 +27,7 @@ class Target:
     fma_per_cycle: int  # vector FMAs started a cycle
     broadcast_operand: bool  # an FMA takes a scalar from memory (AVX-512) or from a lane (NEON): no register is spent on it
     features: tuple[str, ...] = ()  # LLVM -mattr
+    cpu_flags: tuple[str, ...] = ()  # what the CPU must have, in Linux's words
     fma_latency: int = 4  # cycles
     l1_bytes: int = 32 * 1024
     l1_ways: int = 8
@@ -49,15 +51,16 @@ class Target:
 
 
 X86_AVX512 = Target(
-    "x86-avx512", "x86_64-linux-gnu", "skylake-avx512", lanes=16, registers=32, fma_per_cycle=2, broadcast_operand=True,
+    "x86-avx512", "x86-avx512", "x86_64-linux-gnu", "skylake-avx512", lanes=16, registers=32, fma_per_cycle=2, broadcast_operand=True,
+    cpu_flags=("fma", "avx512f", "avx512vl", "avx512dq", "avx512bw"),
 )
 X86_AVX2 = Target(
-    "x86-avx2", "x86_64-linux-gnu", "core-avx2", lanes=8, registers=16, fma_per_cycle=2, broadcast_operand=False,
-    l2_bytes=512 * 1024,
+    "x86-avx2", "x86-avx2", "x86_64-linux-gnu", "core-avx2", lanes=8, registers=16, fma_per_cycle=2, broadcast_operand=False,
+    cpu_flags=("avx2", "fma"), l2_bytes=512 * 1024,
 )
 CORTEX_A76 = Target(
-    "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, broadcast_operand=True,
-    features=("+neon",), l1_bytes=64 * 1024, l1_ways=4, l2_bytes=512 * 1024,
+    "cortex-a76", "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, broadcast_operand=True,
+    features=("+neon",), cpu_flags=("asimd",), l1_bytes=64 * 1024, l1_ways=4, l2_bytes=512 * 1024,
 )
 NAMED = {target.name: target for target in (X86_AVX2, X86_AVX512, CORTEX_A76)}
 
@@ -86,9 +89,9 @@ def host() -> Target:
     """This machine's CPU: the named target whose instructions it has, with its own core count, caches and LLVM name."""
     machine = platform.machine()
     flags = cpu_flags()
-    if machine == "x86_64" and {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= flags:
+    if machine == "x86_64" and set(X86_AVX512.cpu_flags) <= flags:
         base = X86_AVX512
-    elif machine == "x86_64" and {"avx2", "fma"} <= flags:
+    elif machine == "x86_64" and set(X86_AVX2.cpu_flags) <= flags:
         base = X86_AVX2
     elif machine in ("aarch64", "arm64"):
         base = CORTEX_A76

@@ -1,0 +1,161 @@
+"""A compiled network: callable on NumPy arrays, saved as one shared library with its manifest inside.
+
+The manifest is JSON: `format`, `target`, `arch`, `cpu`, `features`, `threads`, `dense`, `input` and `output` (shape, dtype), `layers` (the rows of
+`explain`), `versions`, `check` (a seed for the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
+"""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tvm_sched import runtime, toolchain
+from tvm_sched.errors import UserError
+from tvm_sched.explain import LayerChoice, table
+from tvm_sched.quiet import quiet
+from tvm_sched.targets import cpu_flags
+
+FORMAT = 1
+CHECK_OUTPUTS = 1000  # numbers of the expected output that the manifest holds, at the most
+
+
+class Artifact:
+    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one thread at a time."""
+
+    def __init__(self, executable, manifest: dict, target=None):
+        """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can be saved."""
+        self.manifest = manifest
+        self._executable, self._target = executable, target
+        self._main = self._input = None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """The network's output for `x`, whose shape and dtype must be those of `manifest['input']`. Raises UserError otherwise."""
+        want = self.manifest["input"]
+        if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or str(x.dtype) != want["dtype"]:
+            got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
+        if self._main is None:
+            self._start()
+        self._input.copyfrom(x)
+        output = self._main(self._input)
+        return output.numpy() if hasattr(output, "numpy") else tuple(each.numpy() for each in output)
+
+    def _start(self):
+        """Makes the machine that runs the network, and the input's buffer."""
+        import tvm
+        from tvm import relax
+
+        require_this_machine(self.manifest, "the network")
+        self._main = relax.VirtualMachine(self._executable, tvm.cpu())["main"]
+        self._input = tvm.runtime.empty(tuple(self.manifest["input"]["shape"]), self.manifest["input"]["dtype"])
+
+    def check(self) -> float:
+        """Largest absolute difference from PyTorch's output on the manifest's check input."""
+        want = self.manifest["check"]
+        output = self(check_input(self.manifest["input"]["shape"], want["seed"]))
+        first = output if isinstance(output, np.ndarray) else output[0]
+        return float(np.abs(first.reshape(-1)[:CHECK_OUTPUTS] - np.array(want["output"], "float32")).max())
+
+    def explain(self) -> list[LayerChoice]:
+        """What was chosen for each layer, and why."""
+        return [LayerChoice(**row) for row in self.manifest["layers"]]
+
+    def explain_table(self):
+        """The same as a `rich` table."""
+        return table(self.explain())
+
+    def save(self, path: str | Path) -> None:
+        """Writes a shared library (any name), or an archive of object files (`.tar`: nothing is linked). An existing file is replaced only by
+        a whole one. Raises UserError where no linker is found, or for an artifact that was itself loaded from a file.
+        """
+        path = Path(path)
+        if self._target is None:
+            raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
+        partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        try:
+            with quiet():
+                self._executable.export_library(str(partial), fcompile=None if path.suffix == ".tar" else self._linker())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+    def _linker(self):
+        """What TVM calls to link its object files, the manifest going in with them."""
+        compiler, manifest = toolchain.linker(self._target), json.dumps(self.manifest).encode()
+
+        def link(output, files, **_):
+            toolchain.link(output, files, compiler, manifest)
+
+        link.object_format = "o"
+        return link
+
+
+def load(path: str | Path, threads: int | None = None) -> Artifact:
+    """The artifact in `path`, to run on `threads` threads (its own number, as far as this machine has them).
+
+    Raises UserError for a file that is missing, damaged, foreign, or made for another CPU.
+    """
+    import tvm
+
+    manifest, arch = read_manifest(path)
+    require_this_machine(manifest | {"arch": arch}, str(path))
+    runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
+    try:
+        with quiet():
+            executable = tvm.runtime.load_module(str(Path(path).resolve()))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
+    return Artifact(executable, manifest)
+
+
+def read_manifest(path: str | Path) -> tuple[dict, str]:
+    """(manifest, architecture) of a compiled network, which is not run. Raises UserError if there is none."""
+    raw, arch = toolchain.read_manifest(Path(path))
+    try:
+        manifest = json.loads(raw)
+    except ValueError:
+        raise UserError(f"the manifest in {path} is damaged; compile the network again") from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} has a manifest of format {manifest.get('format')}, this version reads {FORMAT}; compile the network again")
+    return manifest, arch
+
+
+def require_this_machine(manifest: dict, what: str) -> None:
+    """Raises UserError unless this machine's CPU runs the manifest's code."""
+    if manifest["arch"] != platform.machine():
+        raise UserError(f"{what} is compiled for {manifest['arch']} ({manifest['target']}), and this machine is {platform.machine()}")
+    if missing := sorted(set(manifest["cpu_flags"]) - cpu_flags()):
+        raise UserError(f"{what} is compiled for {manifest['target']}, and this machine's CPU lacks {', '.join(missing)}")
+
+
+def check_input(shape: list[int], seed: int) -> np.ndarray:
+    """The check's input: standard normal numbers of NumPy's default generator."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def make_manifest(target, imported, choices: list[LayerChoice], reference, threads: int, dense: bool) -> dict:
+    """The manifest of a network just compiled; `reference` computes PyTorch's output for a NumPy input."""
+    import torch
+    import tvm
+
+    seed = 0
+    expected = reference(check_input(list(imported.input_shape), seed))
+    first = expected if isinstance(expected, np.ndarray) else expected[0]
+    return {
+        "format": FORMAT,
+        "target": target.name,
+        "arch": target.arch,
+        "cpu": target.cpu,
+        "cpu_flags": list(target.cpu_flags),
+        "threads": threads,
+        "dense": dense,
+        "input": {"shape": list(imported.input_shape), "dtype": imported.input_dtype},
+        "output": {"shape": list(first.shape), "dtype": str(first.dtype)},
+        "layers": [asdict(choice) for choice in choices],
+        "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
+        "check": {"seed": seed, "output": first.reshape(-1)[:CHECK_OUTPUTS].tolist()},
+    }

@@ -1,0 +1,58 @@
+"""`compile`: from a PyTorch network to an artifact."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tvm_sched import runtime, targets
+from tvm_sched.errors import UserError
+from tvm_sched.quiet import quiet
+
+SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
+
+
+def compile(module, example_input, *, target="host", threads=None, records=None, dense=False, progress=lambda phase: None):
+    """Compiles a network of one input for one CPU.
+
+    module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is needed.
+    example_input: torch.Tensor of the shape that the artifact will take.
+    target: name from `targets.names()`, or a Target. threads: the schedules share their work among so many (all cores of a host by default).
+    records: folder of tuning records; by default those shipped for the target, if any. dense: ignore the zeros, as a baseline.
+    progress: called with the name of each phase.
+
+    Returns an Artifact. Raises UserError for a network or a target that cannot be compiled.
+    """
+    import tvm
+
+    from tvm_sched import importer, pipeline
+    from tvm_sched.artifact import Artifact, make_manifest
+
+    target = targets.get(target)
+    target = replace(target, cores=threads_of(target, threads))
+    with quiet():
+        imported = importer.from_torch(module, example_input)
+        lowered = pipeline.lower(imported, target, open_records(records, target), dense, progress)
+        progress("7 generate code")
+        executable = tvm.compile(lowered.mod, target=target.tvm(), relax_pipeline="default_build")
+    manifest = make_manifest(target, imported, lowered.choices, imported.reference, target.cores, dense)
+    if target.name == "host":
+        runtime.set_threads(target.cores)
+    return Artifact(executable, manifest, target)
+
+
+def threads_of(target: targets.Target, threads: int | None) -> int:
+    """`threads` where given, else the target's cores. Raises UserError below 1, or beyond what this machine has for a host."""
+    if threads is None:
+        return min(target.cores, runtime.most_threads()) if target.name == "host" else target.cores
+    if threads < 1 or (target.name == "host" and threads > runtime.most_threads()):
+        raise UserError(f"{threads} threads asked for; target '{target.name}' has {target.cores}")
+    return threads
+
+
+def open_records(folder: str | Path | None, target: targets.Target):
+    """The records in `folder`; by default those shipped for the target's instruction set, or None."""
+    from tvm_sched.records import RECORDS, Records
+
+    if folder is not None:
+        return Records(folder, target)
+    shipped = SHIPPED / target.family
+    return Records(shipped, target) if (shipped / RECORDS).is_file() else None

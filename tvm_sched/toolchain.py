@@ -1,0 +1,70 @@
+"""Finds a linker for a target, and links object files into a shared library with a manifest inside.
+
+The manifest is a section of its own in the ELF file, so that it can be read without running the library, on any machine.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from tvm_sched.errors import UserError
+from tvm_sched.targets import Target
+
+SECTION = ".subp_manifest"
+MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ours
+
+
+def linker(target: Target) -> list[str]:
+    """The command of a C++ or C compiler that links for `target`: the machine's own, a cross compiler, or zig's. Raises UserError without one."""
+    import platform
+
+    native = target.arch == platform.machine()
+    prefix = "" if native else f"{target.arch}-linux-gnu-"
+    for name in ("g++", "gcc", *(("c++", "cc", "clang") if native else ())):
+        if path := shutil.which(prefix + name):
+            return [path]
+    if find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "c++", "-target", f"{target.arch}-linux-gnu.2.28"]
+    remedy = "install gcc" if native else f"install g++-{target.arch.replace('_', '-')}-linux-gnu, or 'pip install ziglang'"
+    raise UserError(f"no compiler here links for {target.arch}: {remedy}; or save to a name ending in .tar, which holds object files")
+
+
+def link(output: str, files: list[str], compiler: list[str], manifest: bytes) -> None:
+    """Links object files and the manifest into the shared library `output`. Raises UserError with the linker's first words if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        text, source = Path(folder, "manifest.json"), Path(folder, "manifest.s")
+        text.write_bytes(manifest)
+        source.write_text(
+            f'.section {SECTION},"a",%progbits\n.incbin "{text}"\n'
+            '.section .note.GNU-stack,"",%progbits\n'
+        )
+        command = [*compiler, "-shared", "-fPIC", "-o", output, *files, str(source)]
+        result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        said = (result.stderr or result.stdout).strip().splitlines()
+        raise UserError(f"{compiler[0]} cannot link {output}: {said[0] if said else f'exit code {result.returncode}'}")
+
+
+def read_manifest(path: Path) -> tuple[bytes, str]:
+    """(manifest, architecture) of a library that `link` made. Raises UserError if the file is missing, damaged, or none of ours."""
+    try:
+        with open(path, "rb") as file:
+            elf = ELFFile(file)
+            section = elf.get_section_by_name(SECTION)
+            machine = elf["e_machine"]
+            manifest = section.data() if section else None
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a compiled network") from None
+    except (ELFError, ValueError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a shared library ({error})") from None
+    if manifest is None:
+        raise UserError(f"{path} is a shared library, but not one that 'subp compile' made: it has no manifest")
+    return manifest, MACHINES.get(machine, str(machine))
