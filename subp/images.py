@@ -86,7 +86,14 @@ class ImageFiles(Dataset):
         try:
             image = Image.open(io.BytesIO(self.files.read(name)))
             image.load()
-        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            RuntimeError,
+            zipfile.BadZipFile,
+            Image.DecompressionBombError,
+        ) as error:
             raise UserError(f"cannot read the image {name} in {self.files}: {error}") from error
         return image, self.labels[index]
 

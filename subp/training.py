@@ -62,7 +62,7 @@ def train(
     progress:  where to tell how it goes; None: nowhere
     """
     progress = progress or Progress.silent()
-    output = _prepare(output, resume)
+    output = _checked_output(output, resume)
     torch.manual_seed(derived_seed(config.seed, "initialisation"))
     architecture = None
     if model is None:
@@ -86,6 +86,8 @@ def train(
     history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
     if sparsifier:
         progress.layers(sparsifier.summary())
+    if output:
+        _make_folder(output)
     with progress.run(config.epochs, len(history)):
         for epoch in range(len(history), config.epochs):
             history.append(_one_epoch(epoch, data, config, model, sparsifier, optimizer, progress))
@@ -207,7 +209,7 @@ def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, 
     torch.manual_seed(derived_seed(config.seed, "training", epoch))  # dropout and the like
     if sparsifier:
         sparsifier.step(epoch)
-    pin = config.device != "cpu"
+    pin = config.device.startswith("cuda")
     loader = train_batches(data, epoch, seed=config.seed, batch_size=config.batch_size, workers=config.workers, pin=pin)
     steps = len(loader)
 
@@ -225,24 +227,22 @@ def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, 
     return {"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density}
 
 
-def _prepare(output: str | Path | None, resume: bool) -> Path | None:
-    """The output folder, made; refuses to write over an earlier run."""
+def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
+    """The output folder as a path; refuses to write over an earlier run."""
     if output is None:
         require(not resume, "resuming needs the output folder that holds the checkpoint")
         return None
-    output = Path(output)
-    if resume:
-        return output
-    require(
-        not (output / CHECKPOINT).exists(),
-        f"{output} already holds a checkpoint: resume it (--resume), or take another output folder",
-    )
+    earlier = (Path(output) / CHECKPOINT).exists()
+    require(resume or not earlier, f"{output} already holds a checkpoint: resume it, or take another output folder")
+    return Path(output)
+
+
+def _make_folder(path: Path) -> None:
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {output}: {error.strerror}") from error
-    require(os.access(output, os.W_OK), f"the folder {output} is not writable")
-    return output
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+    require(os.access(path, os.W_OK), f"the folder {path} is not writable")
 
 
 def _restore(saved: Checkpoint, about: dict, model: nn.Module, sparsifier: Sparsifier | None, optimizer) -> list[dict]:

@@ -242,7 +242,7 @@ def _rank(rank, folder):
 
 
 def test_data_parallel_ranks_have_equal_masks_after_every_step(tmp_path):
-    torch.multiprocessing.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
     for epoch in range(3):
         first, second = (torch.load(tmp_path / f"{epoch}.{rank}") for rank in range(2))
         assert equal(first, second)

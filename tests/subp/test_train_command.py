@@ -1,0 +1,68 @@
+"""`subp train` and `subp inspect` as called."""
+
+import pytest
+from click.testing import CliRunner
+
+from subp.cli.inspect import command as inspect
+from subp.cli.train import command as train
+from subp.criteria import CRITERIA
+from subp.errors import UserError
+from subp.methods import METHODS
+
+RUN = ["digits", "--model", "resnet20", "--size", "8", "--batch-size", "256", "--epochs", "2", "--threads", "1"]
+
+
+def call(command, *arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "160"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "digits"
+    return output, call(train, *RUN, "--exclude", "layer1.*", "-o", output)
+
+
+def test_training_tells_each_epoch_what_stayed_dense_and_where_the_result_is(run):
+    output, result = run
+    assert result.exit_code == 0
+    assert "conv1: stem (first convolution)" in result.output
+    assert "layer1.0.conv1, layer1.0.conv2, layer1.1.conv1 and 3 more: excluded by 'layer1.*'" in result.output
+    assert "epoch 2/2" in result.output and "density  25%" in result.output
+    assert str(output / "model.safetensors") in result.output
+    assert sorted(p.name for p in output.iterdir()) == ["checkpoint.safetensors", "log.csv", "model.safetensors"]
+
+
+def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
+    output, _ = run
+    result = call(train, "digits", "--resume", "-o", output)
+    assert "resumes after 2 of 2 epochs" in result.output
+    with pytest.raises(UserError, match="the run to resume has lr = 0.1, not 0.2"):
+        call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.safetensors"])
+def test_inspecting_shows_every_layer(run, file):
+    output, _ = run
+    result = call(inspect, output / file)
+    assert result.exit_code == 0
+    assert "resnet20, 10 classes, input 1x8x8, epoch 2" in result.output
+    line = next(line for line in result.output.splitlines() if "layer3.2.conv2" in line)
+    assert [cell.strip() for cell in line.split("│")][2:7] == ["Conv2d", "64x64x3x3", "16", "25.0%", "yes"]
+
+
+def test_wrong_input_is_told_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="there is no folder or zip nowhere"):
+        call(train, "nowhere", "-o", tmp_path / "a")
+    with pytest.raises(UserError, match="there is no model"):
+        call(train, "digits", "--model", "resnet21", "-o", tmp_path / "b")
+    with pytest.raises(UserError, match=r"sparsity = 1.0 is not in \[0, 1\)"):
+        call(train, "digits", "--model", "resnet20", "--sparsity", "1", "-o", tmp_path / "c")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        call(inspect, tmp_path / "none.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_choices_offered_are_those_there_are():
+    choices = {option.name: option.type.choices for option in train.params if hasattr(option.type, "choices")}
+    assert list(choices["criterion"]) == list(CRITERIA)
+    assert list(choices["method"]) == ["dense", *METHODS]
