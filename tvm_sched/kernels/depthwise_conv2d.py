@@ -14,6 +14,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.loops import bands, partition
 from tvm_sched.targets import Target
 
 NAME = "depthwise_conv2d"
@@ -77,11 +78,6 @@ def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
     return sorted(found, key=lambda tile: (loads(tile), tile.rows))
 
 
-def bands(rows: int, threads: int) -> int:
-    """The divisor of `rows` that leaves the busiest of `threads` threads the fewest rows; the smallest such divisor."""
-    return min((d for d in range(1, rows + 1) if rows % d == 0), key=lambda d: (ceil(d / threads) * (rows // d), d))
-
-
 def vector_width(channels: int, lanes: int) -> int:
     """Channels in a vector: a divisor of `channels`, because a last vector that is cut short costs a test a lane.
 
@@ -116,6 +112,6 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
 
     # 4. Tiles at the image's edges get code of their own: no test is left in the others.
     for loop in (row, col):
-        sch.annotate(loop, "pragma_loop_partition_hint", 1)
+        partition(sch, loop)
     sch.parallel(sch.fuse(image, band))
     sch.decompose_reduction(conv, r)

@@ -1,0 +1,27 @@
+"""Rewrites of loops that several schedules share."""
+
+from math import ceil
+
+from tvm.s_tir import Schedule
+
+PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
+
+
+def split_lanes(sch: Schedule, loop, lanes: int):
+    """[vectors, lane] of a loop, the lane vectorised. A last vector that is cut short gets code of its own; a short loop is one vector."""
+    extent = int(sch.get(loop).extent)
+    vectors, lane = sch.split(loop, [None, min(lanes, extent)])
+    sch.vectorize(lane)
+    if extent > lanes and extent % lanes:
+        partition(sch, vectors)
+    return vectors, lane
+
+
+def partition(sch: Schedule, loop):
+    """The loop's first and last iterations get code of their own where a condition tells them apart: no test is left inside."""
+    sch.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
+def bands(rows: int, threads: int) -> int:
+    """The divisor of `rows` that leaves the busiest of `threads` threads the fewest rows; the smallest such divisor."""
+    return min((d for d in range(1, rows + 1) if rows % d == 0), key=lambda d: (ceil(d / threads) * (rows // d), d))

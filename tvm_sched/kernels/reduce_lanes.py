@@ -1,0 +1,99 @@
+"""Reductions along other axes than the contiguous one: pooling, mean over an image, matrix products, convolutions of any rank.
+
+    y[..., row, ..., lane] = sum_k f(x[k, lane], w[row, k], ...)
+
+Lanes run along the output's contiguous axis. A few vectors, and in a product a few rows that use the same vectors, are summed together in
+registers; what follows elementwise on the sums is computed while they are still there.
+"""
+
+from math import prod
+
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.blocks import (
+    Axis, axes, chosen_by, is_regular, is_spatial, reads_in_place, variables, volume,
+)
+from tvm_sched.kernels.loops import PARALLEL_FROM, bands, partition
+from tvm_sched.targets import Target
+
+MOST_UNROLLED = 32  # steps of a reduction: a pooling window's, a small kernel's
+MOST_ROWS, MOST_VECTORS = 8, 4
+
+
+def epilogue_of(sch: Schedule, block):
+    """The elementwise block behind `block` that alone reads it, or None."""
+    readers = sch.get_consumers(block)
+    if len(readers) == 1 and is_regular(sch, readers[0]) and is_spatial(sch, readers[0]) and reads_in_place(sch, readers[0], block):
+        return readers[0]
+    return None
+
+
+def schedule(sch: Schedule, block, epilogue, target: Target):
+    """Puts sums into registers, rows by vectors at a time; `epilogue`, or a copy if there is none, takes them from there."""
+    every = axes(sch, block)
+    spatial, reduced = [a for a in every if not a.reduced], [a for a in every if a.reduced]
+    lanes_at = max((i for i, a in enumerate(spatial) if a.extent > 1), default=len(spatial) - 1)
+    rows_at = rows_axis(sch, block, spatial, lanes_at)
+    width = min(target.lanes, spatial[lanes_at].extent)
+    rows, vectors = tile(1 if rows_at is None else spatial[rows_at].extent, spatial[lanes_at].extent // width, target)
+    sizes = {lanes_at: vectors * width} | ({} if rows_at is None else {rows_at: rows})
+    uneven = chosen_by(sch, block) | {spatial[i].var for i, size in sizes.items() if spatial[i].extent % size}
+    worth_threads = volume(sch, block) >= PARALLEL_FROM
+    if epilogue is None:
+        epilogue = sch.cache_write(block, 0, "local")
+    else:
+        sch.set_scope(block, 0, "local")
+
+    # 1. Outside: where the tile is. In a tile: the sum. In the sum: registers.
+    outer, inner = [a.loop for a in spatial], []
+    for i, size in sorted(sizes.items(), key=lambda item: item[0] == lanes_at):
+        outer[i], part = sch.split(outer[i], [None, size])
+        inner.append(part)
+    inner[-1:] = sch.split(inner[-1], [None, width])
+    sch.reorder(*outer, *(a.loop for a in reduced), *inner)
+
+    # 2. Threads share the first axis that has more than one step.
+    first = next((i for i, loop in enumerate(outer) if int(sch.get(loop).extent) > 1), len(outer) - 1)
+    band, outer[first] = sch.split(outer[first], [bands(int(sch.get(outer[first]).extent), target.cores), None])
+    sch.reverse_compute_at(epilogue, outer[-1], preserve_unit_loops=True)
+
+    # 3. Lanes are a vector; the rest of the tile and a small window are unrolled; tiles that are cut short get code of their own.
+    after = sch.get_loops(epilogue)[-len(spatial):]
+    after[lanes_at:lanes_at + 1] = sch.split(after[lanes_at], [None, width])
+    *inner, lane = inner
+    for loop in (lane, after.pop(lanes_at + 1)):
+        sch.vectorize(loop)
+    window = [a.loop for a in reduced] if prod(a.extent for a in reduced) <= MOST_UNROLLED else []
+    for loop in (*inner, *after, *window):
+        sch.unroll(loop)
+    for axis, loop in zip(spatial, outer):
+        if axis.var in uneven:
+            partition(sch, loop)
+    if worth_threads:
+        sch.parallel(sch.fuse(*outer[:first], band))
+    sch.decompose_reduction(block, reduced[0].loop)
+
+
+def rows_axis(sch: Schedule, block, spatial: list[Axis], lanes_at: int) -> int | None:
+    """The last axis whose every step reads the same vectors, as the rows of a matrix product do; None where no vector is read twice."""
+    lanes = spatial[lanes_at].var
+    vectors = [set().union(*(variables(where.min) for where in read.region)) for read in sch.get(block).reads]
+    vectors = [names for names in vectors if lanes in names]
+    found = [i for i, a in enumerate(spatial) if i != lanes_at and a.extent > 1 and not any(a.var in names for names in vectors)]
+    return max(found, default=None)
+
+
+def tile(rows: int, vectors: int, target: Target) -> tuple[int, int]:
+    """(rows, vectors) whose sums fit the registers, beside the vectors that the rows share."""
+    if rows == 1:
+        return 1, even_part(vectors, MOST_VECTORS)
+    vectors = min(vectors, 2)
+    room = target.registers - vectors - (0 if target.broadcast_operand else 1)
+    return even_part(rows, min(MOST_ROWS, room // vectors)), vectors
+
+
+def even_part(number: int, most: int) -> int:
+    """The largest divisor of `number` from half of `most` to `most`, else `most`; `number` itself if it is no more."""
+    if number <= most:
+        return number
+    return next((d for d in range(most, most // 2, -1) if number % d == 0), most)
