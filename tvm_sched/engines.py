@@ -58,10 +58,13 @@ class Network:
     @classmethod
     def of_artifact(cls, name: str, artifact: "Artifact") -> "Network":
         """The network that an artifact was compiled from."""
-        choices = [choice for choice in artifact.explain() if choice.n]
-        n = max((choice.n for choice in choices), key=[choice.n for choice in choices].count, default=None)
-        kept, total = (sum(getattr(choice, field) for choice in choices if choice.n == n) for field in ("kept", "total"))
-        return cls(name, None, None, n, round(1 - kept / total, 4) if n else 0.0)
+        sizes = [choice.n for choice in artifact.explain() if choice.n]
+        if not sizes:
+            return cls(name, None, None, None, 0.0)
+        n = max(sizes, key=sizes.count)
+        layers = [choice for choice in artifact.explain() if choice.n == n]
+        density = sum(layer.kept for layer in layers) / sum(layer.total for layer in layers)
+        return cls(name, None, None, n, round(1 - density, 4))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """What PyTorch computes for `x`: what every other stage is held against."""

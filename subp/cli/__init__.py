@@ -8,6 +8,7 @@ stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 import errno
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch.export's, of its own code
     try:
         return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
     except click.Abort:

@@ -1,12 +1,15 @@
 """`subp doctor`: what this machine has and lacks for each job, and the command that mends it."""
 
 import importlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from tvm_sched.targets import Target
 
 INSTALL = "pip install -e ."  # brings every package at the version that this one was made for
 MAX_LOAD = 0.5  # runnable processes a core, above which latencies are not to be trusted
@@ -49,27 +52,35 @@ def compiling() -> Iterator[Finding]:
     job = "compile for this machine"
     if not (yield from _package(job, "tvm")):
         return
-    from tvm.support import cc
-
     from tvm_sched import targets
     from tvm_sched.errors import UserError
 
-    compiler = cc.get_cc()
-    yield Finding(job, bool(compiler), f"C compiler: {compiler or 'none'}", "" if compiler else "apt install gcc")
     try:
         host = targets.get("host")
-        yield Finding(job, True, f"CPU: {host.cpu}, vectors of {host.lanes} floats, {host.cores} cores")
     except UserError as error:
         yield Finding(job, False, str(error))
+        return
+    yield Finding(job, True, f"CPU: {host.cpu}, vectors of {host.lanes} floats, {host.cores} cores")
+    yield linking(job, host)
     yield Finding(job, True, f"targets: {', '.join(targets.names())}")
 
 
 def cross_compiling() -> Iterator[Finding]:
     """A linker for boards."""
-    compiler = shutil.which("aarch64-linux-gnu-g++") or shutil.which("aarch64-linux-gnu-gcc")
-    mend = "" if compiler else "apt install g++-aarch64-linux-gnu"
-    what = f"cross compiler: {compiler or 'none, so objects only'}"
-    yield Finding("compile for aarch64 boards", bool(compiler), what, mend)
+    from tvm_sched import targets
+
+    yield linking("compile for aarch64 boards", targets.get("cortex-a76"))
+
+
+def linking(job: str, target: "Target") -> Finding:
+    """Whether something here links shared libraries for the target."""
+    from tvm_sched import toolchain
+    from tvm_sched.errors import UserError
+
+    try:
+        return Finding(job, True, f"linker: {' '.join(toolchain.linker(target))}")
+    except UserError as error:
+        return Finding(job, False, str(error))
 
 
 def tuning() -> Iterator[Finding]:

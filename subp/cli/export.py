@@ -16,7 +16,7 @@ MODEL is {MODEL_HELP}.
 
 @click.command("export", help=HELP)
 @click.argument("model")
-@model_options
+@model_options()
 @click.option("-o", "--output", type=OutputFile(), required=True, help="The .onnx file to write.")
 def command(model: str, settings: dict, output: Path) -> None:
     from subp.checkpoint import write_atomically

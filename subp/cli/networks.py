@@ -28,17 +28,22 @@ _OPTIONS = {
 }
 
 
-def model_options(command: Callable) -> Callable:
-    """Adds --n, --sparsity, --seed, --size and --batch; the command gets them as one dictionary, `settings`."""
+def model_options(*names: str) -> Callable:
+    """Adds the options of these names (all without any); the command gets them as one dictionary, `settings`."""
+    names = names or tuple(_OPTIONS)
 
-    @functools.wraps(command)
-    def with_settings(*args, **kwargs):
-        settings = {name: kwargs.pop(name) for name in _OPTIONS}
-        return command(*args, settings=settings, **kwargs)
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def with_settings(*args, **kwargs):
+            settings = {name: kwargs.pop(name, None) for name in _OPTIONS}
+            return command(*args, settings=settings, **kwargs)
 
-    for name, (kind, help_) in reversed(_OPTIONS.items()):
-        with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)
-    return with_settings
+        for name in reversed(names):
+            kind, help_ = _OPTIONS[name]
+            with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)
+        return with_settings
+
+    return decorate
 
 
 def load_network(model: str, settings: dict) -> tuple["Network", dict]:

@@ -1,5 +1,6 @@
 """Options and argument types that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +18,22 @@ class OutputFile(click.ParamType):
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent}", param, ctx)
         return path
+
+
+class Names(click.ParamType):
+    """Some of `known`, comma-separated."""
+
+    name = "names"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+
+    def convert(self, value: str | list[str], param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = value if isinstance(value, list) else value.split(",")
+        for name in names:
+            if name not in self.known:
+                self.fail(f"{name!r} is not one of {', '.join(self.known)}", param, ctx)
+        return list(dict.fromkeys(names))
 
 
 class Numbers(click.ParamType):

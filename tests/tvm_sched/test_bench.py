@@ -117,7 +117,7 @@ def test_table_shows_a_ratio_only_where_there_is_a_dense_engine():
     row = Row("net", "subp-sparse", "host", 16, 0.75, 1, 1, 2.0, 2.5, 1.9, 3.456, 1_250_000)
     lone = Row("net", "lone", "host", None, 0.0, 1, 2, 2.0, 2.5, 1.9, None, 1)
     console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    console.print(bench.table([row, lone], title="net"))
+    console.print(bench.table([row, lone]))
     sparse_line, lone_line = (line.split() for line in console.export_text().splitlines() if "2.500" in line)
     assert [word for word in sparse_line if word[0].isalnum()] == ["subp-sparse", "1", "2.000", "2.500", "3.46", "1.25"]
     assert "-" in lone_line

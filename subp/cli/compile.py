@@ -1,0 +1,53 @@
+"""`subp compile`: a network as one .so for a CPU."""
+
+from pathlib import Path
+
+import click
+
+from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.options import FOLDER, OutputFile, target_option
+
+HELP = f"""Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
+
+MODEL is {MODEL_HELP}. For this machine the result is checked against PyTorch before it is written.
+"""
+
+
+@click.command("compile", help=HELP)
+@click.argument("model")
+@model_options()
+@target_option
+@click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
+@click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
+@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write.")
+def command(
+    model: str,
+    settings: dict,
+    target: str,
+    threads: int | None,
+    records: Path | None,
+    dense: bool,
+    explain: bool,
+    output: Path,
+) -> None:
+    import tvm_sched
+    from subp.cli.checks import check
+    from subp.cli.terminal import console
+    from tvm_sched import targets
+
+    machine = targets.get(target)  # a wrong name is told before the network is loaded
+    network, metadata = load_network(model, settings)
+    artifact = tvm_sched.compile(
+        network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense
+    )
+    if explain:
+        console().print(artifact.explain_table())
+    x = network.example_input.numpy()
+    checked = ""
+    if target == "host":
+        checked = f"; largest error to PyTorch {check(f'{model}, compiled', artifact(x), network.reference(x)):.1e}"
+    artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
+    artifact.save(output)
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {target}, input {list(x.shape)}{checked}")

@@ -1,0 +1,189 @@
+"""`subp quickstart`: the main job on real data, then the same comparison on a full-size network."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from subp.cli.options import FOLDER
+
+if TYPE_CHECKING:
+    import numpy as np
+    from subp.cli.stages import Images
+    from subp.data import Data
+    from tvm_sched.bench import Row
+    from tvm_sched.engines import Network
+
+N, SPARSITY = 16, 0.75
+PATTERN = f"1x{N} {SPARSITY:.0%}"
+MAX_DROP = 0.02  # of accuracy, from dense to sparse
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the job may take. The defaults fit in five minutes on two cores."""
+
+    model: str = "resnet20"
+    epochs: int = 12
+    tuning_trials: int = 8  # a kernel
+    tuning_minutes: float = 0.75
+    measuring_seconds: float = 8.0  # a comparison
+    full_size: str = "resnet18"
+    pixels: int = 224  # of the full-size network's images
+
+
+@dataclass
+class Report:
+    """What `report.json` holds."""
+
+    machine: dict  # see tvm_sched.bench.MachineState
+    accuracies: dict[str, float] = field(default_factory=dict)  # on the test images, 0 to 1
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)  # file -> stage -> maximum error to PyTorch
+    measurements: list["Row"] = field(default_factory=list)
+    seconds: float = 0.0  # that the whole job took
+
+
+@click.command("quickstart")
+@click.option(
+    "-o", "--output", type=FOLDER, default=Path("runs/quickstart"), show_default=True, help="Folder for the results."
+)
+def command(output: Path) -> None:
+    """Train a small ResNet on handwritten digits, dense and SUBP 1x16 sparse; deploy both and compare them.
+
+    Then the same comparison on ResNet-18 at 224x224. About five minutes on two cores. Leaves report.json,
+    quickstart.png, the networks (.safetensors), the compiled ones (.so) and the tuning records in the output folder.
+    """
+    Quickstart(Budget(), output).run()
+
+
+class Quickstart:
+    """The job. Raises CheckFailed where a stage differs from PyTorch, or sparse is far from dense."""
+
+    def __init__(self, budget: Budget, folder: Path) -> None:
+        from subp.cli.terminal import console
+        from tvm_sched.bench import MachineState
+
+        self.budget, self.folder, self.console = budget, folder, console()
+        self.machine = MachineState.now()
+        self.report = Report(asdict(self.machine))
+
+    def run(self) -> Report:
+        """Trains, deploys and compares the small network, compares the full-size one; writes report and picture."""
+        from subp import data
+        from subp.cli.networks import random_network
+        from subp.cli.stages import Images
+
+        budget, started = self.budget, time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        digits = data.digits()
+        images = Images.of(digits)
+        self.say(f"Data: {len(digits.train)} handwritten digits to learn from, {len(digits.val)} to test on, 32x32")
+        self.say(f"Training {budget.model}, dense and SUBP {PATTERN}: same seed, {budget.epochs} epochs each")
+        dense, sparse = (self.train(kind, digits, images) for kind in ("dense", "sparse"))
+        self.require_accuracy()
+
+        self.say("Deploying: tuning the sparse network's kernels, compiling both networks for this machine")
+        records = self.tune(sparse)
+        small = self.compare(dense, sparse, images.inputs, records)
+
+        self.say(f"{budget.full_size}, {budget.pixels}x{budget.pixels}, random weights, {PATTERN}: the same comparison")
+        full = random_network(budget.full_size, n=N, sparsity=SPARSITY, seed=0, size=budget.pixels, batch=1)
+        large = self.compare(full, full, full.example_input.numpy())
+
+        self.report.seconds = time.perf_counter() - started
+        self.write({f"{budget.model}, {PATTERN}, trained": small, f"{full.name}, {PATTERN}, random weights": large})
+        return self.report
+
+    def train(self, kind: str, digits: "Data", images: "Images") -> "Network":
+        """Step 2 for one network, 'dense' or 'sparse'."""
+        from subp.cli import stages
+        from subp.config import Config
+        from subp.progress import Progress
+
+        config = Config(
+            model=self.budget.model,
+            method="subp" if kind == "sparse" else "dense",
+            n=N,
+            sparsity=SPARSITY,
+            epochs=self.budget.epochs,
+            batch_size=32,
+            warmup_epochs=1,
+            label_smoothing=0,
+        )
+        name = f"{config.model}-{kind}"
+        path, progress = self.folder / f"{name}.safetensors", Progress(self.console, f"   {kind:6} ")
+        network, self.report.errors[name] = stages.train(digits, config, images, path, progress)
+        self.report.accuracies[kind] = images.accuracy(network.reference(images.inputs))
+        click.echo(f"   {kind}: {self.report.accuracies[kind]:.1%} of the test digits right")
+        return network
+
+    def require_accuracy(self) -> None:
+        """The point of step 2: sparse is about as good as dense."""
+        from subp.cli.checks import CheckFailed
+
+        dense, sparse = self.report.accuracies["dense"], self.report.accuracies["sparse"]
+        if dense - sparse > MAX_DROP:
+            raise CheckFailed(f"sparse accuracy, {sparse:.1%}, is more than {MAX_DROP:.0%} below dense, {dense:.1%}")
+
+    def tune(self, network: "Network") -> Path:
+        """The folder with the records of a short search over the network's kernels."""
+        import tvm_sched
+        from subp.cli.stages import THREADS
+        from subp.cli.tune import described, trial_bar
+
+        records = self.folder / "records"
+        with trial_bar(self.console) as progress:
+            summary = tvm_sched.tune(
+                network.module,
+                network.example_input,
+                threads=THREADS,
+                records=records,
+                trials=self.budget.tuning_trials,
+                minutes=self.budget.tuning_minutes,
+                progress=progress,
+            )
+        click.echo(f"   {described(summary)}")
+        return records
+
+    def compare(
+        self, dense: "Network", sparse: "Network", inputs: "np.ndarray", records: Path | None = None
+    ) -> list["Row"]:
+        """Our dense and sparse builds and the reference engines: each checked on `inputs` [B, ...], then measured."""
+        from subp.cli import stages
+        from tvm_sched import bench, engines
+
+        ready, errors = stages.references(dense, inputs)
+        self.report.errors[f"{dense.name}-onnxruntime"] = errors
+        for kind, network in (("dense", dense), ("sparse", sparse)):
+            path = self.folder / f"{network.name}-{kind}.so"
+            engine, errors = stages.deploy(network, inputs, path, dense=kind == "dense", records=records)
+            self.report.errors.setdefault(path.stem, {}).update(errors)
+            ready.append(engine)
+        self.say(f"Checks: largest absolute error to PyTorch over {len(inputs)} images")
+        for name, errors in self.report.errors.items():
+            if name.startswith(dense.name):
+                click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
+        self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
+        rows = engines.compare(ready, inputs[:1], self.budget.measuring_seconds)
+        self.console.print(bench.table(rows))
+        self.report.measurements += rows
+        return rows
+
+    def write(self, networks: dict[str, list["Row"]]) -> None:
+        """Report and picture; title -> rows of each network."""
+        from subp.checkpoint import write_atomically
+        from subp.cli import picture
+
+        accuracies = {"dense": self.report.accuracies["dense"], f"SUBP {PATTERN}": self.report.accuracies["sparse"]}
+        png = picture.draw(accuracies, networks, f"one thread of {self.machine}")
+        write_atomically(self.folder / "quickstart.png", png)
+        write_atomically(self.folder / "report.json", json.dumps(asdict(self.report), indent=2).encode())
+        self.say(f"Done in {self.report.seconds:.0f} s on {self.machine}")
+        click.echo(f"   {self.folder}/report.json and {self.folder}/quickstart.png")
+
+    def say(self, heading: str) -> None:
+        """A line in bold."""
+        click.secho(heading, bold=True)

@@ -1,0 +1,218 @@
+"""compile, run, bench, tune and export: what they leave on disk and print, and what they say to bad input."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from subp import cli
+
+ELF_MACHINE, AARCH64 = 18, 183  # offset of the architecture in an ELF header, and ARM's number there
+ROW = (
+    "network", "engine", "target", "n", "sparsity", "batch", "threads",
+    "median_ms", "p90_ms", "min_ms", "ratio_to_best_dense", "file_bytes",
+)  # fmt: skip
+
+
+def sparse_network() -> torch.nn.Module:
+    """Two 3x3 convolutions, the second 1x16 sparse with 4 of 16 blocks kept, and a classifier."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 10),
+    )
+    with torch.no_grad():
+        module[2].weight[:16, 4:] = 0
+        module[2].weight[16:, :12] = 0
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """net.pt2 and the net.so compiled from it, input [1, 1, 8, 8]."""
+    path = tmp_path_factory.mktemp("deployment")
+    torch.export.save(torch.export.export(sparse_network(), (torch.zeros(1, 1, 8, 8),)), path / "net.pt2")
+    assert cli.exit_code(["compile", str(path / "net.pt2"), "--threads", "1", "-o", str(path / "net.so")]) == 0
+    return path
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(*arguments): the one sentence on stderr of a command line that must end with exit code 2."""
+
+    def run(*arguments) -> str:
+        assert cli.exit_code([str(argument) for argument in arguments]) == 2
+        sentence = capsys.readouterr().err
+        assert sentence.count("\n") == 1
+        return sentence
+
+    return run
+
+
+class TestCompile:
+    def test_prints_size_target_and_error(self, folder, capsys):
+        model, output = str(folder / "net.pt2"), str(folder / "again.so")
+        assert cli.exit_code(["compile", model, "--threads", "1", "-o", output]) == 0
+        printed = capsys.readouterr().out
+        assert "target host" in printed and "[1, 1, 8, 8]" in printed
+        assert float(re.search(r"error to PyTorch (\S+)", printed)[1]) < 1e-5
+
+    def test_explain_lists_each_layer_with_its_pattern(self, folder, tmp_path, capsys):
+        output = str(tmp_path / "net.so")
+        assert cli.exit_code(["compile", str(folder / "net.pt2"), "--threads", "1", "--explain", "-o", output]) == 0
+        printed = capsys.readouterr().out
+        assert "1x16" in printed and "4/16" in printed
+
+    def test_an_unknown_target_is_answered_with_the_known_ones(self, folder, tmp_path, refused):
+        sentence = refused("compile", folder / "net.pt2", "--target", "z80", "-o", tmp_path / "net.so")
+        assert "z80" in sentence and "cortex-a76" in sentence
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("sparsity", ["1", "-0.1", "nan"])
+    def test_a_sparsity_outside_0_to_1_is_refused(self, tmp_path, refused, sparsity):
+        assert "sparsity" in refused("compile", "resnet20", "--sparsity", sparsity, "-o", tmp_path / "net.so")
+
+    def test_an_n_that_fits_no_layer_is_refused(self, tmp_path, refused):
+        assert "n = 7" in refused("compile", "resnet20", "--n", 7, "-o", tmp_path / "net.so")
+
+    def test_a_failure_leaves_the_old_file(self, folder, tmp_path, refused):
+        old = tmp_path / "net.so"
+        old.write_text("old")
+        truncated = tmp_path / "half.pt2"
+        truncated.write_bytes((folder / "net.pt2").read_bytes()[:500])
+        assert "half.pt2" in refused("compile", truncated, "-o", old)
+        assert old.read_text() == "old"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["half.pt2", "net.so"]
+
+    def test_the_output_folder_must_exist(self, folder, tmp_path, refused):
+        assert "there is no folder" in refused("compile", folder / "net.pt2", "-o", tmp_path / "none" / "net.so")
+        assert "is a folder" in refused("compile", folder / "net.pt2", "-o", tmp_path)
+
+    def test_records_must_exist(self, folder, tmp_path, refused):
+        options = ("--records", tmp_path / "none", "-o", tmp_path / "net.so")
+        assert "no tuning records" in refused("compile", folder / "net.pt2", *options)
+
+
+class TestRun:
+    def test_npy_in_npy_out(self, folder, tmp_path):
+        x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), "float32")
+        np.save(tmp_path / "x.npy", x)
+        arguments = ["run", str(folder / "net.so"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]
+        assert cli.exit_code(arguments) == 0
+        with torch.no_grad():
+            expected = sparse_network()(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
+
+    def test_an_image_gives_the_likeliest_classes(self, folder, tmp_path, capsys):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), "uint8"))
+        image.save(tmp_path / "x.png")
+        assert cli.exit_code(["run", str(folder / "net.so"), str(tmp_path / "x.png")]) == 0
+        with torch.no_grad():
+            x = torch.from_numpy(np.asarray(image).astype("float32")) / 255 * 2 - 1  # grey: mean and std 0.5
+            shares = sparse_network()(x[None, None]).softmax(1)[0]
+        printed = re.findall(r"(\d+) ([\d.]+)%", capsys.readouterr().out)
+        assert [int(name) for name, _ in printed] == shares.argsort(descending=True)[:5].tolist()
+        assert float(printed[0][1]) == pytest.approx(100 * shares.max().item(), abs=0.06)
+
+    @pytest.mark.parametrize(
+        "array", [np.zeros((1, 1, 9, 8), "float32"), np.zeros((1, 1, 8, 8)), np.zeros(3, "int32")], ids=str
+    )
+    def test_a_wrong_shape_or_dtype_is_refused(self, folder, tmp_path, refused, array):
+        np.save(tmp_path / "x.npy", array)
+        sentence = refused("run", folder / "net.so", tmp_path / "x.npy")
+        assert "[1, 1, 8, 8]" in sentence and "float32" in sentence
+
+    @pytest.mark.parametrize("name", ["x.npy", "x.png"])
+    def test_an_unreadable_input_is_refused(self, folder, tmp_path, refused, name):
+        (tmp_path / name).write_bytes(b"neither numbers nor pixels")
+        assert name in refused("run", folder / "net.so", tmp_path / name)
+
+    def test_another_architectures_file_is_refused(self, folder, tmp_path, refused):
+        foreign = bytearray((folder / "net.so").read_bytes())
+        foreign[ELF_MACHINE] = AARCH64
+        (tmp_path / "arm.so").write_bytes(foreign)
+        np.save(tmp_path / "x.npy", np.zeros((1, 1, 8, 8), "float32"))
+        assert "aarch64" in refused("run", tmp_path / "arm.so", tmp_path / "x.npy")
+
+    def test_damaged_and_foreign_libraries_are_refused(self, folder, tmp_path, refused):
+        np.save(tmp_path / "x.npy", np.zeros((1, 1, 8, 8), "float32"))
+        whole = (folder / "net.so").read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"text" * 1000):
+            (tmp_path / "bad.so").write_bytes(content)
+            assert "bad.so" in refused("run", tmp_path / "bad.so", tmp_path / "x.npy")
+
+
+class TestBench:
+    def test_json_holds_one_row_a_measurement(self, folder, tmp_path, capsys):
+        file = tmp_path / "bench.json"
+        model = ["--model", str(folder / "net.pt2"), "--against", "torch,onnxruntime,dense"]
+        arguments = ["bench", str(folder / "net.so"), *model, "--seconds", "0.2", "--json", str(file)]
+        assert cli.exit_code(arguments) == 0
+        rows = json.loads(file.read_text())["measurements"]
+        assert [row["engine"] for row in rows] == ["subp-sparse", "pytorch", "onnxruntime", "subp-dense"]
+        for row in rows:
+            assert tuple(row) == ROW
+            assert (row["network"], row["n"], row["sparsity"]) == ("net", 16, 0.75)
+            assert (row["batch"], row["threads"]) == (1, 1)
+            assert 0 < row["min_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert max(row["ratio_to_best_dense"] for row in rows[1:]) == 1
+        assert all(row["engine"] in capsys.readouterr().out for row in rows[:1])
+
+    def test_an_artifact_alone_needs_no_model(self, folder, tmp_path):
+        file = tmp_path / "bench.json"
+        assert cli.exit_code(["bench", str(folder / "net.so"), "--seconds", "0.1", "--json", str(file)]) == 0
+        (row,) = json.loads(file.read_text())["measurements"]
+        assert (row["n"], row["sparsity"], row["ratio_to_best_dense"]) == (16, 0.75, None)
+
+    def test_engines_that_disagree_are_not_compared(self, folder, tmp_path, capsys):
+        other = sparse_network()
+        torch.nn.init.ones_(other[5].bias)
+        torch.export.save(torch.export.export(other, (torch.zeros(1, 1, 8, 8),)), tmp_path / "other.pt2")
+        arguments = ["bench", str(folder / "net.so"), "--model", str(tmp_path / "other.pt2")]
+        assert cli.exit_code([*arguments, "--json", str(tmp_path / "bench.json")]) == 1
+        assert "differs from PyTorch" in capsys.readouterr().err
+        assert not (tmp_path / "bench.json").exists()
+
+    def test_wrong_options_are_refused(self, folder, tmp_path, refused):
+        assert "--model" in refused("bench", folder / "net.so", "--against", "torch")
+        assert "tensorrt" in refused("bench", folder / "net.so", "--against", "tensorrt", "--model", "resnet20")
+        assert "1,2" in refused("bench", folder / "net.so", "--threads", "0")
+        torch.export.save(torch.export.export(sparse_network(), (torch.zeros(2, 1, 8, 8),)), tmp_path / "two.pt2")
+        assert "[2, 1, 8, 8]" in refused("bench", folder / "net.so", "--model", tmp_path / "two.pt2")
+
+
+class TestExport:
+    def test_the_onnx_file_computes_the_network(self, folder, tmp_path, capsys):
+        import onnxruntime
+
+        file = tmp_path / "net.onnx"
+        assert cli.exit_code(["export", str(folder / "net.pt2"), "-o", str(file)]) == 0
+        x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), "float32")
+        session = onnxruntime.InferenceSession(file)
+        (y,) = session.run(None, {session.get_inputs()[0].name: x})
+        with torch.no_grad():
+            np.testing.assert_allclose(y, sparse_network()(torch.from_numpy(x)).numpy(), atol=1e-5)
+        assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+class TestDoctor:
+    def test_names_every_job_and_ends_well(self, capsys):
+        assert cli.exit_code(["doctor"]) == 0
+        printed = capsys.readouterr().out
+        for job in ("train", "compile for this machine", "compile for aarch64 boards", "tune", "bench"):
+            assert f"{job}\n" in printed
+
+    def test_a_missing_package_is_named_with_its_remedy(self, capsys, monkeypatch):
+        import sys
+
+        monkeypatch.setitem(sys.modules, "xgboost", None)
+        assert cli.exit_code(["doctor"]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if "xgboost" in line)
+        assert line.split()[0] == "no" and "pip install" in line
