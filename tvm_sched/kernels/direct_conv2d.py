@@ -145,7 +145,7 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
     sch.transform_layout(conv, ("write", 0), pixel)
     for block in (conv, epilogue):
         axes = sch.get(block).iter_vars
-        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=axes[0].var.ty.dtype.dtype))
+        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=str(axes[0].var.ty.dtype)))
 
 
 def split_bands(sch: Schedule, loop, bands: int, inner: int):
