@@ -20,6 +20,7 @@ import tvm_ffi
 from tvm import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
 
 from tvm_sched import importer, pipeline, runtime, targets
@@ -93,7 +94,7 @@ def tune(
     database = Records(records, target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
     with Measurer(target) as measurer:
-        model = ms.cost_model.CostModel.create("xgb", num_tuning_cores=1, tree_method="auto", seed=seed)
+        model = XGBModel(config=XGBConfig(seed=seed), num_warmup_samples=2 * BATCH, num_tuning_cores=1, tree_method="auto")
         results = []
         for index, task in enumerate(tasks):
             report = partial(progress_of_task, progress, index, len(tasks), trials, task.name)
@@ -176,7 +177,7 @@ class Measurer:
     """Builds schedules here and runs them, one at a time, in a process of their own, which a crash or a hang does not survive but we do."""
 
     def __init__(self, target: Target):
-        self.target, self.failed = target, 0
+        self.target, self.built, self.failed = target, 0, 0
         self.runner = ms.runner.LocalRunner(
             timeout_sec=TIMEOUT_S,
             evaluator_config=ms.runner.EvaluatorConfig(**TIMING),
@@ -195,11 +196,12 @@ class Measurer:
     def measure(self, batch: list[Schedule]) -> list:
         """A RunnerResult a schedule, with `run_secs`, or with `error_msg`."""
         inputs = []
-        for number, sch in enumerate(batch):
-            path = str(Path(self.folder.name, f"{number}.so"))
+        for sch in batch:
+            self.built += 1  # a name of its own: the measuring process would take a library of a known name for the one it has loaded
+            path = str(Path(self.folder.name, f"{self.built}.so"))
             tvm.compile(sch.mod, target=self.target.tvm()).export_library(path)
             args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)
-            inputs.append(ms.runner.RunnerInput(path, "llvm", args))
+            inputs.append(ms.runner.RunnerInput(path, "cpu", args))
         results = [future.result() for future in self.runner.run(inputs)]
         self.failed += sum(result.error_msg is not None for result in results)
         return results

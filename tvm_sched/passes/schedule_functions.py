@@ -31,8 +31,9 @@ def schedule_functions(mod: IRModule, target: Target, records: Records | None) -
         sch, knobs = schedule_one(func, target, records)
         if knobs:
             result.knobs[var.name_hint] = knobs
-        scheduled = sch.mod["main"].with_attrs(dict(func.attrs) | {SCHEDULED: True})
-        mod.update_func(var, scheduled)
+        scheduled = sch.mod["main"]
+        bare = PrimFunc(scheduled.params, scheduled.body, scheduled.ret_type)  # a record's function has a name of its own
+        mod.update_func(var, bare.with_attrs(dict(func.attrs) | {SCHEDULED: True}))
     return result
 
 
