@@ -60,8 +60,8 @@ def find(used: np.ndarray) -> Pattern | None:
     return Pattern(n, int(kept.min()), int(kept.max()), used.shape[1])
 
 
-def pack(weight: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Uniform block-sparse rows of a weight `[O, C, kh, kw]` whose blocks `kept [G, C]` are kept, G = ceil(O / n).
+def pack(weight: np.ndarray, kept: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Uniform block-sparse rows of a weight `[O, C, kh, kw]` whose blocks of `n`, `kept [G, C]`, are kept, G = ceil(O / n).
 
     Returns data `[G, K, kh, kw, n]` and indices `[G, K]` int32, sorted in each row. K is the most that any group keeps, at least 1; shorter
     rows are filled with blocks that are not kept, which hold zeros, and so are the output channels beyond O. Where all channels are kept the
@@ -69,7 +69,6 @@ def pack(weight: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray |
     """
     out_channels, channels, *kernel = weight.shape
     groups = len(kept)
-    n = -(-out_channels // groups)
     most = max(1, int(kept.sum(axis=1).max()))
     padded = np.zeros((groups * n, *weight.shape[1:]), weight.dtype)
     padded[:out_channels] = weight

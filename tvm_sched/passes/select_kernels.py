@@ -140,7 +140,7 @@ class _Selector(PyExprMutator):
             self.record(None, op, shape, None, 0, channels, macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         blocks = choose_blocks(weight, groups, work_of, self.target, self.ignore_zeros)
-        data, indices = pattern.pack(pattern.ungroup(weight, groups), blocks.kept)
+        data, indices = pattern.pack(pattern.ungroup(weight, groups), blocks.kept, blocks.n)
         packed = [constant(each) for each in (data, indices) if each is not None]
         self.record(packed[0], op, shape, blocks.found_n, data.shape[1], channels, macs, f"{direct_conv2d.NAME} 1x{blocks.n}", blocks.why)
         return self.builder_.call_te(
