@@ -13,7 +13,7 @@ from tvm.s_tir import SBlockRealize, Schedule
 from tvm.tirx import IterVar
 
 REALIZE = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
-MOVES = {"tirx.if_then_else", "tirx.likely"}  # calls that compute nothing
+CHOICE = "prim.if_then_else"  # the call that computes nothing but picks one of two values
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def calls(sch: Schedule, block) -> set[str]:
 def moves_only(sch: Schedule, block) -> bool:
     """The block computes nothing: it copies, permutes, pads, concatenates or slices."""
     value = sch.get(block).body.value
-    return is_spatial(sch, block) and calls(sch, block) <= MOVES and not arithmetic(value)
+    return is_spatial(sch, block) and not arithmetic(value)
 
 
 def arithmetic(value) -> bool:
     """Whether a value is computed from others, rather than chosen among them. Arithmetic of indices does not count."""
-    if isinstance(value, ir.Call) and value.op.name == "tirx.if_then_else":
+    if isinstance(value, ir.Call) and value.op.name == CHOICE:
         return any(arithmetic(choice) for choice in value.args[1:])
     return not isinstance(value, (ir.TensorLoad, tirx.FloatImm, tirx.IntImm))
 
@@ -114,13 +114,30 @@ def reads_in_place(sch: Schedule, reader, block, count: int | None = None) -> bo
     )
 
 
+def conditions(sch: Schedule, block) -> list:
+    """The conditions by which the block picks what it reads: where it pads, or concatenates."""
+    found = []
+    tvm_ffi.structural_walk(
+        sch.get(block).body,
+        (ir.Call, lambda call: found.append(call.args[0]) if getattr(call.op, "name", "") == CHOICE else None),
+        order="post",
+    )
+    return found
+
+
 def chosen_by(sch: Schedule, block) -> set:
-    """The variables that conditions inside the block depend on."""
-    found = set()
+    """The variables that the block's conditions depend on."""
+    return set().union(*(variables(condition) for condition in conditions(sch, block)))
 
-    def condition(call):
-        if call.op.name == "tirx.if_then_else":
-            found.update(variables(call.args[0]))
 
-    tvm_ffi.structural_walk(sch.get(block).body, (ir.Call, condition), order="post")
+def compared_with(sch: Schedule, block, var: tirx.Var) -> list[int]:
+    """The numbers in the comparisons of the block's conditions that involve `var`."""
+    found = []
+
+    def comparison(expr):
+        if var in variables(expr):
+            tvm_ffi.structural_walk(expr, (tirx.IntImm, lambda number: found.append(int(number))), order="post")
+
+    for condition in conditions(sch, block):
+        tvm_ffi.structural_walk(condition, ((tirx.LT, tirx.LE), comparison), order="post")
     return found

@@ -12,20 +12,20 @@ There is no compute here, only rules by what a block is (`blocks.py`); nothing d
 A block that none of this fits (a scan, a sort) stays as it is: correct by TVM's defaults.
 """
 
-from math import prod
+from math import gcd
 
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels import reduce_lanes, reduce_rows
 from tvm_sched.kernels.blocks import (
-    axes, blocks_of, calls, chosen_by, is_regular, is_spatial, moves_only, output, variables, volume,
+    CHOICE, axes, blocks_of, calls, compared_with, is_regular, is_spatial, moves_only, variables, volume,
 )
 from tvm_sched.kernels.loops import PARALLEL_FROM, partition, split_lanes
 from tvm_sched.targets import Target
 
 MOST_COPIES = 32  # how often a reduction may read an element and still have its padding or slicing done while reading
-MOST_CHOICES = 128  # vectors along an axis of a concatenation, each with code of its own
-FREE = {"tirx.if_then_else", "tirx.likely", "tirx.fabs", "tirx.floor"}  # calls that cost as little as an addition
+MOST_PIECES = 64  # of a concatenation, each with code of its own
+FREE = {CHOICE, "tirx.fabs", "tirx.floor", "prim.ceil"}  # calls that cost as little as an addition
 
 
 def schedule(sch: Schedule, target: Target):
@@ -71,36 +71,25 @@ def may_inline(sch: Schedule, block) -> bool:
 
 def schedule_spatial(sch: Schedule, block, target: Target):
     """Lanes along the contiguous axis, threads over the others."""
-    parallel = volume(sch, block) >= PARALLEL_FROM
-    if reads_flat(sch, block):
-        vectors, _ = split_lanes(sch, sch.fuse(*sch.get_loops(block)), target.lanes)
-        if parallel:
-            sch.parallel(vectors)
-        return
     every = axes(sch, block)
     last = max((i for i, axis in enumerate(every) if axis.extent > 1), default=len(every) - 1)
     across = read_along(sch, block, every, last)
     if across is None:
-        vectors, _ = split_lanes(sch, every[last].loop, target.lanes)
-        if every[last].var in chosen_by(sch, block) and every[last].extent <= MOST_CHOICES * target.lanes:
-            sch.unroll(vectors)
+        piece = uniform_piece(sch, block, every[last])
+        pieces, inside = sch.split(every[last].loop, [None, piece])
+        split_lanes(sch, inside, target.lanes)
+        sch.unroll(pieces)
     else:
         transpose(sch, every[last], every[across], target)
     shared = [axis.loop for axis in every[: last if across is None else min(across, last)]]
-    if parallel and shared:
+    if shared and volume(sch, block) >= PARALLEL_FROM:
         sch.parallel(sch.fuse(*shared))
 
 
-def reads_flat(sch: Schedule, block) -> bool:
-    """All that the block reads has the shape of what it writes and is read at the same position, or is a single number."""
-    stmt = sch.get(block)
-    own, shape = stmt.iter_vars, [int(size) for size in output(sch, block).shape]
-    in_place = all(where.min.same_as(axis.var) for where, axis in zip(stmt.writes[0].region, own)) and len(own) == len(shape)
-    return in_place and all(
-        prod(int(size) for size in read.source.shape) == 1
-        or ([int(size) for size in read.source.shape] == shape and all(w.min.same_as(a.var) for w, a in zip(read.region, own)))
-        for read in stmt.reads
-    ) and not chosen_by(sch, block)
+def uniform_piece(sch: Schedule, block, axis) -> int:
+    """Pieces of the axis inside which the block makes the same choice, as in a concatenation: one if there is no choice, or too many pieces."""
+    piece = gcd(axis.extent, *compared_with(sch, block, axis.var))
+    return piece if axis.extent // piece <= MOST_PIECES else axis.extent
 
 
 def read_along(sch: Schedule, block, every, last: int) -> int | None:
