@@ -17,7 +17,7 @@ def fold_batch_norm(mod: IRModule) -> IRModule:
     folder = _Folder(mod)
     main = mod.get_global_var("main")
     folder.builder_.update_func(main, folder.visit_expr(mod[main]))
-    return folder.builder_.finalize()
+    return relax.transform.DeadCodeElimination()(folder.builder_.finalize())
 
 
 @mutator
