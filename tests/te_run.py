@@ -1,0 +1,26 @@
+"""Compiles one TE computation by hand and runs it on arrays."""
+
+import numpy as np
+import tvm
+from tvm import te
+from tvm.s_tir import Schedule
+
+
+def function(inputs, output) -> tvm.IRModule:
+    """The unscheduled function of TE tensors."""
+    return tvm.IRModule({"main": te.create_prim_func([*inputs, output])})
+
+
+def run(sch: Schedule, target, arrays, shape, dtype="float32") -> np.ndarray:
+    """What the scheduled function writes; its output begins as NaN, so that an element left out shows."""
+    output = tvm.runtime.tensor(np.full(shape, np.nan if dtype == "float32" else -1, dtype))
+    tvm.compile(sch.mod, target=target.tvm())["main"](*map(tvm.runtime.tensor, arrays), output)
+    return output.numpy()
+
+
+def replays(sch: Schedule, mod: tvm.IRModule) -> bool:
+    """Whether the schedule's trace, by way of JSON as in a tuning record, gives the same function again."""
+    again = Schedule(mod)
+    tvm.s_tir.schedule.Trace.apply_json_to_schedule(sch.trace.as_json(), again)
+    tvm.ir.assert_structural_equal(again.mod, sch.mod)
+    return True
