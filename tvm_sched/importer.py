@@ -44,7 +44,7 @@ def from_torch(module, example_input: torch.Tensor) -> Imported:
         raise UserError(f"the network's input is {dtype}; this compiler takes float32")
     try:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)
-    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+    except Exception as error:  # of any kind: TVM's importer has many ways to stop
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
     return Imported(mod, program, weighted_layers(program), shape, dtype)
 

@@ -15,10 +15,17 @@ UNARY = {
     f"relax.{name}"
     for name in (
         "nn.relu", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "sigmoid", "clip", "tanh", "exp", "sqrt", "rsqrt", "negative", "abs",
-        "erf", "floor", "round", "astype", "square", "nn.dropout", "log", "zeros_like", "full_like",
+        "erf", "floor", "round", "astype", "square", "nn.dropout", "log", "log1p", "expm1", "logical_not",
+        "zeros_like", "full_like",
     )
 }
-BINARY = {f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power")}
+BROADCAST = {
+    f"relax.{name}"
+    for name in (
+        "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "equal", "not_equal", "greater", "greater_equal", "less",
+        "less_equal", "logical_and", "logical_or", "where",
+    )
+}
 POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.nn.adaptive_max_pool2d"}
 
 
@@ -148,7 +155,7 @@ class _Walk:
             return None
         return self.emit_last(relax.Call(call.op, [x.last, *call.args[1:]], call.attrs, call.ty_args))
 
-    def binary(self, call):
+    def broadcast(self, call):
         """Channels last if an operand is and the result has its rank; operands of lower rank broadcast along leading axes."""
         operands = [self.convert(arg) for arg in call.args]
         ranks = [len(arg.ty.shape) for arg in call.args]
@@ -248,7 +255,7 @@ HANDLERS = (
     ({"relax.nn.conv2d"}, _Walk.conv2d),
     (POOLS, _Walk.pool),
     (UNARY, _Walk.unary),
-    (BINARY, _Walk.binary),
+    (BROADCAST, _Walk.broadcast),
     ({"relax.concat"}, _Walk.concat),
     ({"relax.split"}, _Walk.split),
     ({"relax.mean", "relax.max", "relax.sum"}, _Walk.reduce),
