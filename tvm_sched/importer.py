@@ -8,16 +8,17 @@ from torch.export import ExportedProgram
 
 from tvm_sched.errors import UserError
 
-WEIGHTED = ("conv", "linear", "addmm", "mm")  # ATen operators whose second input (third, of addmm) may be a layer's weight
+WEIGHT_AT = {"conv2d": 1, "convolution": 1, "linear": 1, "matmul": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen operator -> its weight's argument
+REARRANGED = {"permute", "transpose", "t", "expand", "view"}  # what may stand between a parameter and the operator it weighs
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A Relax module, and what it has lost: the names of the layers, in the order of their operators."""
+    """A Relax module, and what it has lost: the layers' names, with the sizes of their weights, in the order of their operators."""
 
     mod: object  # tvm.IRModule with a function 'main'
     program: ExportedProgram
-    layer_names: list[str]
+    layers: list[tuple[str, int]]
     input_shape: tuple[int, ...]
     input_dtype: str
 
@@ -39,14 +40,21 @@ def from_torch(module, example_input: torch.Tensor) -> Imported:
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
         raise UserError(f"the network takes {len(inputs)} inputs; this compiler takes networks of one input tensor")
+    if not isinstance(inputs[0].meta.get("val"), torch.Tensor):
+        raise UserError("the network's input is no tensor; this compiler takes networks of one input tensor")
     shape, dtype = tuple(inputs[0].meta["val"].shape), str(inputs[0].meta["val"].dtype).removeprefix("torch.")
     if dtype != "float32":
         raise UserError(f"the network's input is {dtype}; this compiler takes float32")
+    if not all(isinstance(extent, int) for extent in shape):
+        raise UserError(f"the network was exported for an input of shape {list(shape)}; this compiler takes one fixed shape")
+    outputs = program.call_spec.out_spec
+    if outputs.type not in (None, tuple, list) or not all(output.is_leaf() for output in outputs.children()):
+        raise UserError("the network returns something else than a tensor or a tuple of tensors; wrap it in a module that does not")
     try:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # of any kind: TVM's importer has many ways to stop
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
-    return Imported(mod, program, weighted_layers(program), shape, dtype)
+    return Imported(mod, program, layers(program), shape, dtype)
 
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
@@ -61,15 +69,37 @@ def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProg
         module.train(training)
 
 
-def weighted_layers(program: ExportedProgram) -> list[str]:
-    """Names of the convolutions and linear layers, in the order in which the network calls them."""
-    parameters = program.graph_signature.inputs_to_parameters
-    names = []
+def layers(program: ExportedProgram) -> list[tuple[str, int]]:
+    """(name, numbers in the weight) of each convolution and matrix product, in the order in which the network computes them."""
+    found = []
     for node in program.graph.nodes:
-        if node.op == "call_function" and any(word in str(node.target) for word in WEIGHTED):
-            weights = [parameters[arg.name] for arg in node.args if getattr(arg, "name", None) in parameters]
-            names += [name.removesuffix(".weight") for name in weights if name.endswith("weight")][:1]
-    return names
+        at = WEIGHT_AT.get(operator(node))
+        if at is not None:
+            weight = source(node.args[at])
+            found.append((name_of(weight, node, program), weight.meta["val"].numel()))
+    return found
+
+
+def operator(node: torch.fx.Node) -> str:
+    """ATen's name for what a node computes: 'conv2d' of 'aten.conv2d.default'."""
+    return getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::") or ""
+
+
+def source(node: torch.fx.Node) -> torch.fx.Node:
+    """Where a weight comes from: a parameter, or what computes it."""
+    while operator(node) in REARRANGED:
+        node = node.args[0]
+    return node
+
+
+def name_of(weight: torch.fx.Node, node: torch.fx.Node, program: ExportedProgram) -> str:
+    """The weight's name without 'weight', or of one that is computed the name of the module it is used in."""
+    signature = program.graph_signature
+    name = signature.inputs_to_parameters.get(weight.name) or signature.inputs_to_buffers.get(weight.name)
+    if name:
+        return name.removesuffix("weight").rstrip("._") or name
+    path, _ = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", None))
+    return path or node.name
 
 
 def first_line(error: Exception) -> str:

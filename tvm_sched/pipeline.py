@@ -51,7 +51,7 @@ def fused(imported: Imported, target: Target, dense: bool = False, progress: Pro
         progress("3 channels last")
         mod = CLEAN(channels_last(mod))
         progress("4 select kernels")
-        selection = select_kernels(mod, target, imported.layer_names, ignore_zeros=dense)
+        selection = select_kernels(mod, target, imported.layers, ignore_zeros=dense)
         progress("5 fuse epilogues")
         return replace(selection, mod=narrow_indices(FUSE(selection.mod)))
 
@@ -82,7 +82,7 @@ def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
         function, args = call.args[:2]
         knobs |= {arg.value: scheduled.knobs.get(function.name_hint, "") for arg in args if isinstance(arg, GenericConst)}
     return [
-        choice if weight is None else replace(choice, schedule=knobs[weight.value])
+        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: computed while compiling, its input is constant"))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 

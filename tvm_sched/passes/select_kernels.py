@@ -29,9 +29,11 @@ class Selection:
     weights: list  # a Relax constant; None for a layer of zeros alone
 
 
-def select_kernels(mod: IRModule, target: Target, layer_names: list[str], ignore_zeros: bool = False) -> Selection:
-    """Rewrites 'main', whose convolutions are NHWC. With `ignore_zeros` every layer is dense: the baseline."""
-    selector = _Selector(mod, target, layer_names, ignore_zeros)
+def select_kernels(mod: IRModule, target: Target, layers: list[tuple[str, int]], ignore_zeros: bool = False) -> Selection:
+    """Rewrites 'main', whose convolutions are NHWC. `layers`: names of layers with the sizes of their weights, in order. With `ignore_zeros`
+    every layer is dense: the baseline.
+    """
+    selector = _Selector(mod, target, layers, ignore_zeros)
     main = mod.get_global_var("main")
     selector.builder_.update_func(main, selector.visit_expr(mod[main]))
     return Selection(selector.builder_.finalize(), selector.choices, selector.weights)
@@ -81,10 +83,10 @@ def estimate(work: Work, target: Target) -> float:
 
 @mutator
 class _Selector(PyExprMutator):
-    def __init__(self, mod, target, layer_names, ignore_zeros):
+    def __init__(self, mod, target, layers, ignore_zeros):
         super().__init__(mod)
         self.target, self.ignore_zeros = target, ignore_zeros
-        self.names = iter(layer_names)
+        self.layers = list(layers)
         self.choices, self.weights = [], []
 
     def visit_call_(self, call):
@@ -94,8 +96,8 @@ class _Selector(PyExprMutator):
             return call
         if is_op(call, "relax.nn.conv2d") and call.attrs.data_layout == "NHWC":
             return self.convolution(call, weight.transpose(0, 3, 1, 2))
-        if is_op(call, "relax.matmul") and weight.ndim == 2:
-            return self.linear(call, weight.T[:, :, None, None])
+        if is_op(call, "relax.matmul") and (matrix := one_matrix(weight)) is not None and shape_of(call)[:-1] == shape_of(call.args[0])[:-1]:
+            return self.linear(call, matrix.T[:, :, None, None])
         return call
 
     def convolution(self, call, weight):
@@ -112,7 +114,7 @@ class _Selector(PyExprMutator):
         if groups == channels == out_channels:
             why = "depthwise: a block has one input channel, nothing to skip"
             packed = constant(weight[:, 0].transpose(1, 2, 0))
-            self.record(packed, op, shape, None, 1, 1, macs, depthwise_conv2d.NAME, why)
+            self.record(weight.size, packed, op, shape, None, 1, 1, macs, depthwise_conv2d.NAME, why)
             return self.builder_.call_te(depthwise_conv2d.compute, x, packed, primfunc_name_hint=depthwise_conv2d.NAME, **geometry)
 
         def work_of(block_groups, kept, n):
@@ -123,7 +125,7 @@ class _Selector(PyExprMutator):
         return self.blocks(call, weight, groups, work_of, (op, shape, macs), direct_conv2d.conv2d, geometry)
 
     def linear(self, call, weight):
-        """`x @ constant`, weight `[O, I, 1, 1]`."""
+        """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
 
         def work_of(block_groups, kept, n):
@@ -137,17 +139,29 @@ class _Selector(PyExprMutator):
         op, shape, macs = description
         channels = weight.shape[1] * groups
         if not weight.any() and not self.ignore_zeros:
-            self.record(None, op, shape, None, 0, channels, macs, "zeros", "no block is kept")
+            self.record(weight.size, None, op, shape, None, 0, channels, macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         blocks = choose_blocks(weight, groups, work_of, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(weight, groups), blocks.kept, blocks.n)
         packed = [constant(each) for each in (data, indices) if each is not None]
-        self.record(packed[0], op, shape, blocks.found_n, data.shape[1], channels, macs, f"{direct_conv2d.NAME} 1x{blocks.n}", blocks.why)
+        kernel = f"{direct_conv2d.NAME} 1x{blocks.n}"
+        self.record(weight.size, packed[0], op, shape, blocks.found_n, data.shape[1], channels, macs, kernel, blocks.why)
         return self.builder_.call_te(
             compute, call.args[0], *packed, out_channels=len(weight), primfunc_name_hint=direct_conv2d.NAME, **geometry
         )
 
-    def record(self, weight, *choice):
-        """Notes the choice (the fields of a LayerChoice after the name) under the layer's name."""
-        self.weights.append(weight)
-        self.choices.append(LayerChoice(next(self.names, f"layer {len(self.choices)}"), *choice))
+    def record(self, size, packed, *choice):
+        """Notes the choice (the fields of a LayerChoice after the name) under the name of the next layer whose weight has that size."""
+        at = next((i for i, (_, numbers) in enumerate(self.layers) if numbers == size), None)
+        name = f"layer {len(self.choices)}" if at is None else self.layers[at][0]
+        self.layers = self.layers if at is None else self.layers[at + 1:]
+        self.weights.append(packed)
+        self.choices.append(LayerChoice(name, *choice))
+
+
+def one_matrix(weight: np.ndarray) -> np.ndarray | None:
+    """The matrix that a stack of matrices `[..., I, O]` repeats (PyTorch makes one to multiply a transposed input); None if they differ."""
+    if weight.ndim < 2:
+        return None
+    first, *others = weight.reshape(-1, *weight.shape[-2:])
+    return first if all(np.array_equal(first, other) for other in others) else None
