@@ -16,7 +16,7 @@ from tvm_sched.targets import Target
 FLOAT = 4  # bytes
 LINE = 64  # bytes of a cache line
 LOADS_PER_CYCLE = 2
-L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE = 32, 10  # sustained by one core; server x86 and A76 alike, within what a ranking needs
+L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 7  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def transfer(size: float, reuse_distance: float, target: Target) -> float:
     """Cycles to read `size` bytes again after `reuse_distance` bytes were touched."""
     if reuse_distance <= 0.75 * target.l1_bytes:
         return 0.0
-    return size / (L2_BYTES_PER_CYCLE if reuse_distance <= 0.75 * target.l2_bytes else L3_BYTES_PER_CYCLE)
+    return size / (L2_BYTES_PER_CYCLE if reuse_distance <= 0.75 * target.l2_bytes else FAR_BYTES_PER_CYCLE)
 
 
 def overflows_a_set(work: Work, tile: Tile, target: Target) -> bool:

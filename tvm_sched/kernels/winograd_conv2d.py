@@ -1,0 +1,250 @@
+"""Winograd convolution over 1xN blocks: 3x3, stride 1, NHWC, past what direct convolution can reach.
+
+F(m, 3) computes an m x m tile of outputs from an e x e tile of inputs, e = m + 2, with e*e multiplications a channel instead of 9 m*m
+(Lavin and Gray, arXiv 1509.09308). Its transforms act on each kernel alone, so a pruned block stays pruned, and between the transforms stand
+e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`:
+
+    V[i, j, t, c]       = B^T x[t] B                                        input tile t
+    M[i, j, t, g*N + l] = sum_k U[i, j, g, k, l] * V[i, j, t, indices[g, k]]
+    y[t]                = A^T M[:, :, t] A                                   output tile t
+
+`x [B, H, W, C]`, `U [e, e, G, K, N]` = G w G^T (`transform_weight`, ahead of time), `indices [G, K]`, `y [B, H', W', G*N]`. Bands of tiles pass
+through all three stages while they are in cache; padding is done as pixels are loaded, bias, residual and activation as outputs are stored.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log
+
+import numpy as np
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.register_tile import FLOAT, Tile, Work, candidates, cycles, divisors, transfer
+from tvm_sched.targets import Target
+
+NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
+PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output"))
+
+
+@dataclass(frozen=True)
+class Form:
+    """F(m, 3) for the interpolation points 0, 1, -1 (and 2, -2). Common subexpressions are written alike, so that they are computed once."""
+
+    m: int
+    weight: tuple[tuple[float, ...], ...]  # G, [e, 3]
+
+    @property
+    def size(self) -> int:
+        """e: rows of an input tile."""
+        return self.m + 2
+
+    def input(self, d):
+        """B^T d for a list of e values."""
+        if self.m == 2:
+            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+        even, odd, even2, odd2 = d[4] - 4 * d[2], d[3] - 4 * d[1], d[4] - d[2], 2 * (d[3] - d[1])
+        return [4 * d[0] - 5 * d[2] + d[4], even + odd, even - odd, even2 + odd2, even2 - odd2, 4 * d[1] - 5 * d[3] + d[5]]
+
+    def output(self, s):
+        """A^T s for a list of e values."""
+        if self.m == 2:
+            return [s[0] + (s[1] + s[2]), (s[1] - s[2]) - s[3]]
+        plus, minus, plus2, minus2 = s[1] + s[2], s[1] - s[2], s[3] + s[4], s[3] - s[4]
+        return [s[0] + plus + plus2, minus + 2 * minus2, plus + 4 * plus2, s[5] + (minus + 8 * minus2)]
+
+
+FORMS = {
+    2: Form(2, ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))),
+    4: Form(4, (
+        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
+    )),
+}
+
+
+def transform_weight(data: np.ndarray, m: int) -> np.ndarray:
+    """U `[e, e, G, K, N]` of packed blocks `[G, K, 3, 3, N]`, computed in double precision."""
+    g = np.array(FORMS[m].weight)
+    return np.ascontiguousarray(np.einsum("ir,gkrsn,js->ijgkn", g, data.astype("float64"), g).astype(data.dtype))
+
+
+def compute(x, weight, indices=None, *, m, padding=(1, 1, 1, 1)):
+    """The algorithm, free of any order. `weight` is U; `padding` is (top, left, bottom, right)."""
+    form = FORMS[m]
+    batch, height, width, channels = x.shape
+    e, _, groups, kept, n = (int(extent) for extent in weight.shape)
+    top, left, bottom, right = padding
+    out_height, out_width = height + top + bottom - 2, width + left + right - 2
+    rows, cols = (out_height + m - 1) // m, (out_width + m - 1) // m  # of tiles
+    count = batch * rows * cols
+
+    def pixel(i, j, t, c):
+        b, h, w = t // (rows * cols), t // cols % rows * m + i, t % cols * m + j
+        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+        return tirx.if_then_else(inside, x[b, h - top, w - left, c], tirx.const(0, x.dtype))
+
+    k = te.reduce_axis((0, kept), "k")
+
+    def product(i, j, t, o):
+        # The clamp says nothing new of an index; it tells the compiler which channels a band needs.
+        channel = tirx.min(tirx.max(indices[o // n, k], 0), channels - 1) if indices is not None else k
+        return te.sum(weight[i, j, o // n, k, o % n] * transformed[i, j, t, channel], axis=k)
+
+    def half_input(i, j, t, c):
+        return pick(i, form.input([pixels[r, j, t, c] for r in range(e)]))
+
+    def whole_input(i, j, t, c):
+        return pick(j, form.input([half[i, q, t, c] for q in range(e)]))
+
+    def half_output(i, j, t, o):
+        return pick(i, form.output([sums[r, j, t, o] for r in range(e)]))
+
+    def whole_output(b, h, w, o):
+        t = b * (rows * cols) + h // m * cols + w // m
+        return pick(w % m, form.output([half_out[h % m, q, t, o] for q in range(e)]))
+
+    out_channels = groups * n
+    work = Work(1, 1, int(count), int(channels), groups, kept, n, indexed=indices is not None)
+    attributes = work.attributes() | {"winograd.m": m, "winograd.grid": [int(batch), int(rows), int(cols)]}
+    pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
+    half = te.compute((e, e, count, channels), half_input, name=HALF_INPUT)
+    transformed = te.compute((e, e, count, channels), whole_input, name=INPUT)
+    sums = te.compute((e, e, count, out_channels), product, name=NAME, attrs=attributes)
+    half_out = te.compute((m, e, count, out_channels), half_output, name=HALF_OUTPUT)
+    return te.compute((batch, out_height, out_width, out_channels), whole_output, name=OUTPUT)
+
+
+def pick(index, values):
+    """values[index]; once the loop over `index` is unrolled, nothing is left of the choice."""
+    chosen = values[-1]
+    for i in reversed(range(len(values) - 1)):
+        chosen = tirx.Select(index == i, values[i], chosen)
+    return chosen
+
+
+@dataclass(frozen=True)
+class WinogradTile:
+    """`rows` of tiles a band, and the register tile of the products: `cols` tiles by `groups` groups."""
+
+    rows: int
+    cols: int
+    groups: int
+
+    def __str__(self):
+        return f"{self.rows} tile rows a band, {self.cols} tiles x {self.groups} groups"
+
+
+def tiles(sch: Schedule, target: Target) -> list[WinogradTile] | None:
+    """The knobs worth trying for this function, best guess first; None if it is not this kernel's."""
+    block = find_block(sch, NAME)
+    if block is None:
+        return None
+    notes = sch.get(block).annotations
+    return knobs(Work.of_block(notes), int(notes["winograd.m"]), tuple(map(int, notes["winograd.grid"])), target)
+
+
+def knobs(work: Work, m: int, grid: tuple[int, int, int], target: Target, most: int = 24) -> list[WinogradTile]:
+    """Bands and register tiles, cheapest estimate first. `work`: the products of all tiles, for one of the e*e positions."""
+    found = []
+    for rows in divisors(grid[1], grid[1]):
+        for tile in candidates(product_of_band(work, rows, grid), target, most=8):
+            found.append(WinogradTile(rows, tile.cols, tile.groups))
+
+    def preference(tile: WinogradTile):
+        """Estimates within 4 % count as equal; among equals the tile with the fewest sums leaves most registers for addresses."""
+        return round(log(estimate(work, m, grid, tile, target)) / 0.04), tile.cols * tile.groups, tile.rows
+
+    return sorted(dict.fromkeys(found), key=preference)[:most]
+
+
+def product_of_band(work: Work, rows: int, grid: tuple[int, int, int]) -> Work:
+    """The products of a band, for one position."""
+    return Work(1, 1, rows * grid[2], work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
+
+
+def estimate(work: Work, m: int, grid: tuple[int, int, int], tile: WinogradTile, target: Target) -> float:
+    """Estimated cycles of the whole convolution on the target's cores."""
+    e = m + 2
+    bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
+    one_core = Target(**{**vars(target), "cores": 1})
+    product = e * e * cycles(product_of_band(work, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), one_core)
+    out_channels = work.groups * work.n
+    # Transforms are bound by loads and stores, through the stack and back: about 5 an element of the tile.
+    transforms = 5 * e * e * tiles_in_band * (work.channels + out_channels) / target.lanes / target.fma_per_cycle**0.5
+    weights = e * e * work.groups * work.kept * work.n * FLOAT
+    buffers = e * e * tiles_in_band * (work.channels + out_channels) * FLOAT
+    streamed = transfer(weights, weights + buffers, target) + transfer(2 * buffers, buffers + weights / (e * e), target)
+    band = max(product, streamed) + transforms
+    return band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
+
+
+def schedule(sch: Schedule, tile: WinogradTile, target: Target):
+    """Rewrites `compute`, and the elementwise chain fused behind it, into bands that pass through all stages in cache."""
+    pixels, half_input, transformed, product, half_output, output = (
+        find_block(sch, name) for name in (PIXELS, HALF_INPUT, INPUT, NAME, HALF_OUTPUT, OUTPUT)
+    )
+    notes = sch.get(product).annotations
+    work, m, grid = Work.of_block(notes), int(notes["winograd.m"]), tuple(map(int, notes["winograd.grid"]))
+    shared_bands = grid[0] * grid[1] // tile.rows >= target.cores  # else the threads share each stage of a band
+
+    # 1. Outputs: bands of rows of tiles; a tile's outputs, a vector of channels at a time, are transformed and stored from registers.
+    epilogue = merge_epilogue(sch, output)
+    image, h, w, o = sch.get_loops(epilogue)
+    row, i = sch.split(h, [None, m])
+    band, row = sch.split(row, [None, tile.rows])
+    col, j = sch.split(w, [None, m])
+    vector, lane = sch.split(o, [None, target.lanes])
+    sch.reorder(image, band, row, col, vector, i, j, lane)
+    in_registers(sch, [i, j, lane])
+    for block in (output, half_output):
+        sch.compute_at(block, vector, preserve_unit_loops=True)
+        sch.set_scope(block, 0, "local")
+        in_registers(sch, sch.get_loops(block)[5:])
+
+    # 2. Products of a band: for each of the e*e positions, the register tile of `direct_conv2d`.
+    sch.compute_at(product, band, preserve_unit_loops=True)
+    position_i, position_j, t, o, k = sch.get_loops(product)[2:]
+    pixel, pixel_inner = sch.split(t, [None, tile.cols])
+    group, n = sch.split(o, [None, work.n])
+    group, group_inner = sch.split(group, [None, tile.groups])
+    sch.reorder(position_i, position_j, group, pixel, k, group_inner, pixel_inner, n)
+    sums = sch.cache_write(product, 0, "local")
+    sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
+    *store_loops, o = sch.get_loops(sums)[6:]
+    group_store, n_store = sch.split(o, [None, work.n])
+    in_registers(sch, [*store_loops, group_store, n_store])
+    in_registers(sch, [group_inner, pixel_inner, n])
+    if tile.rows * grid[2] % tile.cols:
+        sch.annotate(pixel, "pragma_loop_partition_hint", 1)
+
+    # 3. Inputs of a band: a tile's pixels, a vector of channels at a time, column by column, then row by row.
+    sch.compute_at(transformed, band, preserve_unit_loops=True)
+    i, j, t, c = sch.get_loops(transformed)[2:]
+    channel, lane = sch.split(c, [None, target.lanes])
+    sch.reorder(t, channel, i, j, lane)
+    in_registers(sch, [i, j, lane])
+    sch.compute_at(half_input, channel, preserve_unit_loops=True)
+    sch.set_scope(half_input, 0, "local")
+    i, j, *rest = sch.get_loops(half_input)[4:]
+    sch.reorder(j, i)
+    in_registers(sch, [j, i, *rest])
+    sch.compute_at(pixels, j, preserve_unit_loops=True)
+    sch.set_scope(pixels, 0, "local")
+    in_registers(sch, sch.get_loops(pixels)[5:])
+
+    # 4. Threads share the bands, or the stages of each band.
+    if shared_bands:
+        sch.parallel(sch.fuse(image, band))
+    else:
+        sch.parallel(sch.fuse(t, channel))
+        sch.parallel(sch.fuse(position_i, position_j, group))
+        sch.parallel(sch.fuse(row, col, vector))
+    sch.decompose_reduction(product, k)
+
+
+def in_registers(sch: Schedule, loops):
+    """Vectorises the last loop and unrolls the others."""
+    *outer, lane = loops
+    for loop in outer:
+        sch.unroll(loop)
+    sch.vectorize(lane)
