@@ -28,8 +28,8 @@ class Axis:
 
 def blocks_of(sch: Schedule) -> list:
     """The blocks of the function, in order; none where its body is no list of blocks (a sort, a scan written by hand)."""
-    func = sch.mod[sch.func_working_on or "main"]
-    return sch.get_child_blocks(sch.get_sblock("root")) if isinstance(func.body, SBlockRealize) else []
+    body = sch.mod[sch.func_working_on or "main"].body
+    return sch.get_child_blocks(sch.get_sblock(body.block.name_hint)) if isinstance(body, SBlockRealize) else []
 
 
 def is_regular(sch: Schedule, block) -> bool:
@@ -100,17 +100,17 @@ def arithmetic(value) -> bool:
     return not isinstance(value, (ir.TensorLoad, tirx.FloatImm, tirx.IntImm))
 
 
-def reads_in_place(sch: Schedule, reader, block, count: int | None = None) -> bool:
-    """Whether `reader` reads the output of `block` at its own position, in the first `count` axes (in all, and there are no more)."""
+def reads_in_place(sch: Schedule, reader, block, count: int) -> bool:
+    """Whether `reader` reads the output of `block`, as far as it does, at its own position in the first `count` axes."""
     written, own = output(sch, block), sch.get(reader).iter_vars
-    count = len(written.shape) if count is None else count
-    if len(own) < count or (count == len(written.shape) and is_spatial(sch, reader) and len(own) != count):
-        return False
     regions = [read.region for read in sch.get(reader).reads if read.source.same_as(written)]
-    return all(
-        int(axis.dom.extent) == int(size) and (int(size) == 1 or (where.min.same_as(axis.var) and int(where.extent) == 1))
-        for region in regions
-        for axis, where, size in zip(own[:count], region, written.shape)
+    return not regions or (
+        min(len(own), len(written.shape)) >= count
+        and all(
+            int(axis.dom.extent) == int(size) and (int(size) == 1 or (where.min.same_as(axis.var) and int(where.extent) == 1))
+            for region in regions
+            for axis, where, size in list(zip(own, region, written.shape))[:count]
+        )
     )
 
 

@@ -135,7 +135,9 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
     """Makes all axes but the channels one pixel axis, in both blocks and in the sums between them."""
     *extents, _ = (int(extent) for extent in sch.get(conv).writes[0].source.shape)
     rank = len(extents)
-    if rank == 1:
+    if rank == 0:
+        sch.add_unit_loop(sch.get_loops(conv)[0])
+    if rank <= 1:
         return
     steps = [prod(extents[axis + 1:]) for axis in range(rank)]
 

@@ -2,10 +2,12 @@
 
 from tvm.s_tir import Schedule
 
+from tvm_sched.kernels.blocks import blocks_of
+
 
 def find_block(sch: Schedule, name: str):
     """The block of that name, or None: a schedule answers for its own kernel only."""
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
+    for block in blocks_of(sch):
         if sch.get(block).name_hint == name:
             return block
     return None
@@ -20,7 +22,7 @@ def downstream(sch: Schedule, block) -> list:
                 names.add(sch.get(consumer).name_hint)
                 reached.append(consumer)
     names.discard(sch.get(block).name_hint)
-    return [b for b in sch.get_child_blocks(sch.get_sblock("root")) if sch.get(b).name_hint in names]
+    return [b for b in blocks_of(sch) if sch.get(b).name_hint in names]
 
 
 def merge_epilogue(sch: Schedule, block):

@@ -93,10 +93,10 @@ def uniform_piece(sch: Schedule, block, axis) -> int:
 
 
 def read_along(sch: Schedule, block, every, last: int) -> int | None:
-    """The axis along which the block reads memory contiguously, if that is another one than it writes along."""
+    """The axis along which the block reads memory contiguously, where that is another one than it writes along."""
     for read in sch.get(block).reads:
-        contiguous = variables(read.region[-1].min) if len(read.region) else set()
-        if every[last].var not in contiguous:
+        *strided, contiguous = [set(), *(variables(where.min) for where in read.region)]
+        if every[last].var not in contiguous and every[last].var in set().union(*strided):
             for i, axis in enumerate(every):
                 if i != last and axis.var in contiguous and axis.extent > 1:
                     return i

@@ -4,6 +4,7 @@ from math import ceil
 
 from tvm.s_tir import Schedule
 
+PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
 
 
@@ -19,7 +20,7 @@ def split_lanes(sch: Schedule, loop, lanes: int):
 
 def partition(sch: Schedule, loop):
     """The loop's first and last iterations get code of their own where a condition tells them apart: no test is left inside."""
-    sch.annotate(loop, "pragma_loop_partition_hint", 1)
+    sch.annotate(loop, PARTITION, 1)
 
 
 def bands(rows: int, threads: int) -> int:

@@ -11,7 +11,7 @@ from math import prod
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.blocks import (
-    Axis, axes, chosen_by, is_regular, is_spatial, reads_in_place, variables, volume,
+    Axis, axes, chosen_by, is_regular, is_spatial, output, reads_in_place, variables, volume,
 )
 from tvm_sched.kernels.loops import PARALLEL_FROM, bands, partition
 from tvm_sched.targets import Target
@@ -22,10 +22,10 @@ MOST_ROWS, MOST_VECTORS = 8, 4
 
 def epilogue_of(sch: Schedule, block):
     """The elementwise block behind `block` that alone reads it, or None."""
-    readers = sch.get_consumers(block)
-    if len(readers) == 1 and is_regular(sch, readers[0]) and is_spatial(sch, readers[0]) and reads_in_place(sch, readers[0], block):
-        return readers[0]
-    return None
+    readers, rank = sch.get_consumers(block), len(output(sch, block).shape)
+    if len(readers) != 1 or not is_regular(sch, readers[0]) or not is_spatial(sch, readers[0]):
+        return None
+    return readers[0] if len(axes(sch, readers[0])) == rank and reads_in_place(sch, readers[0], block, rank) else None
 
 
 def schedule(sch: Schedule, block, epilogue, target: Target):

@@ -9,7 +9,7 @@ Inside, lanes run along the row; a reduction keeps one partial result a lane, an
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.blocks import axes, is_spatial, output, reads_in_place, variables
-from tvm_sched.kernels.loops import partition, split_lanes
+from tvm_sched.kernels.loops import PARTITION, partition, split_lanes
 from tvm_sched.targets import Target
 
 
@@ -68,24 +68,24 @@ def schedule(sch: Schedule, run: list, target: Target):
         parts = [block] if is_spatial(sch, block) else split_reduction(sch, block, target)
         for part in parts:
             loops = sch.get_loops(part)
-            row = sch.fuse(*loops[:count]) if count else None
-            rows.append(row)
-            *_, last = loops[count:] or [row]
+            if count:
+                rows.append(sch.fuse(*loops[:count]))
             if is_spatial(sch, part):
                 if len(loops) > count:
                     split_lanes(sch, sch.fuse(*loops[count:]), target.lanes)
-            elif part is parts[0] and len(parts) == 2:
-                sch.vectorize(last)
-                sums.append((part, loops[-2]))
-            else:
-                sums.append((part, last))
+                continue
+            if part is not block:
+                sch.vectorize(loops[-1])
+            sums.append((part, loops[-1 if part is block else -2]))
 
-    # 2. One loop over rows for all, shared among threads; then the zeroing leaves the sums.
+    # 2. One loop over rows for all, shared among threads.
     if count:
-        row = sch.merge(*rows) if len(rows) > 1 else rows[0]
-        sch.parallel(row)
+        sch.parallel(sch.merge(*rows) if len(rows) > 1 else rows[0])
+
+    # 3. The zeroing leaves the sums; but where the last vector is cut short TVM can't tell any more that the block is a sum.
     for part, loop in sums:
-        sch.decompose_reduction(part, loop)
+        if PARTITION not in sch.get(loop).annotations:
+            sch.decompose_reduction(part, loop)
 
 
 def split_reduction(sch: Schedule, block, target: Target) -> list:
