@@ -82,7 +82,7 @@ def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
         function, args = call.args[:2]
         knobs |= {arg.value: scheduled.knobs.get(function.name_hint, "") for arg in args if isinstance(arg, GenericConst)}
     return [
-        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: computed while compiling, its input is constant"))
+        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: nothing is left to compute"))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 
