@@ -8,10 +8,11 @@ registers; what follows elementwise on the sums is computed while they are still
 
 from math import prod
 
+from tvm import ir, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.blocks import (
-    Axis, axes, chosen_by, is_regular, is_spatial, output, reads_in_place, variables, volume,
+    Axis, axes, blocks_of, chosen_by, is_regular, is_spatial, output, reads_in_place, variables, volume,
 )
 from tvm_sched.kernels.loops import PARALLEL_FROM, bands, partition
 from tvm_sched.targets import Target
@@ -33,6 +34,10 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
     every = axes(sch, block)
     spatial, reduced = [a for a in every if not a.reduced], [a for a in every if a.reduced]
     lanes_at = max((i for i, a in enumerate(spatial) if a.extent > 1), default=len(spatial) - 1)
+    if spatial[lanes_at].extent > target.lanes and spatial[lanes_at].extent % target.lanes and is_product(sch, block):
+        epilogue = pad_lanes(sch, block, epilogue, lanes_at, target)
+        spatial = [a for a in axes(sch, block) if not a.reduced]
+        reduced = [a for a in axes(sch, block) if a.reduced]
     rows_at = rows_axis(sch, block, spatial, lanes_at)
     width = min(target.lanes, spatial[lanes_at].extent)
     rows, vectors = tile(1 if rows_at is None else spatial[rows_at].extent, spatial[lanes_at].extent // width, target)
@@ -72,6 +77,36 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
     if worth_threads:
         sch.parallel(sch.fuse(*outer[:first], band))
     sch.decompose_reduction(block, reduced[0].loop)
+
+
+def is_product(sch: Schedule, block) -> bool:
+    """Whether the block sums products of two elements, each read at axes of the block: a matrix product, of any rank."""
+    value = sch.get(block).body.value
+    own = {axis.var for axis in axes(sch, block)}
+    factors = [value.b.a, value.b.b] if isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul) else []
+    return bool(factors) and all(isinstance(factor, ir.TensorLoad) and set(factor.indices) <= own for factor in factors)
+
+
+def pad_lanes(sch: Schedule, block, epilogue, lanes_at: int, target: Target):
+    """Fills the last vectors of a product with zeros, so that none is cut short but when it is stored. Returns the block that stores.
+
+    The operand that the lanes run along is copied for that, which is little beside the product.
+    """
+    known = {sch.get(each).name_hint for each in blocks_of(sch)}
+    sch.pad_einsum(block, [target.lanes if i == lanes_at else 1 for i in range(len(axes(sch, block)))])
+    for copy in sch.get_producers(block):
+        if sch.get(copy).name_hint not in known:
+            *rows, last = sch.get_loops(copy)
+            vectors, lane = sch.split(last, [None, target.lanes])
+            sch.vectorize(lane)
+            partition(sch, vectors)
+            if volume(sch, copy) >= PARALLEL_FROM:
+                sch.parallel(sch.fuse(*rows))
+    (cut,) = sch.get_consumers(block)
+    if epilogue is None:
+        return cut
+    sch.compute_inline(cut)
+    return epilogue
 
 
 def rows_axis(sch: Schedule, block, spatial: list[Axis], lanes_at: int) -> int | None:
