@@ -16,7 +16,7 @@ from tvm_sched.targets import Target
 FLOAT = 4  # bytes
 LINE = 64  # bytes of a cache line
 LOADS_PER_CYCLE = 2
-L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 7  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
+L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,17 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums
-    compute = tiles_in_band * (work.kept * taps * step + store)
+    compute = work.kept * taps * step + store
 
-    # A (band, groups) pass streams its weights and its part of the image, from where they were left.
+    # A (band, groups) pass: the first tile waits for the weights, from where they were left; the others find them nearer, if they fit.
     weights = tile.groups * work.kept * taps * work.n * FLOAT
-    all_weights = weights * work.groups // tile.groups
     touched = min(1.0, work.kept * LINE / FLOAT / work.channels)
     band = prod(work.stride) * height * width * work.channels * FLOAT * touched / tile.bands
-    reuse = weights + band / tiles_in_band
-    streamed = transfer(weights, all_weights + band, target)
-    if reuse > 0.75 * target.l1_bytes:  # every tile fetches the weights anew
-        streamed += (tiles_in_band - 1) * transfer(weights, reuse, target)
-    streamed += transfer(band, band + weights, target)
+    first = max(compute, transfer(weights, weights * work.groups // tile.groups + band, target))
+    other = max(compute, transfer(weights, weights + band / tiles_in_band, target))
+    pass_cycles = max(first + (tiles_in_band - 1) * other, transfer(band, band + weights, target))
     passes = images * tile.bands * work.groups // tile.groups
-    return max(compute, streamed) * ceil(passes / target.cores)
+    return pass_cycles * ceil(passes / target.cores)
 
 
 def transfer(size: float, reuse_distance: float, target: Target) -> float:

@@ -12,7 +12,7 @@ e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`:
 through all three stages while they are in cache; padding is done as pixels are loaded, bias, residual and activation as outputs are stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log
 
 import numpy as np
@@ -166,15 +166,15 @@ def estimate(work: Work, m: int, grid: tuple[int, int, int], tile: WinogradTile,
     """Estimated cycles of the whole convolution on the target's cores."""
     e = m + 2
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    one_core = Target(**{**vars(target), "cores": 1})
-    product = e * e * cycles(product_of_band(work, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), one_core)
+    one_core = replace(target, cores=1)
     out_channels = work.groups * work.n
+    # The weights of one position are met again a band later: as if the other positions' were more groups.
+    positions = replace(product_of_band(work, tile.rows, grid), groups=e * e * work.groups)
+    product = cycles(positions, Tile(1, tile.cols, tile.groups, 1), one_core)
     # Transforms are bound by loads and stores, through the stack and back: about 5 an element of the tile.
     transforms = 5 * e * e * tiles_in_band * (work.channels + out_channels) / target.lanes / target.fma_per_cycle**0.5
-    weights = e * e * work.groups * work.kept * work.n * FLOAT
     buffers = e * e * tiles_in_band * (work.channels + out_channels) * FLOAT
-    streamed = transfer(weights, weights + buffers, target) + transfer(2 * buffers, buffers + weights / (e * e), target)
-    band = max(product, streamed) + transforms
+    band = product + transforms + transfer(2 * buffers, buffers, target)
     return band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
 
 
