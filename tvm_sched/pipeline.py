@@ -10,6 +10,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.explain import LayerChoice
 from tvm_sched.importer import Imported
+from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
@@ -26,6 +27,7 @@ FUSE = tvm.transform.Sequential(
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
+        broadcasts_apart,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
