@@ -137,6 +137,21 @@ def test_what_follows_is_fused(activation, residual, kernel):
     assert names <= {"pad"}
 
 
+def test_a_result_that_scales_an_image_is_computed_once():
+    """Squeeze and excitation: Relax fuses the gate's convolution with the product."""
+    x, data, image = (te.placeholder(shape, "float32") for shape in ((1, 1, 1, 8), (2, 8, 1, 1, 16), (1, 7, 6, 32)))
+    gate = topi.sigmoid(direct_conv2d.conv2d(x, data, out_channels=32))
+    mod = function([x, data, image], topi.multiply(image, gate))
+    sch = Schedule(mod)
+    direct_conv2d.schedule(sch, direct_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    assert replays(sch, mod)
+    generator = np.random.default_rng(1)
+    arrays = [generator.standard_normal([int(n) for n in each.shape], "float32") for each in (x, data, image)]
+    weight = arrays[1][:, :, 0, 0].transpose(0, 2, 1).reshape(32, 8)
+    expected = arrays[2] / (1 + np.exp(-arrays[0] @ weight.T))
+    np.testing.assert_allclose(run(sch, ONE_CORE, arrays, (1, 7, 6, 32)), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1, 24), (3, 24), (24,), (2, 5, 24)])
 @pytest.mark.parametrize("kept", [6, None])
 def test_linear_layers_of_any_rank(shape, kept):

@@ -102,7 +102,7 @@ POOLS = {
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 @pytest.mark.parametrize("kind", ["max", "avg"])
-@pytest.mark.parametrize("channels", [16, 24, 58, 80])
+@pytest.mark.parametrize("channels", [24, 58])
 def test_pooling(pool, kind, channels):
     kernel, stride, padding = pool
     (x,) = tensors((2, 13, 11, channels))

@@ -13,7 +13,7 @@ from math import ceil
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.loops import bands, partition
 from tvm_sched.targets import Target
 
@@ -115,3 +115,4 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
         partition(sch, loop)
     sch.parallel(sch.fuse(image, band))
     sch.decompose_reduction(conv, r)
+    finish(sch, target)

@@ -13,7 +13,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
-from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.register_tile import Tile, Work, candidates
 from tvm_sched.targets import Target
 
@@ -129,6 +129,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     if work.padded:
         schedule_padding(sch, work, target)
     sch.decompose_reduction(conv, sum_loops[0])
+    finish(sch, target)
 
 
 def flatten_pixels(sch: Schedule, conv, epilogue):

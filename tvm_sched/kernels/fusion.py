@@ -1,8 +1,12 @@
 """What the schedules of all kernels do with the blocks that fusion put around theirs."""
 
+from math import prod
+
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.blocks import blocks_of
+from tvm_sched.kernels import generic
+from tvm_sched.kernels.blocks import blocks_of, output, volume
+from tvm_sched.targets import Target
 
 
 def find_block(sch: Schedule, name: str):
@@ -28,10 +32,17 @@ def downstream(sch: Schedule, block) -> list:
 def merge_epilogue(sch: Schedule, block):
     """Joins the elementwise chain that follows `block` (bias, residual, activation) into one block, and returns that block.
 
-    `block` then writes to registers ('local' scope) and the returned block alone writes to memory.
+    `block` then writes to registers ('local' scope) and the returned block alone writes to memory. What is larger than the result (an image
+    that it scales, channel by channel) stays apart: `finish` schedules it.
     """
-    *inner, last = downstream(sch, block) or [sch.cache_write(block, 0, "global")]
+    size = prod(int(extent) for extent in output(sch, block).shape)
+    *inner, last = [each for each in downstream(sch, block) if volume(sch, each) <= size] or [sch.cache_write(block, 0, "global")]
     for each in inner:
         sch.compute_inline(each)
     sch.set_scope(block, 0, "local")
     return last
+
+
+def finish(sch: Schedule, target: Target):
+    """Schedules what a kernel has left of its function."""
+    generic.schedule(sch, target)

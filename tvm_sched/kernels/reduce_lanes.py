@@ -17,7 +17,7 @@ from tvm_sched.kernels.blocks import (
 from tvm_sched.kernels.loops import PARALLEL_FROM, bands, partition
 from tvm_sched.targets import Target
 
-MOST_UNROLLED = 32  # steps of a reduction: a pooling window's, a small kernel's
+MOST_UNROLLED = 32  # steps of a pooling window
 MOST_ROWS, MOST_VECTORS = 8, 4
 
 
@@ -68,7 +68,7 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
     *inner, lane = inner
     for loop in (lane, after.pop(lanes_at + 1)):
         sch.vectorize(loop)
-    window = [a.loop for a in reduced] if prod(a.extent for a in reduced) <= MOST_UNROLLED else []
+    window = [a.loop for a in reduced] if rows == 1 and prod(a.extent for a in reduced) <= MOST_UNROLLED else []
     for loop in (*inner, *after, *window):
         sch.unroll(loop)
     for axis, loop in zip(spatial, outer):
