@@ -1,6 +1,7 @@
 """A compiled network: callable on NumPy arrays, saved as one shared library with its manifest inside.
 
-The manifest is JSON: `format`, `target`, `arch`, `cpu`, `features`, `threads`, `dense`, `input` and `output` (shape, dtype), `layers` (the rows of
+The manifest is JSON: `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `prepare` (the function
+that computes what 'main' takes beside its input, or null), `input` and `output` (shape, dtype), `layers` (the rows of
 `explain`), `versions`, `check` (a seed for the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
 """
 
@@ -8,6 +9,7 @@ import json
 import os
 import platform
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,9 @@ class Artifact:
         from tvm import relax
 
         require_this_machine(self.manifest, "the network")
-        self._main = relax.VirtualMachine(self._executable, tvm.cpu())["main"]
+        machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
+        self._main = partial(call_main, machine["main"], prepared)
         self._input = tvm.runtime.empty(tuple(self.manifest["input"]["shape"]), self.manifest["input"]["dtype"])
 
     def check(self) -> float:
@@ -92,6 +96,11 @@ class Artifact:
 
         link.object_format = "o"
         return link
+
+
+def call_main(main, prepared, x):
+    """Runs the network on its input and what was prepared when it was loaded."""
+    return main(x, *prepared)
 
 
 def load(path: str | Path, threads: int | None = None) -> Artifact:
@@ -137,7 +146,7 @@ def check_input(shape: list[int], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
 
 
-def make_manifest(target, imported, choices: list[LayerChoice], reference, threads: int, dense: bool) -> dict:
+def make_manifest(target, imported, choices: list[LayerChoice], reference, *, threads: int, dense: bool, prepare: str | None) -> dict:
     """The manifest of a network just compiled; `reference` computes PyTorch's output for a NumPy input."""
     import torch
     import tvm
@@ -153,6 +162,7 @@ def make_manifest(target, imported, choices: list[LayerChoice], reference, threa
         "cpu_flags": list(target.cpu_flags),
         "threads": threads,
         "dense": dense,
+        "prepare": prepare,
         "input": {"shape": list(imported.input_shape), "dtype": imported.input_dtype},
         "output": {"shape": list(first.shape), "dtype": str(first.dtype)},
         "layers": [asdict(choice) for choice in choices],

@@ -31,9 +31,9 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     with quiet():
         imported = importer.from_torch(module, example_input)
         lowered = pipeline.lower(imported, target, open_records(records, target), dense, progress)
-        progress("7 generate code")
+        progress("8 generate code")
         executable = tvm.compile(lowered.mod, target=target.tvm(), relax_pipeline="default_build")
-    manifest = make_manifest(target, imported, lowered.choices, imported.reference, target.cores, dense)
+    manifest = make_manifest(target, imported, lowered.choices, imported.reference, threads=target.cores, dense=dense, prepare=lowered.prepare)
     if target.name == "host":
         runtime.set_threads(target.cores)
     return Artifact(executable, manifest, target)

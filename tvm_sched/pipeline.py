@@ -14,6 +14,7 @@ from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
+from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
 from tvm_sched.passes.select_kernels import Selection, select_kernels
 from tvm_sched.records import Records
@@ -26,7 +27,6 @@ FUSE = tvm.transform.Sequential(
     [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FoldConstant(),
         broadcasts_apart,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
@@ -37,10 +37,11 @@ FUSE = tvm.transform.Sequential(
 
 @dataclass(frozen=True)
 class Lowered:
-    """Every function scheduled; and, for the reader, what was chosen for each layer."""
+    """Every function scheduled; for the reader, what was chosen for each layer; the function to call first, if there is one."""
 
     mod: IRModule
     choices: list[LayerChoice]
+    prepare: str | None
 
 
 def fused(imported: Imported, target: Target, dense: bool = False, progress: Progress = lambda phase: None) -> Selection:
@@ -69,27 +70,34 @@ def narrow_indices(mod: IRModule) -> IRModule:
 def lower(
     imported: Imported, target: Target, records: Records | None = None, dense: bool = False, progress: Progress = lambda phase: None
 ) -> Lowered:
-    """Phases 1 to 6."""
+    """Phases 1 to 7: 'main' takes the input and what 'prepare', where there is one, returns."""
     selection = fused(imported, target, dense, progress)
     with target.tvm():
         progress("6 schedule")
         scheduled = schedule_functions(selection.mod, target, records)
-    return Lowered(scheduled.mod, with_knobs(selection, scheduled))
+        progress("7 hoist constants")
+        mod = hoist_constants(scheduled.mod)
+    prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
+    return Lowered(mod, with_knobs(selection, scheduled), prepare)
 
 
 def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
     """The choices with their schedules. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
-    knobs = {}
-    for call in kernel_calls(scheduled.mod):
-        function, args = call.args[:2]
-        knobs |= {arg.value: scheduled.knobs.get(function.name_hint, "") for arg in args if isinstance(arg, GenericConst)}
+    knobs, made_of = {}, {}
+    for binding in kernel_bindings(scheduled.mod):
+        function, args = binding.value.args[:2]
+        weights = [arg.value for arg in args if isinstance(arg, GenericConst)] + [w for arg in args for w in made_of.get(arg, ())]
+        if function.name_hint in scheduled.knobs:
+            knobs |= {weight: scheduled.knobs[function.name_hint] for weight in weights}
+        elif weights:  # a transformation of weights: the kernel is the call that takes its result
+            made_of[binding.var] = weights
     return [
         choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: nothing is left to compute"))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 
 
-def kernel_calls(mod: IRModule) -> list[relax.Call]:
+def kernel_bindings(mod: IRModule) -> list[relax.Binding]:
     """The calls of TIR functions in 'main', in order."""
-    values = (binding.value for block in mod["main"].body.blocks for binding in block.bindings)
-    return [value for value in values if is_op(value, "relax.call_tir")]
+    bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
+    return [binding for binding in bindings if is_op(binding.value, "relax.call_tir")]

@@ -111,7 +111,7 @@ def progress_of_task(progress, index, tasks, trials, name, done):
 
 def tasks_of(mod: IRModule, target: Target) -> list[Task]:
     """The distinct kernels that 'main' calls, those called most often first."""
-    calls = [call.args[0].name_hint for call in pipeline.kernel_calls(mod)]
+    calls = [binding.value.args[0].name_hint for binding in pipeline.kernel_bindings(mod)]
     found: dict[str, Task] = {}
     for var, func in mod.functions_items():
         if not isinstance(func, PrimFunc) or kernel_of(Schedule(IRModule({"main": func})), target) is None:

@@ -8,14 +8,13 @@ e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`:
     M[i, j, t, g*N + l] = sum_k U[i, j, g, k, l] * V[i, j, t, indices[g, k]]
     y[t]                = A^T M[:, :, t] A                                   output tile t
 
-`x [B, H, W, C]`, `U [e, e, G, K, N]` = G w G^T (`transform_weight`, ahead of time), `indices [G, K]`, `y [B, H', W', G*N]`. Bands of tiles pass
+`x [B, H, W, C]`, `U [e, e, G, K, N]` = G w G^T (`transform_weight`, once), `indices [G, K]`, `y [B, H', W', G*N]`. Bands of tiles pass
 through all three stages while they are in cache; padding is done as pixels are loaded, bias, residual and activation as outputs are stored.
 """
 
 from dataclasses import dataclass, replace
 from math import ceil, log
 
-import numpy as np
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
@@ -62,10 +61,13 @@ FORMS = {
 }
 
 
-def transform_weight(data: np.ndarray, m: int) -> np.ndarray:
-    """U `[e, e, G, K, N]` of packed blocks `[G, K, 3, 3, N]`, computed in double precision."""
-    g = np.array(FORMS[m].weight)
-    return np.ascontiguousarray(np.einsum("ir,gkrsn,js->ijgkn", g, data.astype("float64"), g).astype(data.dtype))
+def transform_weight(data, g):
+    """U `[e, e, G, K, N]` of packed blocks `data [G, K, 3, 3, N]`; `g [e, 3]` is the form's `weight` matrix."""
+    groups, kept, _, _, n = data.shape
+    e = g.shape[0]
+    r, s = te.reduce_axis((0, 3), "r"), te.reduce_axis((0, 3), "s")
+    half = te.compute((e, 3, groups, kept, n), lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r), name="half_weight")
+    return te.compute((e, e, groups, kept, n), lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s), name="whole_weight")
 
 
 def compute(x, weight, indices=None, *, m, padding=(1, 1, 1, 1)):

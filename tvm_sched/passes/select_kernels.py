@@ -16,6 +16,8 @@ from tvm_sched.targets import Target
 
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
 
+OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -86,14 +88,19 @@ class _Selector(PyExprMutator):
         plan = choose(layer, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(layer.weight, layer.groups), plan.kept, plan.n)
         kept = data.shape[1]
-        if plan.m:
-            data, compute, name = winograd_conv2d.transform_weight(data, plan.m), winograd_conv2d.compute, winograd_conv2d.NAME
-            arguments = {"m": plan.m, "padding": layer.padding}
-        else:
-            compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
         packed = [constant(each) for each in (data, indices) if each is not None]
         self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, kept, layer.channels, layer.macs, plan.kernel, plan.why)
+        if plan.m:
+            packed[0] = self.winograd_weight(packed[0], plan.m)
+            compute, name, arguments = winograd_conv2d.compute, winograd_conv2d.NAME, {"m": plan.m, "padding": layer.padding}
+        else:
+            compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
         return self.builder_.call_te(compute, call.args[0], *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
+
+    def winograd_weight(self, data, m):
+        """The transformed weight, a computation that `hoist_constants` will move out of the call."""
+        g = constant(np.array(winograd_conv2d.FORMS[m].weight, "float32"))
+        return self.builder_.emit_te(winograd_conv2d.transform_weight, data, g, primfunc_name_hint="winograd_weight", primfunc_attrs=OPAQUE)
 
     def record(self, size, packed, *choice):
         """Notes the choice (the fields of a LayerChoice after the name) under the name of the next layer whose weight has that size."""
