@@ -17,6 +17,7 @@ from tvm_sched.passes.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
 from tvm_sched.passes.select_kernels import Selection, select_kernels
+from tvm_sched.passes.vector_math import vector_math
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
 
@@ -56,7 +57,7 @@ def fused(imported: Imported, target: Target, dense: bool = False, progress: Pro
         progress("4 select kernels")
         selection = select_kernels(mod, target, imported.layers, ignore_zeros=dense)
         progress("5 fuse epilogues")
-        return replace(selection, mod=narrow_indices(FUSE(selection.mod)))
+        return replace(selection, mod=narrow_indices(vector_math(FUSE(selection.mod))))
 
 
 def narrow_indices(mod: IRModule) -> IRModule:

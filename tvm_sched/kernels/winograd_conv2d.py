@@ -18,7 +18,7 @@ from math import ceil, log
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.fusion import find_block, merge_epilogue
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.register_tile import FLOAT, Tile, Work, candidates, cycles, divisors, transfer
 from tvm_sched.targets import Target
 
@@ -242,6 +242,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
         sch.parallel(sch.fuse(position_i, position_j, group))
         sch.parallel(sch.fuse(row, col, vector))
     sch.decompose_reduction(product, k)
+    finish(sch, target)
 
 
 def in_registers(sch: Schedule, loops):
