@@ -6,6 +6,7 @@ A record says: this function, on this target, ran so long with this trace of sch
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tvm import IRModule
@@ -29,25 +30,27 @@ class Records:
             folder.mkdir(parents=True, exist_ok=True)
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or leave --records out")
-        for name in (WORKLOADS, RECORDS):
-            if (folder / name).is_file():
-                check(folder / name, repair=create)
+        workloads = check(folder / WORKLOADS, is_workload, repair=create)
+        check(folder / RECORDS, lambda line: is_record(line, workloads), repair=create)
         self.folder, self.target = folder, target
         self.database = ms.database.JSONDatabase(str(folder / WORKLOADS), str(folder / RECORDS), allow_missing=create)
 
     def best(self, func: PrimFunc) -> Schedule | None:
-        """The fastest schedule recorded for `func` on as many threads as the target has; None if there is none."""
-        for record in self.measured(func):
-            if int(record.target.attrs["num-cores"]) == self.target.cores:
-                sch = Schedule(workload(func))
-                record.trace.apply_to_schedule(sch, remove_postproc=False)
-                return sch
-        return None
+        """The fastest schedule recorded for `func`; None if there is none."""
+        records = self.measured(func)
+        if not records:
+            return None
+        sch = Schedule(workload(func))
+        records[0].trace.apply_to_schedule(sch, remove_postproc=False)
+        return sch
 
     def measured(self, func: PrimFunc) -> list:
-        """All records of `func`, the fastest first."""
+        """The records of `func` on as many threads as the target has, the fastest first."""
         mod = workload(func)
-        return list(self.database.get_top_k(self.database.commit_workload(mod), 1 << 30)) if self.database.has_workload(mod) else []
+        if not self.database.has_workload(mod):
+            return []
+        records = self.database.get_top_k(self.database.commit_workload(mod), 1 << 30)
+        return [record for record in records if int(record.target.attrs["num-cores"]) == self.target.cores]
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""
@@ -62,16 +65,41 @@ def workload(func: PrimFunc) -> IRModule:
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
 
 
-def check(path: Path, repair: bool) -> None:
-    """Raises UserError if a line is no JSON. With `repair` a last line that was cut off, by a kill in the middle of a write, is dropped."""
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            json.loads(line)
-        except ValueError:
-            if repair and number == len(lines):
-                partial = path.with_suffix(".partial")
-                partial.write_text("".join(f"{each}\n" for each in lines[:-1]))
-                os.replace(partial, path)
-            else:
-                raise UserError(f"line {number} of {path} is not JSON; delete that line and go on") from None
+def check(path: Path, is_whole: Callable[[object], bool], repair: bool) -> int:
+    """How many lines a file has, all of them JSON for which `is_whole` holds; TVM crashes on others. Raises UserError where one is not.
+
+    With `repair` a last line that was cut off, by a kill in the middle of a write, is dropped.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    bad = next((number for number, line in enumerate(lines, 1) if not line.endswith(b"\n") or not is_whole(parsed(line))), None)
+    if bad is None:
+        return len(lines)
+    if bad < len(lines) or lines[-1].endswith(b"\n"):
+        raise UserError(f"line {bad} of {path} is damaged; move that folder of records away and tune again")
+    if not repair:
+        raise UserError(f"the last line of {path} is cut off; 'subp tune' with these records drops it and goes on")
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(b"".join(lines[:-1]))
+    os.replace(partial, path)
+    return len(lines) - 1
+
+
+def parsed(line: bytes):
+    """The line's JSON, None if it is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def is_workload(line) -> bool:
+    """[hash, module]"""
+    return isinstance(line, list) and [type(each) for each in line] == [str, str]
+
+
+def is_record(line, workloads: int) -> bool:
+    """[workload, [trace, seconds, target, arguments]], the workload being one of `workloads`."""
+    return (
+        isinstance(line, list) and [type(each) for each in line] == [int, list] and 0 <= line[0] < workloads
+        and [type(each) for each in line[1]] == [list, list, dict, list]
+    )

@@ -1,0 +1,138 @@
+"""Records on disk: kept whole, looked up by structure and thread count, damage told in a sentence."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from zeros import prune
+
+from tvm_sched import importer, pipeline, targets, tuning
+from tvm_sched.errors import UserError
+from tvm_sched.records import RECORDS, WORKLOADS, Records, workload
+
+TARGET = replace(targets.X86_AVX2, cores=1)
+
+
+def tasks(seed=0, size=8, density=0.25):
+    """The kernels of a network with uniform zeros: one convolution."""
+    torch.manual_seed(seed)
+    network = prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, density).eval()
+    return tuning.tasks_of(pipeline.fused(importer.from_torch(network, torch.zeros(1, 32, size, size)), TARGET).mod, TARGET)
+
+
+@pytest.fixture(scope="module")
+def task():
+    (task,) = tasks()
+    return task
+
+
+@pytest.fixture
+def folder(task, tmp_path):
+    """Three records of a task: of 3, 1 and 2 milliseconds."""
+    records = Records(tmp_path / "records", TARGET, create=True)
+    for sch, seconds in zip(tuning.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3)):
+        records.add(task.func, sch, [seconds])
+    return tmp_path / "records"
+
+
+def times(records, func):
+    return [round(tuning.seconds(record) * 1e3) for record in records.measured(func)]
+
+
+def test_records_are_read_back_fastest_first(folder, task):
+    assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
+
+
+def test_the_best_record_is_its_schedule(folder, task):
+    best = Records(folder, TARGET).best(task.func)
+    fastest = tuning.schedules(task.func, TARGET)[1]
+    assert str(best.mod["main"].body) == str(fastest.mod["main"].body)
+
+
+def test_each_line_is_json_and_on_disk_at_once(folder):
+    assert len((folder / WORKLOADS).read_text().splitlines()) == 1
+    lines = (folder / RECORDS).read_text().splitlines()
+    assert len(lines) == 3
+    assert all(json.loads(line)[0] == 0 for line in lines)  # of workload 0
+
+
+def test_a_function_of_the_same_structure_finds_the_records_of_another_network(folder):
+    (other,) = tasks(seed=5)
+    assert times(Records(folder, TARGET), other.func) == [1, 2, 3]
+
+
+def test_another_shape_or_number_of_kept_blocks_finds_none(folder):
+    for other in (*tasks(size=9), *tasks(density=0.5)):
+        assert Records(folder, TARGET).best(other.func) is None
+
+
+def test_records_of_another_number_of_threads_are_not_used(folder, task):
+    two = Records(folder, replace(TARGET, cores=2), create=True)
+    assert two.best(task.func) is None and two.measured(task.func) == []
+    two.add(task.func, tuning.schedules(task.func, TARGET)[0], [5e-3])
+    assert times(two, task.func) == [5]
+    assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
+
+
+def test_a_workload_is_free_of_the_networks_names(task):
+    assert set(workload(task.func)["main"].attrs.keys()) == {"global_symbol", "tirx.noalias", "s_tir"}
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no tuning records in"):
+        Records(tmp_path, TARGET)
+    with pytest.raises(UserError, match="no tuning records in"):
+        Records(tmp_path / "missing", TARGET)
+
+
+def test_an_empty_folder_is_made_when_asked(tmp_path, task):
+    assert Records(tmp_path / "a" / "b", TARGET, create=True).best(task.func) is None
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 100, -5])  # bytes at the end; negative: all but so many of the last line
+def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(folder, task, cut):
+    path = folder / RECORDS
+    whole = path.read_bytes()
+    last = len(whole) - len(whole.splitlines(keepends=True)[-1])
+    path.write_bytes(whole[:-cut] if cut > 0 else whole[: last - cut])
+    with pytest.raises(UserError, match="the last line of .* is cut off") as caught:
+        Records(folder, TARGET)
+    assert "\n" not in str(caught.value)
+    repaired = Records(folder, TARGET, create=True)
+    assert path.read_bytes() == whole[:last]
+    assert times(repaired, task.func) == [1, 3]
+    repaired.add(task.func, tuning.schedules(task.func, TARGET)[2], [2e-3])
+    assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
+
+
+def test_a_workload_that_is_cut_off_is_dropped_too(folder, task):
+    (other,) = tasks(size=9)
+    Records(folder, TARGET, create=True).add(other.func, tuning.schedules(other.func, TARGET)[0], [1e-3])
+    path = folder / WORKLOADS
+    path.write_bytes(path.read_bytes()[:-40])
+    (folder / RECORDS).write_bytes(b"".join((folder / RECORDS).read_bytes().splitlines(keepends=True)[:3]))  # the record comes after its workload
+    records = Records(folder, TARGET, create=True)
+    assert times(records, task.func) == [1, 2, 3] and records.best(other.func) is None
+
+
+@pytest.mark.parametrize("garbage", [b"not json\n", b"\xff\xfe\x00\n", b"\n"])
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("name", [WORKLOADS, RECORDS])
+def test_damage_in_the_middle_is_never_repaired(folder, garbage, create, name):
+    path = folder / name
+    damaged = garbage + path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="line 1 of .* is damaged"):
+        Records(folder, TARGET, create=create)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("line", ["{}", "3", "null", "[7, [[], [], {}, []]]", "[0, []]", "[-1, [[], [], {}, []]]"])
+def test_json_that_is_no_record_is_told_in_a_sentence(folder, line):
+    (folder / RECORDS).write_text(f"{line}\n")
+    with pytest.raises(UserError, match="line 1 of .* is damaged") as caught:
+        Records(folder, TARGET)
+    assert "\n" not in str(caught.value)
