@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 
@@ -127,7 +127,7 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     candidates = schedules(task.func, target)
     default = fingerprint(candidates[0].trace)
     known = {fingerprint(record.trace): seconds(record) for record in database.measured(task.func)}
-    context = ms.TuneContext(mod=workload(task.func), target=target.tvm(), task_name=task.name, num_threads=1)
+    context = Context(task, target)
     left = [sch for sch in candidates if fingerprint(sch.trace) not in known]
     trials = min(trials, len(candidates))
     report(len(known))
@@ -175,16 +175,29 @@ def candidate_of(sch: Schedule):
     return ms.MeasureCandidate(sch, args)
 
 
+class Context(ms.TuneContext):
+    """What the cost model wants to know of a task. TVM's own constructor also imports all tensor intrinsics there are: a minute, and none is used."""
+
+    def __init__(self, task: Task, target: Target):
+        make = tvm_ffi.get_global_func("s_tir.meta_schedule.TuneContext")
+        strategy = space = logger = None
+        self.__init_handle_by_constructor__(make, workload(task.func), target.tvm(), space, strategy, task.name, 1, -1, logger)
+
+
 class Measurer:
     """Builds schedules here and runs them, one at a time, in a process of their own, which a crash or a hang does not survive but we do."""
 
     def __init__(self, target: Target):
         self.target, self.built, self.failed = target, 0, 0
-        self.runner = ms.runner.LocalRunner(
+
+    @cached_property
+    def runner(self) -> ms.runner.LocalRunner:
+        """Started when there is something to measure: it takes seconds."""
+        return ms.runner.LocalRunner(
             timeout_sec=TIMEOUT_S,
             evaluator_config=ms.runner.EvaluatorConfig(**TIMING),
             f_alloc_argument=ARGUMENTS,
-            initializer=partial(start_worker, target.cores),
+            initializer=partial(start_worker, self.target.cores),
         )
 
     def __enter__(self):
@@ -193,7 +206,7 @@ class Measurer:
 
     def __exit__(self, *exception):
         self.folder.cleanup()
-        del self.runner
+        self.__dict__.pop("runner", None)  # its process ends with it
 
     def measure(self, batch: list[Schedule]) -> list:
         """A RunnerResult a schedule, with `run_secs`, or with `error_msg`."""
