@@ -86,7 +86,6 @@ class Artifact:
         finally:
             partial.unlink(missing_ok=True)
 
-
     def _linker(self):
         """What TVM calls to link its object files, the manifest going in with them."""
         compiler, manifest = toolchain.linker(self._target), json.dumps(self.manifest).encode()
@@ -115,7 +114,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
     try:
         with quiet():
-            executable = tvm.runtime.load_module(str(Path(path).resolve()))
+            executable = tvm.get_global_func("ffi.Module.load_from_file.so")(str(Path(path).resolve()), "so")  # whatever the file's name
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
     return Artifact(executable, manifest)
