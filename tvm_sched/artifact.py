@@ -8,6 +8,7 @@ that computes what 'main' takes beside its input, or null), `input` and `output`
 import json
 import os
 import platform
+import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -113,8 +114,10 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     require_this_machine(manifest | {"arch": arch}, str(path))
     runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
     try:
-        with quiet():
-            executable = tvm.get_global_func("ffi.Module.load_from_file.so")(str(Path(path).resolve()), "so")  # whatever the file's name
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            alias = Path(folder, "net.so")  # of a known name the system's loader gives what it has, though the file was replaced
+            alias.symlink_to(Path(path).resolve())
+            executable = tvm.runtime.load_module(str(alias))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
     return Artifact(executable, manifest)

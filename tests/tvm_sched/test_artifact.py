@@ -249,12 +249,13 @@ def test_saving_into_a_missing_folder_is_told(compiled, tmp_path):
     refused(lambda: compiled.save(tmp_path / "none" / "net.so"), "none")
 
 
-def test_saving_replaces_a_file_that_is_in_use(compiled, copy, x):
+def test_a_file_that_is_replaced_while_in_use_is_loaded_anew(compiled, copy, network, x):
     running = tvm_sched.load(copy)
-    before = running(x)
-    compiled.save(copy)
-    assert np.array_equal(running(x), before)
-    assert np.array_equal(tvm_sched.load(copy)(x), before)
+    other = tvm_sched.compile(nn.Sequential(network, nn.Sigmoid()), torch.from_numpy(x))
+    other.save(copy)
+    assert np.array_equal(running(x), compiled(x))
+    assert np.array_equal(tvm_sched.load(copy)(x), other(x))
+    assert not np.array_equal(other(x), compiled(x))
 
 
 @pytest.mark.parametrize("name", ["net", "net.bin", "a net with spaces 'and quotes'.so"])
