@@ -15,6 +15,7 @@ from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.passes.legalize import legalize
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
 from tvm_sched.passes.select_kernels import Selection, select_kernels
 from tvm_sched.passes.vector_math import vector_math
@@ -26,7 +27,7 @@ Progress = Callable[[str], None]  # told the name of each phase as it begins
 CLEAN = tvm.transform.Sequential([relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
 FUSE = tvm.transform.Sequential(
     [
-        relax.transform.LegalizeOps(),
+        legalize,
         relax.transform.AnnotateTIROpPattern(),
         broadcasts_apart,
         relax.transform.FuseOps(),
