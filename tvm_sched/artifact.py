@@ -108,7 +108,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
 
     Raises UserError for a file that is missing, damaged, foreign, or made for another CPU.
     """
-    import tvm
+    import tvm_ffi
 
     manifest, arch = read_manifest(path)
     require_this_machine(manifest | {"arch": arch}, str(path))
@@ -117,7 +117,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
         with quiet(), tempfile.TemporaryDirectory() as folder:
             alias = Path(folder, "net.so")  # of a known name the system's loader gives what it has, though the file was replaced
             alias.symlink_to(Path(path).resolve())
-            executable = tvm.runtime.load_module(str(alias))
+            executable = tvm_ffi.load_module(alias)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
     return Artifact(executable, manifest)

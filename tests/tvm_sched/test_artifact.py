@@ -112,9 +112,9 @@ def test_several_results_are_a_tuple(tmp_path):
 
 
 def test_the_manifest_is_read_without_the_library_being_loaded(copy, compiled, monkeypatch):
-    import tvm
+    import tvm_ffi
 
-    monkeypatch.setattr(tvm.runtime, "load_module", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(tvm_ffi, "load_module", lambda *_: pytest.fail("loaded"))
     manifest, arch = artifacts.read_manifest(copy)
     assert arch == targets.host().arch
     assert manifest == compiled.manifest
