@@ -83,12 +83,12 @@ def tune(
     """Measures up to `trials` tiles of each distinct kernel of the network on this machine, and appends them to the folder `records`.
 
     Arguments are those of `compile`. minutes: stop after that time. seed: of the cost model. progress: called with (trials done, trials in
-    all, the task's name). What `records` holds already counts as done. Raises UserError for a network that cannot be compiled, or a target that is
-    not this machine's instruction set.
+    all, the task's name). What `records` holds already counts as done. Raises UserError for a network that cannot be compiled, or a target whose
+    instructions this machine lacks.
     """
     began = time.monotonic()
     target = targets.get(target)
-    if target.family != targets.host().family:
+    if target.arch != targets.host().arch or not set(target.cpu_flags) <= targets.cpu_flags():
         raise UserError(f"target '{target.name}' cannot be measured on this machine, whose instructions are '{targets.host().family}'")
     target = replace(target, cores=threads_of(target, threads))
     selection = pipeline.fused(importer.from_torch(module, example_input), target, dense)
