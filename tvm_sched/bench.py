@@ -9,6 +9,7 @@ What makes one measurement lie about another, and what is done here:
 - An engine binds the calling thread to a core, and the next engine's threads inherit that: the affinity is set back
   before each burst.
 - Python's garbage collector runs in the middle: it is off during a burst.
+- Other programs take the cores away: that cannot be undone, so `MachineState` says whether they did.
 
 Times are wall-clock milliseconds of single calls from Python, inputs ready made.
 """
@@ -27,6 +28,7 @@ from rich.table import Table
 
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
 WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
+QUIET = 0.05  # share of the time that programs may wait for a core on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,14 @@ def table(rows: Sequence[Row]) -> Table:
 
 @dataclass(frozen=True)
 class MachineState:
-    """The machine as it was when something was measured on it; None or empty where the system does not tell."""
+    """The machine at one moment, as a rule right after something was measured; None or empty where it does not tell."""
 
     cpu: str
     cores: int  # that this process may use
     isa: list[str]  # vector instruction sets, as Linux names them
     governor: str | None  # of the first core's clock
-    load: float | None  # runnable processes, mean of the last minute, before measuring
+    load: float | None  # runnable processes, mean of the last minute
+    waiting: float | None  # share of the last ten seconds in which some program waited for a core
 
     @classmethod
     def now(cls) -> "MachineState":
@@ -186,12 +189,24 @@ class MachineState:
             isa=vector_isa(),
             governor=_read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None,
             load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            waiting=waiting_share(_read(Path("/proc/pressure/cpu"))),
         )
+
+    @property
+    def quiet(self) -> bool:
+        """Whether times measured just now can be trusted: next to nothing waited for a core."""
+        return self.waiting is None or self.waiting <= QUIET
 
     def __str__(self) -> str:
         governor = f", governor {self.governor}" if self.governor else ""
-        load = f", load {self.load}" if self.load is not None else ""
-        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{load}"
+        noise = "" if self.quiet else f", NOT QUIET: programs waited for a core {self.waiting:.0%} of the time"
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{noise}"
+
+
+def waiting_share(pressure: str) -> float | None:
+    """`MachineState.waiting` from Linux's pressure file for CPUs, 'some avg10=0.41 avg60=...'; None if it is empty."""
+    fields = dict(word.split("=") for word in pressure.partition("\n")[0].split()[1:])
+    return float(fields["avg10"]) / 100 if fields else None
 
 
 def cpu_name() -> str:

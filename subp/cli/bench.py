@@ -49,7 +49,7 @@ def command(
     from tvm_sched import bench, engines
     from tvm_sched.artifact import check_input
 
-    machine, rows = bench.MachineState.now(), []
+    rows = []
     compiled = tvm_sched.load(artifact)
     shape = compiled.manifest["input"]["shape"]
     x = check_input(shape, seed=0)
@@ -61,6 +61,7 @@ def command(
             engine.prepare()
             check(f"{engine.name} on {model}", engine.call(x), network.reference(x))
         rows += engines.compare(ready, x, seconds)
+    machine = bench.MachineState.now()
     console().print(bench.table(rows))
     click.echo(f"{rows[0].network}, batch {rows[0].batch}, on {machine}")
     if json_file:

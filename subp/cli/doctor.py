@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from tvm_sched.targets import Target
 
 INSTALL = "pip install -e ."  # brings every package at the version that this one was made for
-MAX_LOAD = 0.5  # runnable processes a core, above which latencies are not to be trusted
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,9 @@ def benchmarking() -> Iterator[Finding]:
     yield from _package("bench", "onnxruntime")
     yield from _package("bench", "onnxscript")
     machine = MachineState.now()
-    if machine.load is not None:
-        quiet = machine.load <= MAX_LOAD * machine.cores
-        mend = "" if quiet else "end other programs, or wait"
-        yield Finding("bench", quiet, f"load {machine.load} on {machine.cores} cores", mend)
+    if machine.waiting is not None:
+        mend = "" if machine.quiet else "end other programs, or wait"
+        yield Finding("bench", machine.quiet, f"programs wait for a core {machine.waiting:.0%} of the time", mend)
     if machine.governor is not None:
         steady = machine.governor == "performance"
         mend = "" if steady else "cpupower frequency-set -g performance"

@@ -1,6 +1,7 @@
 """`subp quickstart`: the main job on real data, then the same comparison on a full-size network."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from subp.cli.stages import Images
     from subp.data import Data
-    from tvm_sched.bench import Row
+    from tvm_sched.bench import MachineState, Row
     from tvm_sched.engines import Network
 
 N, SPARSITY = 16, 0.75
@@ -39,10 +40,10 @@ class Budget:
 class Report:
     """What `report.json` holds."""
 
-    machine: dict  # see tvm_sched.bench.MachineState
     accuracies: dict[str, float] = field(default_factory=dict)  # on the test images, 0 to 1
     errors: dict[str, dict[str, float]] = field(default_factory=dict)  # file -> stage -> maximum error to PyTorch
     measurements: list["Row"] = field(default_factory=list)
+    machine: "MachineState | None" = None  # after the last measurement
     seconds: float = 0.0  # that the whole job took
 
 
@@ -56,6 +57,9 @@ def command(output: Path) -> None:
     Then the same comparison on ResNet-18 at 224x224. About five minutes on two cores. Leaves report.json,
     quickstart.png, the networks (.safetensors), the compiled ones (.so) and the tuning records in the output folder.
     """
+    # PyTorch's threads spin for milliseconds where they wait for each other; when other programs hold the cores, training
+    # then takes ten times as long. Set before PyTorch is loaded. Latencies are measured on one thread, which never waits.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     Quickstart(Budget(), output).run()
 
 
@@ -64,11 +68,9 @@ class Quickstart:
 
     def __init__(self, budget: Budget, folder: Path) -> None:
         from subp.cli.terminal import console
-        from tvm_sched.bench import MachineState
 
         self.budget, self.folder, self.console = budget, folder, console()
-        self.machine = MachineState.now()
-        self.report = Report(asdict(self.machine))
+        self.report = Report()
 
     def run(self) -> Report:
         """Trains, deploys and compares the small network, compares the full-size one; writes report and picture."""
@@ -155,14 +157,14 @@ class Quickstart:
         from subp.cli import stages
         from tvm_sched import bench, engines
 
-        ready, errors = stages.references(dense, inputs)
-        self.report.errors[f"{dense.name}-onnxruntime"] = errors
+        ready, references_errors = stages.references(dense, inputs)
         for kind, network in (("dense", dense), ("sparse", sparse)):
             path = self.folder / f"{network.name}-{kind}.so"
             engine, errors = stages.deploy(network, inputs, path, dense=kind == "dense", records=records)
             self.report.errors.setdefault(path.stem, {}).update(errors)
             ready.append(engine)
-        self.say(f"Checks: largest absolute error to PyTorch over {len(inputs)} images")
+        self.report.errors[f"{dense.name}-dense"].update(references_errors)
+        self.say(f"Checks: largest absolute error to PyTorch's outputs for {len(inputs)} image(s)")
         for name, errors in self.report.errors.items():
             if name.startswith(dense.name):
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
@@ -170,6 +172,7 @@ class Quickstart:
         rows = engines.compare(ready, inputs[:1], self.budget.measuring_seconds)
         self.console.print(bench.table(rows))
         self.report.measurements += rows
+        self.report.machine = bench.MachineState.now()
         return rows
 
     def write(self, networks: dict[str, list["Row"]]) -> None:
@@ -178,10 +181,10 @@ class Quickstart:
         from subp.cli import picture
 
         accuracies = {"dense": self.report.accuracies["dense"], f"SUBP {PATTERN}": self.report.accuracies["sparse"]}
-        png = picture.draw(accuracies, networks, f"one thread of {self.machine}")
+        png = picture.draw(accuracies, networks, f"one thread of {self.report.machine}")
         write_atomically(self.folder / "quickstart.png", png)
         write_atomically(self.folder / "report.json", json.dumps(asdict(self.report), indent=2).encode())
-        self.say(f"Done in {self.report.seconds:.0f} s on {self.machine}")
+        self.say(f"Done in {self.report.seconds:.0f} s on {self.report.machine}")
         click.echo(f"   {self.folder}/report.json and {self.folder}/quickstart.png")
 
     def say(self, heading: str) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def deploy(
 
     with torch.no_grad():
         program = torch.export.export(network.module, (network.example_input,))
-    checked("exported", Network.of(network.name, program, network.example_input).reference)
+    checked("exported", engines.pytorch(replace(network, module=program), THREADS).call)
     artifact = tvm_sched.compile(program, network.example_input, records=records, threads=THREADS, dense=dense)
     checked("compiled", artifact)
     artifact.save(path)

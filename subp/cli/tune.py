@@ -90,12 +90,10 @@ def table(summary: "TuningSummary") -> "Table":
 
 
 def described(summary: "TuningSummary") -> str:
-    """What the search did, in one line: '10 kernels, 98 measurements, 1.52 -> 1.40 ms together, in 38 s'."""
-    before, after = (
-        sum(getattr(task, time) * task.calls for task in summary.tasks if isfinite(task.default_ms))
-        for time in ("default_ms", "best_ms")
-    )
+    """What the search did, in one line: '9 of 12 kernels, 98 measurements: 1.52 -> 1.40 ms together, in 38 s'."""
+    known = [task for task in summary.tasks if isfinite(task.default_ms)]
+    before, after = (sum(getattr(task, time) * task.calls for task in known) for time in ("default_ms", "best_ms"))
     measured = f"{sum(task.measured for task in summary.tasks)} measurements"
     failed = f" ({summary.failed} failed)" if summary.failed else ""
-    times = f"{before:.2f} -> {after:.2f} ms together, in {summary.seconds:.0f} s"
-    return f"{len(summary.tasks)} kernels, {measured}{failed}, {times}"
+    times = f"{before:.3f} -> {after:.3f} ms together, in {summary.seconds:.0f} s"
+    return f"{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}: {times}"

@@ -113,6 +113,16 @@ def test_machine_state_names_the_cpu_and_its_cores():
     assert machine.cores == len(bench.usable_cpus())
 
 
+def test_a_machine_on_which_programs_wait_is_not_quiet():
+    busy = bench.waiting_share("some avg10=26.50 avg60=13.11 avg300=26.03 total=1449328879\nfull avg10=0.00\n")
+    idle = bench.waiting_share("some avg10=0.41 avg60=13.11 avg300=26.03 total=1449328879\n")
+    assert (busy, idle) == pytest.approx((0.265, 0.0041))
+    assert bench.waiting_share("") is None
+    noisy, quiet, unknown = (bench.MachineState("cpu", 2, [], None, 0.0, share) for share in (busy, idle, None))
+    assert "NOT QUIET" in str(noisy) and "26%" in str(noisy)
+    assert quiet.quiet and unknown.quiet and "QUIET" not in str(quiet)
+
+
 def test_table_shows_a_ratio_only_where_there_is_a_dense_engine():
     row = Row("net", "subp-sparse", "host", 16, 0.75, 1, 1, 2.0, 2.5, 1.9, 3.456, 1_250_000)
     lone = Row("net", "lone", "host", None, 0.0, 1, 2, 2.0, 2.5, 1.9, None, 1)
