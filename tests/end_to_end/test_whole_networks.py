@@ -160,9 +160,12 @@ def error(artifact, network, x):
 
 
 CASES = [
-    *((name, None, 1.0, 1 if number % 2 else 3) for number, name in enumerate(NETWORKS)),
-    *((name, (4, 8, 16, 32, 64)[number % 5], (0.01, 0.25, 0.5)[number % 3], 3 if number % 2 else 1) for number, name in enumerate(NETWORKS)),
-    *((name, (16, 32, 64, 4, 8)[number % 5], (0.25, 0.75, 0.1)[number % 3], 1 if number % 2 else 3) for number, name in enumerate(NETWORKS)),
+    (name, *pruned, batch)
+    for number, name in enumerate(NETWORKS)
+    for pruned, batch in (
+        ((None, 1.0), 1 + 2 * (number % 2)),
+        (((4, 8, 16, 32, 64)[number % 5], (0.01, 0.25, 0.5)[number % 3]), 3 - 2 * (number % 2)),
+    )
 ]
 
 

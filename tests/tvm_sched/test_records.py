@@ -1,7 +1,9 @@
 """Records on disk: kept whole, looked up by structure and thread count, damage told in a sentence."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,13 +30,25 @@ def task():
     return task
 
 
-@pytest.fixture
-def folder(task, tmp_path):
+@pytest.fixture(scope="module")
+def schedules(task):
+    return tuning.schedules(task.func, TARGET)
+
+
+@pytest.fixture(scope="module")
+def original(task, schedules, tmp_path_factory):
     """Three records of a task: of 3, 1 and 2 milliseconds."""
-    records = Records(tmp_path / "records", TARGET, create=True)
-    for sch, seconds in zip(tuning.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3)):
+    folder = tmp_path_factory.mktemp("original") / "records"
+    records = Records(folder, TARGET, create=True)
+    for sch, seconds in zip(schedules, (3e-3, 1e-3, 2e-3)):
         records.add(task.func, sch, [seconds])
-    return tmp_path / "records"
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """The same, to spoil."""
+    return Path(shutil.copytree(original, tmp_path / "records"))
 
 
 def times(records, func):
@@ -45,9 +59,9 @@ def test_records_are_read_back_fastest_first(folder, task):
     assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
 
 
-def test_the_best_record_is_its_schedule(folder, task):
+def test_the_best_record_is_its_schedule(folder, task, schedules):
     best = Records(folder, TARGET).best(task.func)
-    fastest = tuning.schedules(task.func, TARGET)[1]
+    fastest = schedules[1]
     assert str(best.mod["main"].body) == str(fastest.mod["main"].body)
 
 
@@ -68,10 +82,10 @@ def test_another_shape_or_number_of_kept_blocks_finds_none(folder):
         assert Records(folder, TARGET).best(other.func) is None
 
 
-def test_records_of_another_number_of_threads_are_not_used(folder, task):
+def test_records_of_another_number_of_threads_are_not_used(folder, task, schedules):
     two = Records(folder, replace(TARGET, cores=2), create=True)
     assert two.best(task.func) is None and two.measured(task.func) == []
-    two.add(task.func, tuning.schedules(task.func, TARGET)[0], [5e-3])
+    two.add(task.func, schedules[0], [5e-3])
     assert times(two, task.func) == [5]
     assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
 
@@ -93,7 +107,7 @@ def test_an_empty_folder_is_made_when_asked(tmp_path, task):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 100, -5])  # bytes at the end; negative: all but so many of the last line
-def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(folder, task, cut):
+def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(folder, task, schedules, cut):
     path = folder / RECORDS
     whole = path.read_bytes()
     last = len(whole) - len(whole.splitlines(keepends=True)[-1])
@@ -104,7 +118,7 @@ def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(fol
     repaired = Records(folder, TARGET, create=True)
     assert path.read_bytes() == whole[:last]
     assert times(repaired, task.func) == [1, 3]
-    repaired.add(task.func, tuning.schedules(task.func, TARGET)[2], [2e-3])
+    repaired.add(task.func, schedules[2], [2e-3])
     assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
 
 

@@ -202,6 +202,7 @@ def test_equal_patterns_of_different_weights_are_one_function():
     for seed, layer in enumerate(network):
         layer.weight.data = torch.from_numpy(keep_blocks(layer.weight.detach().numpy(), 16, 8, seed))
     fused = pipeline.fused(importer.from_torch(network.eval(), torch.zeros(1, 64, 8, 8)), AVX512)
-    called = [call.args[0].name_hint for call in pipeline.kernel_calls(fused.mod) if len(call.args[1]) > 1]
+    calls = [binding.value for binding in pipeline.kernel_bindings(fused.mod)]
+    called = [call.args[0].name_hint for call in calls if len(call.args[1]) > 1]
     assert len(called) == 4 and len(set(called)) == 1
     assert len({np.asarray(weight.value.numpy()).tobytes() for weight in fused.weights}) == 4
