@@ -1,5 +1,6 @@
 """From a PyTorch network to a Relax module with its constants bound."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,8 @@ def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProg
     """torch.export of `module` in eval mode, without gradients."""
     training = module.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
             return torch.export.export(module.eval(), (example_input,))
     except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}") from error

@@ -51,11 +51,15 @@ def kept_blocks(used: np.ndarray, n: int) -> np.ndarray:
 
 
 def find(used: np.ndarray) -> Pattern | None:
-    """The pattern that explains the zeros: the largest blocks among which the share of kept ones is least. None without a block of zeros."""
+    """The pattern that explains the zeros: the largest blocks among which the share of kept ones is least, or as good as least (part of a kept
+    block may have died in training). None without a block of zeros.
+    """
     density = {n: kept_blocks(used, n).mean() for n in SIZES if len(used) % n == 0}
     if not density or min(density.values()) == 1:
         return None
-    n = min(density, key=density.get)  # SIZES fall: the first of equals is the largest
+    least = min(density.values())
+    good = [n for n in density if density[n] <= 1.02 * least and 1 - density[n] >= 0.98 * (1 - least)]
+    n = max(good)
     kept = kept_blocks(used, n).sum(axis=1)
     return Pattern(n, int(kept.min()), int(kept.max()), used.shape[1])
 

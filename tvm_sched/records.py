@@ -45,12 +45,13 @@ class Records:
         return sch
 
     def measured(self, func: PrimFunc) -> list:
-        """The records of `func` on as many threads as the target has, the fastest first."""
+        """The records of `func` with the target's instructions on as many threads, the fastest first."""
         mod = workload(func)
         if not self.database.has_workload(mod):
             return []
         records = self.database.get_top_k(self.database.commit_workload(mod), 1 << 30)
-        return [record for record in records if int(record.target.attrs["num-cores"]) == self.target.cores]
+        mine = (self.target.family, self.target.cores)
+        return [record for record in records if (record.target.keys[0], int(record.target.attrs["num-cores"])) == mine]
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""

@@ -43,7 +43,7 @@ class Target:
         """The `tvm.target.Target` to generate code for."""
         import tvm
 
-        keys = ["arm_cpu", "cpu"] if self.arch == "aarch64" else ["cpu"]
+        keys = [self.family, *(["arm_cpu"] if self.arch == "aarch64" else []), "cpu"]  # the family tells one record from another's
         config = {"kind": "llvm", "keys": keys, "mtriple": self.triple, "mcpu": self.cpu, "num-cores": self.cores}
         if self.features:
             config["mattr"] = list(self.features)

@@ -210,16 +210,21 @@ class Measurer:
 
     def measure(self, batch: list[Schedule]) -> list:
         """A RunnerResult a schedule, with `run_secs`, or with `error_msg`."""
-        inputs = []
-        for sch in batch:
-            self.built += 1  # a name of its own: the measuring process would take a library of a known name for the one it has loaded
-            path = str(Path(self.folder.name, f"{self.built}.so"))
-            tvm.compile(sch.mod, target=self.target.tvm()).export_library(path)
-            args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)
-            inputs.append(ms.runner.RunnerInput(path, "cpu", args))
-        results = [future.result() for future in self.runner.run(inputs)]
+        results = [self.run(sch) for sch in batch]
         self.failed += sum(result.error_msg is not None for result in results)
         return results
+
+    def run(self, sch: Schedule):
+        """One schedule's RunnerResult."""
+        self.built += 1  # a name of its own: the measuring process would take a library of a known name for the one it has loaded
+        path = str(Path(self.folder.name, f"{self.built}.so"))
+        try:
+            tvm.compile(sch.mod, target=self.target.tvm()).export_library(path)
+        except RuntimeError as error:  # what TVM and the linker raise
+            return ms.runner.RunnerResult(None, str(error))
+        args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)
+        (future,) = self.runner.run([ms.runner.RunnerInput(path, "cpu", args)])
+        return future.result()
 
 
 def start_worker(threads: int) -> None:

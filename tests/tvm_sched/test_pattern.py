@@ -150,3 +150,9 @@ def test_blocks_outside_the_group_are_not_kept():
     data, indices = pattern.pack(pattern.ungroup(w, 4), kept, 16)
     assert data.shape == (4, 8, 3, 3, 16)
     assert np.array_equal(unpack(data, indices, 32), pattern.ungroup(w, 4))
+
+
+def test_a_block_of_which_part_has_died_is_still_one_block():
+    used = np.kron(np.random.default_rng(0).permuted(np.repeat([[True, False]], [16, 48], axis=1).repeat(8, 0), axis=1), np.ones((16, 1), bool)) > 0
+    used[3:7, np.flatnonzero(used[3])[0]] = False
+    assert pattern.find(used).n == 16

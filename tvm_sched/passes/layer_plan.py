@@ -80,6 +80,7 @@ def reason(layer: Layer, found: pattern.Pattern | None, work: Work, ignore_zeros
     """Why a layer whose zeros are `found` runs as `work`."""
     if found is None:
         why = "dense: " + ("zeros ignored as asked" if ignore_zeros else "no 1xN blocks of zeros")
+        why += f" that divide its {len(layer.weight)} output channels" if len(layer.weight) % min(pattern.SIZES) else ""
         return why + (f"; blocks outside the {layer.groups} groups are skipped" if layer.groups > 1 else "")
     if work.kept == work.channels:
         return f"dense: 1x{found.n} keeps {found.most} of {found.total} blocks, to skip the others would cost more"
