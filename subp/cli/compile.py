@@ -1,15 +1,20 @@
 """`subp compile`: a network as one .so for a CPU."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from subp.cli.networks import MODEL_HELP, load_network, model_options
 from subp.cli.options import FOLDER, OutputFile, target_option
+from tvm_sched.errors import UserError
+
+if TYPE_CHECKING:
+    from tvm_sched import Artifact
 
 HELP = f"""Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
 
-MODEL is {MODEL_HELP}. For this machine the result is checked against PyTorch before it is written.
+MODEL is {MODEL_HELP}. Where this machine can run the result, it is checked against PyTorch before it is written.
 """
 
 
@@ -46,8 +51,19 @@ def command(
         console().print(artifact.explain_table())
     x = network.example_input.numpy()
     checked = ""
-    if target == "host":
+    if runs_here(artifact):
         checked = f"; largest error to PyTorch {check(f'{model}, compiled', artifact(x), network.reference(x)):.1e}"
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
     artifact.save(output)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {target}, input {list(x.shape)}{checked}")
+
+
+def runs_here(artifact: "Artifact") -> bool:
+    """Whether this machine's CPU has the instructions that the artifact uses."""
+    from tvm_sched.artifact import require_this_machine
+
+    try:
+        require_this_machine(artifact.manifest, "it")
+    except UserError:
+        return False
+    return True

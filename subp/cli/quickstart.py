@@ -57,8 +57,8 @@ def command(output: Path) -> None:
     Then the same comparison on ResNet-18 at 224x224. About five minutes on two cores. Leaves report.json,
     quickstart.png, the networks (.safetensors), the compiled ones (.so) and the tuning records in the output folder.
     """
-    # PyTorch's threads spin for milliseconds where they wait for each other; when other programs hold the cores, training
-    # then takes ten times as long. Set before PyTorch is loaded. Latencies are measured on one thread, which never waits.
+    # PyTorch's threads spin for milliseconds where they wait for each other; when other programs hold the cores,
+    # training then takes ten times as long. Set before PyTorch is loaded; latencies are measured on one thread.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     Quickstart(Budget(), output).run()
 

@@ -100,6 +100,34 @@ class TestCompile:
         assert "no tuning records" in refused("compile", folder / "net.pt2", *options)
 
 
+    def test_code_for_a_board_is_written_without_being_run(self, folder, tmp_path, capsys):
+        output = str(tmp_path / "net.tar")  # object files: nothing to link with is needed
+        assert cli.exit_code(["compile", str(folder / "net.pt2"), "--target", "cortex-a76", "-o", output]) == 0
+        printed = capsys.readouterr().out
+        assert "cortex-a76" in printed and "error" not in printed
+
+
+class TestTune:
+    def test_records_are_kept_and_compile_uses_them(self, folder, tmp_path, capsys):
+        records = tmp_path / "records"
+        tune = ["tune", str(folder / "net.pt2"), "--threads", "1", "--trials", "2", "--records", str(records)]
+        assert cli.exit_code(tune) == 0
+        printed = capsys.readouterr().out
+        measured = int(re.search(r"(\d+) measurements", printed)[1])
+        lines = (records / "database_tuning_record.json").read_text().splitlines()
+        assert len(lines) == measured > 0
+        assert cli.exit_code(tune) == 0
+        assert (records / "database_tuning_record.json").read_text().splitlines() == lines
+        output = ["--explain", "--records", str(records), "-o", str(tmp_path / "net.so")]
+        assert cli.exit_code(["compile", str(folder / "net.pt2"), "--threads", "1", *output]) == 0
+        assert "record" in capsys.readouterr().out
+
+    def test_only_this_machine_can_be_measured(self, folder, tmp_path, refused):
+        options = ("--target", "cortex-a76", "--records", tmp_path / "records")
+        assert "cortex-a76" in refused("tune", folder / "net.pt2", *options)
+        assert not (tmp_path / "records").exists()
+
+
 class TestRun:
     def test_npy_in_npy_out(self, folder, tmp_path):
         x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), "float32")
