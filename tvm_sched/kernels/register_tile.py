@@ -78,14 +78,12 @@ class Tile:
 def candidates(work: Work, target: Target, most: int = 32) -> list[Tile]:
     """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty."""
     _, height, width = work.image
-    vectors = ceil(work.n / target.lanes)
-    room = target.registers - vectors - (0 if target.broadcast_operand else 1)
-    most_pixels = max(1, room // vectors)
     tiles = [
         Tile(rows, cols, groups, bands)
         for rows in divisors(height, limit=4)
-        for cols in range(1, min(width, most_pixels // rows) + 1)
-        for groups in divisors(work.groups, limit=max(1, most_pixels // (rows * cols)))
+        for cols in range(1, min(width, target.registers // rows) + 1)
+        for groups in divisors(work.groups, limit=target.registers // (rows * cols))
+        if fits_registers(ceil(work.n / target.lanes), rows * cols, groups, target)
         for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
     ]
 
@@ -94,6 +92,12 @@ def candidates(work: Work, target: Target, most: int = 32) -> list[Tile]:
         return round(log(cycles(work, tile, target)) / 0.04), tile.groups, tile.rows * tile.cols, tile.bands
 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
+
+
+def fits_registers(vectors: int, pixels: int, groups: int, target: Target) -> bool:
+    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it multiplies with, are registers."""
+    scalars = 0 if target.broadcast_operand else 1 if groups == 1 else pixels
+    return vectors * pixels * groups + vectors + scalars <= target.registers
 
 
 def divisors(number: int, limit: int) -> list[int]:

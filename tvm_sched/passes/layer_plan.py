@@ -68,9 +68,12 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
         if takes_winograd(layer, n, target):
             estimates |= {(m, n): winograd_cycles(work, m, target) for m in winograd_conv2d.FORMS}
 
+    # One vector a block is simplest, and two where a scalar takes a register: both use it.
+    simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
+
     def preference(plan):
-        """Estimates within 4 % count as equal; among equals the simpler: direct, and one vector a block."""
-        return round(log(estimates[plan]) / 0.04), plan[0], abs(log2(plan[1] / target.lanes))
+        """Estimates within 4 % count as equal; among equals the simpler: direct, and a block of few vectors."""
+        return round(log(estimates[plan]) / 0.04), plan[0], abs(log2(plan[1] / simplest))
 
     m, n = min(estimates, key=preference)
     return Plan(m, n, packings[n], found and found.n, reason(layer, found, works[n], ignore_zeros))
