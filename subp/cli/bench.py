@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.networks import load_network, model_options
 from subp.cli.options import INPUT_FILE, Names, Numbers, OutputFile
 from subp.errors import UserError
 
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("torch", "onnxruntime", "dense")
 
-HELP = f"""Measure the latency of NET.SO, in turn with other engines on the same network and input.
-
-Engines must agree in their outputs before they are compared. MODEL is {MODEL_HELP}.
-"""
-
-
-@click.command("bench", help=HELP)
+@click.command("bench", short_help="Measure the latency of NET.SO beside other engines.")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.option("--against", type=Names(ENGINES), default=[], help=f"Engines beside it, of {','.join(ENGINES)}.")
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
@@ -40,6 +34,10 @@ def command(
     seconds: float,
     json_file: Path | None,
 ) -> None:
+    """Measure the latency of NET.SO, in turn with other engines on the same network and input.
+
+    Engines must agree in their outputs before they are compared.
+    """
     if against and model is None:
         raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
     import tvm_sched

@@ -5,20 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.networks import load_network, model_options
 from subp.cli.options import FOLDER, OutputFile, target_option
 from tvm_sched.errors import UserError
 
 if TYPE_CHECKING:
     from tvm_sched import Artifact
 
-HELP = f"""Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
 
-MODEL is {MODEL_HELP}. Where this machine can run the result, it is checked against PyTorch before it is written.
-"""
-
-
-@click.command("compile", help=HELP)
+@click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
 @click.argument("model")
 @model_options()
 @target_option
@@ -37,6 +32,10 @@ def command(
     explain: bool,
     output: Path,
 ) -> None:
+    """Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
+
+    Where this machine can run the result, it is checked against PyTorch before it is written.
+    """
     import tvm_sched
     from subp.cli.checks import check
     from subp.cli.terminal import console

@@ -4,21 +4,16 @@ from pathlib import Path
 
 import click
 
-from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.networks import load_network, model_options
 from subp.cli.options import OutputFile
 
 
-HELP = f"""Write MODEL as an ONNX file, zeros in place, once its output agrees with PyTorch's.
-
-MODEL is {MODEL_HELP}.
-"""
-
-
-@click.command("export", help=HELP)
+@click.command("export", short_help="Write MODEL as an ONNX file, checked against PyTorch.")
 @click.argument("model")
 @model_options()
 @click.option("-o", "--output", type=OutputFile(), required=True, help="The .onnx file to write.")
 def command(model: str, settings: dict, output: Path) -> None:
+    """Write MODEL as an ONNX file, zeros in place, once its output agrees with PyTorch's."""
     from subp.checkpoint import write_atomically
     from subp.cli.checks import check
     from tvm_sched import engines

@@ -1,6 +1,7 @@
 """The MODEL of a command line: a checkpoint, an exported program, or a name that stands for random weights."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,10 @@ _OPTIONS = {
 
 
 def model_options(*names: str) -> Callable:
-    """Adds the options of these names (all without any); the command gets them as one dictionary, `settings`."""
+    """Adds the options of these names (all without any), which the command gets as one dictionary, `settings`.
+
+    The command's help ends with what a MODEL may be.
+    """
     names = names or tuple(_OPTIONS)
 
     def decorate(command: Callable) -> Callable:
@@ -38,6 +42,7 @@ def model_options(*names: str) -> Callable:
             settings = {name: kwargs.pop(name, None) for name in _OPTIONS}
             return command(*args, settings=settings, **kwargs)
 
+        with_settings.__doc__ = f"{inspect.cleandoc(command.__doc__)}\n\nMODEL is {MODEL_HELP}."
         for name in reversed(names):
             kind, help_ = _OPTIONS[name]
             with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)
@@ -61,7 +66,10 @@ def load_network(model: str, settings: dict) -> tuple["Network", dict]:
     if path.is_file():
         raise UserError(f"{model} is neither a checkpoint (.safetensors) nor an exported program (.pt2)")
     chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
-    return random_network(model, **chosen), {}
+    network = random_network(model, **chosen)
+    mask = f"a random 1x{network.n} mask, {network.sparsity:.0%} pruned" if network.n else "no mask"
+    click.echo(f"{model}: random weights, {mask}")
+    return network, {}
 
 
 def _refuse(settings: dict, names: Iterable[str], reason: str) -> None:

@@ -47,7 +47,7 @@ class Report:
     seconds: float = 0.0  # that the whole job took
 
 
-@click.command("quickstart")
+@click.command("quickstart", short_help="Train, deploy and compare dense and sparse networks: the tour.")
 @click.option(
     "-o", "--output", type=FOLDER, default=Path("runs/quickstart"), show_default=True, help="Folder for the results."
 )

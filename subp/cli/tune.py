@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import MODEL_HELP, load_network, model_options
+from subp.cli.networks import load_network, model_options
 from subp.cli.options import FOLDER, target_option
 
 if TYPE_CHECKING:
@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
     from tvm_sched.tuning import TuningSummary
 
-HELP = f"""Search for fast kernels for MODEL's layers by measuring them on this machine.
 
-MODEL is {MODEL_HELP}. The records hold for every network with layers of the same shapes; a search that was interrupted
-goes on where it stopped.
-"""
-
-
-@click.command("tune", help=HELP)
+@click.command("tune")
 @click.argument("model")
 @model_options()
 @target_option
@@ -43,6 +37,11 @@ def command(
     minutes: float | None,
     dense: bool,
 ) -> None:
+    """Search for fast kernels for MODEL's layers by measuring them on this machine.
+
+    The records hold for every network with layers of the same shapes; a search that was interrupted goes on where it
+    stopped.
+    """
     import tvm_sched
     from subp.cli.terminal import console
     from tvm_sched import targets
