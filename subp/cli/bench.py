@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("torch", "onnxruntime", "dense")
 
+
 @click.command("bench", short_help="Measure the latency of NET.SO beside other engines.")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.option("--against", type=Names(ENGINES), default=[], help=f"Engines beside it, of {','.join(ENGINES)}.")
@@ -49,6 +50,8 @@ def command(
 
     rows = []
     compiled = tvm_sched.load(artifact)
+    if compiled.manifest["dense"] and "dense" in against:
+        raise click.UsageError(f"{artifact} is a dense build itself: leave dense out of --against")
     shape = compiled.manifest["input"]["shape"]
     x = check_input(shape, seed=0)
     network = network_of(model, settings, shape) if model else engines.Network.of_artifact(artifact.stem, compiled)

@@ -13,6 +13,7 @@ from subp.cli.options import FOLDER
 
 if TYPE_CHECKING:
     import numpy as np
+
     from subp.cli.stages import Images
     from subp.data import Data
     from tvm_sched.bench import MachineState, Row
@@ -100,7 +101,7 @@ class Quickstart:
         return self.report
 
     def train(self, kind: str, digits: "Data", images: "Images") -> "Network":
-        """Step 2 for one network, 'dense' or 'sparse'."""
+        """The network of that kind, 'dense' or 'sparse', trained and read back from its file."""
         from subp.cli import stages
         from subp.config import Config
         from subp.progress import Progress
@@ -123,7 +124,7 @@ class Quickstart:
         return network
 
     def require_accuracy(self) -> None:
-        """The point of step 2: sparse is about as good as dense."""
+        """Sparse must be about as good as dense."""
         from subp.cli.checks import CheckFailed
 
         dense, sparse = self.report.accuracies["dense"], self.report.accuracies["sparse"]

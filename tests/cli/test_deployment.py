@@ -212,6 +212,7 @@ class TestBench:
         assert "--model" in refused("bench", folder / "net.so", "--against", "torch")
         assert "tensorrt" in refused("bench", folder / "net.so", "--against", "tensorrt", "--model", "resnet20")
         assert "1,2" in refused("bench", folder / "net.so", "--threads", "0")
+        assert "threads" in refused("bench", folder / "net.so", "--threads", "1000")
         torch.export.save(torch.export.export(sparse_network(), (torch.zeros(2, 1, 8, 8),)), tmp_path / "two.pt2")
         assert "[2, 1, 8, 8]" in refused("bench", folder / "net.so", "--model", tmp_path / "two.pt2")
 
