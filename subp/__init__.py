@@ -13,7 +13,7 @@ import importlib
 
 _HOME = {
     "Sparsifier": "subp.sparsifier",
-    "fold": "subp.sparsifier",
+    "fold": "subp.masking",
     "load_model": "subp.checkpoint",
     "inspect": "subp.summary",
     "UserError": "subp.errors",

@@ -6,13 +6,14 @@ Metadata, JSON under the header key "subp":
     version         of this format, 1
     architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
     classes         names, in the order of the logits
-    preprocessing   {"size", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
+    preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
     sparsifier      its settings, or null after dense training
     config          the training's settings
     epoch           epochs done
     history         one object an epoch: losses, accuracies, density, images/s
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from subp import masking, models
-from subp.errors import UserError
+from subp.errors import UserError, require
 
 VERSION = 1
 _KEY = "subp"
@@ -55,8 +56,11 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file beside `path`, and moves it there once it is on the disk. Raises UserError if that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file beside `path`, and moves it there once it is on the disk. Raises UserError if that fails.
+
+    Its name is the same every time, so that what a killed run left is written over.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -68,7 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -86,15 +91,28 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry"
         )
-    metadata = json.loads(header[_KEY])
-    version = metadata.pop("version")
+    try:
+        metadata = json.loads(header[_KEY])
+        version = metadata.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
     if version != VERSION:
         raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
     parts = {part: {} for part in ("model", "optimizer")}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
+        require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
     return Checkpoint(parts["model"], parts["optimizer"], metadata)
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Loads a state dict. Raises UserError, saying that `what` does not fit and where, if it is another network's."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"{what} do not fit {type(model).__name__}: {reason}") from error
 
 
 def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
@@ -108,9 +126,5 @@ def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Mod
         if architecture is None:
             raise UserError(f"{path} holds a network of your own: pass the model to load its weights into")
         model = models.create(**architecture)
-    try:
-        model.load_state_dict(masking.fold_state_dict(checkpoint.model))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(f"the weights in {path} do not fit {type(model).__name__}: {reason}") from error
+    fill(model, masking.fold_state_dict(checkpoint.model), f"the weights in {path}")
     return model.eval(), checkpoint.metadata

@@ -1,5 +1,6 @@
 """The settings of a training run."""
 
+import math
 from dataclasses import dataclass
 
 from subp.errors import require
@@ -38,5 +39,5 @@ class Config:
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
-        require(self.lr > 0, f"lr = {self.lr}: a learning rate is above 0")
+        require(0 < self.lr < math.inf, f"lr = {self.lr}: a learning rate is a number above 0")
         require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} is not in [0, 1)")

@@ -41,7 +41,7 @@ def _redundancy(blocks: Tensor) -> Tensor:
 
 
 def _total(values: Tensor) -> Tensor:
-    """Sum over a group, [G, 1]; never 0, so that a group of zeros scores 0 instead of NaN."""
+    """Sum over a group, [G, 1]; never 0, so that shares of a group of zeros are 0 instead of NaN."""
     return values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 

@@ -18,8 +18,9 @@ class BlockMask(nn.Module):
     """weight [O, I, *kernel] -> weight where the mask [O/n, I] keeps its block, 0 elsewhere.
 
     soft: the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE, arXiv
-    2102.04010). Otherwise pruned weights get no gradient. The term is added in the backward pass, so a loss scaled up
-    (fp16) makes it weaker.
+    2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass through the weight:
+    twice for a layer that is used twice, once a micro-batch where gradients are accumulated; and a loss that is scaled
+    up (fp16) makes it as many times weaker.
     """
 
     def __init__(self, weight: Tensor, n: int, soft: bool, decay: float) -> None:
@@ -61,6 +62,7 @@ def attach(layer: nn.Module, n: int, soft: bool, decay: float) -> BlockMask:
 
 
 def is_masked(layer: nn.Module) -> bool:
+    """Whether the layer's weight has a block mask."""
     return parametrize.is_parametrized(layer, _WEIGHT) and isinstance(layer.parametrizations.weight[0], BlockMask)
 
 

@@ -17,8 +17,8 @@ def select_layers(
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """(layers to prune by name, reason by name of each layer left dense), both in the model's order.
 
-    As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear) stay dense; so
-    do layers whose name matches a pattern of `exclude`, and those that blocks of n do not fit. Stem or classifier are
+    As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
+    last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do not fit. Stem or classifier are
     pruned after all where `include` matches. Raises UserError if nothing is left to prune, or if a pattern matches no
     Conv2d or Linear layer.
     """
@@ -60,9 +60,11 @@ def _has_matrix(layer: nn.Module) -> bool:
 def _roles(candidates: dict[str, nn.Module]) -> dict[str, str]:
     convolutions = [name for name, layer in candidates.items() if isinstance(layer, nn.Conv2d)]
     linears = [name for name, layer in candidates.items() if isinstance(layer, nn.Linear)]
-    return {name: "stem (first convolution)" for name in convolutions[:1]} | {
-        name: "classifier (last linear layer)" for name in linears[-1:]
-    }
+    if linears:
+        classifier = {linears[-1]: "classifier (last linear layer)"}
+    else:
+        classifier = {convolutions[-1]: "classifier (last convolution)"}
+    return classifier | {name: "stem (first convolution)" for name in convolutions[:1]}
 
 
 def _misfit(layer: nn.Module, n: int, uses: Counter) -> str | None:
@@ -71,6 +73,8 @@ def _misfit(layer: nn.Module, n: int, uses: Counter) -> str | None:
         return f"{type(layer).__name__} is not supported"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized already"
+    if "weight" not in layer._parameters:  # torch.nn.utils.prune, weight_norm and spectral_norm
+        return "its weight is computed from other parameters"
     if uses[id(layer.weight)] > 1:
         return "its weight is shared with another layer"
     outputs, groups = layer.weight.shape[0], getattr(layer, "groups", 1)

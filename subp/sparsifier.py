@@ -7,11 +7,16 @@ epoch.
         train_one_epoch(model, optimizer)     # your own loop; the optimizer may be older or younger than the sparsifier
     model = sparsifier.fold()                 # plain modules, zeros in place
 
+Fold last: training afterwards fills the zeros again. Make the sparsifier before wrapping the model in
+DistributedDataParallel. Masks change the order of a model's parameters, by which an optimizer saves its state: load that
+into one made on the same side, before or after the sparsifier, as the one it was saved from.
+
 A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
 epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
 equal, get equal masks; and there is no generator whose state would have to be saved.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -63,7 +68,8 @@ class Settings:
             f"the schedule, from epoch {self.start} to {self.end}, must lie within epochs 0 to {self.epochs - 1}",
         )
         require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
-        require(self.decay >= 0, f"decay = {self.decay} is below 0")
+        require(math.isfinite(self.alpha), f"alpha = {self.alpha} is not finite")
+        require(0 <= self.decay < math.inf, f"decay = {self.decay}: it is a number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,13 @@ class Sparsifier:
     method:          a name in subp.methods.METHODS
     criterion:       a name in subp.criteria.CRITERIA: "l1", "l2", "bpar"
     schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
-                     paper's 10 and 180 of 250 epochs, in proportion to `epochs`
+                     paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
+                     `start` is later than that
     tau:             temperature of regrowing, see subp.methods.subp
     alpha:           weight of the redundancy in "bpar"
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none
+    decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16)
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
@@ -119,7 +128,8 @@ class Sparsifier:
         seed: int = 0,
     ) -> None:
         default_start, default_end = schedules.default_span(epochs)
-        end = max(default_end, start or 0) if end is None else end
+        if end is None:
+            end = default_end if start is None or start <= default_end else max(start, epochs - 1)
         start = min(default_start, end) if start is None else start
         self.settings = Settings(
             n=n,
@@ -172,7 +182,7 @@ class Sparsifier:
             bool(scores.isfinite().all()),
             f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
         )
-        return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, name, epoch))
+        return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, "mask", name, epoch))
 
     @property
     def attached(self) -> bool:
@@ -208,20 +218,29 @@ class Sparsifier:
         return {"settings": asdict(self.settings), "epoch": self.epoch, "masks": masks}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes masks and epoch from `state`. Raises UserError, naming what differs, for other settings or layers."""
-        for key, own in asdict(self.settings).items():
-            saved = state["settings"].get(key)
+        """Takes masks and epoch from `state`; lists in its settings, as JSON has them, stand for tuples.
+
+        Raises UserError, naming what differs, for other settings or layers.
+        """
+        settings, masks = asdict(self.settings), self.masks
+        for part, ours in (("settings", settings), ("masks", masks)):
+            others = sorted(ours.keys() ^ state[part].keys())
+            require(
+                not others, f"the {part} of the saved state and of this sparsifier differ: {', '.join(others)} in one only"
+            )
+        for key, own in settings.items():
+            saved = state["settings"][key]
+            saved = tuple(saved) if isinstance(saved, list) else saved
             require(
                 saved == own,
                 f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
             )
-        for name, mask in self.masks.items():
-            saved = state["masks"].get(name)
-            require(saved is not None, f"the saved state has no mask for layer {name}")
+        for name, mask in masks.items():
+            saved = state["masks"][name]
             require(
                 saved.shape == mask.shape,
                 f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
             )
-        for name, mask in self.masks.items():
+        for name, mask in masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]

@@ -16,10 +16,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.blocks import density as kept_share
 from subp.blocks import is_uniform, nonzero_blocks
 
 BLOCK_SIZES = (64, 32, 16, 8, 4)
-EXPLAINED = 0.99  # of a weight's zeros must lie in zero blocks; the rest are zeros by chance
 _INDEX_BYTES = 4
 
 
@@ -28,7 +28,7 @@ class Row:
     """One layer.
 
     shape:        of the weight, [O, I / groups, *kernel]
-    n:            block size found in the zeros, None for a layer without any, or whose zeros no block size explains
+    n:            block size found in the zeros, None for a layer without a zero block
     density:      nonzero blocks / blocks; without n: nonzero weights / weights
     uniform:      every group of n outputs keeps the same number of blocks; None without n
     macs:         of the dense layer, for one input; None if no input shape was given, or if the layer did not run
@@ -62,21 +62,20 @@ def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[
     return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
 
 
-def find_n(weight: Tensor) -> int | None:
-    """The largest of the block sizes 64, 32, 16, 8, 4 whose zero blocks [n outputs at one input channel] make up the
-    weight's zeros.
+def find_n(weight: Tensor, groups: int = 1) -> int | None:
+    """The block size that explains the zeros, as `tvm_sched` finds it: the largest of 64, 32, 16, 8, 4 by which the
+    share of kept blocks [n outputs at one input channel] is least, or as good as least, for part of a kept block may
+    have died in training.
 
-    None for a weight without zeros. Blocks are searched among the channels as they are: a permuted pattern is not
-    found.
+    None for a weight without a zero block. Blocks lie within one of a convolution's groups, and are searched among the
+    channels as they are: a permuted pattern is not found.
     """
-    zeros = weight.numel() - int(weight.count_nonzero())
-    for n in BLOCK_SIZES:
-        if zeros and weight.shape[0] % n == 0:
-            blocks = nonzero_blocks(weight, n)
-            in_blocks = int((~blocks).sum()) * (weight.numel() // blocks.numel())
-            if in_blocks >= EXPLAINED * zeros:
-                return n
-    return None
+    outputs = weight.shape[0] // groups  # of a group
+    kept = {n: kept_share(nonzero_blocks(weight, n)) for n in BLOCK_SIZES if outputs % n == 0}
+    least = min(kept.values(), default=1)
+    if least == 1:
+        return None
+    return max(n for n, share in kept.items() if share <= 1.02 * least and 1 - share >= 0.98 * (1 - least))
 
 
 @torch.no_grad()
@@ -140,15 +139,15 @@ def table(rows: Sequence[Row], title: str = "") -> Table:
 def _row(name: str, layer: nn.Module, macs: int | None) -> Row:
     weight = layer.weight.detach()
     dense_bytes = weight.numel() * weight.element_size()
-    n = find_n(weight)
+    n = find_n(weight, getattr(layer, "groups", 1))
     if n is None:
         density, uniform, bsr_bytes = int(weight.count_nonzero()) / weight.numel(), None, dense_bytes
     else:
-        blocks = nonzero_blocks(weight, n)
-        kept, uniform = int(blocks.sum()), is_uniform(blocks)
-        density = kept / blocks.numel()
-        block_bytes = dense_bytes // blocks.numel()
-        row_pointers = 0 if uniform else len(blocks) + 1
+        mask = nonzero_blocks(weight, n)
+        kept, uniform = int(mask.sum()), is_uniform(mask)
+        density = kept / mask.numel()
+        block_bytes = dense_bytes // mask.numel()
+        row_pointers = 0 if uniform else len(mask) + 1
         bsr_bytes = kept * (block_bytes + _INDEX_BYTES) + row_pointers * _INDEX_BYTES
     kind = parametrize.type_before_parametrizations(layer).__name__
     return Row(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)

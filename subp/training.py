@@ -80,7 +80,7 @@ def train(
         "architecture": architecture,
         "classes": data.classes,
         "preprocessing": data.preprocessing.as_dict(),
-        "config": asdict(config),
+        "config": asdict(config) if architecture else asdict(config) | {"model": type(model).__name__},
         "sparsifier": asdict(sparsifier.settings) if sparsifier else None,
     }
     history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
@@ -88,6 +88,8 @@ def train(
         progress.layers(sparsifier.summary())
     if output:
         _make_folder(output)
+        if history:  # the run may have ended between checkpoint and log
+            write_log(output / LOG, history)
     with progress.run(config.epochs, len(history)):
         for epoch in range(len(history), config.epochs):
             history.append(_one_epoch(epoch, data, config, model, sparsifier, optimizer, progress))
@@ -259,7 +261,7 @@ def _restore(saved: Checkpoint, about: dict, model: nn.Module, sparsifier: Spars
         saved.metadata["classes"] == ours["classes"],
         "the run to resume was trained on other classes than this data has",
     )
-    model.load_state_dict(saved.model)
+    checkpoint.fill(model, saved.model, "the weights of the run to resume")
     if sparsifier:
         sparsifier.epoch = saved.metadata["epoch"] - 1
     for name, parameter in model.named_parameters():

@@ -56,7 +56,7 @@ def test_a_loaded_model_is_folded_and_computes_the_same(saved):
 def test_a_network_of_ones_own_loads_into_the_model_given(tmp_path):
     path = tmp_path / "own.safetensors"
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
-    Sparsifier(model, n=4, epochs=1).step(0)
+    Sparsifier(model, n=4, epochs=1, include=["1"]).step(0)
     checkpoint.save(path, Checkpoint(model.state_dict(), metadata={"architecture": None}))
     with pytest.raises(UserError, match="a network of your own: pass the model"):
         checkpoint.load_model(path)
@@ -119,3 +119,39 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     safetensors.torch.save_file({"model.w": torch.zeros(1)}, tmp_path / "newer.safetensors", metadata=header)
     with pytest.raises(UserError, match="has checkpoint format 99, this version of subp reads format 1"):
         checkpoint.load(tmp_path / "newer.safetensors")
+
+
+@pytest.mark.parametrize("entry", ["{", "[]", "{}", "7"])
+def test_a_damaged_description_is_told(tmp_path, entry):
+    safetensors.torch.save_file({"model.w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata={"subp": entry})
+    with pytest.raises(UserError, match="c.safetensors is damaged"):
+        checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_a_tensor_of_no_known_part_is_told(tmp_path):
+    header = {"subp": '{"version": 1}'}
+    safetensors.torch.save_file({"other.w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata=header)
+    with pytest.raises(UserError, match="c.safetensors is damaged: it holds a tensor 'other.w'"):
+        checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_a_killed_runs_partial_file_is_written_over(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "getpid", lambda: 1)
+        killed.setattr(os, "replace", lambda *_: None)
+        killed.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        checkpoint.save(path, Checkpoint({"w": torch.zeros(3)}))
+    assert len(os.listdir(tmp_path)) == 1
+    checkpoint.save(path, Checkpoint({"w": torch.zeros(3)}))
+    assert os.listdir(tmp_path) == ["c.safetensors"]
+
+
+def test_the_first_error_is_told_where_cleaning_up_fails_too(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "unlink failed")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("pathlib.Path.unlink", fail)
+    with pytest.raises(UserError, match="could not write .*: Not a directory"):
+        checkpoint.save(tmp_path / "file" / "c.safetensors", Checkpoint({}))

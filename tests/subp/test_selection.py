@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from subp import models
 from subp.errors import UserError
@@ -66,6 +67,25 @@ def test_a_pattern_that_matches_nothing_is_refused():
 def test_a_model_with_nothing_to_prune_is_refused_with_the_reasons(model, n, message):
     with pytest.raises(UserError, match=message):
         select_layers(model, n)
+
+
+def test_weights_computed_from_other_parameters_stay_dense():
+    model = models.create("resnet20", 10)
+    prune.random_unstructured(model.layer1[0].conv1, "weight", 0.5)
+    skipped = {row.name: row.reason for row in Sparsifier(model, epochs=1).summary() if row.reason}
+    assert skipped["layer1.0.conv1"] == "its weight is computed from other parameters"
+    alone = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 10))
+    prune.random_unstructured(alone[0], "weight", 0.5)
+    with pytest.raises(UserError, match="computed from other parameters"):
+        Sparsifier(alone, epochs=1)
+    assert not any(parametrize.is_parametrized(layer) for layer in alone)
+
+
+def test_without_a_linear_layer_the_last_convolution_is_the_classifier():
+    with torch.device("meta"):
+        model = models.create("squeezenet1_1", 16)
+    assert select_layers(model, 16)[1]["classifier.1"] == "classifier (last convolution)"
+    assert "classifier.1" in select_layers(model, 16, include=["classifier.1"])[0]
 
 
 def test_a_second_sparsifier_on_one_model_is_refused():

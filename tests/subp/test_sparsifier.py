@@ -1,6 +1,7 @@
 """The sparsifier in a training loop of its user's."""
 
 import copy
+import json
 import math
 import os
 import random
@@ -161,10 +162,29 @@ def test_a_state_of_other_settings_or_layers_is_refused_and_changes_nothing():
     other.step(5)
     with pytest.raises(UserError, match="tau = 0.5, this sparsifier has 0.01"):
         sparsifier.load_state_dict(other.state_dict())
-    wider = Sparsifier(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1)), n=8, epochs=6)
-    with pytest.raises(UserError, match=r"layer 1 has a mask of \[4, 16\], the saved state one of \[1, 16\]"):
+    wider = Sparsifier(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1)), n=8, epochs=6)
+    with pytest.raises(UserError, match="the masks of the saved state .* differ: 4, 6 in one only"):
         sparsifier.load_state_dict(wider.state_dict())
+    state = sparsifier.state_dict()
+    state["masks"]["1"] = torch.ones(1, 16, dtype=torch.bool)
+    with pytest.raises(UserError, match=r"layer 1 has a mask of \[4, 16\], the saved state one of \[1, 16\]"):
+        sparsifier.load_state_dict(state)
+    state = sparsifier.state_dict()
+    state["settings"]["momentum"] = 1
+    with pytest.raises(UserError, match="the settings of the saved state .* differ: momentum in one only"):
+        sparsifier.load_state_dict(state)
     assert sparsifier.density == 1 and sparsifier.epoch is None
+
+
+def test_settings_from_json_are_the_same_settings():
+    sparsifier = Sparsifier(network(), n=8, epochs=6, exclude=["4"])
+    state = sparsifier.state_dict()
+    sparsifier.load_state_dict(state | {"settings": json.loads(json.dumps(state["settings"]))})
+
+
+@pytest.mark.parametrize("start, end", [(None, 7), (0, 7), (8, 9), (9, 9)])
+def test_a_late_start_moves_the_default_end_to_the_last_epoch(start, end):
+    assert Sparsifier(network(), n=8, epochs=10, start=start).settings.end == end
 
 
 def test_folding_gives_the_zeros_of_the_masks_and_ends_the_sparsifiers_work():
@@ -209,6 +229,9 @@ def test_the_summary_lists_every_layer_once_in_order():
         ({"start": 2, "end": 10}, "from epoch 2 to 10, must lie within epochs 0 to 9"),
         ({"start": 5, "end": 4}, "from epoch 5 to 4"),
         ({"tau": 0.0}, "tau = 0.0"),
+        ({"alpha": float("inf")}, "alpha = inf"),
+        ({"decay": float("nan")}, "decay = nan"),
+        ({"decay": float("inf")}, "decay = inf"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_the_model_is_touched(options, message):

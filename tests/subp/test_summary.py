@@ -30,10 +30,20 @@ def test_n_is_found_beside_a_few_zeros_by_chance():
     assert summary.find_n(weight) == 16
 
 
-def test_no_n_explains_scattered_zeros_or_none_at_all():
+def test_few_scattered_zeros_or_none_at_all_have_no_n():
     scattered = torch.rand(64, 32, generator=torch.Generator().manual_seed(0))
     assert summary.find_n(scattered + 0.1) is None
-    assert summary.find_n(scattered * (scattered > 0.5)) is None
+    assert summary.find_n(scattered * (scattered > 0.03)) is None
+
+
+def test_a_dead_output_does_not_make_the_blocks_smaller():
+    weight = uniform_weight(64, 32, (3, 3), 16, 8)
+    weight[5] = 0
+    assert summary.find_n(weight) == 16
+
+
+def test_blocks_lie_within_a_group_of_the_convolution():
+    assert summary.find_n(torch.zeros(48, 3, 1, 1), groups=4) == 4
 
 
 def test_a_weight_of_zeros_only_has_the_largest_n_that_divides():

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import subp
 from subp import checkpoint, data, training
 from subp.config import Config
 from subp.errors import UserError
@@ -180,7 +181,23 @@ def test_resuming_another_run_is_refused(tmp_path):
         resume(images=replace(DATA, classes=list("abce")))
     with pytest.raises(UserError, match="there is no checkpoint"):
         training.train(DATA, short, output=tmp_path / "none", resume=True)
+    other = dropping()
+    other.fc = nn.Linear(16, 5)
+    with pytest.raises(UserError, match="the weights of the run to resume do not fit Dropping: size mismatch for fc"):
+        training.train(DATA, short, model=other, output=tmp_path, resume=True)
+    with pytest.raises(UserError, match="the run to resume has model = Dropping, not Sequential"):
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3))
+        training.train(DATA, short, model=model, output=tmp_path, resume=True)
     assert len(resume(replace(short, workers=1)).history) == 1
+
+
+def test_resuming_writes_the_log_again(tmp_path):
+    short = replace(CONFIG, epochs=1)
+    training.train(DATA, short, model=dropping(), output=tmp_path)
+    log = (tmp_path / training.LOG).read_text()
+    (tmp_path / training.LOG).unlink()
+    training.train(DATA, short, model=dropping(), output=tmp_path, resume=True)
+    assert (tmp_path / training.LOG).read_text() == log
 
 
 @pytest.mark.parametrize(
@@ -189,6 +206,7 @@ def test_resuming_another_run_is_refused(tmp_path):
         ({"epochs": 0}, "epochs = 0"),
         ({"batch_size": 0}, "batch_size = 0"),
         ({"lr": 0.0}, "lr = 0.0"),
+        ({"lr": math.inf}, "lr = inf"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0"),
         ({"label_smoothing": 1.0}, "label_smoothing = 1.0"),
     ],
@@ -201,6 +219,11 @@ def test_settings_out_of_range_are_refused(options, message):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="the device 'abacus' cannot be used"):
         training.train(DATA, replace(CONFIG, device="abacus"))
+
+
+@pytest.mark.parametrize("name", subp.__all__)
+def test_every_public_name_is_there(name):
+    assert callable(getattr(subp, name))
 
 
 def test_importing_the_package_imports_nothing_heavy():
