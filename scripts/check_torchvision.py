@@ -6,7 +6,8 @@
     python scripts/check_torchvision.py --sparsity 0          dense
 
 Columns: network, sparsity, layers (convolutions and linear layers), sparse (those that skip blocks), max_error (absolute, to PyTorch), scale
-(largest output), compile_s, error (a sentence where the network cannot be compiled). Exits with 1 if a network fails or differs by more than 1e-3.
+(largest output), compile_s, error (a sentence where the network cannot be compiled). Exits with 1 if a network fails or
+differs by more than 1e-3 of its largest output (at least 1).
 """
 
 import csv

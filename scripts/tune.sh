@@ -3,7 +3,7 @@
 #   scripts/tune.sh TARGET [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$1
+target=${1:?usage: scripts/tune.sh TARGET [NETWORK ...]}
 shift
 subp=$([ -x .venv/bin/subp ] && echo .venv/bin/subp || echo subp)
 for network in "${@:-resnet18}"; do

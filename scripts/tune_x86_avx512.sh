@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tunes the networks whose records are shipped, for CPUs with AVX-512, on this machine: about 3 minutes a network and sparsity. What is
-# recorded already is not measured again, so it can be stopped and started at will.
+# Tunes networks (resnet18 where none is named) for CPUs with AVX-512, on this machine, into the records that are shipped. What is recorded
+# already is not measured again, so it can be stopped and started at will.
 #   scripts/tune_x86_avx512.sh [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."

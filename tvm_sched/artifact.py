@@ -10,7 +10,6 @@ import os
 import platform
 import tempfile
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,8 @@ class Artifact:
         require_this_machine(self.manifest, "the network")
         machine = relax.VirtualMachine(self._executable, tvm.cpu())
         prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
-        self._main = partial(call_main, machine["main"], prepared)
+        main = machine["main"]
+        self._main = lambda x: main(x, *prepared)
         self._input = tvm.runtime.empty(tuple(self.manifest["input"]["shape"]), self.manifest["input"]["dtype"])
 
     def check(self) -> float:
@@ -79,13 +79,13 @@ class Artifact:
         path = Path(path)
         if self._target is None:
             raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
-        partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
             with quiet():
-                self._executable.export_library(str(partial), fcompile=None if path.suffix == ".tar" else self._linker())
-            os.replace(partial, path)
+                self._executable.export_library(str(temporary), fcompile=None if path.suffix == ".tar" else self._linker())
+            os.replace(temporary, path)
         finally:
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _linker(self):
         """What TVM calls to link its object files, the manifest going in with them."""
@@ -96,11 +96,6 @@ class Artifact:
 
         link.object_format = "o"
         return link
-
-
-def call_main(main, prepared, x):
-    """Runs the network on its input and what was prepared when it was loaded."""
-    return main(x, *prepared)
 
 
 def load(path: str | Path, threads: int | None = None) -> Artifact:

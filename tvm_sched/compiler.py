@@ -1,5 +1,6 @@
 """`compile`: from a PyTorch network to an artifact."""
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,16 @@ from tvm_sched.quiet import quiet
 SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
 
 
-def compile(module, example_input, *, target="host", threads=None, records=None, dense=False, progress=lambda phase: None):
+def compile(module, example_input, *, target="host", threads=None, records=None, dense=False):
     """Compiles a network of one input for one CPU.
 
     module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is needed.
     example_input: torch.Tensor of the shape that the artifact will take.
     target: name from `targets.names()`, or a Target. threads: the schedules share their work among so many (all cores of a host by default).
-    records: folder of tuning records; by default those shipped for the target, if any. dense: ignore the zeros, as a baseline.
-    progress: called with the name of each phase.
+    records: folder of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
+    dense: ignore the zeros, as a baseline.
 
-    Returns an Artifact. Raises UserError for a network or a target that cannot be compiled.
+    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a network or a target that cannot be compiled.
     """
     import tvm
 
@@ -30,12 +31,11 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     target = replace(target, cores=threads_of(target, threads))
     with quiet():
         imported = importer.from_torch(module, example_input)
-        lowered = pipeline.lower(imported, target, open_records(records, target), dense, progress)
-        progress("8 generate code")
+        lowered = pipeline.lower(imported, target, open_records(records, target), dense)
         executable = tvm.compile(lowered.mod, target=target.tvm(), relax_pipeline="default_build")
     manifest = make_manifest(target, imported, lowered.choices, imported.reference, threads=target.cores, dense=dense, prepare=lowered.prepare)
-    if target.name == "host":
-        runtime.set_threads(target.cores)
+    if target.arch == platform.machine():
+        runtime.set_threads(min(target.cores, runtime.most_threads()))
     return Artifact(executable, manifest, target)
 
 

@@ -63,7 +63,7 @@ class Network:
             return cls(name, None, None, None, 0.0)
         n = max(sizes, key=sizes.count)
         layers = [choice for choice in artifact.explain() if choice.n == n]
-        density = sum(layer.kept for layer in layers) / sum(layer.total for layer in layers)
+        density = sum(layer.density * layer.total for layer in layers) / sum(layer.total for layer in layers)
         return cls(name, None, None, n, round(1 - density, 4))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -89,11 +89,6 @@ class Engine:
     file_bytes: int = 0  # that the network takes on disk for this engine
     target: str = "host"
     dense: bool = True  # computes zeros like any other number
-
-    def max_error(self, x: np.ndarray, expected: np.ndarray) -> float:
-        """Maximum absolute difference between this engine's output for `x` and `expected`."""
-        self.prepare()
-        return float(np.abs(self.call(x) - expected).max())
 
 
 def pytorch(network: Network, threads: int) -> Engine:
@@ -162,7 +157,7 @@ def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:
 def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> list[Row]:
     """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together.
 
-    The engines' names differ, their thread counts do not: they run on that many CPUs, the fastest.
+    The engines' names differ, their thread counts do not: the calling thread keeps to that many CPUs, the fastest.
     """
     candidates = {engine.name: Candidate(partial(engine.call, x), engine.prepare) for engine in engines}
     with pinned(fastest_cpus(engines[0].threads)):

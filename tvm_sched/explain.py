@@ -14,7 +14,8 @@ class LayerChoice:
     op: str  # 'conv2d 3x3 stride 2', 'depthwise 3x3', 'linear'
     shape: str  # 'input -> output', each 'channels x height x width'
     n: int | None  # block size of the zeros found; None if there are none
-    kept: int  # blocks that a group keeps (the most that any keeps)
+    density: float  # fraction of the blocks of that size that are kept
+    kept: int  # blocks that a group of the kernel's own block size computes
     total: int  # blocks that a group has: input channels
     macs: int  # multiply-adds of the dense layer, the whole batch
     kernel: str  # kernel and the block size it runs with
@@ -24,10 +25,10 @@ class LayerChoice:
 
 def table(choices: Iterable[LayerChoice]) -> Table:
     """The rows as a table for the terminal."""
-    rich = Table(title=None, show_edge=False, pad_edge=False)
+    rows = Table(show_edge=False, pad_edge=False)
     for column in ("layer", "op", "shape", "1xN", "kept", "kernel", "schedule", "why"):
-        rich.add_column(column, overflow="fold")
+        rows.add_column(column, overflow="fold")
     for choice in choices:
         n = f"1x{choice.n}" if choice.n else "-"
-        rich.add_row(choice.name, choice.op, choice.shape, n, f"{choice.kept}/{choice.total}", choice.kernel, choice.schedule, choice.why)
-    return rich
+        rows.add_row(choice.name, choice.op, choice.shape, n, f"{choice.kept}/{choice.total}", choice.kernel, choice.schedule, choice.why)
+    return rows

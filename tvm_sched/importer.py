@@ -27,7 +27,7 @@ class Imported:
         """What PyTorch computes for `x`."""
         with torch.no_grad():
             output = self.program.module()(torch.from_numpy(x))
-        return output.numpy() if isinstance(output, torch.Tensor) else tuple(each.numpy() for each in output)
+        return output.detach().numpy() if isinstance(output, torch.Tensor) else tuple(each.detach().numpy() for each in output)
 
 
 def from_torch(module, example_input: torch.Tensor) -> Imported:

@@ -1,6 +1,5 @@
 """From an imported network to a module that is ready for code generation, as one list of numbered phases."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import tvm
@@ -21,8 +20,6 @@ from tvm_sched.passes.select_kernels import Selection, select_kernels
 from tvm_sched.passes.vector_math import vector_math
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
-
-Progress = Callable[[str], None]  # told the name of each phase as it begins
 
 CLEAN = tvm.transform.Sequential([relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
 FUSE = tvm.transform.Sequential(
@@ -46,18 +43,18 @@ class Lowered:
     prepare: str | None
 
 
-def fused(imported: Imported, target: Target, dense: bool = False, progress: Progress = lambda phase: None) -> Selection:
+def fused(imported: Imported, target: Target, dense: bool = False) -> Selection:
     """Phases 1 to 5: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
     with target.tvm():
-        progress("1 simplify")
+        # 1. Simplify.
         mod = CLEAN(imported.mod)
-        progress("2 fold batch norm")
+        # 2. Fold batch norms into convolutions.
         mod = fold_batch_norm(mod)
-        progress("3 channels last")
+        # 3. Channels last.
         mod = CLEAN(channels_last(mod))
-        progress("4 select kernels")
+        # 4. A kernel for each layer, its weight packed.
         selection = select_kernels(mod, target, imported.layers, ignore_zeros=dense)
-        progress("5 fuse epilogues")
+        # 5. Lower to TIR functions; elementwise chains go into the kernels before them.
         return replace(selection, mod=narrow_indices(vector_math(FUSE(selection.mod))))
 
 
@@ -69,15 +66,13 @@ def narrow_indices(mod: IRModule) -> IRModule:
     return mod
 
 
-def lower(
-    imported: Imported, target: Target, records: Records | None = None, dense: bool = False, progress: Progress = lambda phase: None
-) -> Lowered:
+def lower(imported: Imported, target: Target, records: Records | None = None, dense: bool = False) -> Lowered:
     """Phases 1 to 7: 'main' takes the input and what 'prepare', where there is one, returns."""
-    selection = fused(imported, target, dense, progress)
+    selection = fused(imported, target, dense)
     with target.tvm():
-        progress("6 schedule")
+        # 6. A schedule for each function.
         scheduled = schedule_functions(selection.mod, target, records)
-        progress("7 hoist constants")
+        # 7. What depends on weights alone is computed when the network is loaded.
         mod = hoist_constants(scheduled.mod)
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
     return Lowered(mod, with_knobs(selection, scheduled), prepare)
@@ -94,7 +89,7 @@ def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
         elif weights:  # a transformation of weights: the kernel is the call that takes its result
             made_of[binding.var] = weights
     return [
-        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: nothing is left to compute"))
+        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: folded away"))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 

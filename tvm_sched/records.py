@@ -29,7 +29,7 @@ class Records:
         if create:
             folder.mkdir(parents=True, exist_ok=True)
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
-            raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or leave --records out")
+            raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
         workloads = check(folder / WORKLOADS, is_workload, repair=create)
         check(folder / RECORDS, lambda line: is_record(line, workloads), repair=create)
         self.folder, self.target = folder, target

@@ -5,13 +5,13 @@ candidates, and tuning measures. Sources: Intel and AMD optimisation manuals, Ar
 host are read from Linux's sysfs.
 """
 
-import os
 import platform
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from tvm_sched.errors import UserError
+from tvm_sched.runtime import most_threads
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ CORTEX_A76 = Target(
     "cortex-a76", "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, broadcast_operand=True,
     features=("+neon",), cpu_flags=("asimd",), l1_bytes=64 * 1024, l1_ways=4, l2_bytes=512 * 1024,
 )
+CODE_FLAGS = ("avx", "fma", "bmi", "f16c", "gfni", "vaes", "vpclmul")  # flags of instructions that LLVM uses for a host's own name
 NAMED = {target.name: target for target in (X86_AVX2, X86_AVX512, CORTEX_A76)}
 
 
@@ -93,15 +94,16 @@ def host() -> Target:
         base = X86_AVX512
     elif machine == "x86_64" and set(X86_AVX2.cpu_flags) <= flags:
         base = X86_AVX2
-    elif machine in ("aarch64", "arm64"):
+    elif machine == "aarch64":
         base = CORTEX_A76
     else:
-        raise UserError(f"this machine's CPU ({machine}) has neither AVX2 nor NEON; choose another with --target: {', '.join(NAMED)}")
+        raise UserError(f"this machine's CPU ({machine}) has neither AVX2 nor NEON; choose another target: {', '.join(NAMED)}")
     from tvm.target.codegen import llvm_get_system_cpu
 
     cpu = llvm_get_system_cpu()
     return replace(
-        base, name="host", cpu=base.cpu if cpu == "generic" else cpu, cores=len(os.sched_getaffinity(0)),
+        base, name="host", cpu=base.cpu if cpu == "generic" else cpu, cores=most_threads(),
+        cpu_flags=tuple(sorted(flag for flag in flags if flag.startswith(CODE_FLAGS))) if machine == "x86_64" else base.cpu_flags,
         # Zen 4 splits a 512-bit FMA over its two 256-bit pipes: one a cycle.
         fma_per_cycle=1 if cpu == "znver4" else base.fma_per_cycle,
         **host_caches(),

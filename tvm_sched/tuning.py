@@ -2,7 +2,8 @@
 
 MetaSchedule's parts do the work: its runner measures in a process of its own, its XGBoost cost model ranks the tiles not yet measured by those
 that are, its database keeps the records. The spaces are small (the schedule's form is known, see kernels/), so the search is not evolutionary:
-the analytic default is measured first, then the most promising of the rest, a batch at a time. Each measurement is on disk before the next batch
+the analytic default and the estimate's next best are measured first, then what the
+cost model finds most promising, a batch at a time. Each measurement is on disk before the next batch
 begins; a run that is cut off goes on where it was.
 """
 
@@ -24,7 +25,6 @@ from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
 
 from tvm_sched import importer, pipeline, runtime, targets
-from tvm_sched.compiler import threads_of
 from tvm_sched.errors import UserError
 from tvm_sched.passes.schedule_functions import kernel_of
 from tvm_sched.records import Records, workload
@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's default and best time, in milliseconds a call; the default's is NaN where it could not be measured."""
+    """A task's default and best time, in milliseconds a call; infinite where it failed, NaN where it was not tried."""
 
     name: str
     calls: int
@@ -90,7 +90,10 @@ def tune(
     target = targets.get(target)
     if target.arch != targets.host().arch or not set(target.cpu_flags) <= targets.cpu_flags():
         raise UserError(f"target '{target.name}' cannot be measured on this machine, whose instructions are '{targets.host().family}'")
-    target = replace(target, cores=threads_of(target, threads))
+    most = runtime.most_threads()
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"{threads} threads asked for; this process may measure with 1 to {most}")
+    target = replace(target, cores=threads or min(target.cores, most))
     selection = pipeline.fused(importer.from_torch(module, example_input), target, dense)
     tasks = tasks_of(selection.mod, target)
     database = Records(records, target, create=True)
@@ -132,10 +135,11 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     trials = min(trials, len(candidates))
     report(len(known))
     while left and len(known) < trials and time.monotonic() < deadline:
-        if any(time_ms != float("inf") for time_ms in known.values()):
+        if model.booster is not None and model.data_size >= model.num_warmup_samples:  # before that, its scores are random numbers
             scores = model.predict(context, [candidate_of(sch) for sch in left])
             left = [left[i] for i in np.argsort(-scores, kind="stable")]
-        batch, left = left[: min(BATCH, trials - len(known))], left[min(BATCH, trials - len(known)):]
+        size = min(BATCH, trials - len(known))
+        batch, left = left[:size], left[size:]
         results = measurer.measure(batch)
         for sch, result in zip(batch, results):
             times = [float(each) for each in result.run_secs or ()]

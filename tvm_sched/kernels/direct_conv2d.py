@@ -14,6 +14,7 @@ from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.loops import partition
 from tvm_sched.kernels.register_tile import Tile, Work, candidates
 from tvm_sched.targets import Target
 
@@ -122,7 +123,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     for loop in (group, *epilogue_pixels):
         sch.unroll(loop)
     if work.image[-1] % tile.cols:
-        sch.annotate(col, "pragma_loop_partition_hint", 1)
+        partition(sch, col)
 
     # 4. Threads; then the zeroing leaves the sum (the last step: it ends what a schedule may do to the sum).
     sch.parallel(sch.fuse(*outer))

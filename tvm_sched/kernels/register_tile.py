@@ -88,7 +88,7 @@ def candidates(work: Work, target: Target, most: int = 32) -> list[Tile]:
     ]
 
     def preference(tile: Tile):
-        """Estimates within 4 % count as equal; among equals the tile with the fewest groups and sums leaves most registers for addresses."""
+        """Estimates are rounded to 4 %; among equals the tile with the fewest groups and sums leaves most registers for addresses."""
         return round(log(cycles(work, tile, target)) / 0.04), tile.groups, tile.rows * tile.cols, tile.bands
 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]

@@ -19,6 +19,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.loops import partition
 from tvm_sched.kernels.register_tile import FLOAT, Tile, Work, candidates, cycles, divisors, transfer
 from tvm_sched.targets import Target
 
@@ -153,7 +154,7 @@ def knobs(work: Work, m: int, grid: tuple[int, int, int], target: Target, most: 
             found.append(WinogradTile(rows, tile.cols, tile.groups))
 
     def preference(tile: WinogradTile):
-        """Estimates within 4 % count as equal; among equals the tile with the fewest sums leaves most registers for addresses."""
+        """Estimates are rounded to 4 %; among equals the tile with the fewest sums leaves most registers for addresses."""
         return round(log(estimate(work, m, grid, tile, target)) / 0.04), tile.cols * tile.groups, tile.rows
 
     return sorted(dict.fromkeys(found), key=preference)[:most]
@@ -217,7 +218,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
     in_registers(sch, [*store_loops, group_store, n_store])
     in_registers(sch, [group_inner, pixel_inner, n])
     if tile.rows * grid[2] % tile.cols:
-        sch.annotate(pixel, "pragma_loop_partition_hint", 1)
+        partition(sch, pixel)
 
     # 3. Inputs of a band: a tile's pixels, a vector of channels at a time, column by column, then row by row.
     sch.compute_at(transformed, band, preserve_unit_loops=True)

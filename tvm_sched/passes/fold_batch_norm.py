@@ -38,14 +38,14 @@ class _Folder(PyExprMutator):
         """scale * x + shift with one number a channel, in x's producer if that is a convolution."""
         conv, bias = self.split_bias(x)
         weight = as_array(conv.args[1]) if is_op(conv, "relax.nn.conv2d") else None
-        per_channel = (-1,) + (1,) * (len(x.ty.shape) - 2)
+        per_channel, dtype = (-1,) + (1,) * (len(x.ty.shape) - 2), str(x.ty.dtype)
         if weight is None or bias is None:
-            x = self.builder_.emit(relax.op.multiply(x, constant(scale.reshape(per_channel).astype("float32"))))
+            x = self.builder_.emit(relax.op.multiply(x, constant(scale.reshape(per_channel).astype(dtype))))
         else:
             scaled = constant((weight * scale.reshape(-1, 1, 1, 1)).astype(weight.dtype))
             x = self.builder_.emit(relax.Call(conv.op, [conv.args[0], scaled], conv.attrs, conv.ty_args))
             shift = shift + scale * bias
-        return relax.op.add(x, constant(shift.reshape(per_channel).astype("float32")))
+        return relax.op.add(x, constant(shift.reshape(per_channel).astype(dtype)))
 
     def split_bias(self, x):
         """(conv, bias per channel or 0.0) where x is `conv` or `conv + constant`; the bias is None where the constant is no bias."""

@@ -22,7 +22,7 @@ def hoist_constants(mod: IRModule) -> IRModule:
         if is_op(binding.value, "relax.call_tir") and all(isinstance(arg, GenericConst) or arg in early for arg in binding.value.args[1]):
             early.add(binding.var)
     late = [binding for binding in bindings if binding.var not in early]
-    used = {arg for binding in late if is_op(binding.value, "relax.call_tir") for arg in binding.value.args[1]}
+    used = {var for expr in (*(binding.value for binding in late), main.body.body) for var in relax.analysis.free_vars(expr)}
     needed = [binding.var for binding in bindings if binding.var in early and binding.var in used]
     if not needed:
         return mod

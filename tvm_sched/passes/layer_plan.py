@@ -49,6 +49,7 @@ class Plan:
     n: int
     kept: np.ndarray  # bool [G, C]
     found_n: int | None  # block size the zeros were made with
+    density: float  # fraction of the blocks of that size that are kept
     why: str
 
     @property
@@ -60,7 +61,9 @@ class Plan:
 def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     """The cheapest plan. With `ignore_zeros` every block counts as kept."""
     used = pattern.occupancy(layer.weight, layer.groups, ignore_zeros)
-    found = pattern.find(pattern.occupancy(layer.weight, ignore_zeros=ignore_zeros))
+    own = pattern.occupancy(layer.weight, ignore_zeros=ignore_zeros)  # without the zeros that groups alone make
+    found = pattern.find(own)
+    density = float(pattern.kept_blocks(own, found.n).mean()) if found else 1.0
     packings = {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
     works = {n: layer.work(len(kept), max(1, int(kept.sum(axis=1).max())), n) for n, kept in packings.items()}
     estimates = {(0, n): direct_cycles(work, target) for n, work in works.items()}
@@ -72,11 +75,11 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
 
     def preference(plan):
-        """Estimates within 4 % count as equal; among equals the simpler: direct, and a block of few vectors."""
+        """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
         return round(log(estimates[plan]) / 0.04), plan[0], abs(log2(plan[1] / simplest))
 
     m, n = min(estimates, key=preference)
-    return Plan(m, n, packings[n], found and found.n, reason(layer, found, works[n], ignore_zeros))
+    return Plan(m, n, packings[n], found and found.n, density, reason(layer, found, works[n], ignore_zeros))
 
 
 def reason(layer: Layer, found: pattern.Pattern | None, work: Work, ignore_zeros: bool) -> str:

@@ -70,7 +70,7 @@ class _Selector(PyExprMutator):
         if groups == channels == out_channels:
             packed = constant(weight[:, 0].transpose(1, 2, 0))
             why = "depthwise: a block has one input channel, nothing to skip"
-            self.record(weight.size, packed, op, shape, None, 1, 1, layer.macs, "depthwise", why)
+            self.record(weight.size, packed, op, shape, None, 1.0, 1, 1, layer.macs, "depthwise", why)
             return self.builder_.call_te(depthwise_conv2d.compute, x, packed, primfunc_name_hint=depthwise_conv2d.NAME, **geometry)
         return self.blocks(call, layer, shape, direct_conv2d.conv2d, geometry)
 
@@ -83,13 +83,13 @@ class _Selector(PyExprMutator):
     def blocks(self, call, layer, shape, direct, geometry):
         """The layer as 1xN blocks, dense or sparse; `direct` is its direct kernel's compute."""
         if not layer.weight.any() and not self.ignore_zeros:
-            self.record(layer.weight.size, None, layer.op, shape, None, 0, layer.channels, layer.macs, "zeros", "no block is kept")
+            self.record(layer.weight.size, None, layer.op, shape, None, 0.0, 0, layer.channels, layer.macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan = choose(layer, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(layer.weight, layer.groups), plan.kept, plan.n)
         kept = data.shape[1]
         packed = [constant(each) for each in (data, indices) if each is not None]
-        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, kept, layer.channels, layer.macs, plan.kernel, plan.why)
+        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, kept, layer.channels, layer.macs, plan.kernel, plan.why)
         if plan.m:
             packed[0] = self.winograd_weight(packed[0], plan.m)
             compute, name, arguments = winograd_conv2d.compute, winograd_conv2d.NAME, {"m": plan.m, "padding": layer.padding}

@@ -7,10 +7,11 @@ costs more than its convolutions. Here they are polynomials of float32 multiply-
     sigmoid(x) = 1 / (1 + exp(-x))
     tanh(x), erf(x) = x * P(x^2) / Q(x^2) on the range where they are not yet 1     Eigen's; absolute error below 1e-6
 
-Results saturate where the function would overflow or underflow: exp(100) is 2.4e38, not infinity, and exp(-100) is 1.2e-38, not 0.
+Results saturate where the function would overflow or underflow: exp(100) is 2.4e38, not infinity, exp(-100) is
+1.2e-38, not 0, and of NaN they make a number.
 """
 
-from math import log, log2
+from math import e, log, log2
 
 import tvm_ffi
 from tvm import IRModule, ir, tirx
@@ -51,7 +52,7 @@ def exp(x):
     bounded = tirx.max(tirx.min(x, number(EXP_RANGE[1])), number(EXP_RANGE[0]))
 
     def of_bounded(t):
-        return named("n", tirx.floor(t * number(log2(2.718281828459045)) + number(0.5)), lambda n: of_exponent(t, n))
+        return named("n", tirx.floor(t * number(log2(e)) + number(0.5)), lambda n: of_exponent(t, n))
 
     def of_exponent(t, n):
         power = tirx.reinterpret("float32", (n.astype("int32") + 127) << 23)
