@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from subp import idx, named_datasets, transforms
-from subp.errors import UserError
-from subp.images import TRAIN, VAL, Folder, ImageFiles, Zip, image_parts
+from subp.errors import UserError, require
+from subp.images import TRAIN_FOLDERS, VAL_FOLDERS, Folder, ImageFiles, Zip, image_parts
 from subp.seeds import derived_seed, generator
 from subp.transforms import Preprocessing
 
+_LOOKED_AT = 32  # images, to tell whether all are grey
 VAL_FRACTION = 0.2  # of each class, where the data come in one part
 
 
@@ -86,13 +87,17 @@ def from_tensors(
 ) -> Data:
     """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice."""
     channels, size = train[0].shape[1], train[0].shape[-1]
+    require(channels in (1, 3), f"images have 1 or 3 channels, grey or colour, not {channels}")
     return Data(
         TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror
     )
 
 
 def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRACTION) -> tuple[list[int], list[int]]:
-    """(training, validation) indices, ascending; of each class `fraction`, rounded, at least one, is for validation."""
+    """(training, validation) indices, ascending; of each class `fraction`, rounded, at least one, is for validation.
+
+    The only one of a class stays in training.
+    """
     by_class: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         by_class.setdefault(label, []).append(index)
@@ -100,7 +105,8 @@ def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRA
     draws = generator(seed, "split")
     for label in sorted(by_class):
         members = by_class[label]
-        order = torch.randperm(len(members), generator=draws)[: max(1, round(fraction * len(members)))]
+        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
+        order = torch.randperm(len(members), generator=draws)[:count]
         val.update(members[i] for i in order.tolist())
     return [i for i in range(len(labels)) if i not in val], sorted(val)
 
@@ -161,7 +167,7 @@ def _folder(path: Path, size: int | None, seed: int) -> Data:
         return _described(train, val, classes, size, mirror=False)
     zips = [
         next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None)
-        for names in (TRAIN, VAL)
+        for names in (TRAIN_FOLDERS, VAL_FOLDERS)
     ]
     if zips[0] is None:
         return _images(image_parts(Folder(path)), size, seed)
@@ -189,5 +195,10 @@ def _described(train: Dataset, val: Dataset, classes: list[str], size: int | Non
         raise UserError("there are too few images for a training and a validation set")
     first = train[0][0]
     height, width = first.shape[-2:] if isinstance(first, Tensor) else first.size[::-1]
-    grey = first.shape[0] == 1 if isinstance(first, Tensor) else first.mode in ("1", "L", "I;16")
+    looks = min(len(train), _LOOKED_AT)
+    grey = all(_is_grey(train[look * len(train) // looks][0]) for look in range(looks))
     return Data(train, val, classes, Preprocessing.standard(size or min(height, width, 224), 1 if grey else 3), mirror)
+
+
+def _is_grey(image) -> bool:
+    return image.shape[0] == 1 if isinstance(image, Tensor) else image.mode in ("1", "L")

@@ -5,13 +5,34 @@ import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
 from subp.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-TRAIN, VAL = ("train",), ("val", "valid", "validation", "test")
+TRAIN_FOLDERS, VAL_FOLDERS = ("train",), ("val", "valid", "validation", "test")
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError),  # what PIL raises of damaged files
+    *(zipfile.BadZipFile, Image.DecompressionBombError),
+)
+
+
+def open_image(file: bytes | Path) -> Image.Image:
+    """The image in a file, or in a file's content, decoded; one of 16 bits a pixel scaled to 8.
+
+    Raises UserError, naming the file, where that cannot be done.
+    """
+    name = "" if isinstance(file, bytes) else f"{file}: "
+    try:
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image.load()
+    except _UNREADABLE as error:
+        raise UserError(f"{name}{error}") from error
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image
 
 
 class Folder:
@@ -21,12 +42,14 @@ class Folder:
         self.path = path
 
     def names(self) -> list[str]:
+        """Sorted."""
         names = []
         for folder, _, files in os.walk(self.path, followlinks=True):
             names += [Path(folder, file).relative_to(self.path).as_posix() for file in files]
         return sorted(filter(_is_image, names))
 
     def read(self, name: str) -> bytes:
+        """The content of the file of that name."""
         return (self.path / name).read_bytes()
 
     def __str__(self) -> str:
@@ -41,9 +64,11 @@ class Zip:
         self._opened: tuple[int, zipfile.ZipFile] | None = None  # by the process of that id
 
     def names(self) -> list[str]:
+        """Sorted."""
         return sorted(filter(_is_image, self._zip().namelist()))
 
     def read(self, name: str) -> bytes:
+        """The content of the file of that name."""
         return self._zip().read(name)
 
     def _zip(self) -> zipfile.ZipFile:
@@ -76,7 +101,8 @@ class ImageFiles(Dataset):
                     f"{files}: the image {name} lies in no class folder; images are laid out as <class>/<file>"
                 )
         self.classes = sorted({parts[0] for parts in inner})
-        self.labels = [self.classes.index(parts[0]) for parts in inner]
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.labels = [numbers[parts[0]] for parts in inner]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,36 +110,37 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         name = self.names[index]
         try:
-            image = Image.open(io.BytesIO(self.files.read(name)))
-            image.load()
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            Image.DecompressionBombError,
-        ) as error:
+            image = open_image(self.files.read(name))
+        except _UNREADABLE as error:
             raise UserError(f"cannot read the image {name} in {self.files}: {error}") from error
         return image, self.labels[index]
 
 
 def image_parts(files: Folder | Zip) -> list[ImageFiles]:
-    """[train, val] where the tree has such folders, at its top or below the only one there; otherwise [all of it]."""
+    """[train, val] where the tree has such folders; otherwise [all of it], or of the one of them that there is. A single
+    folder around all of that is left out.
+    """
     names = files.names()
     if not names:
         raise UserError(f"{files} holds no images (looked for {', '.join(sorted(SUFFIXES))})")
-    tops = {name.partition("/")[0] for name in names}
-    candidates = ["", f"{tops.pop()}/"] if len(tops) == 1 else [""]
-    for prefix in candidates:
-        by_folder: dict[str, list[str]] = {}
-        for name in names:
-            by_folder.setdefault(name.removeprefix(prefix).partition("/")[0], []).append(name)
-        train = next((folder for folder in TRAIN if folder in by_folder), None)
-        val = next((folder for folder in VAL if folder in by_folder), None)
-        if train and val:
-            return [ImageFiles(files, f"{prefix}{folder}/", by_folder[folder]) for folder in (train, val)]
-    return [ImageFiles(files, "", names)]
+    prefix = _common_folders(names)
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        by_folder.setdefault(name.removeprefix(prefix).partition("/")[0], []).append(name)
+    train = next((folder for folder in TRAIN_FOLDERS if folder in by_folder), None)
+    val = next((folder for folder in VAL_FOLDERS if folder in by_folder), None)
+    if train and val:
+        return [ImageFiles(files, f"{prefix}{folder}/", by_folder[folder]) for folder in (train, val)]
+    return [ImageFiles(files, prefix, names)]
+
+
+def _common_folders(names: list[str]) -> str:
+    """The folders, each the only one of its level, around the class folders of all images: "", "pets/", "pets/train/"."""
+    parts = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while all(len(path) > depth + 2 for path in parts) and len({path[depth] for path in parts}) == 1:
+        depth += 1
+    return "".join(f"{folder}/" for folder in parts[0][:depth])
 
 
 def _is_image(name: str) -> bool:

@@ -19,6 +19,14 @@ def load(name: str, root: Path, download: bool) -> tuple[Dataset, Dataset | None
     if not inspect.isclass(make) or "root" not in inspect.signature(make).parameters:
         raise UserError(f"torchvision has no data set {name!r}; names are like CIFAR10, FashionMNIST, Food101")
     parameters = inspect.signature(make).parameters
+    further = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    further = [parameter for parameter in further if parameter not in ("root", "train", "split")]
+    if further:
+        raise UserError(f"{name} cannot be given by name alone: it needs {', '.join(further)} too")
     options = {"root": str(root)} | ({"download": download} if "download" in parameters else {})
     if "train" in parameters:
         train, val = (_make(name, make, options | {"train": part}) for part in (True, False))
@@ -55,4 +63,4 @@ def _first_split(name: str, make: Callable[..., Dataset], options: dict, spellin
             raise
         except ValueError:  # the class knows no such split
             continue
-    raise UserError(f"{name} has none of the splits {', '.join(spellings)}")
+    raise UserError(f"{name} cannot be given by name alone: it has no split called {' or '.join(spellings)}")

@@ -19,6 +19,7 @@ class Progress:
 
     @classmethod
     def silent(cls) -> "Progress":
+        """Tells nobody."""
         return cls(Console(quiet=True))
 
     def layers(self, rows: Sequence[LayerState]) -> None:
@@ -28,7 +29,7 @@ class Progress:
             if row.reason:
                 dense.setdefault(row.reason, []).append(row.name)
         pruned = [row for row in rows if not row.reason]
-        self._print(f"prunes {len(pruned)} layers in blocks of {pruned[0].n}; dense stay:")
+        self._print(f"prunes {len(pruned)} layers in blocks of {pruned[0].n}{'; dense stay:' if dense else ''}")
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self._print(f"  {', '.join(names[:3])}{more}: {reason}")
@@ -41,9 +42,11 @@ class Progress:
         return self._bar
 
     def batches(self, epoch: int, steps: int) -> None:
+        """An epoch of so many batches begins."""
         self._bar.reset(self._task, total=steps, description=f"{self.label}epoch {epoch + 1}/{self.epochs}")
 
     def advance(self) -> None:
+        """A batch is done."""
         self._bar.advance(self._task)
 
     def epoch(self, row: dict) -> None:

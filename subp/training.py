@@ -33,6 +33,7 @@ from subp.errors import UserError, require
 from subp.progress import Progress
 from subp.seeds import derived_seed
 from subp.sparsifier import Sparsifier
+from subp.transforms import Preprocessing
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
 
@@ -50,6 +51,7 @@ def train(
     config: Config,
     *,
     model: nn.Module | None = None,
+    weights: str | Path | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -57,10 +59,15 @@ def train(
     """One whole run.
 
     model:     a network of one's own instead of the one that config.model names; trained in place
+    weights:   file to begin with instead of random weights, see subp.models.create; not for a model of one's own
     output:    folder for checkpoint, log and folded model, made if need be
     resume:    go on from the checkpoint in `output`
     progress:  where to tell how it goes; None: nowhere
     """
+    require(
+        weights is None or (model is None and not resume),
+        "only a new run of a named network begins with the weights of a file",
+    )
     progress = progress or Progress.silent()
     output = _checked_output(output, resume)
     torch.manual_seed(derived_seed(config.seed, "initialisation"))
@@ -71,8 +78,9 @@ def train(
             "num_classes": len(data.classes),
             "in_channels": data.preprocessing.channels,
         }
-        model = models.create(**architecture)
+        model = models.create(**architecture, weights_file=weights)
     model.to(_device(config.device))
+    _require_fit(model, data.preprocessing)
     sparsifier = make_sparsifier(model, config)
     optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
 
@@ -237,6 +245,18 @@ def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
     earlier = (Path(output) / CHECKPOINT).exists()
     require(resume or not earlier, f"{output} already holds a checkpoint: resume it, or take another output folder")
     return Path(output)
+
+
+@torch.no_grad()
+def _require_fit(model: nn.Module, about: Preprocessing) -> None:
+    """Refuses a network that cannot take the images, such as one too deep for small ones."""
+    device = next(model.parameters()).device
+    try:
+        model.eval()(torch.zeros(1, about.channels, about.size, about.size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the network cannot take images of {about.channels}x{about.size}x{about.size}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _make_folder(path: Path) -> None:

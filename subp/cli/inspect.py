@@ -12,17 +12,24 @@ def command(file: Path) -> None:
 
     FILE is a checkpoint or a folded network of `subp train`.
     """
-    from rich.console import Console
-
     from subp import checkpoint, summary
+    from subp.cli.terminal import console
 
     model, metadata = checkpoint.load_model(file)
-    preprocessing = metadata["preprocessing"]
-    input_shape = (preprocessing["channels"], preprocessing["size"], preprocessing["size"])
-    rows = summary.inspect(model, input_shape)
-    history = metadata["history"]
-    title = (
-        f"{metadata['config']['model']}, {len(metadata['classes'])} classes, input {'x'.join(map(str, input_shape))}, "
-        f"epoch {metadata['epoch']}, validation accuracy {history[-1]['val_accuracy']:.2%}"
-    )
-    Console().print(summary.table(rows, title))
+    about = metadata.get("preprocessing")
+    input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
+    console().print(summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape)))
+
+
+def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
+    """What the metadata tells of the network, as far as it does."""
+    parts = [metadata["architecture"]["name"]]
+    if "classes" in metadata:
+        parts.append(f"{len(metadata['classes'])} classes")
+    if input_shape:
+        parts.append(f"input {'x'.join(map(str, input_shape))}")
+    if "epoch" in metadata:
+        parts.append(f"epoch {metadata['epoch']}")
+    if metadata.get("history"):
+        parts.append(f"validation accuracy {metadata['history'][-1]['val_accuracy']:.2%}")
+    return ", ".join(parts)

@@ -79,16 +79,22 @@ def _refuse(settings: dict, names: Iterable[str], reason: str) -> None:
 
 
 def checkpoint_network(path: Path, size: int | None, batch: int) -> tuple["Network", dict]:
-    """The folded network of a checkpoint, taking images of its own size unless another is given."""
+    """The folded network of a checkpoint, taking images of its own size unless another is given; so does the metadata's
+    preprocessing.
+    """
     import torch
 
     from subp.checkpoint import load_model
+    from subp.transforms import Preprocessing
     from tvm_sched.engines import Network
 
     module, metadata = load_model(path)
     about = metadata.get("preprocessing") or {}
+    channels = about.get("channels", 3)
+    if about and size not in (None, about["size"]):
+        metadata["preprocessing"] = Preprocessing.standard(size, channels).as_dict()
     size = size or about.get("size", DEFAULTS["size"])
-    x = torch.randn(batch, about.get("channels", 3), size, size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
     return Network.of(path.stem, module, x), metadata
 
 

@@ -1,5 +1,6 @@
 """Options and argument types that several commands share."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ class OutputFile(click.ParamType):
             self.fail(f"{path} is a folder", param, ctx)
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent}", param, ctx)
+        if not os.access(path.parent, os.W_OK):
+            self.fail(f"the folder {path.parent} is not writable", param, ctx)
         return path
 
 

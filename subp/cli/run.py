@@ -55,19 +55,24 @@ def read_array(path: Path) -> "np.ndarray":
 
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's input [1, C, H, W], prepared as the manifest says, else the standard way."""
-    from PIL import Image, UnidentifiedImageError
-
+    from subp.images import open_image
     from subp.transforms import Preprocessing, evaluation
 
+    shape = manifest["input"]["shape"]
+    if len(shape) != 4:
+        raise UserError(f"the network takes {list(shape)}, no image: give a .npy file")
     try:
-        image = Image.open(path)
-        image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} is neither a .npy file nor an image that can be read ({error})") from error
-    _, channels, size, _ = manifest["input"]["shape"]
+        image = open_image(path)
+    except UserError as error:
+        raise UserError(f"neither a .npy file nor an image that can be read: {error}") from error
+    _, channels, height, width = shape
     about = manifest.get("preprocessing")
-    preprocessing = Preprocessing(**about) if about else Preprocessing.standard(size, channels)
-    return evaluation(preprocessing)(image).unsqueeze(0).numpy()
+    preprocessing = Preprocessing(**about) if about else Preprocessing.standard(height, channels)
+    x = evaluation(preprocessing)(image).unsqueeze(0).numpy()
+    if x.shape[1:] != tuple(shape[1:]):
+        prepared, taken = list(x.shape[1:]), [channels, height, width]
+        raise UserError(f"images are prepared as {prepared}, the network takes {taken}: give a .npy file")
+    return x
 
 
 def likeliest(logits: "np.ndarray", classes: list[str] | None) -> list[tuple[str, float]]:

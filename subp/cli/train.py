@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from subp.cli.options import INPUT_FILE
 from subp.config import Config
 from subp.schedules import SCHEDULES
 
@@ -82,8 +83,10 @@ from subp.schedules import SCHEDULES
     metavar="PATTERN",
     help="Prune layers whose name matches although they are stem or classifier; repeatable.",
 )
-@click.option("--epochs", type=int, default=Config.epochs, show_default=True)
-@click.option("--batch-size", type=int, default=Config.batch_size, show_default=True)
+@click.option("--epochs", type=int, default=Config.epochs, show_default=True, help="Passes over the training images.")
+@click.option(
+    "--batch-size", type=int, default=Config.batch_size, show_default=True, help="Images in a step of training."
+)
 @click.option(
     "--lr", type=float, default=Config.lr, show_default=True, help="Highest learning rate; falls to 0 along a cosine."
 )
@@ -94,7 +97,13 @@ from subp.schedules import SCHEDULES
     show_default=True,
     help="Not applied to biases and norms.",
 )
-@click.option("--label-smoothing", type=float, default=Config.label_smoothing, show_default=True)
+@click.option(
+    "--label-smoothing",
+    type=float,
+    default=Config.label_smoothing,
+    show_default=True,
+    help="Share of each label that is spread over all classes, from 0 to below 1.",
+)
 @click.option(
     "--warmup-epochs",
     type=int,
@@ -102,7 +111,17 @@ from subp.schedules import SCHEDULES
     show_default=True,
     help="Epochs in which the learning rate rises from 0.",
 )
-@click.option("--size", type=int, help="Input size in pixels.  [default: the images' own, 224 at most]")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="Input size in pixels.  [default: the first image's shorter side, 224 at most; 32 for digits]",
+)
+@click.option(
+    "--weights",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Begin with these weights: a state dict of the same network (torch.save's, or .safetensors).",
+)
 @click.option(
     "--seed",
     type=int,
@@ -128,6 +147,7 @@ def command(
     resume: bool,
     hard: bool,
     size: int | None,
+    weights: Path | None,
     download: bool,
     threads: int | None,
     **options,
@@ -139,9 +159,9 @@ def command(
     NAME:FOLDER for a data set of torchvision's, such as CIFAR10:data.
     """
     import torch
-    from rich.console import Console
 
     from subp import checkpoint, training
+    from subp.cli.terminal import console
     from subp.data import datasets
     from subp.progress import Progress
 
@@ -155,10 +175,11 @@ def command(
         options = saved["config"] | {name: value for name, value in options.items() if name in given}
         size = size or saved["preprocessing"]["size"]
     config = Config(**options)
-    console = Console()
+    output_console = console()
     images = datasets(data, size=size, seed=config.seed, download=download)
-    result = training.train(images, config, output=output, resume=resume, progress=Progress(console))
-    console.print(
+    progress = Progress(output_console)
+    result = training.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
+    output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / training.MODEL}",
         highlight=False,

@@ -3,7 +3,6 @@
 import errno
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -26,9 +25,7 @@ def test_help_is_light(arguments):
 
 
 def test_help_lists_every_command_with_a_line(capsys):
-    start = time.perf_counter()
     assert cli.exit_code([]) == 0
-    assert time.perf_counter() - start < 0.5
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
     described = {first for first, *others in filter(None, words) if others}
     assert described >= set(cli.COMMANDS)

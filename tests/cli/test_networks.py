@@ -9,6 +9,7 @@ from subp.checkpoint import Checkpoint
 from subp.cli.networks import DEFAULTS, load_network
 from subp.errors import UserError
 from subp.sparsifier import Sparsifier
+from subp.transforms import Preprocessing
 
 NOTHING = dict.fromkeys(DEFAULTS)
 
@@ -56,7 +57,9 @@ def test_a_checkpoint_gives_its_folded_network_and_image_size(saved):
     assert (network.name, network.n, network.sparsity) == ("digits", 16, 0.75)
     assert network.example_input.shape == (1, 1, 24, 24)
     assert metadata["architecture"]["name"] == "resnet20"
-    assert load_network(str(saved), NOTHING | {"size": 32, "batch": 2})[0].example_input.shape == (2, 1, 32, 32)
+    other, about = load_network(str(saved), NOTHING | {"size": 32, "batch": 2})
+    assert other.example_input.shape == (2, 1, 32, 32)
+    assert about["preprocessing"] == Preprocessing.standard(32, 1).as_dict()
 
 
 def test_an_exported_program_gives_the_same_outputs(saved, tmp_path):

@@ -7,12 +7,14 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from subp import data
 from subp.errors import UserError
+from subp.images import open_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -263,6 +265,8 @@ def test_trees_that_cannot_be_used_are_refused(tmp_path, files, message):
     [
         ("none", "there is no folder or zip none"),
         ("CIFAR10:none", "CIFAR10 is not .whole. in none"),
+        ("EMNIST:none", "EMNIST cannot be given by name alone: it has no split called train"),
+        ("CocoCaptions:none", "CocoCaptions cannot be given by name alone: it needs annFile too"),
         ("NoSuchSet:none", "torchvision has no data set 'NoSuchSet'"),
     ],
 )
@@ -270,6 +274,57 @@ def test_specs_of_nothing_are_refused(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         data.datasets(spec)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_images_are_grey_only_if_all_looked_at_are(tmp_path):
+    grey, colour = np.zeros((8, 8), "uint8"), np.zeros((8, 8, 3), "uint8")
+    files = {f"{c}/{i}.png": png(grey) for c in "ab" for i in range(5)}
+    assert data.datasets(write_folder(tmp_path / "grey", files)).preprocessing.channels == 1
+    files |= {f"b/{i}.png": png(colour) for i in range(5)}
+    assert data.datasets(write_folder(tmp_path / "mixed", files)).preprocessing.channels == 3
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_images_of_16_bits_are_scaled(dtype):
+    pixels = (np.arange(256).reshape(16, 16) * 257).astype(dtype)
+    image = open_image(png(pixels.astype("uint16")) if dtype == "uint16" else tiff(pixels))
+    assert image.mode == "L" and np.array_equal(np.asarray(image), np.arange(256).reshape(16, 16))
+
+
+def tiff(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), "uint8"))[:40])
+    with pytest.raises(UserError, match="x.png"):
+        open_image(tmp_path / "x.png")
+
+
+def test_folders_around_the_classes_are_left_out(tmp_path):
+    for prefix in ("top/", "train/", "top/train/"):
+        for files in (write_folder, lambda path, files: write_zip(path.with_suffix(".zip"), files)):
+            loaded = data.datasets(files(tmp_path / prefix.replace("/", "-"), tree(4, prefix=prefix)))
+            assert loaded.classes == ["cat", "dog"]
+            assert (len(loaded.train), len(loaded.val)) == (6, 2)
+
+
+def test_the_only_image_of_a_class_is_for_training():
+    assert data.stratified_split([0, 0, 1], seed=0) in (([0, 2], [1]), ([1, 2], [0]))
+
+
+def test_tensors_have_one_or_three_channels():
+    part = torch.zeros(2, 2, 8, 8), torch.tensor([0, 1])
+    with pytest.raises(UserError, match="1 or 3 channels, grey or colour, not 2"):
+        data.from_tensors(part, part, ["a", "b"])
 
 
 def test_broken_archives_are_refused(tmp_path):

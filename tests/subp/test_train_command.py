@@ -1,8 +1,10 @@
 """`subp train` and `subp inspect` as called."""
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from subp import checkpoint, models
 from subp.cli.inspect import command as inspect
 from subp.cli.train import command as train
 from subp.criteria import CRITERIA
@@ -13,7 +15,7 @@ RUN = ["digits", "--model", "resnet20", "--size", "8", "--batch-size", "256", "-
 
 
 def call(command, *arguments):
-    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "160"})
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,32 @@ def test_wrong_input_is_told_and_leaves_nothing_behind(tmp_path):
         call(train, "digits", "--model", "resnet21", "-o", tmp_path / "b")
     with pytest.raises(UserError, match=r"sparsity = 1.0 is not in \[0, 1\)"):
         call(train, "digits", "--model", "resnet20", "--sparsity", "1", "-o", tmp_path / "c")
+    with pytest.raises(UserError, match="the network cannot take images of 1x8x8"):
+        call(train, "digits", "--model", "alexnet", "--size", "8", "-o", tmp_path / "d")
+    assert call(train, "digits", "--size", "0", "-o", tmp_path / "e").exit_code == 2
     with pytest.raises(UserError, match="there is no checkpoint"):
         call(inspect, tmp_path / "none.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inspecting_a_checkpoint_without_preprocessing_leaves_out_the_macs(tmp_path):
+    about = {"architecture": {"name": "resnet20", "num_classes": 4, "in_channels": 1}}
+    state = models.create(**about["architecture"]).state_dict()
+    checkpoint.save(tmp_path / "c.safetensors", checkpoint.Checkpoint(state, metadata=about))
+    result = call(inspect, tmp_path / "c.safetensors")
+    assert result.exit_code == 0 and "layer3.2.conv2" in result.output
+
+
+def test_training_begins_with_the_weights_given(tmp_path):
+    start = models.create("resnet20", 10, in_channels=1)
+    start.fc.bias.data.fill_(7.0)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    options = [*RUN, "--epochs", "1", "--lr", "1e-9", "--weights", tmp_path / "start.pth", "-o", tmp_path / "run"]
+    call(train, *options)
+    trained = checkpoint.load_model(tmp_path / "run" / "model.safetensors")[0]
+    assert torch.allclose(trained.fc.bias, torch.full((10,), 7.0), atol=1e-4)
+    with pytest.raises(UserError, match="only a new run"):
+        call(train, *options, "--resume")
 
 
 def test_the_choices_offered_are_those_there_are():
