@@ -58,7 +58,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file beside `path`, and moves it there once it is on the disk. Raises UserError if that fails.
 
-    Its name is the same every time, so that what a killed run left is written over.
+    The temporary file has the same name every time, so that what a killed run left is written over.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

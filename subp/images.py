@@ -117,8 +117,9 @@ class ImageFiles(Dataset):
 
 
 def image_parts(files: Folder | Zip) -> list[ImageFiles]:
-    """[train, val] where the tree has such folders; otherwise [all of it], or of the one of them that there is. A single
-    folder around all of that is left out.
+    """[train, val] where the tree has such folders; otherwise [all of it], or of the one of them that there is.
+
+    A single folder around all of that is left out.
     """
     names = files.names()
     if not names:
@@ -135,7 +136,7 @@ def image_parts(files: Folder | Zip) -> list[ImageFiles]:
 
 
 def _common_folders(names: list[str]) -> str:
-    """The folders, each the only one of its level, around the class folders of all images: "", "pets/", "pets/train/"."""
+    """The folders, each the only one of its level, around all class folders: "", "pets/", "pets/train/"."""
     parts = [PurePosixPath(name).parts for name in names]
     depth = 0
     while all(len(path) > depth + 2 for path in parts) and len({path[depth] for path in parts}) == 1:

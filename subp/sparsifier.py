@@ -8,8 +8,8 @@ epoch.
     model = sparsifier.fold()                 # plain modules, zeros in place
 
 Fold last: training afterwards fills the zeros again. Make the sparsifier before wrapping the model in
-DistributedDataParallel. Masks change the order of a model's parameters, by which an optimizer saves its state: load that
-into one made on the same side, before or after the sparsifier, as the one it was saved from.
+DistributedDataParallel. Masks change the order of a model's parameters, by which an optimizer saves its state: load
+that into one made on the same side, before or after the sparsifier, as the one it was saved from.
 
 A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
 epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
@@ -225,9 +225,8 @@ class Sparsifier:
         settings, masks = asdict(self.settings), self.masks
         for part, ours in (("settings", settings), ("masks", masks)):
             others = sorted(ours.keys() ^ state[part].keys())
-            require(
-                not others, f"the {part} of the saved state and of this sparsifier differ: {', '.join(others)} in one only"
-            )
+            names = ", ".join(others)
+            require(not others, f"the {part} of the saved state and of this sparsifier differ: {names} in one only")
         for key, own in settings.items():
             saved = state["settings"][key]
             saved = tuple(saved) if isinstance(saved, list) else saved

@@ -250,13 +250,12 @@ def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
 @torch.no_grad()
 def _require_fit(model: nn.Module, about: Preprocessing) -> None:
     """Refuses a network that cannot take the images, such as one too deep for small ones."""
-    device = next(model.parameters()).device
+    device, shape = next(model.parameters()).device, (about.channels, about.size, about.size)
     try:
-        model.eval()(torch.zeros(1, about.channels, about.size, about.size, device=device))
+        model.eval()(torch.zeros(1, *shape, device=device))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"the network cannot take images of {about.channels}x{about.size}x{about.size}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
 
 
 def _make_folder(path: Path) -> None:
