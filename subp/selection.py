@@ -19,8 +19,8 @@ def select_layers(
 
     As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
     last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do
-    not fit. Stem or classifier are pruned after all where `include` matches. Raises UserError if nothing is left to prune, or if a pattern matches no
-    Conv2d or Linear layer.
+    not fit. Stem or classifier are pruned after all where `include` matches. Raises UserError if nothing is left to
+    prune, or if a pattern matches no Conv2d or Linear layer.
     """
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
