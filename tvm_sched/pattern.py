@@ -50,11 +50,11 @@ def kept_blocks(used: np.ndarray, n: int) -> np.ndarray:
     return np.logical_or.reduceat(used, np.arange(0, len(used), n), axis=0)
 
 
-def find(used: np.ndarray) -> Pattern | None:
+def find(used: np.ndarray, groups: int = 1) -> Pattern | None:
     """The pattern that explains the zeros: the largest blocks among which the share of kept ones is least, or as good as least (part of a kept
-    block may have died in training). None without a block of zeros.
+    block may have died in training). None without a block of zeros. A block does not straddle the `groups` of a grouped convolution.
     """
-    density = {n: kept_blocks(used, n).mean() for n in SIZES if len(used) % n == 0}
+    density = {n: kept_blocks(used, n).mean() for n in SIZES if len(used) // groups % n == 0}
     if not density or min(density.values()) == 1:
         return None
     least = min(density.values())

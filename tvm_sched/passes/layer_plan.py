@@ -62,7 +62,7 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     """The cheapest plan. With `ignore_zeros` every block counts as kept."""
     used = pattern.occupancy(layer.weight, layer.groups, ignore_zeros)
     own = pattern.occupancy(layer.weight, ignore_zeros=ignore_zeros)  # without the zeros that groups alone make
-    found = pattern.find(own)
+    found = pattern.find(own, layer.groups)
     density = float(pattern.kept_blocks(own, found.n).mean()) if found else 1.0
     packings = {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
     works = {n: layer.work(len(kept), max(1, int(kept.sum(axis=1).max())), n) for n, kept in packings.items()}
