@@ -29,7 +29,7 @@ class Budget:
     """What the job may take. The defaults fit in five minutes on two cores."""
 
     model: str = "resnet20"
-    epochs: int = 12
+    epochs: int = 15
     tuning_trials: int = 8  # a kernel
     tuning_minutes: float = 0.75
     measuring_seconds: float = 8.0  # a comparison
