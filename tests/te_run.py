@@ -5,6 +5,8 @@ import tvm
 from tvm import te
 from tvm.s_tir import Schedule
 
+from tvm_sched import codegen
+
 
 def function(inputs, output) -> tvm.IRModule:
     """The unscheduled function of TE tensors."""
@@ -14,7 +16,7 @@ def function(inputs, output) -> tvm.IRModule:
 def run(sch: Schedule, target, arrays, shape, dtype="float32") -> np.ndarray:
     """What the scheduled function writes; its output begins as NaN, so that an element left out shows."""
     output = tvm.runtime.tensor(np.full(shape, np.nan if dtype == "float32" else -1, dtype))
-    tvm.compile(sch.mod, target=target.tvm())["main"](*map(tvm.runtime.tensor, arrays), output)
+    codegen.build(sch.mod, target)["main"](*map(tvm.runtime.tensor, arrays), output)
     return output.numpy()
 
 

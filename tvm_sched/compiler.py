@@ -22,9 +22,7 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
 
     Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a network or a target that cannot be compiled.
     """
-    import tvm
-
-    from tvm_sched import importer, pipeline
+    from tvm_sched import codegen, importer, pipeline
     from tvm_sched.artifact import Artifact, make_manifest
 
     target = targets.get(target)
@@ -32,7 +30,7 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     with quiet():
         imported = importer.from_torch(module, example_input)
         lowered = pipeline.lower(imported, target, open_records(records, target), dense)
-        executable = tvm.compile(lowered.mod, target=target.tvm(), relax_pipeline="default_build")
+        executable = codegen.build(lowered.mod, target)
     manifest = make_manifest(target, imported, lowered.choices, imported.reference, threads=target.cores, dense=dense, prepare=lowered.prepare)
     if target.arch == platform.machine():
         runtime.set_threads(min(target.cores, runtime.most_threads()))

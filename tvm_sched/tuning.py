@@ -24,7 +24,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
 
-from tvm_sched import importer, pipeline, runtime, targets
+from tvm_sched import codegen, importer, pipeline, runtime, targets
 from tvm_sched.errors import UserError
 from tvm_sched.passes.schedule_functions import kernel_of
 from tvm_sched.records import Records, workload
@@ -223,7 +223,7 @@ class Measurer:
         self.built += 1  # a name of its own: the measuring process would take a library of a known name for the one it has loaded
         path = str(Path(self.folder.name, f"{self.built}.so"))
         try:
-            tvm.compile(sch.mod, target=self.target.tvm()).export_library(path)
+            codegen.build(sch.mod, self.target).export_library(path)
         except RuntimeError as error:  # what TVM and the linker raise
             return ms.runner.RunnerResult(None, str(error))
         args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import tvm
 from te_run import function, replays, run
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
-from tvm_sched import targets
+from tvm_sched import codegen, targets
 from tvm_sched.kernels import depthwise_conv2d
 
 ONE_CORE = replace(targets.host(), cores=1)
@@ -141,5 +140,5 @@ def test_other_cpus_compile(name):
     layer, target = Layer((1, 7, 9, 24), (3, 3), **SAME), targets.get(name)
     sch = Schedule(layer.mod)
     depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, target)[0], target)
-    assembly = tvm.compile(sch.mod, target=target.tvm()).mod.inspect_source("asm")
+    assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
     assert ("fmla" if name == "cortex-a76" else "vfmadd") in assembly

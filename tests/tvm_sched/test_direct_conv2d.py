@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import tvm
 from te_run import function, replays, run
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
-from tvm_sched import targets
+from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d
 
 ONE_CORE = replace(targets.host(), cores=1)
@@ -190,5 +189,5 @@ def test_avx2_gives_the_same_numbers(n):
 def test_cortex_a76_compiles(n):
     target = targets.get("cortex-a76")
     layer = Layer((1, 14, 14, 16), 64, n, 4, **SAME)
-    assembly = tvm.compile(layer.scheduled(target=target).mod, target=target.tvm()).mod.inspect_source("asm")
+    assembly = codegen.build(layer.scheduled(target=target).mod, target).mod.inspect_source("asm")
     assert "fmla" in assembly

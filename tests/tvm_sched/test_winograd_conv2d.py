@@ -1,4 +1,4 @@
-"""The Winograd kernel against PyTorch's convolution on the same blocks: both forms, odd images, every knob, fused chains."""
+"""The Winograd kernel against PyTorch's convolution on the same blocks: all forms, odd images, every knob, fused chains."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -12,38 +12,39 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import targets
 from tvm_sched.kernels import winograd_conv2d
-from tvm_sched.kernels.winograd_conv2d import FORMS, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import FORMS, Form, WinogradTile
 
 ONE_CORE = replace(targets.host(), cores=1)
 LANES = ONE_CORE.lanes
 
 
-def transformed(data: np.ndarray, m: int) -> np.ndarray:
-    """G w G^T of each kernel of `[G, K, 3, 3, N]`, by matrix products."""
-    g = np.array(FORMS[m].weight)
+def transformed(data: np.ndarray, form: Form) -> np.ndarray:
+    """G w G^T of each kernel of `[G, K, r, r, N]`, by matrix products."""
+    g = np.array(form.weight)
     return np.einsum("ir,bkrsn,js->ijbkn", g, data, g).astype("float32")
 
 
 class Layer:
-    """A 3x3 layer of unit-scale outputs with bias, residual and activation: the function, its inputs and PyTorch's result."""
+    """A layer of unit-scale outputs with bias, residual and activation: the function, its inputs and PyTorch's result."""
 
-    def __init__(self, shape, out_channels, n=16, kept=None, m=4, padding=(1, 1, 1, 1), activation=(topi.nn.relu, torch.relu)):
+    def __init__(self, shape, out_channels, n=16, kept=None, form=Form(4, 3), padding=(1, 1, 1, 1), activation=(topi.nn.relu, torch.relu)):
         generator = np.random.default_rng(2)
         batch, height, width, channels = shape
         groups, count = out_channels // n, kept or channels
         blocks = np.stack([np.sort(generator.permutation(channels)[:count]) for _ in range(groups)])
-        data = generator.standard_normal((groups, count, 3, 3, n), "float32") / np.sqrt(9 * count, dtype="float32")
+        taps = form.taps
+        data = generator.standard_normal((groups, count, taps, taps, n), "float32") / np.sqrt(taps**2 * count, dtype="float32")
         top, left, bottom, right = padding
-        self.shape = (batch, height + top + bottom - 2, width + left + right - 2, out_channels)
+        self.shape = (batch, height + top + bottom - taps + 1, width + left + right - taps + 1, out_channels)
         x = generator.standard_normal(shape, "float32")
         extras = [generator.standard_normal(each, "float32") for each in ((out_channels,), self.shape)]
-        packed = [transformed(data, m)] + ([blocks.astype("int32")] if kept else [])
+        packed = [transformed(data, form)] + ([blocks.astype("int32")] if kept else [])
         self.arrays = [x, *packed, *extras]
         inputs = [te.placeholder(array.shape, str(array.dtype)) for array in self.arrays]
-        y = winograd_conv2d.compute(*inputs[:-2], m=m, padding=padding)
+        y = winograd_conv2d.compute(*inputs[:-2], form=form, padding=padding)
         self.mod = function(inputs, activation[0](topi.add(topi.add(y, inputs[-2]), inputs[-1])))
 
-        weight = torch.zeros(out_channels, channels, 3, 3)
+        weight = torch.zeros(out_channels, channels, taps, taps)
         for group, kept_blocks in enumerate(blocks):
             weight[group * n:(group + 1) * n, kept_blocks] = torch.from_numpy(data[group]).permute(3, 0, 1, 2)
         padded = torch.nn.functional.pad(torch.from_numpy(x).permute(0, 3, 1, 2), (left, right, top, bottom))
@@ -57,10 +58,14 @@ class Layer:
         return sch
 
 
-@pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (7, 7), (9, 13), (14, 14)])
-def test_images_that_tiles_do_not_divide(m, size):
-    Layer((2, *size, LANES), 2 * LANES, kept=5, m=m).check()
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("size", [(3, 3), (3, 5), (4, 4), (7, 7), (9, 13), (14, 14)])
+def test_images_that_tiles_do_not_divide(form, size):
+    Layer((2, *size, LANES), 2 * LANES, kept=5, form=form).check()
+
+
+def test_an_image_of_one_pixel():
+    Layer((1, 1, 1, LANES), LANES, kept=5).check()
 
 
 @pytest.mark.parametrize("n, out_channels", [(4, 16), (8, 48), (16, 48), (32, 64), (64, 64)])
@@ -78,9 +83,9 @@ def test_an_activation_that_reads_its_input_twice():
     Layer((1, 6, 6, 16), 32, kept=4, activation=(lambda y: topi.multiply(y, topi.sigmoid(y)), torch.nn.functional.silu)).check()
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_every_knob_gives_the_same_numbers(m):
-    layer = Layer((3, 12, 10, 16), 64, kept=6, m=m)
+@pytest.mark.parametrize("form", [Form(2, 3), Form(4, 3)], ids=str)
+def test_every_knob_gives_the_same_numbers(form):
+    layer = Layer((3, 12, 10, 16), 64, kept=6, form=form)
     for tile in winograd_conv2d.tiles(Schedule(layer.mod), ONE_CORE):
         layer.check(tile)
 
@@ -110,22 +115,22 @@ def test_the_schedule_replays_from_a_record():
 
 
 def test_weights_are_transformed_as_the_matrices_say():
-    data = np.random.default_rng(0).standard_normal((2, 3, 3, 3, 16), "float32")
-    for m, form in FORMS.items():
+    for form in FORMS:
+        data = np.random.default_rng(0).standard_normal((2, 3, form.taps, form.taps, 16), "float32")
         g = np.array(form.weight, "float32")
         inputs = [te.placeholder(array.shape, "float32") for array in (data, g)]
         sch = Schedule(function(inputs, winograd_conv2d.transform_weight(*inputs)))
         y = run(sch, ONE_CORE, [data, g], (form.size, form.size, 2, 3, 16))
-        np.testing.assert_allclose(y, transformed(data, m), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(y, transformed(data, form), rtol=0, atol=1e-6)
 
 
 def test_forms_are_exact_on_integers():
     """A^T ((G w) * (B^T d)) is the correlation of d with w, in exact arithmetic."""
-    for m, form in FORMS.items():
-        d, w = list(range(3, 3 + form.size)), [2, -5, 7]
-        u = [sum(Fraction(row[r]).limit_denominator(24) * w[r] for r in range(3)) for row in form.weight]
+    for form in FORMS:
+        d, w = list(range(3, 3 + form.size)), [2, -5, 7, 3, -4][:form.taps]
+        u = [sum(Fraction(row[r]).limit_denominator(24) * w[r] for r in range(form.taps)) for row in form.weight]
         y = form.output([a * b for a, b in zip(u, form.input(d))])
-        assert y == [sum(d[i + r] * w[r] for r in range(3)) for i in range(m)]
+        assert y == [sum(d[i + r] * w[r] for r in range(form.taps)) for i in range(form.m)]
 
 
 def test_a_function_of_another_kernel_is_left_alone():

@@ -14,7 +14,7 @@ from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition
+from tvm_sched.kernels.loops import partition, prefetch_weights
 from tvm_sched.kernels.register_tile import Tile, Work, candidates
 from tvm_sched.targets import Target
 
@@ -129,6 +129,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     sch.parallel(sch.fuse(*outer))
     if work.padded:
         schedule_padding(sch, work, target)
+    prefetch_weights(sch, sum_loops[0])
     sch.decompose_reduction(conv, sum_loops[0])
     finish(sch, target)
 

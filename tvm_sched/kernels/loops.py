@@ -5,6 +5,7 @@ from math import ceil
 from tvm.s_tir import Schedule
 
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
+PREFETCH = "tvm_sched.prefetch"  # ours, for passes/insert_prefetches
 PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
 
 
@@ -21,6 +22,13 @@ def split_lanes(sch: Schedule, loop, lanes: int):
 def partition(sch: Schedule, loop):
     """The loop's first and last iterations get code of their own where a condition tells them apart: no test is left inside."""
     sch.annotate(loop, PARTITION, 1)
+
+
+def prefetch_weights(sch: Schedule, loop):
+    """Each step of the loop, the outermost of a sum, asks for weights of later steps. Of the function's arguments its block reads the weights
+    first.
+    """
+    sch.annotate(loop, PREFETCH, 1)
 
 
 def bands(rows: int, threads: int) -> int:

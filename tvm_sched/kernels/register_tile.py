@@ -75,14 +75,14 @@ class Tile:
         return f"{self.rows}x{self.cols} pixels x {self.groups} groups, {self.bands} bands"
 
 
-def candidates(work: Work, target: Target, most: int = 32) -> list[Tile]:
-    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty."""
+def candidates(work: Work, target: Target, most: int = 32, among: int | None = None) -> list[Tile]:
+    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty. A tile's groups divide `among`, else all."""
     _, height, width = work.image
     tiles = [
         Tile(rows, cols, groups, bands)
         for rows in divisors(height, limit=4)
         for cols in range(1, min(width, target.registers // rows) + 1)
-        for groups in divisors(work.groups, limit=target.registers // (rows * cols))
+        for groups in divisors(among or work.groups, limit=target.registers // (rows * cols))
         if fits_registers(ceil(work.n / target.lanes), rows * cols, groups, target)
         for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
     ]

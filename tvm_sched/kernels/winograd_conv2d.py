@@ -19,8 +19,8 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition
-from tvm_sched.kernels.register_tile import FLOAT, Tile, Work, candidates, cycles, divisors, transfer
+from tvm_sched.kernels.loops import partition, prefetch_weights
+from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Tile, Work, candidates, cycles, divisors
 from tvm_sched.targets import Target
 
 NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
@@ -29,55 +29,58 @@ PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (f"winograd_{stage}" for stage 
 
 @dataclass(frozen=True)
 class Form:
-    """F(m, 3) for the interpolation points 0, 1, -1 (and 2, -2). Common subexpressions are written alike, so that they are computed once."""
+    """F(m, r) for the interpolation points 0, 1, -1 (and 2, -2) and infinity. Common subexpressions are written alike: they are computed once."""
 
     m: int
-    weight: tuple[tuple[float, ...], ...]  # G, [e, 3]
+    taps: int  # r
 
     @property
     def size(self) -> int:
         """e: rows of an input tile."""
-        return self.m + 2
+        return self.m + self.taps - 1
+
+    @property
+    def weight(self) -> list[list[float]]:
+        """G, [e, r]: the values of a polynomial with r coefficients at the points, scaled so that the input's transform has whole numbers."""
+        points = {4: ((0, 1), (1, 1 / 2), (-1, 1 / 2)), 6: ((0, 1 / 4), (1, -1 / 6), (-1, -1 / 6), (2, 1 / 24), (-2, 1 / 24))}[self.size]
+        return [[scale * point**power for power in range(self.taps)] for point, scale in points] + [[0.0] * (self.taps - 1) + [1.0]]
 
     def input(self, d):
         """B^T d for a list of e values."""
-        if self.m == 2:
-            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+        if self.size == 4:
+            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1]]
         even, odd, even2, odd2 = d[4] - 4 * d[2], d[3] - 4 * d[1], d[4] - d[2], 2 * (d[3] - d[1])
         return [4 * d[0] - 5 * d[2] + d[4], even + odd, even - odd, even2 + odd2, even2 - odd2, 4 * d[1] - 5 * d[3] + d[5]]
 
     def output(self, s):
-        """A^T s for a list of e values."""
-        if self.m == 2:
-            return [s[0] + (s[1] + s[2]), (s[1] - s[2]) - s[3]]
-        plus, minus, plus2, minus2 = s[1] + s[2], s[1] - s[2], s[3] + s[4], s[3] - s[4]
-        return [s[0] + plus + plus2, minus + 2 * minus2, plus + 4 * plus2, s[5] + (minus + 8 * minus2)]
+        """A^T s for a list of e values: row i has the points' i-th powers, infinity counts in the last row alone."""
+        plus, minus = s[1] + s[2], s[1] - s[2]
+        rows = [(plus, minus)[i % 2] for i in range(self.m)]
+        if self.size == 6:
+            plus2, minus2 = s[3] + s[4], s[3] - s[4]
+            rows = [row + (plus2, minus2)[i % 2] * 2**i if i else row + plus2 for i, row in enumerate(rows)]
+        return [s[0] + rows[0], *rows[1:-1], rows[-1] + s[-1]]
 
 
-FORMS = {
-    2: Form(2, ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))),
-    4: Form(4, (
-        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
-    )),
-}
+FORMS = (Form(2, 3), Form(4, 3), Form(3, 4), Form(2, 5))
 
 
 def transform_weight(data, g):
-    """U `[e, e, G, K, N]` of packed blocks `data [G, K, 3, 3, N]`; `g [e, 3]` is the form's `weight` matrix."""
+    """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the form's `weight` matrix."""
     groups, kept, _, _, n = data.shape
-    e = g.shape[0]
-    r, s = te.reduce_axis((0, 3), "r"), te.reduce_axis((0, 3), "s")
-    half = te.compute((e, 3, groups, kept, n), lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r), name="half_weight")
+    e, taps = g.shape
+    r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
+    half = te.compute((e, taps, groups, kept, n), lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r), name="half_weight")
     return te.compute((e, e, groups, kept, n), lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s), name="whole_weight")
 
 
-def compute(x, weight, indices=None, *, m, padding=(1, 1, 1, 1)):
+def compute(x, weight, indices=None, *, form, padding=(1, 1, 1, 1)):
     """The algorithm, free of any order. `weight` is U; `padding` is (top, left, bottom, right)."""
-    form = FORMS[m]
+    m, lost = form.m, form.taps - 1
     batch, height, width, channels = x.shape
     e, _, groups, kept, n = (int(extent) for extent in weight.shape)
     top, left, bottom, right = padding
-    out_height, out_width = height + top + bottom - 2, width + left + right - 2
+    out_height, out_width = height + top + bottom - lost, width + left + right - lost
     rows, cols = (out_height + m - 1) // m, (out_width + m - 1) // m  # of tiles
     count = batch * rows * cols
 
@@ -108,7 +111,7 @@ def compute(x, weight, indices=None, *, m, padding=(1, 1, 1, 1)):
 
     out_channels = groups * n
     work = Work(1, 1, int(count), int(channels), groups, kept, n, indexed=indices is not None)
-    attributes = work.attributes() | {"winograd.m": m, "winograd.grid": [int(batch), int(rows), int(cols)]}
+    attributes = work.attributes() | {"winograd.form": [m, form.taps], "winograd.grid": [int(batch), int(rows), int(cols)]}
     pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
     half = te.compute((e, e, count, channels), half_input, name=HALF_INPUT)
     transformed = te.compute((e, e, count, channels), whole_input, name=INPUT)
@@ -143,41 +146,44 @@ def tiles(sch: Schedule, target: Target) -> list[WinogradTile] | None:
     if block is None:
         return None
     notes = sch.get(block).annotations
-    return knobs(Work.of_block(notes), int(notes["winograd.m"]), tuple(map(int, notes["winograd.grid"])), target)
+    return knobs(*noted(notes), target)
 
 
-def knobs(work: Work, m: int, grid: tuple[int, int, int], target: Target, most: int = 24) -> list[WinogradTile]:
+def noted(notes) -> tuple[Work, Form, tuple[int, int, int]]:
+    """(work, form, grid) that `compute` wrote on the block of products."""
+    return Work.of_block(notes), Form(*map(int, notes["winograd.form"])), tuple(map(int, notes["winograd.grid"]))
+
+
+def knobs(work: Work, form: Form, grid: tuple[int, int, int], target: Target, most: int = 24) -> list[WinogradTile]:
     """Bands and register tiles, cheapest estimate first. `work`: the products of all tiles, for one of the e*e positions."""
     found = []
     for rows in divisors(grid[1], grid[1]):
-        for tile in candidates(product_of_band(work, rows, grid), target, most=8):
+        for tile in candidates(products_of_band(work, form, rows, grid), target, most=8, among=work.groups):
             found.append(WinogradTile(rows, tile.cols, tile.groups))
 
     def preference(tile: WinogradTile):
         """Estimates are rounded to 4 %; among equals the tile with the fewest sums leaves most registers for addresses."""
-        return round(log(estimate(work, m, grid, tile, target)) / 0.04), tile.cols * tile.groups, tile.rows
+        return round(log(estimate(work, form, grid, tile, target)) / 0.04), tile.cols * tile.groups, tile.rows
 
     return sorted(dict.fromkeys(found), key=preference)[:most]
 
 
-def product_of_band(work: Work, rows: int, grid: tuple[int, int, int]) -> Work:
-    """The products of a band, for one position."""
-    return Work(1, 1, rows * grid[2], work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
+def products_of_band(work: Work, form: Form, rows: int, grid: tuple[int, int, int]) -> Work:
+    """The products of a band: a position's weights are met again a band later, as if the other positions' were more groups."""
+    groups = form.size**2 * work.groups
+    return Work(1, 1, rows * grid[2], work.channels, groups, work.kept, work.n, indexed=work.indexed)
 
 
-def estimate(work: Work, m: int, grid: tuple[int, int, int], tile: WinogradTile, target: Target) -> float:
+def estimate(work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target) -> float:
     """Estimated cycles of the whole convolution on the target's cores."""
-    e = m + 2
+    e = form.size
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    one_core = replace(target, cores=1)
-    out_channels = work.groups * work.n
-    # The weights of one position are met again a band later: as if the other positions' were more groups.
-    positions = replace(product_of_band(work, tile.rows, grid), groups=e * e * work.groups)
-    product = cycles(positions, Tile(1, tile.cols, tile.groups, 1), one_core)
-    # Transforms are bound by loads and stores, through the stack and back: about 5 an element of the tile.
-    transforms = 5 * e * e * tiles_in_band * (work.channels + out_channels) / target.lanes / target.fma_per_cycle**0.5
-    buffers = e * e * tiles_in_band * (work.channels + out_channels) * FLOAT
-    band = product + transforms + transfer(2 * buffers, buffers, target)
+    product = cycles(products_of_band(work, form, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), replace(target, cores=1))
+    numbers = e * e * tiles_in_band * (work.channels + work.groups * work.n)
+    # A transform costs about 5 vector instructions a number that it writes or reads; from beyond L2 it waits for these as well.
+    transforms = 5 * numbers / target.lanes / target.fma_per_cycle**0.5
+    far = 2 * numbers * FLOAT / L2_BYTES_PER_CYCLE if numbers * FLOAT > target.l2_bytes else 0
+    band = product + transforms + far
     return band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
 
 
@@ -186,16 +192,15 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
     pixels, half_input, transformed, product, half_output, output = (
         find_block(sch, name) for name in (PIXELS, HALF_INPUT, INPUT, NAME, HALF_OUTPUT, OUTPUT)
     )
-    notes = sch.get(product).annotations
-    work, m, grid = Work.of_block(notes), int(notes["winograd.m"]), tuple(map(int, notes["winograd.grid"]))
+    work, form, grid = noted(sch.get(product).annotations)
     shared_bands = grid[0] * grid[1] // tile.rows >= target.cores  # else the threads share each stage of a band
 
     # 1. Outputs: bands of rows of tiles; a tile's outputs, a vector of channels at a time, are transformed and stored from registers.
     epilogue = merge_epilogue(sch, output)
     image, h, w, o = sch.get_loops(epilogue)
-    row, i = sch.split(h, [None, m])
+    row, i = sch.split(h, [None, form.m])
     band, row = sch.split(row, [None, tile.rows])
-    col, j = sch.split(w, [None, m])
+    col, j = sch.split(w, [None, form.m])
     vector, lane = sch.split(o, [None, target.lanes])
     sch.reorder(image, band, row, col, vector, i, j, lane)
     in_registers(sch, [i, j, lane])
@@ -242,6 +247,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
         sch.parallel(sch.fuse(t, channel))
         sch.parallel(sch.fuse(position_i, position_j, group))
         sch.parallel(sch.fuse(row, col, vector))
+    prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     finish(sch, target)
 

@@ -4,15 +4,16 @@ Block size is a question of cost, not only of the zeros a layer was trained with
 four narrower ones. Every size is packed in thought, every kernel that takes the layer is asked for its best tile's cycles, and the least wins.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-from math import log, log2, prod
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from math import ceil, log, log2, prod
 
 import numpy as np
 
 from tvm_sched import pattern
-from tvm_sched.kernels import winograd_conv2d
+from tvm_sched.kernels import phases, winograd_conv2d
 from tvm_sched.kernels.register_tile import Work, candidates, cycles
+from tvm_sched.kernels.winograd_conv2d import FORMS, Form
 from tvm_sched.targets import Target
 
 
@@ -40,69 +41,106 @@ class Layer:
         indexed = kept < self.channels
         return Work(*self.image, self.channels, blocks, kept, n, kernel, self.stride, any(self.padding), indexed)
 
+    @cached_property
+    def phased(self) -> "Layer | None":
+        """The layer on the phases of its image, of stride 1; None where there is no Winograd form for that, which alone makes it pay."""
+        stride, size = self.stride[0], self.weight.shape[2]
+        square = self.stride == (stride, stride) and self.weight.shape[2:] == (size, size)
+        taps = ceil(size / stride)
+        if stride == 1 or not square or self.groups > 1 or self.dilation != (1, 1) or not any(form.taps == taps for form in FORMS):
+            return None
+        weight = phases.phase_weight(self.weight, stride)
+        return replace(self, weight=weight, channels=weight.shape[1], stride=(1, 1), padding=(0, 0, 0, 0))
+
+    def phases_shape(self, target: Target) -> tuple[int, int, int]:
+        """(rows, columns, channels) of the phases that the phased layer reads; whole vectors of channels."""
+        _, height, width = self.image
+        taps = self.weight.shape[2]
+        return height + taps - 1, width + taps - 1, ceil(self.channels / target.lanes) * target.lanes
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How a layer runs: the kernel (Winograd's F(m, 3), or direct where m is 0), its block size, the blocks it keeps, and why."""
+    """How a layer runs: directly or in a Winograd form, as it is or on phases of its image, with which blocks, and why."""
 
-    m: int
+    layer: Layer  # the given one, or its phased one
+    form: Form | None  # None: direct
     n: int
-    kept: np.ndarray  # bool [G, C]
+    kept: np.ndarray  # bool [G, C] of `layer`
     found_n: int | None  # block size the zeros were made with
     density: float  # fraction of the blocks of that size that are kept
     why: str
+    phased: bool = False
 
     @property
     def kernel(self) -> str:
         """The kernel's name for the reader."""
-        return f"winograd F({self.m},3) 1x{self.n}" if self.m else f"direct 1x{self.n}"
+        if self.form is None:
+            return f"direct 1x{self.n}"
+        return f"winograd F({self.form.m},{self.form.taps}) 1x{self.n}{' on phases' if self.phased else ''}"
 
 
 def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     """The cheapest plan. With `ignore_zeros` every block counts as kept."""
-    used = pattern.occupancy(layer.weight, layer.groups, ignore_zeros)
     own = pattern.occupancy(layer.weight, ignore_zeros=ignore_zeros)  # without the zeros that groups alone make
     found = pattern.find(own, layer.groups)
     density = float(pattern.kept_blocks(own, found.n).mean()) if found else 1.0
-    packings = {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
-    works = {n: layer.work(len(kept), max(1, int(kept.sum(axis=1).max())), n) for n, kept in packings.items()}
-    estimates = {(0, n): direct_cycles(work, target) for n, work in works.items()}
-    for n, work in works.items():
-        if takes_winograd(layer, n, target):
-            estimates |= {(m, n): winograd_cycles(work, m, target) for m in winograd_conv2d.FORMS}
+    variants = [each for each in (layer, layer.phased) if each is not None]
+    packings = {(each, n): kept for each in range(len(variants)) for n, kept in packed(variants[each], ignore_zeros).items()}
+    estimates = {}
+    for (each, n), kept in packings.items():
+        variant = variants[each]
+        work = variant.work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
+        if not each:
+            estimates[each, None, n] = direct_cycles(work, target)
+        for form in winograd_forms(variant, n, target, phased=each > 0):
+            estimates[each, form, n] = winograd_cycles(variant, work, form, target, layer.channels if each else None)
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
-        return round(log(estimates[plan]) / 0.04), plan[0], abs(log2(plan[1] / simplest))
+        _, form, n = plan
+        return round(log(estimates[plan]) / 0.04), form.size if form else 0, abs(log2(n / simplest))
 
-    m, n = min(estimates, key=preference)
-    return Plan(m, n, packings[n], found and found.n, density, reason(layer, found, works[n], ignore_zeros))
+    each, form, n = min(estimates, key=preference)
+    kept = packings[each, n]
+    why = reason(layer, found, n, packings[0, n], ignore_zeros)
+    return Plan(variants[each], form, n, kept, found and found.n, density, why, phased=each > 0)
 
 
-def reason(layer: Layer, found: pattern.Pattern | None, work: Work, ignore_zeros: bool) -> str:
-    """Why a layer whose zeros are `found` runs as `work`."""
+def packed(layer: Layer, ignore_zeros: bool) -> dict[int, np.ndarray]:
+    """By block size, the blocks that must be kept."""
+    used = pattern.occupancy(layer.weight, layer.groups, ignore_zeros)
+    return {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
+
+
+def reason(layer: Layer, found: pattern.Pattern | None, n: int, kept: np.ndarray, ignore_zeros: bool) -> str:
+    """Why a layer whose zeros are `found` runs with blocks of `n`, `kept [G, C]` of them."""
     if found is None:
         why = "dense: " + ("zeros ignored as asked" if ignore_zeros else "no 1xN blocks of zeros")
         why += f" that divide its {len(layer.weight)} output channels" if len(layer.weight) % min(pattern.SIZES) else ""
         return why + (f"; blocks outside the {layer.groups} groups are skipped" if layer.groups > 1 else "")
-    if work.kept == work.channels:
+    most = int(kept.sum(axis=1).max())
+    if most == layer.channels:
         return f"dense: 1x{found.n} keeps {found.most} of {found.total} blocks, to skip the others would cost more"
-    why = f"{1 - work.kept / work.channels:.0%} of the blocks are skipped"
-    if work.n != found.n:
-        why += f"; 1x{found.n} zeros run as 1x{work.n}, estimated faster"
+    why = f"{1 - most / layer.channels:.0%} of the blocks are skipped"
+    if n != found.n:
+        why += f"; 1x{found.n} zeros run as 1x{n}, estimated faster"
     if not found.uniform:
         why += f"; not uniform ({found.least} to {found.most} kept a group), shorter rows filled with zeros"
     return why
 
 
-def takes_winograd(layer: Layer, n: int, target: Target) -> bool:
-    """3x3 of stride 1, whole vectors of channels on both sides, whole blocks."""
+def winograd_forms(layer: Layer, n: int, target: Target, phased: bool) -> list[Form]:
+    """The forms that take the layer: square kernels of stride 1, whole vectors of channels on both sides (phases are filled up to that), whole
+    blocks.
+    """
     out_channels, _, *kernel = layer.weight.shape
-    plain = kernel == [3, 3] and layer.stride == layer.dilation == (1, 1)
-    return plain and layer.channels % target.lanes == 0 and out_channels % target.lanes == 0 and out_channels % n == 0
+    whole = out_channels % target.lanes == 0 and out_channels % n == 0 and (phased or layer.channels % target.lanes == 0)
+    plain = layer.stride == layer.dilation == (1, 1)
+    return [form for form in FORMS if whole and plain and kernel == [form.taps, form.taps]]
 
 
 @lru_cache(maxsize=4096)
@@ -111,9 +149,16 @@ def direct_cycles(work: Work, target: Target) -> float:
     return cycles(work, candidates(work, target, most=1)[0], target)
 
 
+def winograd_cycles(layer: Layer, work: Work, form: Form, target: Target, image_channels: int | None) -> float:
+    """Cycles of the best bands and tiles; where the layer reads phases of an image of `image_channels` channels, with making these."""
+    rows, cols, channels = layer.phases_shape(target)
+    total = form_cycles(replace(work, channels=channels), form, target)
+    return total if image_channels is None else total + phases.cycles((work.batch, rows, cols, channels), image_channels, target)
+
+
 @lru_cache(maxsize=4096)
-def winograd_cycles(work: Work, m: int, target: Target) -> float:
-    """Cycles of the best bands and tiles of F(m, 3)."""
-    grid = (work.batch, -(-work.height // m), -(-work.width // m))
+def form_cycles(work: Work, form: Form, target: Target) -> float:
+    """Cycles of the form's best bands and tiles."""
+    grid = (work.batch, ceil(work.height / form.m), ceil(work.width / form.m))
     product = Work(1, 1, prod(grid), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
-    return winograd_conv2d.estimate(product, m, grid, winograd_conv2d.knobs(product, m, grid, target)[0], target)
+    return winograd_conv2d.estimate(product, form, grid, winograd_conv2d.knobs(product, form, grid, target)[0], target)

@@ -1,6 +1,7 @@
 """Rewrites each convolution and linear layer into the kernel that its plan names, with its weight packed."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -9,13 +10,14 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched import pattern
 from tvm_sched.explain import LayerChoice
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, winograd_conv2d
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, phases, winograd_conv2d
 from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
 from tvm_sched.passes.layer_plan import Layer, choose
 from tvm_sched.targets import Target
 
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
 
+INJECTIVE = {"op_pattern": 2}  # TVM's kInjective: a permutation before it is done on the way
 OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 
 
@@ -86,20 +88,25 @@ class _Selector(PyExprMutator):
             self.record(layer.weight.size, None, layer.op, shape, None, 0.0, 0, layer.channels, layer.macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan = choose(layer, self.target, self.ignore_zeros)
-        data, indices = pattern.pack(pattern.ungroup(layer.weight, layer.groups), plan.kept, plan.n)
-        kept = data.shape[1]
+        data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, layer.groups), plan.kept, plan.n)
         packed = [constant(each) for each in (data, indices) if each is not None]
-        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, kept, layer.channels, layer.macs, plan.kernel, plan.why)
-        if plan.m:
-            packed[0] = self.winograd_weight(packed[0], plan.m)
-            compute, name, arguments = winograd_conv2d.compute, winograd_conv2d.NAME, {"m": plan.m, "padding": layer.padding}
+        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
+        x = call.args[0]
+        if plan.phased:
+            shape, padding = plan.layer.phases_shape(self.target), layer.padding[:2]
+            x = self.builder_.emit_te(
+                phases.compute, x, stride=layer.stride[0], padding=padding, shape=shape, primfunc_name_hint=phases.NAME, primfunc_attrs=INJECTIVE
+            )
+        if plan.form:
+            packed[0] = self.winograd_weight(packed[0], plan.form)
+            compute, name, arguments = partial(winograd_conv2d.compute, form=plan.form), winograd_conv2d.NAME, {"padding": plan.layer.padding}
         else:
             compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
-        return self.builder_.call_te(compute, call.args[0], *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
+        return self.builder_.call_te(compute, x, *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
 
-    def winograd_weight(self, data, m):
+    def winograd_weight(self, data, form):
         """The transformed weight, a computation that `hoist_constants` will move out of the call."""
-        g = constant(np.array(winograd_conv2d.FORMS[m].weight, "float32"))
+        g = constant(np.array(form.weight, "float32"))
         return self.builder_.emit_te(winograd_conv2d.transform_weight, data, g, primfunc_name_hint="winograd_weight", primfunc_attrs=OPAQUE)
 
     def record(self, size, packed, *choice):

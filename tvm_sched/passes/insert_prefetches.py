@@ -1,0 +1,83 @@
+"""Asks for weights before they are needed.
+
+A network's weights are more than the caches hold, so each layer finds its own in DRAM, once an image. The hardware follows their stream too
+timidly to hide that: products of 16 tiles by 16 lanes, which need 6 bytes a cycle, ran at half their speed. One instruction a cache line,
+`AHEAD` bytes early, brings them into the second level in time.
+
+A schedule marks the loop of its sum (`loops.prefetch_weights`): that is all that a trace of scheduling can hold.
+"""
+
+from itertools import product
+
+import tvm
+import tvm_ffi
+from tvm import IRModule, ir, tirx
+from tvm.s_tir import SBlockRealize
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels.blocks import variables
+from tvm_sched.kernels.loops import PREFETCH
+
+AHEAD = 4096  # bytes; a few hundred nanoseconds of work
+LINE, FLOAT = 64, 4  # bytes
+READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
+
+
+@tvm.transform.module_pass(opt_level=0)
+def insert_prefetches(mod: IRModule, _) -> IRModule:
+    """Puts prefetches into the marked loops of all TIR functions."""
+    for var, func in list(mod.functions_items()):
+        if isinstance(func, PrimFunc):
+            mod.update_func(var, with_prefetches(func))
+    return mod
+
+
+def with_prefetches(func: PrimFunc) -> PrimFunc:
+    """The function with prefetches in its marked loops."""
+    arguments = set(func.params)
+
+    def rewrite(loop):
+        if PREFETCH not in loop.annotations:
+            return loop
+        annotations = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
+        body = tirx.SeqStmt([*prefetches(loop.body, arguments), loop.body])
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=annotations)
+
+    return tvm_ffi.structural_map(func, (tirx.For, rewrite))
+
+
+def prefetches(body, arguments) -> list:
+    """One prefetch for each line of the weight that a step, the loops in `body`, reads."""
+    extents, realized = {}, []
+    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: extents.update({loop.loop_var: int(loop.extent)})), order="post")
+    tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
+    (realize,) = realized
+    reads = [read for read in realize.block.reads if read.source in arguments]
+    if not reads:  # the zeroing of a sum of one step: TVM copies the mark to its loop
+        return []
+    weight, where = reads[0].source, [axis.min for axis in reads[0].region]
+    where = replaced(where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values)})
+    moving = [var for var in extents if any(var in variables(index) for index in where)]
+    # A vector's lanes lie side by side, the last loop's: a line holds LINE / FLOAT of them.
+    steps = [range(0, extents[var], LINE // FLOAT if var.same_as(lane_of(body)) else 1) for var in moving]
+    found = []
+    for point in product(*steps):
+        *rest, lane = replaced(where, dict(zip(moving, point)))
+        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
+        found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
+    return found
+
+
+def lane_of(body):
+    """The variable of the vectorised loop."""
+    found = []
+    tvm_ffi.structural_walk(
+        body, (tirx.For, lambda loop: found.append(loop.loop_var) if loop.kind == tirx.ForKind.VECTORIZED else None), order="post"
+    )
+    return found[0]
+
+
+def replaced(indices: list, values: dict) -> list:
+    """The indices with variables replaced by values."""
+    constants = {var: value if isinstance(value, ir.Expr) else tirx.const(value, "int32") for var, value in values.items()}
+    return [tvm_ffi.structural_map(index, (tirx.Var, lambda var: constants.get(var, var))) for index in indices]
