@@ -40,7 +40,8 @@ def with_prefetches(func: PrimFunc) -> PrimFunc:
         if PREFETCH not in loop.annotations:
             return loop
         annotations = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
-        body = tirx.SeqStmt([*prefetches(loop.body, arguments), loop.body])
+        asked = prefetches(loop.body, arguments)
+        body = tirx.SeqStmt([*asked, loop.body]) if asked else loop.body
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=annotations)
 
     return tvm_ffi.structural_map(func, (tirx.For, rewrite))
