@@ -18,6 +18,7 @@ from tvm_sched.passes.legalize import legalize
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
 from tvm_sched.passes.select_kernels import Selection, select_kernels
 from tvm_sched.passes.vector_math import vector_math
+from tvm_sched.passes.write_in_place import write_in_place
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
 
@@ -72,8 +73,8 @@ def lower(imported: Imported, target: Target, records: Records | None = None, de
     with target.tvm():
         # 6. A schedule for each function.
         scheduled = schedule_functions(selection.mod, target, records)
-        # 7. What depends on weights alone is computed when the network is loaded.
-        mod = hoist_constants(scheduled.mod)
+        # 7. What depends on weights alone is computed when the network is loaded; results go over operands that are not needed any more.
+        mod = write_in_place(hoist_constants(scheduled.mod))
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
     return Lowered(mod, with_knobs(selection, scheduled), prepare)
 
