@@ -179,6 +179,8 @@ def estimate(work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradT
     e = form.size
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
     product = cycles(products_of_band(work, form, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), replace(target, cores=1))
+    if bands > 1 and tiles_in_band % tile.cols:
+        product *= 2.5  # TVM does not see how few sums a tile cut short has, and keeps them all in memory
     numbers = e * e * tiles_in_band * (work.channels + work.groups * work.n)
     # A transform costs about 5 vector instructions a number that it writes or reads; from beyond L2 it waits for these as well.
     transforms = 5 * numbers / target.lanes / target.fma_per_cycle**0.5
