@@ -1,6 +1,8 @@
 """From an imported network to a module that is ready for code generation, as one list of numbered phases."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 
 import tvm
 from tvm import IRModule, relax
@@ -11,7 +13,7 @@ from tvm_sched.explain import LayerChoice
 from tvm_sched.importer import Imported
 from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
-from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.constants import is_op, shape_of
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.legalize import legalize
@@ -75,21 +77,25 @@ def lower(imported: Imported, target: Target, records: Records | None = None, de
         # 7. What depends on weights alone is computed when the network is loaded.
         mod = hoist_constants(scheduled.mod)
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
-    return Lowered(mod, with_knobs(selection, scheduled), prepare)
+    return Lowered(mod, with_calls(selection, scheduled), prepare)
 
 
-def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
-    """The choices with their schedules. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
-    knobs, made_of = {}, {}
+def with_calls(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
+    """The choices with their schedules, calls and costs. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
+    found, made_of, calls = {}, {}, Counter()
     for binding in kernel_bindings(scheduled.mod):
         function, args = binding.value.args[:2]
         weights = [arg.value for arg in args if isinstance(arg, GenericConst)] + [w for arg in args for w in made_of.get(arg, ())]
-        if function.name_hint in scheduled.knobs:
-            knobs |= {weight: scheduled.knobs[function.name_hint] for weight in weights}
+        name = function.name_hint
+        if name in scheduled.knobs:
+            pixels = prod(shape_of(binding.var)[:-1])
+            layer = {"schedule": scheduled.knobs[name], "function": name, "call": calls[name]}
+            found |= {weight: layer | {"weights": prod(weight.shape), "kept_macs": pixels * prod(weight.shape)} for weight in weights}
         elif weights:  # a transformation of weights: the kernel is the call that takes its result
             made_of[binding.var] = weights
+        calls[name] += 1
     return [
-        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: folded away"))
+        choice if weight is None else replace(choice, **found.get(weight.value, {"schedule": "none: folded away"}))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 
@@ -98,3 +104,42 @@ def kernel_bindings(mod: IRModule) -> list[relax.Binding]:
     """The calls of TIR functions in 'main', in order."""
     bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
     return [binding for binding in bindings if is_op(binding.value, "relax.call_tir")]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a network takes while it runs, besides its input."""
+
+    workspace: int  # activations, as planned statically, and the output
+    weights: int  # constants, which the file holds
+    prepared: int  # what 'prepare' makes of them when the network is loaded
+
+
+def build(lowered: Lowered, target: Target):
+    """Phase 8, code generation: (TVM's executable, its Memory)."""
+    with target.tvm():
+        mod = relax.get_pipeline("default_build")(lowered.mod)
+    constants = {each.value: bytes_of(each.ty) for function in relax_functions(lowered.mod) for each in visited(function, GenericConst)}
+    storages = [call for call in visited(mod["main"], relax.Call) if is_op(call, "relax.vm.alloc_storage")]
+    workspace = sum(int(call.args[0].values[0]) for call in storages)
+    prepared = bytes_of(lowered.mod[lowered.prepare].ret_ty) if lowered.prepare else 0
+    return tvm.compile(mod, target=target.tvm(), relax_pipeline=None), Memory(workspace, sum(constants.values()), prepared)
+
+
+def relax_functions(mod: IRModule) -> list[relax.Function]:
+    """'main', and 'prepare' where there is one."""
+    return [function for function in mod.functions.values() if isinstance(function, relax.Function)]
+
+
+def visited(function: relax.Function, kind: type) -> list:
+    """The function's expressions of that class."""
+    found = []
+    relax.analysis.post_order_visit(function, lambda expr: found.append(expr) if isinstance(expr, kind) else None)
+    return found
+
+
+def bytes_of(ty) -> int:
+    """Size of a tensor, or of a tuple of them, by its Relax type."""
+    if hasattr(ty, "fields"):
+        return sum(bytes_of(field) for field in ty.fields)
+    return prod(int(extent) for extent in ty.shape) * ty.dtype.dtype.itemsize
