@@ -20,6 +20,7 @@ from tvm_sched import runtime, toolchain
 from tvm_sched.errors import UserError
 from tvm_sched.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
+from tvm_sched.rows import Cost
 from tvm_sched.targets import cpu_flags
 
 FORMAT = 2
@@ -79,6 +80,17 @@ class Artifact:
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
         return [LayerChoice(**row) for row in self.manifest["layers"]]
+
+    def cost(self) -> Cost:
+        """Multiply-adds and bytes that the network takes."""
+        layers, memory = self.explain(), self.manifest["memory"]
+        return Cost(
+            dense_macs=sum(layer.macs for layer in layers),
+            kept_macs=sum(layer.kept_macs for layer in layers),
+            stored_bytes=4 * sum(layer.weights for layer in layers),
+            workspace_bytes=memory["workspace"],
+            weights_bytes=memory["weights"] + memory["prepared"],
+        )
 
     def explain_table(self):
         """The same as a `rich` table."""

@@ -7,6 +7,7 @@ and b they fit 16 registers. A peak is a candidate like a network: `bench.measur
 """
 
 from functools import cache
+from math import prod
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Peak:
         target = targets.host()
         self.threads, self.iterations = threads, iterations
         self.shape = (threads, VECTORS, target.lanes)
-        self.start = np.arange(np.prod(self.shape), dtype="float32").reshape(self.shape)  # all different, or they would be one accumulator
+        self.start = np.arange(prod(self.shape), dtype="float32").reshape(self.shape)  # all different, or they would be one accumulator
         self.a, self.b = np.full(target.lanes, 2, "float32"), np.full(target.lanes, 0.5, "float32")
         self._sums = tvm.runtime.empty(self.shape)
         self._arguments = [*map(tvm.runtime.tensor, (self.a, self.b, self.start)), self._sums]
@@ -50,7 +51,7 @@ class Peak:
 
     def gflops(self, ms: float) -> float:
         """10^9 floating-point operations a second of a call that took so long; a multiply-add counts as two."""
-        return 2 * self.iterations * np.prod(self.shape) / ms / 1e6
+        return 2 * self.iterations * prod(self.shape) / ms / 1e6
 
 
 @cache
