@@ -2,7 +2,8 @@
 
 The manifest is JSON: `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `prepare` (the function
 that computes what 'main' takes beside its input, or null), `input` and `output` (shape, dtype), `layers` (the rows of
-`explain`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
+`explain`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for
+the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
 """
 
 import json

@@ -167,8 +167,12 @@ class MachineState:
 
     def __str__(self) -> str:
         governor = f", governor {self.governor}" if self.governor else ""
-        noise = "" if self.quiet else f", NOT QUIET: programs waited for a core {self.waiting:.0%} of the time"
-        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{noise}"
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{self.noise}"
+
+    @property
+    def noise(self) -> str:
+        """A warning to add to a sentence about the machine; empty where it was quiet."""
+        return "" if self.quiet else f", NOT QUIET: programs waited for a core {self.waiting:.0%} of the time"
 
 
 def waiting_share(pressure: str) -> float | None:

@@ -124,6 +124,9 @@ def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> E
     return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=len(model))
 
 
+REFERENCES = {"torch": pytorch, "onnxruntime": onnxruntime}
+
+
 def ours(artifact: "Artifact", network: Network, threads: int, path: str | os.PathLike) -> Engine:
     """An artifact compiled from the network and saved at `path`."""
     dense = artifact.manifest["dense"]

@@ -21,7 +21,7 @@ ITERATIONS = 1 << 18  # of one call: half a millisecond to a millisecond
 
 
 class Peak:
-    """The kernel on `threads` threads of the host. `start`, `a` and `b` are what the accumulators are computed from; `sums` is what they hold after a call."""
+    """The kernel on `threads` threads of the host. After a call the accumulators, `sums`, hold `start + iterations * a * b`."""
 
     def __init__(self, threads: int, iterations: int = ITERATIONS):
         import tvm

@@ -90,17 +90,18 @@ def _steps(names: Sequence[str], times_us: np.ndarray, layers: Sequence[LayerCho
         median = float(np.median(times))
         kept = layer.kept_macs if layer else 0
         share_of_peak = 2e-3 * kept / median / peak_gflops if layer else None
-        yield Step(
-            layer.name if layer else "", layer.kernel if layer else name, median, float(times.min()), kept, share_of_peak, median / total_us
-        )
+        told = (layer.name, layer.kernel) if layer else ("", name)
+        yield Step(*told, median, float(times.min()), kept, share_of_peak, median / total_us)
+    own = sum(name.startswith(BUILTIN) for name in names)
     median = float(np.median(builtin))
-    yield Step("", f"the machine's own steps ({sum(name.startswith(BUILTIN) for name in names)})", median, float(builtin.min()), 0, None, median / total_us)
+    yield Step("", f"the machine's own steps ({own})", median, float(builtin.min()), 0, None, median / total_us)
 
 
 def table(profile: Profile) -> Table:
     """The steps as a table for a terminal, with their sums."""
     rows = Table(caption=f"a call takes {profile.plain_us:.0f} us; {profile.instrumented_us:.0f} us with its steps timed", show_footer=True)
-    sums = {"median us": f"{profile.instrumented_us:.1f}", "kept MMACs": f"{sum(step.kept_macs for step in profile.steps) / 1e6:.2f}", "share": "100.0%"}
+    kept = sum(step.kept_macs for step in profile.steps)
+    sums = {"median us": f"{profile.instrumented_us:.1f}", "kept MMACs": f"{kept / 1e6:.2f}", "share": "100.0%"}
     for column in ("layer", "kernel", "median us", "min us", "kept MMACs", "of peak", "share"):
         rows.add_column(column, footer=sums.get(column, ""), justify="left" if column in ("layer", "kernel") else "right")
     for step in profile.steps:

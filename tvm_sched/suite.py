@@ -51,7 +51,7 @@ class Case:
     name: str
     n: int
     sparsities: tuple[float, ...]
-    size: int
+    size: int  # of a network's images; 0 for a layer, which has its own
     batch: int
     threads: int
     goals: dict[float, float] = field(default_factory=dict)  # sparsity -> time over D
@@ -102,7 +102,7 @@ def parse(name: str, content: dict) -> Suite:
     require(("networks" in content) != ("layers" in content), "must have either 'networks' or 'layers'")
     lists = {key: content.get(key, default) for key, default in DEFAULTS.items()}
     for key, values in lists.items():
-        require(is_list(values, lambda each: is_whole(each)), f"'{key}' must be {POSITIVE}")
+        require(is_list(values, is_whole), f"'{key}' must be {POSITIVE}")
     sparsities = sparsities_of(content.get("sparsity"))
     seconds = content.get("seconds", SECONDS)
     require(is_number(seconds) and seconds > 0, "'seconds' must be a positive number")
@@ -134,7 +134,8 @@ def layer_of(entry: dict, sparsities: tuple[float, ...]) -> tuple[str, tuple[flo
     sizes = {key: value for key, value in entry.items() if key not in ("name", "sparsity")}
     known = ("in", "out", "size", "kernel", "stride", "groups")
     require(set(sizes) <= set(known), f"'{min(set(sizes) - set(known), default='')}' of layer '{name}' is none of {', '.join(known)}")
-    require({"in", "out"} <= set(sizes) and all(map(is_whole, sizes.values())), f"'in', 'out' and sizes of layer '{name}' must be positive whole numbers")
+    whole = {"in", "out"} <= set(sizes) and all(map(is_whole, sizes.values()))
+    require(whole, f"'in', 'out' and sizes of layer '{name}' must be positive whole numbers")
     own = sparsities_of(entry["sparsity"]) if "sparsity" in entry else sparsities
     shape = LayerShape(name, sizes.pop("in"), sizes.pop("out"), **sizes)
     divided = shape.channels % shape.groups == shape.out_channels % shape.groups == 0

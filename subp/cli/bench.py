@@ -143,7 +143,7 @@ def reference(name: str, network: "Network", threads: int, records: Path | None)
     from tvm_sched import engines
 
     if name != "dense":
-        return {"torch": engines.pytorch, "onnxruntime": engines.onnxruntime}[name](network, threads)
+        return engines.REFERENCES[name](network, threads)
     built = tvm_sched.compile(
         network.module, network.example_input, threads=threads, records=records, dense=True
     )

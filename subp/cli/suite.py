@@ -15,7 +15,8 @@ from subp.checkpoint import write_atomically
 from subp.cli.checks import check
 from subp.cli.networks import random_layer, random_network
 from subp.cli.terminal import console
-from tvm_sched import bench, engines, memory, overhead, profile, rows, suite
+from subp.errors import require
+from tvm_sched import bench, engines, memory, overhead, profile, rows, runtime, suite
 from tvm_sched.engines import Engine, Network
 from tvm_sched.rows import Row
 from tvm_sched.suite import Case, Suite
@@ -24,22 +25,26 @@ if TYPE_CHECKING:
     from tvm_sched.profile import Profile
 
 PROFILE_SECONDS = 1.0  # for each of our builds
-REFERENCES = {"torch": engines.pytorch, "onnxruntime": engines.onnxruntime}
 
 
 class SuiteRun:
-    """Runs a suite beside the engines `against`, names of REFERENCES. What is measured is in `content` as soon as it is.
+    """Runs a suite. What is measured is in `content`, and in `file` where there is one, before the next case begins.
 
-    records: folder of tuning records, None for those shipped; seconds: of measuring, for each engine
+    against: names of `engines.REFERENCES`
+    records: folder of tuning records, None for those shipped
+    seconds: of measuring, for each engine
     """
 
     def __init__(self, chosen: Suite, against: list[str], records: Path | None, seconds: float, file: Path | None):
         self.suite, self.against, self.records, self.seconds, self.file = chosen, against, records, seconds, file
         self.console = console()
-        self.content = {"suite": chosen.name, "about": chosen.about, "measurements": [], "profiles": [], "not_quiet": []}
+        self.content = {"suite": chosen.name, "about": chosen.about}
+        self.content |= {"measurements": [], "profiles": [], "not_quiet": []}
 
     def run(self) -> None:
-        """Measures all cases. Raises CheckFailed where an engine differs from PyTorch."""
+        """Measures all cases. Raises CheckFailed where an engine differs from PyTorch, UserError where threads lack."""
+        wanted, most = max(case.threads for case in self.suite.cases), runtime.most_threads()
+        require(wanted <= most, f"the suite {self.suite.name} wants {wanted} threads; this process may use {most}")
         click.secho(f"Suite {self.suite.name}: {self.suite.about}", bold=True)
         results = []
         for case in self.suite.cases:
@@ -51,7 +56,7 @@ class SuiteRun:
         self.content["overhead"] = asdict(call) | {"network_us": call.network_us, "goal_us": overhead.GOAL_US}
         self.save()
         self.console.print(suite.summary(results))
-        click.echo(f"{missed([row for _, ours in results for row in ours.values()])}")
+        click.echo(reached([row for _, ours in results for row in ours.values()]))
         click.echo(f"Calls: {call}")
         click.echo(f"On {bench.MachineState.now()}")
         if self.content["not_quiet"]:
@@ -72,7 +77,8 @@ class SuiteRun:
         goals = [*map(case.goals.get, case.sparsities), *[None] * len(others)]
         measured = [replace(row, goal=goal) for row, goal in zip(measured, goals)]
         self.console.print(rows.table(measured))
-        click.echo(f"   peak {measured[0].peak_gflops:.1f} GFLOP/s (median {measured[0].peak_median_gflops:.1f}), CPU {cpus}")
+        best, median = measured[0].peak_gflops, measured[0].peak_median_gflops
+        click.echo(f"   peak {best:.1f} GFLOP/s (median {median:.1f}), on CPU {', '.join(map(str, cpus))}{state.noise}")
         self.content["machine"] = asdict(state) | {"cpus": cpus}
         self.content["not_quiet"] += [] if state.quiet else [str(case)]
         self.content["measurements"] += map(asdict, measured)
@@ -103,8 +109,8 @@ def network_of(case: Case, sparsity: float) -> Network:
 
 
 def reference(name: str, network: Network, threads: int) -> Engine:
-    """The engine of that name on the network. A single convolution it is given with the channels first, as it wants them."""
-    make = REFERENCES[name]
+    """The engine of that name on the network; a single convolution it gets with the channels first, its own layout."""
+    make = engines.REFERENCES[name]
     inner = getattr(network.module, "layer", None)
     if inner is None:
         return make(network, threads)
@@ -124,9 +130,9 @@ def labelled(row: Row, steps: "Profile") -> dict:
     return {key: getattr(row, key) for key in conditions} | asdict(steps)
 
 
-def missed(measured: list[Row]) -> str:
+def reached(measured: list[Row]) -> str:
     """How many goals are reached, and how many files are within their limits."""
     goals = [row.reached for row in measured if row.reached is not None]
-    files = [row.small for row in measured if row.small is not None]
-    reached = f"{sum(goals)} of {len(goals)} goals reached; " if goals else ""
-    return f"{reached}{sum(files)} of {len(files)} files within their limits"
+    files = [row.small for row in measured]
+    times = f"{sum(goals)} of {len(goals)} goals reached; " if goals else ""
+    return f"{times}{sum(files)} of {len(files)} files within their limits"

@@ -82,6 +82,7 @@ def test_a_run_that_stops_keeps_what_it_has_measured(tmp_path, monkeypatch, caps
     ("options", "words"),
     [
         (["none"], "no suite none"),
+        (["threads"], "wants 2 threads; this process may use 1"),
         (["quick", "--threads", "1"], "leave out --threads"),
         (["quick", "--model", "resnet20", "--n", "4"], "leave out --model and --n"),
         (["quick", "--layers"], "leave out --layers"),
