@@ -2,7 +2,8 @@
 
 The manifest is JSON: `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `prepare` (the function
 that computes what 'main' takes beside its input, or null), `input` and `output` (shape, dtype), `layers` (the rows of
-`explain`), `versions`, `check` (a seed for the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
+`explain`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for
+the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
 """
 
 import json
@@ -10,6 +11,8 @@ import os
 import platform
 import tempfile
 from dataclasses import asdict
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,11 @@ from tvm_sched import runtime, toolchain
 from tvm_sched.errors import UserError
 from tvm_sched.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
+from tvm_sched.rows import Cost
 from tvm_sched.targets import cpu_flags
 
-FORMAT = 1
+FORMAT = 2
+ALIGNMENT = 64  # bytes, of buffers that compiled code takes
 CHECK_OUTPUTS = 1000  # numbers of the expected output that the manifest holds, at the most
 
 
@@ -31,19 +36,27 @@ class Artifact:
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can be saved."""
         self.manifest = manifest
         self._executable, self._target = executable, target
-        self._main = self._input = None
+        self._main = self._input = self._instrument = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
         """The network's output for `x`, whose shape and dtype must be those of `manifest['input']`. Raises UserError otherwise."""
         want = self.manifest["input"]
-        if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or str(x.dtype) != want["dtype"]:
+        if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or x.dtype != want["dtype"]:
             got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
             raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
         if self._main is None:
             self._start()
-        self._input.copyfrom(x)
-        output = self._main(self._input)
-        return output.numpy() if hasattr(output, "numpy") else tuple(each.numpy() for each in output)
+        np.copyto(self._input, x)
+        output = self._main()
+        return copied(output) if hasattr(output, "numpy") else tuple(copied(each) for each in output)
+
+    def instrumented(self, callback) -> "Artifact":
+        """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and after each step of 'main';
+        it must return 0.
+        """
+        other = Artifact(self._executable, self.manifest)
+        other._instrument = callback
+        return other
 
     def _start(self):
         """Makes the machine that runs the network, and the input's buffer."""
@@ -53,9 +66,10 @@ class Artifact:
         require_this_machine(self.manifest, "the network")
         machine = relax.VirtualMachine(self._executable, tvm.cpu())
         prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
-        main = machine["main"]
-        self._main = lambda x: main(x, *prepared)
-        self._input = tvm.runtime.empty(tuple(self.manifest["input"]["shape"]), self.manifest["input"]["dtype"])
+        self._input = aligned(self.manifest["input"]["shape"], self.manifest["input"]["dtype"])
+        self._main = partial(machine["main"], tvm.runtime.from_dlpack(self._input), *prepared)
+        if self._instrument:
+            machine.set_instrument(self._instrument)
 
     def check(self) -> float:
         """Largest absolute difference from PyTorch's output on the manifest's check input."""
@@ -67,6 +81,17 @@ class Artifact:
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
         return [LayerChoice(**row) for row in self.manifest["layers"]]
+
+    def cost(self) -> Cost:
+        """Multiply-adds and bytes that the network takes."""
+        layers, memory = self.explain(), self.manifest["memory"]
+        return Cost(
+            dense_macs=sum(layer.macs for layer in layers),
+            kept_macs=sum(layer.kept_macs for layer in layers),
+            stored_bytes=4 * sum(layer.weights for layer in layers),
+            workspace_bytes=memory["workspace"],
+            weights_bytes=memory["weights"] + memory["prepared"],
+        )
 
     def explain_table(self):
         """The same as a `rich` table."""
@@ -96,6 +121,19 @@ class Artifact:
 
         link.object_format = "o"
         return link
+
+
+def copied(tensor) -> np.ndarray:
+    """A TVM tensor's numbers; several times as fast as its own `numpy`, which counts in a network of microseconds."""
+    return np.from_dlpack(tensor).copy()
+
+
+def aligned(shape: list[int], dtype: str) -> np.ndarray:
+    """An array of zeros that begins where compiled code may expect it to."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, "uint8")
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + size].view(dtype).reshape(shape)
 
 
 def load(path: str | Path, threads: int | None = None) -> Artifact:
@@ -143,8 +181,8 @@ def check_input(shape: list[int], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
 
 
-def make_manifest(target, imported, choices: list[LayerChoice], reference, *, threads: int, dense: bool, prepare: str | None) -> dict:
-    """The manifest of a network just compiled; `reference` computes PyTorch's output for a NumPy input."""
+def make_manifest(target, imported, lowered, memory, reference, *, threads: int, dense: bool) -> dict:
+    """The manifest of a network just compiled, a pipeline's Lowered; `reference` computes PyTorch's output for a NumPy input."""
     import torch
     import tvm
 
@@ -159,10 +197,11 @@ def make_manifest(target, imported, choices: list[LayerChoice], reference, *, th
         "cpu_flags": list(target.cpu_flags),
         "threads": threads,
         "dense": dense,
-        "prepare": prepare,
+        "prepare": lowered.prepare,
         "input": {"shape": list(imported.input_shape), "dtype": imported.input_dtype},
         "output": {"shape": list(first.shape), "dtype": str(first.dtype)},
-        "layers": [asdict(choice) for choice in choices],
+        "layers": [asdict(choice) for choice in lowered.choices],
+        "memory": asdict(memory),
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": {"seed": seed, "output": first.reshape(-1)[:CHECK_OUTPUTS].tolist()},
     }

@@ -1,4 +1,4 @@
-"""Latency, honestly: candidates measured in turn on one machine, told as rows that hold their own conditions.
+"""Latency, honestly: candidates measured in turn on one machine, for rows (rows.py) that hold their own conditions.
 
 What makes one measurement lie about another, and what is done here:
 
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
 WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
@@ -139,37 +138,6 @@ def _set_affinity(cpus: set[int]) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement, with all that it depends on besides the machine."""
-
-    network: str
-    engine: str
-    target: str
-    n: int | None  # block size of the zeros in the weights that the engine was given; None where there are none
-    sparsity: float  # fraction of blocks pruned in the pruned layers of those weights
-    batch: int
-    threads: int
-    median_ms: float
-    p90_ms: float
-    min_ms: float
-    ratio_to_best_dense: float | None  # times faster than the fastest dense engine beside it; None where there is none
-    file_bytes: int
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """The rows as a table for a terminal."""
-    table = Table()
-    table.add_column("engine")
-    for column in ("threads", "median ms", "p90 ms", "x best dense", "file MB"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        ratio = f"{row.ratio_to_best_dense:.2f}" if row.ratio_to_best_dense else "-"
-        size = f"{row.file_bytes / 1e6:.2f}"
-        table.add_row(row.engine, str(row.threads), f"{row.median_ms:.3f}", f"{row.p90_ms:.3f}", ratio, size)
-    return table
-
-
-@dataclass(frozen=True)
 class MachineState:
     """The machine at one moment, as a rule right after something was measured; None or empty where it does not tell."""
 
@@ -199,8 +167,12 @@ class MachineState:
 
     def __str__(self) -> str:
         governor = f", governor {self.governor}" if self.governor else ""
-        noise = "" if self.quiet else f", NOT QUIET: programs waited for a core {self.waiting:.0%} of the time"
-        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{noise}"
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa)}{governor}{self.noise}"
+
+    @property
+    def noise(self) -> str:
+        """A warning to add to a sentence about the machine; empty where it was quiet."""
+        return "" if self.quiet else f", NOT QUIET: programs waited for a core {self.waiting:.0%} of the time"
 
 
 def waiting_share(pressure: str) -> float | None:

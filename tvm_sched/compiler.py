@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from tvm_sched import runtime, targets
@@ -30,8 +31,8 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     with quiet():
         imported = importer.from_torch(module, example_input)
         lowered = pipeline.lower(imported, target, open_records(records, target), dense)
-        executable = codegen.build(lowered.mod, target)
-    manifest = make_manifest(target, imported, lowered.choices, imported.reference, threads=target.cores, dense=dense, prepare=lowered.prepare)
+        executable, memory = codegen.build_network(lowered.mod, target)
+    manifest = make_manifest(target, imported, lowered, memory, imported.reference, threads=target.cores, dense=dense)
     if target.arch == platform.machine():
         runtime.set_threads(min(target.cores, runtime.most_threads()))
     return Artifact(executable, manifest, target)
@@ -48,9 +49,19 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
 
 def open_records(folder: str | Path | None, target: targets.Target):
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
-    from tvm_sched.records import RECORDS, Records
+    from tvm_sched.records import RECORDS
 
-    if folder is not None:
-        return Records(folder, target)
-    shipped = SHIPPED / target.family
-    return Records(shipped, target) if (shipped / RECORDS).is_file() else None
+    if folder is None:
+        folder = SHIPPED / target.family
+        if not (folder / RECORDS).is_file():
+            return None
+    file = Path(folder) / RECORDS
+    return _opened(Path(folder), target, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, target: targets.Target, changed_ns: int):
+    """The records as they were at that time. To read the shipped ones takes seconds: a process that compiles many networks does it once."""
+    from tvm_sched.records import Records
+
+    return Records(folder, target)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvm_sched import runtime
-from tvm_sched.bench import Candidate, Row, fastest_cpus, measure, pinned
+from tvm_sched import peak, runtime
+from tvm_sched.bench import Candidate, fastest_cpus, measure, pinned
 from tvm_sched.errors import UserError
 from tvm_sched.pattern import SIZES, find, kept_blocks, occupancy
+from tvm_sched.rows import Cost, Row, file_limit
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,8 @@ class Engine:
     file_bytes: int = 0  # that the network takes on disk for this engine
     target: str = "host"
     dense: bool = True  # computes zeros like any other number
+    cost: Cost | None = None  # of our engines
+    rss_growth_bytes: int | None = None  # what the process grew by when the network was loaded and called; None where not measured
 
 
 def pytorch(network: Network, threads: int) -> Engine:
@@ -121,6 +124,9 @@ def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> E
     return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=len(model))
 
 
+REFERENCES = {"torch": pytorch, "onnxruntime": onnxruntime}
+
+
 def ours(artifact: "Artifact", network: Network, threads: int, path: str | os.PathLike) -> Engine:
     """An artifact compiled from the network and saved at `path`."""
     dense = artifact.manifest["dense"]
@@ -133,6 +139,7 @@ def ours(artifact: "Artifact", network: Network, threads: int, path: str | os.Pa
         file_bytes=os.path.getsize(path),
         target=artifact.manifest["target"],
         dense=dense,
+        cost=artifact.cost(),
     )
 
 
@@ -155,29 +162,45 @@ def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:
 
 
 def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> list[Row]:
-    """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together.
+    """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together, the machine's peak among them.
 
-    The engines' names differ, their thread counts do not: the calling thread keeps to that many CPUs, the fastest.
+    The engines' thread counts are the same: the calling thread keeps to that many CPUs, the fastest. Engines that are not ours have the dense
+    cost of the first one that is.
     """
-    candidates = {engine.name: Candidate(partial(engine.call, x), engine.prepare) for engine in engines}
-    with pinned(fastest_cpus(engines[0].threads)):
-        timings = measure(candidates, seconds)
-    best_dense = min((timings[engine.name].median_ms for engine in engines if engine.dense), default=None)
-    return [
-        Row(
-            network=engine.network.name,
-            engine=engine.name,
-            target=engine.target,
-            n=engine.network.n,
-            sparsity=engine.network.sparsity,
-            batch=x.shape[0],
-            threads=engine.threads,
-            median_ms=timing.median_ms,
-            p90_ms=timing.p90_ms,
-            min_ms=timing.min_ms,
-            ratio_to_best_dense=best_dense and best_dense / timing.median_ms,
-            file_bytes=engine.file_bytes,
+    machine = peak.of(engines[0].threads)
+    candidates = {str(number): Candidate(partial(engine.call, x), engine.prepare) for number, engine in enumerate(engines)}
+    with pinned(fastest_cpus(machine.threads)):
+        *timings, peak_timing = measure(candidates | {"peak": machine.candidate}, seconds).values()
+    gflops = machine.gflops(peak_timing.min_ms)
+    best_dense = min((timing.median_ms for engine, timing in zip(engines, timings) if engine.dense), default=None)
+    dense_macs = next((engine.cost.dense_macs for engine in engines if engine.cost), None)
+    rows = []
+    for engine, timing in zip(engines, timings):
+        kept_macs = engine.cost.kept_macs if engine.cost else dense_macs
+        rows.append(
+            Row(
+                network=engine.network.name,
+                engine=engine.name,
+                target=engine.target,
+                n=engine.network.n,
+                sparsity=engine.network.sparsity,
+                batch=x.shape[0],
+                threads=engine.threads,
+                median_ms=timing.median_ms,
+                p90_ms=timing.p90_ms,
+                min_ms=timing.min_ms,
+                ratio_to_best_dense=best_dense and best_dense / timing.median_ms,
+                file_bytes=engine.file_bytes,
+                dense_macs=dense_macs,
+                kept_macs=kept_macs,
+                peak_gflops=gflops,
+                peak_median_gflops=machine.gflops(peak_timing.median_ms),
+                time_over_d=dense_macs and timing.median_ms / (2e-6 * dense_macs / gflops),
+                share_of_peak=kept_macs and 2e-6 * kept_macs / timing.median_ms / gflops,
+                file_limit_bytes=engine.cost and file_limit(engine.cost.stored_bytes),
+                workspace_bytes=engine.cost and engine.cost.workspace_bytes,
+                weights_bytes=engine.cost and engine.cost.weights_bytes,
+                rss_growth_bytes=engine.rss_growth_bytes,
+            )
         )
-        for engine in engines
-        for timing in [timings[engine.name]]
-    ]
+    return rows

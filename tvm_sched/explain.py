@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+IN_PLACE = "_in_place"  # ends the names of functions that write over an operand; the same function otherwise
+
 
 @dataclass(frozen=True)
 class LayerChoice:
@@ -21,6 +23,10 @@ class LayerChoice:
     kernel: str  # kernel and the block size it runs with
     why: str
     schedule: str = ""  # the knobs, and whether a record or the analytic default set them
+    kept_macs: int = 0  # multiply-adds of the blocks that are stored, by direct convolution, the whole batch
+    weights: int = 0  # numbers in the blocks that are stored
+    function: str = ""  # the compiled function that computes the layer; empty if none does
+    call: int = 0  # which of the network's calls of that function, from 0
 
 
 def table(choices: Iterable[LayerChoice]) -> Table:

@@ -1,6 +1,8 @@
 """From an imported network to a module that is ready for code generation, as one list of numbered phases."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 
 import tvm
 from tvm import IRModule, relax
@@ -76,21 +78,24 @@ def lower(imported: Imported, target: Target, records: Records | None = None, de
         # 7. What depends on weights alone is computed when the network is loaded; results go over operands that are not needed any more.
         mod = write_in_place(hoist_constants(scheduled.mod))
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
-    return Lowered(mod, with_knobs(selection, scheduled), prepare)
+    return Lowered(mod, with_calls(selection, scheduled), prepare)
 
 
-def with_knobs(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
-    """The choices with their schedules. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
-    knobs, made_of = {}, {}
+def with_calls(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
+    """The choices with their schedules, calls and costs. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
+    found, made_of, calls = {}, {}, Counter()
     for binding in kernel_bindings(scheduled.mod):
         function, args = binding.value.args[:2]
         weights = [arg.value for arg in args if isinstance(arg, GenericConst)] + [w for arg in args for w in made_of.get(arg, ())]
-        if function.name_hint in scheduled.knobs:
-            knobs |= {weight: scheduled.knobs[function.name_hint] for weight in weights}
+        name = function.name_hint
+        if name in scheduled.knobs:
+            layer = {"schedule": scheduled.knobs[name], "function": name, "call": calls[name]}
+            found |= {weight: layer | {"weights": prod(weight.shape)} for weight in weights}
         elif weights:  # a transformation of weights: the kernel is the call that takes its result
             made_of[binding.var] = weights
+        calls[name] += 1
     return [
-        choice if weight is None else replace(choice, schedule=knobs.get(weight.value, "none: folded away"))
+        choice if weight is None else replace(choice, **found.get(weight.value, {"schedule": "none: folded away"}))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 

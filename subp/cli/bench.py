@@ -1,15 +1,15 @@
-"""`subp bench`: an artifact's latency, beside other engines on the same network."""
+"""`subp bench`: an artifact's latency, beside other engines on the same network; or a whole suite's."""
 
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import INPUT_FILE, Names, Numbers, OutputFile
+from subp.cli.options import FOLDER, INPUT_FILE, Names, Numbers, OutputFile
 from subp.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,55 +18,112 @@ if TYPE_CHECKING:
 ENGINES = ("torch", "onnxruntime", "dense")
 
 
-@click.command("bench", short_help="Measure the latency of NET.SO beside other engines.")
-@click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
+@click.command("bench", short_help="Measure the latency of NET.SO beside other engines, or of a whole suite.")
+@click.argument("artifact", metavar="[NET.SO]", type=INPUT_FILE, required=False)
+@click.option("--suite", help="Instead of NET.SO: a shipped suite's name, or a JSON file like theirs.")
 @click.option("--against", type=Names(ENGINES), default=[], help=f"Engines beside it, of {','.join(ENGINES)}.")
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
 @model_options("n", "sparsity", "seed")
-@click.option("--threads", type=Numbers(), default=[1], help="Thread counts, such as 1,2 [1].")
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="For each thread count.")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
+@click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
+@click.option("--seconds", type=click.FloatRange(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
 @click.option("--json", "json_file", type=OutputFile(), help="File for the rows and the machine's state.")
 def command(
-    artifact: Path,
+    artifact: Path | None,
+    suite: str | None,
     against: list[str],
     model: str | None,
     settings: dict,
-    threads: list[int],
-    seconds: float,
+    records: Path | None,
+    threads: list[int] | None,
+    seconds: float | None,
+    layers: bool,
     json_file: Path | None,
 ) -> None:
-    """Measure the latency of NET.SO, in turn with other engines on the same network and input.
+    """Measure the latency of NET.SO, in turn with other engines on the same network and input, or that of all networks
+    of a suite.
 
-    Engines must agree in their outputs before they are compared.
+    Engines must agree in their outputs before they are compared. The machine's fp32 peak is measured in turn with them:
+    "time / D" is the time over D, what a dense network takes by direct convolution at that peak; "of peak" is how much
+    of it the kept blocks' multiply-adds reach (Winograd needs fewer, so it may exceed 100 %).
+
+    \b
+    Suites: networks, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
     """
-    if against and model is None:
-        raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
-    import tvm_sched
+    if (artifact is None) == (suite is None):
+        raise click.UsageError("give either NET.SO or --suite")
+    if suite:
+        own = {"--model": model, "--threads": threads, "--layers": layers or None}
+        own |= {f"--{name}": value for name, value in settings.items()}
+        if given := [name for name, value in own.items() if value is not None]:
+            raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
+        run_suite(suite, against, records, seconds, json_file)
+    else:
+        if against and model is None:
+            raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
+        run_one(artifact, against, model, settings, records, threads or [1], seconds or 10.0, layers, json_file)
+
+
+def run_suite(
+    name: str, against: list[str], records: Path | None, seconds: float | None, json_file: Path | None
+) -> None:
+    """Measures a suite, given by its name or file."""
+    from tvm_sched import suite
+
+    chosen = suite.read(name)
+    if "dense" in against:
+        raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
+    from subp.cli.suite import SuiteRun
+
+    SuiteRun(chosen, against, records, seconds or chosen.seconds, json_file).run()
+
+
+def run_one(
+    path: Path,
+    against: list[str],
+    model: str | None,
+    settings: dict,
+    records: Path | None,
+    threads: list[int],
+    seconds: float,
+    layers: bool,
+    json_file: Path | None,
+) -> None:
+    """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
     from subp.checkpoint import write_atomically
     from subp.cli.checks import check
     from subp.cli.terminal import console
-    from tvm_sched import bench, engines
+    from tvm_sched import bench, engines, memory, profile, rows
     from tvm_sched.artifact import check_input
 
-    rows = []
-    compiled = tvm_sched.load(artifact)
-    if compiled.manifest["dense"] and "dense" in against:
-        raise click.UsageError(f"{artifact} is a dense build itself: leave dense out of --against")
-    shape = compiled.manifest["input"]["shape"]
-    x = check_input(shape, seed=0)
-    network = network_of(model, settings, shape) if model else engines.Network.of_artifact(artifact.stem, compiled)
+    measured, profiles = [], []
     for count in threads:
-        ready = [engines.ours(compiled, network, count, artifact)]
-        ready += [reference(name, network, count) for name in against]
+        compiled, grown = memory.load_measured(path, count)
+        if compiled.manifest["dense"] and "dense" in against:
+            raise click.UsageError(f"{path} is a dense build itself: leave dense out of --against")
+        shape = compiled.manifest["input"]["shape"]
+        x = check_input(shape, seed=0)
+        network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
+        ready = [replace(engines.ours(compiled, network, count, path), rss_growth_bytes=grown)]
+        ready += [reference(name, network, count, records) for name in against]
         for engine in ready if model else ():
             engine.prepare()
             check(f"{engine.name} on {model}", engine.call(x), network.reference(x))
-        rows += engines.compare(ready, x, seconds)
+        measured += engines.compare(ready, x, seconds)
+        if layers:
+            ready[0].prepare()
+            peak = measured[-len(ready)].peak_gflops
+            profiles.append(profile.profile(compiled, x, peak, count))
     machine = bench.MachineState.now()
-    console().print(bench.table(rows))
-    click.echo(f"{rows[0].network}, batch {rows[0].batch}, on {machine}")
+    console().print(rows.table(measured))
+    for each in profiles:
+        console().print(profile.table(each))
+    first = measured[0]
+    click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if json_file:
-        content = {"machine": asdict(machine), "measurements": [asdict(row) for row in rows]}
+        content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
+        content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
         write_atomically(json_file, json.dumps(content, indent=2).encode())
 
 
@@ -80,14 +137,16 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
     return network
 
 
-def reference(name: str, network: "Network", threads: int) -> "Engine":
+def reference(name: str, network: "Network", threads: int, records: Path | None) -> "Engine":
     """The engine of that name, one of ENGINES, ready on the network."""
     import tvm_sched
     from tvm_sched import engines
 
     if name != "dense":
-        return {"torch": engines.pytorch, "onnxruntime": engines.onnxruntime}[name](network, threads)
-    built = tvm_sched.compile(network.module, network.example_input, threads=threads, dense=True)
+        return engines.REFERENCES[name](network, threads)
+    built = tvm_sched.compile(
+        network.module, network.example_input, threads=threads, records=records, dense=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.so"
         built.save(path)

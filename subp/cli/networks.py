@@ -12,6 +12,7 @@ from subp.errors import UserError
 
 if TYPE_CHECKING:
     from tvm_sched.engines import Network
+    from tvm_sched.suite import LayerShape
 
 CLASSES = 1000  # of a named network
 DEFAULTS = {"n": 16, "sparsity": 0.75, "seed": 0, "size": 224, "batch": 1}  # of a named network
@@ -141,6 +142,49 @@ def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, 
         calibrate_batch_norm(module, torch.randn(4, 3, size, size))
         x = torch.randn(batch, 3, size, size)
     return Network.of(name, module, x)
+
+
+def random_layer(shape: "LayerShape", *, n: int, sparsity: float, batch: int) -> "Network":
+    """A single layer with bias and ReLU, random weights and a random uniform 1xN mask; at least a block a group stays.
+
+    A convolution takes and gives [B, H, W, C], as inside a network of ours, so that nothing is transposed around it.
+    """
+    import torch
+
+    from tvm_sched.engines import Network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if shape.size is None:
+            layer = torch.nn.Linear(shape.channels, shape.out_channels)
+            x = torch.randn(batch, shape.channels)
+        else:
+            sizes = {"stride": shape.stride, "padding": shape.kernel // 2, "groups": shape.groups}
+            layer = torch.nn.Conv2d(shape.channels, shape.out_channels, shape.kernel, **sizes)
+            x = torch.randn(batch, shape.size, shape.size, shape.channels)
+        if sparsity:
+            rows, channels = -(-shape.out_channels // n), layer.weight.shape[1]
+            kept = torch.rand(rows, channels).argsort(1) < max(1, round(channels * (1 - sparsity)))
+            mask = kept.repeat_interleave(n, 0)[: shape.out_channels]
+            layer.weight.data *= mask.reshape(*mask.shape, *[1] * (layer.weight.ndim - 2))
+    layer = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
+    module = layer if shape.size is None else channels_last(layer)
+    return Network(shape.name, module.eval(), x, n if sparsity else None, sparsity)
+
+
+def channels_last(layer):
+    """The module with its input and output as [B, H, W, C]; `layer` is the one given."""
+    import torch
+
+    class ChannelsLast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    return ChannelsLast()
 
 
 def calibrate_batch_norm(module, images) -> None:

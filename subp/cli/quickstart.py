@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from subp.cli.stages import Images
     from subp.data import Data
-    from tvm_sched.bench import MachineState, Row
+    from tvm_sched.bench import MachineState
     from tvm_sched.engines import Network
+    from tvm_sched.rows import Row
 
 N, SPARSITY = 16, 0.75
 PATTERN = f"1x{N} {SPARSITY:.0%}"
@@ -157,6 +158,7 @@ class Quickstart:
         """Our dense and sparse builds and the reference engines: each checked on `inputs` [B, ...], then measured."""
         from subp.cli import stages
         from tvm_sched import bench, engines
+        from tvm_sched.rows import table
 
         ready, references_errors = stages.references(dense, inputs)
         for kind, network in (("dense", dense), ("sparse", sparse)):
@@ -171,7 +173,7 @@ class Quickstart:
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
         self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
         rows = engines.compare(ready, inputs[:1], self.budget.measuring_seconds)
-        self.console.print(bench.table(rows))
+        self.console.print(table(rows))
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows
         self.report.machine = bench.MachineState.now()

@@ -17,6 +17,8 @@ ELF_MACHINE, AARCH64 = 18, 183  # offset of the architecture in an ELF header, a
 ROW = (
     "network", "engine", "target", "n", "sparsity", "batch", "threads",
     "median_ms", "p90_ms", "min_ms", "ratio_to_best_dense", "file_bytes",
+    "dense_macs", "kept_macs", "peak_gflops", "peak_median_gflops", "time_over_d", "share_of_peak",
+    "file_limit_bytes", "workspace_bytes", "weights_bytes", "rss_growth_bytes", "goal",
 )  # fmt: skip
 
 
@@ -203,7 +205,13 @@ class TestBench:
             assert (row["network"], row["n"], row["sparsity"]) == ("net", 16, 0.75)
             assert (row["batch"], row["threads"]) == (1, 1)
             assert 0 < row["min_ms"] <= row["median_ms"] <= row["p90_ms"]
+            assert row["dense_macs"] == 64 * 9 * (16 + 16 * 32) + 320
+            d_ms = 2e-6 * row["dense_macs"] / row["peak_gflops"]
+            assert row["time_over_d"] == pytest.approx(row["median_ms"] / d_ms)
         assert max(row["ratio_to_best_dense"] for row in rows[1:]) == 1
+        padded = 32 * (16 - 10)  # the classifier's 10 outputs are computed as a block of 16
+        sparse = 64 * 9 * (16 + 4 * 32) + 320 + padded
+        assert [row["kept_macs"] for row in rows[:3]] == [sparse, *[rows[0]["dense_macs"]] * 2]
         printed = capsys.readouterr().out
         assert all(row["engine"] in printed for row in rows)
 
@@ -212,6 +220,15 @@ class TestBench:
         assert cli.exit_code(["bench", str(folder / "net.so"), "--seconds", "0.1", "--json", str(file)]) == 0
         (row,) = json.loads(file.read_text())["measurements"]
         assert (row["n"], row["sparsity"], row["ratio_to_best_dense"]) == (16, 0.75, None)
+
+    def test_layers_are_shown_in_the_order_of_their_calls(self, folder, tmp_path, capsys):
+        file = tmp_path / "bench.json"
+        arguments = ["bench", str(folder / "net.so"), "--seconds", "0.1", "--layers", "--json", str(file)]
+        assert cli.exit_code(arguments) == 0
+        (profile,) = json.loads(file.read_text())["profiles"]
+        assert [step["layer"] for step in profile["steps"] if step["layer"]] == ["0", "2", "5"]
+        assert sum(step["share"] for step in profile["steps"]) == pytest.approx(1)
+        assert "direct 1x16" in capsys.readouterr().out
 
     def test_engines_that_disagree_are_not_compared(self, folder, tmp_path, capsys):
         other = sparse_network()
@@ -225,6 +242,8 @@ class TestBench:
     def test_wrong_options_are_refused(self, folder, tmp_path, refused):
         assert "--model" in refused("bench", folder / "net.so", "--against", "torch")
         assert "tensorrt" in refused("bench", folder / "net.so", "--against", "tensorrt", "--model", "resnet20")
+        assert "either NET.SO or --suite" in refused("bench")
+        assert "either NET.SO or --suite" in refused("bench", folder / "net.so", "--suite", "quick")
         assert "1,2" in refused("bench", folder / "net.so", "--threads", "0")
         assert "threads" in refused("bench", folder / "net.so", "--threads", "1000")
         torch.export.save(torch.export.export(sparse_network(), (torch.zeros(2, 1, 8, 8),)), tmp_path / "two.pt2")

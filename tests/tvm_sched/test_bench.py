@@ -7,10 +7,9 @@ from functools import partial
 from itertools import groupby
 
 import pytest
-from rich.console import Console
 
 from tvm_sched import bench
-from tvm_sched.bench import Candidate, Row, Timing, measure
+from tvm_sched.bench import Candidate, Timing, measure
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 
@@ -121,13 +120,3 @@ def test_a_machine_on_which_programs_wait_is_not_quiet():
     noisy, quiet, unknown = (bench.MachineState("cpu", 2, [], None, 0.0, share) for share in (busy, idle, None))
     assert "NOT QUIET" in str(noisy) and "26%" in str(noisy)
     assert quiet.quiet and unknown.quiet and "QUIET" not in str(quiet)
-
-
-def test_table_shows_a_ratio_only_where_there_is_a_dense_engine():
-    row = Row("net", "subp-sparse", "host", 16, 0.75, 1, 1, 2.0, 2.5, 1.9, 3.456, 1_250_000)
-    lone = Row("net", "lone", "host", None, 0.0, 1, 2, 2.0, 2.5, 1.9, None, 1)
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    console.print(bench.table([row, lone]))
-    sparse_line, lone_line = (line.split() for line in console.export_text().splitlines() if "2.500" in line)
-    assert [word for word in sparse_line if word[0].isalnum()] == ["subp-sparse", "1", "2.000", "2.500", "3.46", "1.25"]
-    assert "-" in lone_line

@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from tvm_sched import targets, toolchain
 from tvm_sched.errors import UserError
@@ -67,6 +68,13 @@ def test_a_manifest_is_read_back_as_it_was(tmp_path, compiler, manifest):
     library = tmp_path / "lib.so"
     toolchain.link(str(library), [make_object(tmp_path, compiler)], compiler, manifest)
     assert toolchain.read_manifest(library) == (manifest, targets.host().arch)
+
+
+def test_debug_information_is_left_out(tmp_path, compiler):
+    library = tmp_path / "lib.so"
+    toolchain.link(str(library), [make_object(tmp_path, [*compiler, "-g"])], compiler, b"{}")
+    with open(library, "rb") as file:
+        assert not [section.name for section in ELFFile(file).iter_sections() if section.name.startswith(".debug")]
 
 
 def test_the_linkers_first_words_are_told(tmp_path, compiler):

@@ -79,6 +79,13 @@ class Plan:
             return f"direct 1x{self.n}"
         return f"winograd F({self.form.m},{self.form.taps}) 1x{self.n}{' on phases' if self.phased else ''}"
 
+    def kept_macs(self, layer: Layer) -> int:
+        """Multiply-adds of the blocks that `layer`, which this is the plan of, computes; by direct convolution, the whole batch."""
+        groups, channels = self.kept.shape
+        most = max(1, int(self.kept.sum(axis=1).max()))
+        taps = prod(layer.weight.shape[2:])
+        return round(prod(layer.image) * groups * self.n * taps * (most / channels * layer.channels if self.phased else most))
+
 
 def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     """The cheapest plan. With `ignore_zeros` every block counts as kept."""

@@ -72,7 +72,7 @@ class _Selector(PyExprMutator):
         if groups == channels == out_channels:
             packed = constant(weight[:, 0].transpose(1, 2, 0))
             why = "depthwise: a block has one input channel, nothing to skip"
-            self.record(weight.size, packed, op, shape, None, 1.0, 1, 1, layer.macs, "depthwise", why)
+            self.record(weight.size, packed, op, shape, None, 1.0, 1, 1, layer.macs, "depthwise", why, kept_macs=layer.macs)
             return self.builder_.call_te(depthwise_conv2d.compute, x, packed, primfunc_name_hint=depthwise_conv2d.NAME, **geometry)
         return self.blocks(call, layer, shape, direct_conv2d.conv2d, geometry)
 
@@ -90,7 +90,7 @@ class _Selector(PyExprMutator):
         plan = choose(layer, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, layer.groups), plan.kept, plan.n)
         packed = [constant(each) for each in (data, indices) if each is not None]
-        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
+        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why, kept_macs=plan.kept_macs(layer))
         x = call.args[0]
         if plan.phased:
             shape, padding = plan.layer.phases_shape(self.target), layer.padding[:2]
@@ -109,13 +109,13 @@ class _Selector(PyExprMutator):
         g = constant(np.array(form.weight, "float32"))
         return self.builder_.emit_te(winograd_conv2d.transform_weight, data, g, primfunc_name_hint="winograd_weight", primfunc_attrs=OPAQUE)
 
-    def record(self, size, packed, *choice):
+    def record(self, size, packed, *choice, kept_macs=0):
         """Notes the choice (the fields of a LayerChoice after the name) under the name of the next layer whose weight has that size."""
         at = next((i for i, (_, numbers) in enumerate(self.layers) if numbers == size), None)
         name = f"layer {len(self.choices)}" if at is None else self.layers[at][0]
         self.layers = self.layers if at is None else self.layers[at + 1:]
         self.weights.append(packed)
-        self.choices.append(LayerChoice(name, *choice))
+        self.choices.append(LayerChoice(name, *choice, kept_macs=kept_macs))
 
 
 def one_matrix(weight: np.ndarray) -> np.ndarray | None:

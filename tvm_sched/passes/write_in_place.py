@@ -12,9 +12,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
+from tvm_sched.explain import IN_PLACE
 from tvm_sched.passes.constants import is_op, shape_of
-
-SUFFIX = "_in_place"
 
 
 def write_in_place(mod: IRModule) -> IRModule:
@@ -49,7 +48,7 @@ class _Writer(PyExprMutator):
         function = call.args[0]
         key = function.name_hint, operand
         if key not in self.made:
-            self.made[key] = self.builder_.add_func(in_place(self.mod[function], operand), function.name_hint + SUFFIX)
+            self.made[key] = self.builder_.add_func(in_place(self.mod[function], operand), function.name_hint + IN_PLACE)
         return relax.call_tir_inplace(self.made[key], call.args[1], operand, call.ty)
 
     def may_write_over(self, operand: int, call) -> bool:
