@@ -13,6 +13,7 @@ from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
+from tvm_sched.passes.fold_constants import fold_constants
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.legalize import legalize
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
@@ -21,7 +22,7 @@ from tvm_sched.passes.vector_math import vector_math
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
 
-CLEAN = tvm.transform.Sequential([relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
+CLEAN = tvm.transform.Sequential([fold_constants, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
 FUSE = tvm.transform.Sequential(
     [
         legalize,
