@@ -138,7 +138,7 @@ def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, 
             sparsifier = Sparsifier(module, n=n, sparsity=sparsity, criterion="l1", epochs=1, start=0, end=0, seed=seed)
             sparsifier.step(0)
             sparsifier.fold()
-        to_unit_scale(module, torch.randn(4, 3, size, size))
+        to_unit_scale(module, torch.randn(8, 3, size, size))
         x = torch.randn(batch, 3, size, size)
     return Network.of(name, module, x)
 

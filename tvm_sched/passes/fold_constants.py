@@ -1,7 +1,8 @@
 """Computes what depends on constants alone: transposed weights, relative position biases.
 
 TVM's FoldConstant compiles a function for every operator that it folds, 50 ms each; a transformer has hundreds of them. So what NumPy can do in
-a line is done here first, and the rest left to TVM's pass.
+a line is done here first, and the rest left to TVM's pass. Constant positions, by which a network gathers, become int32: that is what schedules
+take (`schedule_functions.takes_int64`).
 """
 
 import numpy as np
@@ -9,7 +10,10 @@ import tvm
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.passes.constants import as_array, constant, shape_of
+from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
+
+
+GATHERS = ("relax.take", "relax.gather_elements")
 
 
 def permuted(call, x):
@@ -55,7 +59,9 @@ FOLDS = {  # operator -> (the call, its tensors) -> array
     "relax.clip": clipped,
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), reshaped),
     **dict.fromkeys(("relax.broadcast_to", "relax.full", "relax.full_like"), broadcast),
+    "relax.arange": lambda call: np.arange(*(each.value for each in call.args)),
     "relax.astype": lambda _, x: x,
+    "relax.abs": lambda _, x: np.abs(x),
     "relax.nn.relu": lambda _, x: np.maximum(x, 0),
     "relax.sigmoid": lambda _, x: 1 / (1 + np.exp(-x)),
     "relax.exp": lambda _, x: np.exp(x),
@@ -63,6 +69,7 @@ FOLDS = {  # operator -> (the call, its tensors) -> array
     "relax.add": lambda _, a, b: a + b,
     "relax.subtract": lambda _, a, b: a - b,
     "relax.multiply": lambda _, a, b: a * b,
+    "relax.mod": lambda _, a, b: a % b,
     "relax.equal": lambda _, a, b: a == b,
     "relax.not_equal": lambda _, a, b: a != b,
     "relax.where": lambda _, condition, a, b: np.where(condition, a, b),
@@ -101,6 +108,13 @@ class _Folder(PyExprMutator):
         tensors = [arg for arg in value.args if isinstance(arg.ty, relax.TensorType)]
         arrays = [as_array(self.known.get(arg, arg)) for arg in (tensors[-1:] if name == "relax.full_like" else tensors)]
         return None if any(array is None for array in arrays) else constant(np.asarray(FOLDS[name](value, *arrays), str(value.ty.dtype)))
+
+    def visit_call_(self, call):
+        call = super().visit_call_(call)
+        positions = as_array(call.args[1]) if any(is_op(call, name) for name in GATHERS) else None
+        if positions is None or positions.dtype != "int64":
+            return call
+        return relax.Call(call.op, [call.args[0], constant(positions.astype("int32"))], call.attrs, call.ty_args)
 
     def visit_var_(self, var):
         return self.known[var] if var in self.known else super().visit_var_(var)
