@@ -2,7 +2,8 @@
 
 While it is attached, `layer.weight` is the masked weight, the trained parameter stays the same object (an optimizer
 made before or after holds it alike) under `parametrizations.weight.original`, and the mask [G, I] is the buffer
-`parametrizations.weight.0.mask`: it moves, copies and saves with the model.
+`parametrizations.weight.0.mask`: it moves, copies and saves with the model. In attention (nn.MultiheadAttention) the
+weight's name is `in_proj_weight`: [3E, E], the projections to queries, keys and values as one linear layer.
 """
 
 import torch
@@ -11,7 +12,11 @@ from torch.nn.utils import parametrize
 
 from subp.blocks import expand_mask
 
-_WEIGHT, _ORIGINAL, _MASK = "weight", "parametrizations.weight.original", "parametrizations.weight.0.mask"
+_WEIGHT, _ATTENTION_WEIGHT = "weight", "in_proj_weight"
+_MASKED = {  # a masked weight's entries in a state dict: the trained parameter -> (the mask, the weight)
+    f"parametrizations.{weight}.original": (f"parametrizations.{weight}.0.mask", weight)
+    for weight in (_WEIGHT, _ATTENTION_WEIGHT)
+}
 
 
 class BlockMask(nn.Module):
@@ -54,35 +59,54 @@ class _StraightThrough(torch.autograd.Function):
         return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None
 
 
+def weight_name(layer: nn.Module) -> str:
+    """The attribute that holds the weight of a layer that can be masked."""
+    return _ATTENTION_WEIGHT if isinstance(layer, nn.MultiheadAttention) else _WEIGHT
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight [O, I, *kernel], zeros in place where it is masked."""
+    return getattr(layer, weight_name(layer))
+
+
+def trained_weight(layer: nn.Module) -> nn.Parameter:
+    """The parameter behind a masked weight: it has no zeros."""
+    return layer.parametrizations[weight_name(layer)].original
+
+
 def attach(layer: nn.Module, n: int, soft: bool, decay: float) -> BlockMask:
     """Masks the layer's weight from here on, all blocks kept; the mask is the returned module's buffer."""
-    block_mask = BlockMask(layer.weight, n, soft, decay)
-    parametrize.register_parametrization(layer, _WEIGHT, block_mask)
+    block_mask = BlockMask(weight_of(layer), n, soft, decay)
+    parametrize.register_parametrization(layer, weight_name(layer), block_mask)
     return block_mask
 
 
 def is_masked(layer: nn.Module) -> bool:
     """Whether the layer's weight has a block mask."""
-    return parametrize.is_parametrized(layer, _WEIGHT) and isinstance(layer.parametrizations.weight[0], BlockMask)
+    name = weight_name(layer)
+    return parametrize.is_parametrized(layer, name) and isinstance(layer.parametrizations[name][0], BlockMask)
 
 
 def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
     for layer in model.modules():
         if is_masked(layer):
-            parametrize.remove_parametrizations(layer, _WEIGHT, leave_parametrized=True)
-            for name in [name for name in layer._parameters if name != _WEIGHT]:  # weight comes first again
+            weight = weight_name(layer)
+            parametrize.remove_parametrizations(layer, weight, leave_parametrized=True)
+            for name in [name for name in layer._parameters if name != weight]:  # the weight comes first again
                 layer._parameters[name] = layer._parameters.pop(name)
     return model
 
 
 def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is."""
-    folded = {}
+    folded, masks = {}, set()
     for name, tensor in state.items():
-        if name.endswith(_ORIGINAL):
-            layer = name.removesuffix(_ORIGINAL)
-            folded[layer + _WEIGHT] = torch.where(expand_mask(state[layer + _MASK], tensor.shape), tensor, 0)
-        elif not name.endswith(_MASK):
+        trained = next((trained for trained in _MASKED if name.endswith(trained)), None)
+        if trained is None:
             folded[name] = tensor
-    return folded
+            continue
+        mask, weight = (name.removesuffix(trained) + part for part in _MASKED[trained])
+        folded[weight] = torch.where(expand_mask(state[mask], tensor.shape), tensor, 0)
+        masks.add(mask)
+    return {name: tensor for name, tensor in folded.items() if name not in masks}

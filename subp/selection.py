@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from subp.errors import UserError
+from subp.masking import weight_name, weight_of
 
-PRUNABLE = (nn.Conv2d, nn.Linear)
+PRUNABLE = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)  # of attention the input projection; the other is a Linear
 
 
 def select_layers(
@@ -20,7 +21,7 @@ def select_layers(
     As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
     last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do
     not fit. Stem or classifier are pruned after all where `include` matches. Raises UserError if nothing is left to
-    prune, or if a pattern matches no Conv2d or Linear layer.
+    prune, or if a pattern matches no layer that could be pruned.
     """
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
@@ -29,7 +30,8 @@ def select_layers(
     for pattern in (*exclude, *include):
         if not any(fnmatchcase(name, pattern) for name in candidates):
             raise UserError(
-                f"the pattern {pattern!r} matches no Conv2d or Linear layer; names are like {next(iter(candidates))!r}"
+                f"the pattern {pattern!r} matches no Conv2d, Linear or attention layer; "
+                f"names are like {next(iter(candidates))!r}"
             )
 
     uses = Counter(id(parameter) for layer in model.modules() for parameter in layer.parameters(recurse=False))
@@ -73,12 +75,15 @@ def _misfit(layer: nn.Module, n: int, uses: Counter) -> str | None:
         return f"{type(layer).__name__} is not supported"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized already"
-    if "weight" not in layer._parameters:  # torch.nn.utils.prune, weight_norm and spectral_norm
+    if weight_name(layer) not in layer._parameters:  # torch.nn.utils.prune, weight_norm and spectral_norm
         return "its weight is computed from other parameters"
-    if uses[id(layer.weight)] > 1:
+    weight = weight_of(layer)
+    if weight is None:
+        return "its queries, keys and values have a weight each"
+    if uses[id(weight)] > 1:
         return "its weight is shared with another layer"
-    outputs, groups = layer.weight.shape[0], getattr(layer, "groups", 1)
-    if groups > 1 and layer.weight.shape[1] == 1:
+    outputs, groups = weight.shape[0], getattr(layer, "groups", 1)
+    if groups > 1 and weight.shape[1] == 1:
         return "depthwise"
     if outputs // groups % n:
         of_group = f" of each of its {groups} groups" if groups > 1 else ""

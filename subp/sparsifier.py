@@ -86,8 +86,8 @@ class LayerState:
 class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
-    model:           any nn.Module; its Conv2d and Linear layers are pruned where n divides their outputs (of each
-                     group, if grouped)
+    model:           any nn.Module; its Conv2d and Linear layers, and the input projections of MultiheadAttention, are pruned
+                     where n divides their outputs (of each group, if grouped)
     n:               outputs in a block
     sparsity:        fraction of each group's blocks that is pruned in the end, in [0, 1)
     method:          a name in subp.methods.METHODS
@@ -161,7 +161,7 @@ class Sparsifier:
     @property
     def density(self) -> float:
         """Fraction of the masked layers' weights that is kept."""
-        sizes = {name: layer.weight.numel() for name, layer in self.layers.items()}
+        sizes = {name: masking.weight_of(layer).numel() for name, layer in self.layers.items()}
         return sum(blocks.density(mask) * sizes[name] for name, mask in self.masks.items()) / sum(sizes.values())
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class Sparsifier:
             self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
         )
         for name, layer in self.layers.items():
-            self._block_masks[name].mask.copy_(self._choose(name, layer.parametrizations.weight.original, epoch, rate))
+            self._block_masks[name].mask.copy_(self._choose(name, masking.trained_weight(layer), epoch, rate))
         self.epoch = epoch
 
     def _choose(self, name: str, weight: Tensor, epoch: int, rate: float) -> Tensor:

@@ -1,5 +1,5 @@
-"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, found from the zeros
-alone.
+"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer and each input projection
+of MultiheadAttention (under the module's name), found from the zeros alone.
 
     for row in inspect(model, input_shape=(3, 224, 224)):
         print(row.name, row.n, row.density, row.macs)
@@ -18,6 +18,8 @@ from torch.nn.utils import parametrize
 
 from subp.blocks import density as kept_share
 from subp.blocks import is_uniform, nonzero_blocks
+from subp.masking import weight_of
+from subp.selection import PRUNABLE
 
 BLOCK_SIZES = (64, 32, 16, 8, 4)
 _INDEX_BYTES = 4
@@ -57,7 +59,11 @@ class Row:
 
 def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
     """Rows in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, PRUNABLE) and weight_of(layer) is not None  # None: attention with three weights
+    }
     macs = count_macs(model, layers, input_shape) if input_shape else {}
     return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
 
@@ -82,15 +88,23 @@ def find_n(weight: Tensor, groups: int = 1) -> int | None:
 def count_macs(model: nn.Module, layers: dict[str, nn.Module], input_shape: Sequence[int]) -> dict[str, int]:
     """Layer name -> multiply-accumulates of a forward pass of one input; a layer that runs twice counts twice."""
     macs: dict[str, int] = {}
+    names = {layer: name for name, layer in layers.items()}
 
-    def counter(name: str):
-        def count(layer: nn.Module, _inputs, output: Tensor) -> None:
-            # Each output value takes one multiplication for every weight of its output channel.
-            macs[name] = macs.get(name, 0) + output.numel() * layer.weight[0].numel()
+    def add(layer: nn.Module, values: int) -> None:
+        # Each output value takes one multiplication for every weight of its output channel.
+        name = names[layer]
+        macs[name] = macs.get(name, 0) + values * weight_of(layer)[0].numel()
 
-        return count
+    def count(layer: nn.Module, inputs, named_inputs, output) -> None:
+        if not isinstance(layer, nn.MultiheadAttention):
+            add(layer, output.numel())
+        else:  # of the same sequence three times, as in vision transformers
+            queries = inputs[0] if inputs else named_inputs["query"]
+            tokens = queries.numel() // layer.embed_dim
+            add(layer, tokens * 3 * layer.embed_dim)
+            add(layer.out_proj, tokens * layer.embed_dim)  # whose weight is used without a call of it
 
-    hooks = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in layers.values()]
     training = [module for module in model.modules() if module.training]
     some = next(model.parameters())
     try:
@@ -137,7 +151,7 @@ def table(rows: Sequence[Row], title: str = "") -> Table:
 
 
 def _row(name: str, layer: nn.Module, macs: int | None) -> Row:
-    weight = layer.weight.detach()
+    weight = weight_of(layer).detach()
     dense_bytes = weight.numel() * weight.element_size()
     n = find_n(weight, getattr(layer, "groups", 1))
     if n is None:

@@ -21,7 +21,8 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     records: folder of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
     dense: ignore the zeros, as a baseline.
 
-    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a network or a target that cannot be compiled.
+    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a
+    network or a target that cannot be compiled.
     """
     from tvm_sched import codegen, importer, pipeline
     from tvm_sched.artifact import Artifact, make_manifest

@@ -15,16 +15,17 @@ from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
+from tvm_sched.passes.fold_constants import fold_constants
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.legalize import legalize
-from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions
+from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions, takes_int64
 from tvm_sched.passes.select_kernels import Selection, select_kernels
 from tvm_sched.passes.vector_math import vector_math
 from tvm_sched.passes.write_in_place import write_in_place
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
 
-CLEAN = tvm.transform.Sequential([relax.transform.FoldConstant(), relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
+CLEAN = tvm.transform.Sequential([fold_constants, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
 FUSE = tvm.transform.Sequential(
     [
         legalize,
@@ -64,7 +65,7 @@ def fused(imported: Imported, target: Target, dense: bool = False) -> Selection:
 def narrow_indices(mod: IRModule) -> IRModule:
     """Loops and shapes of TIR functions in int32 where their data allow: what schedules and vector units want, and Relax does not give."""
     for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc) and all(param.dtype != "int64" for param in func.params):
+        if isinstance(func, PrimFunc) and not takes_int64(func):
             mod.update_func(var, tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({var: func}))[var])
     return mod
 

@@ -7,12 +7,15 @@ A record says: this function, on this target, ran so long with this trace of sch
 import json
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 from tvm import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.tirx import PrimFunc
+from tvm_ffi import structural_hash
 
 from tvm_sched.errors import UserError
 from tvm_sched.targets import Target
@@ -21,7 +24,11 @@ WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 
 class Records:
-    """The records of one target, in `folder`."""
+    """The records of one target, in `folder`.
+
+    MetaSchedule's JSONDatabase writes the files. It would also read them, but it makes an object of every trace: seconds, where a compilation needs
+    a few of some hundred. Here a record stays JSON until it is asked for.
+    """
 
     def __init__(self, folder: Path, target: Target, create: bool = False):
         """Opens the folder; `create` makes an empty one. Raises UserError where there is none, or where a file is damaged."""
@@ -30,34 +37,44 @@ class Records:
             folder.mkdir(parents=True, exist_ok=True)
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
-        workloads = check(folder / WORKLOADS, is_workload, repair=create)
-        check(folder / RECORDS, lambda line: is_record(line, workloads), repair=create)
+        self.workloads = [ms.database.Workload.from_json(line) for line in whole_lines(folder / WORKLOADS, is_workload, repair=create)]
+        self.records = whole_lines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)), repair=create)
         self.folder, self.target = folder, target
-        self.database = ms.database.JSONDatabase(str(folder / WORKLOADS), str(folder / RECORDS), allow_missing=create)
+        self.numbers = {structural_hash(entry.mod): number for number, entry in enumerate(self.workloads)}
 
     def best(self, func: PrimFunc) -> Schedule | None:
         """The fastest schedule recorded for `func`; None if there is none."""
-        records = self.measured(func)
+        records = self.measured(func, most=1)
         if not records:
             return None
         sch = Schedule(workload(func))
         records[0].trace.apply_to_schedule(sch, remove_postproc=False)
         return sch
 
-    def measured(self, func: PrimFunc) -> list:
-        """The records of `func` with the target's instructions on as many threads, the fastest first."""
-        mod = workload(func)
-        if not self.database.has_workload(mod):
-            return []
-        records = self.database.get_top_k(self.database.commit_workload(mod), 1 << 30)
-        mine = (self.target.family, self.target.cores)
-        return [record for record in records if (record.target.keys[0], int(record.target.attrs["num-cores"])) == mine]
+    def measured(self, func: PrimFunc, most: int | None = None) -> list:
+        """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the most."""
+        number = self.numbers.get(structural_hash(workload(func)))
+        mine = [record for of, record in self.records if of == number and self.is_mine(record[2])]
+        mine.sort(key=lambda record: median(record[1]))
+        return [ms.database.TuningRecord.from_json(record, self.workloads[number]) for record in mine[:most]]
+
+    def is_mine(self, target: dict) -> bool:
+        """Whether a record's target is of the same instructions and as many threads."""
+        return (target["keys"][0], target["num-cores"]) == (self.target.family, self.target.cores)
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""
         entry = self.database.commit_workload(workload(func))
+        if self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads)) == len(self.workloads):
+            self.workloads.append(entry)
         args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
         self.database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, self.target.tvm(), args))
+        self.records.append(parsed((self.folder / RECORDS).read_bytes().splitlines()[-1]))
+
+    @cached_property
+    def database(self) -> ms.database.JSONDatabase:
+        """The writer: made for the first record that is added."""
+        return ms.database.JSONDatabase(str(self.folder / WORKLOADS), str(self.folder / RECORDS))
 
 
 def workload(func: PrimFunc) -> IRModule:
@@ -66,23 +83,24 @@ def workload(func: PrimFunc) -> IRModule:
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
 
 
-def check(path: Path, is_whole: Callable[[object], bool], repair: bool) -> int:
-    """How many lines a file has, all of them JSON for which `is_whole` holds; TVM crashes on others. Raises UserError where one is not.
+def whole_lines(path: Path, is_whole: Callable[[object], bool], repair: bool) -> list:
+    """The lines of a file (none where it is missing), all of them JSON for which `is_whole` holds. Raises UserError where one is not.
 
     With `repair` a last line that was cut off, by a kill in the middle of a write, is dropped.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    bad = next((number for number, line in enumerate(lines, 1) if not line.endswith(b"\n") or not is_whole(parsed(line))), None)
+    read = [parsed(line) for line in lines]
+    bad = next((i for i, line in enumerate(lines) if not line.endswith(b"\n") or not is_whole(read[i])), None)
     if bad is None:
-        return len(lines)
-    if bad < len(lines) or lines[-1].endswith(b"\n"):
-        raise UserError(f"line {bad} of {path} is damaged; move that folder of records away and tune again")
+        return read
+    if bad + 1 < len(lines) or lines[-1].endswith(b"\n"):
+        raise UserError(f"line {bad + 1} of {path} is damaged; move that folder of records away and tune again")
     if not repair:
         raise UserError(f"the last line of {path} is cut off; 'subp tune' with these records drops it and goes on")
     partial = path.with_suffix(".partial")
     partial.write_bytes(b"".join(lines[:-1]))
     os.replace(partial, path)
-    return len(lines) - 1
+    return read[:-1]
 
 
 def parsed(line: bytes):

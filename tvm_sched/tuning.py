@@ -2,9 +2,8 @@
 
 MetaSchedule's parts do the work: its runner measures in a process of its own, its XGBoost cost model ranks the tiles not yet measured by those
 that are, its database keeps the records. The spaces are small (the schedule's form is known, see kernels/), so the search is not evolutionary:
-the analytic default and the estimate's next best are measured first, then what the
-cost model finds most promising, a batch at a time. Each measurement is on disk before the next batch
-begins; a run that is cut off goes on where it was.
+the analytic default and the estimate's next best are measured first, then what the cost model finds most promising, a batch at a time. Each
+measurement is on disk before the next batch begins; a run that is cut off goes on where it was.
 """
 
 import tempfile
@@ -117,7 +116,7 @@ def tasks_of(mod: IRModule, target: Target) -> list[Task]:
     calls = [binding.value.args[0].name_hint for binding in pipeline.kernel_bindings(mod)]
     found: dict[str, Task] = {}
     for var, func in mod.functions_items():
-        if not isinstance(func, PrimFunc) or kernel_of(Schedule(IRModule({"main": func})), target) is None:
+        if not isinstance(func, PrimFunc) or kernel_of(Schedule(IRModule({"main": func})), target)[0] is None:
             continue
         key, count = tvm_ffi.structural_hash(workload(func)), calls.count(var.name_hint)
         known = found.get(key)
@@ -154,9 +153,9 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
 def schedules(func: PrimFunc, target: Target) -> list[Schedule]:
     """One schedule a tile worth trying, the analytic default first."""
     mod = workload(func)
-    kernel = kernel_of(Schedule(mod), target)
+    kernel, tiles = kernel_of(Schedule(mod), target)
     made = []
-    for tile in kernel.tiles(Schedule(mod), target):
+    for tile in tiles:
         sch = Schedule(mod)
         kernel.schedule(sch, tile, target)
         made.append(sch)

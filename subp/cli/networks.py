@@ -122,8 +122,8 @@ def exported_network(path: Path) -> "Network":
 def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, batch: int) -> "Network":
     """A named network with random weights and a random uniform 1xN mask on all but stem and classifier.
 
-    That is what a comparison of latencies needs, for they do not depend on the weights' values. Its batch norms hold
-    the statistics of random images, so that outputs are of unit scale.
+    That is what a comparison of latencies needs, for they do not depend on the weights' values. Its activations and
+    outputs are of about unit scale on random images, so that an error made anywhere is seen at the end.
     """
     import torch
 
@@ -139,7 +139,7 @@ def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, 
             sparsifier = Sparsifier(module, n=n, sparsity=sparsity, criterion="l1", epochs=1, start=0, end=0, seed=seed)
             sparsifier.step(0)
             sparsifier.fold()
-        calibrate_batch_norm(module, torch.randn(4, 3, size, size))
+        to_unit_scale(module, torch.randn(8, 3, size, size))
         x = torch.randn(batch, 3, size, size)
     return Network.of(name, module, x)
 
@@ -187,16 +187,35 @@ def channels_last(layer):
     return ChannelsLast()
 
 
-def calibrate_batch_norm(module, images) -> None:
-    """Sets every batch norm's statistics to those of `images` [B, C, H, W]."""
+def to_unit_scale(module, images) -> None:
+    """Scales the weights of every convolution and linear layer to outputs of standard deviation 1 on `images`
+    [B, C, H, W], and gives every batch norm their statistics. Zeros stay zero, but for parameters that are all (nearly)
+    zero at first (biases, scales of residual branches, some heads): these hide what is behind them, and become random.
+    """
     import torch
 
+    for parameter in module.parameters():
+        if parameter.abs().max() < 1e-3:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+    def divide(layer, _inputs, output):
+        deviation = output.std()
+        if not 0 < deviation < float("inf"):
+            return output
+        for parameter in layer.parameters(recurse=False):
+            parameter.div_(deviation)
+        return output / deviation
+
+    layers = [layer for layer in module.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
     norms = [layer for layer in module.eval().modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    hooks = [layer.register_forward_hook(divide) for layer in layers]
     for norm in norms:
         norm.train().reset_running_stats()
         norm.momentum = None  # the mean of all batches seen
     with torch.no_grad():
         module(images)
+    for hook in hooks:
+        hook.remove()
     for norm, momentum in zip(norms, momenta):
         norm.eval().momentum = momentum

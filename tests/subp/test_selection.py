@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from subp import models
+from subp import masking, models
 from subp.errors import UserError
 from subp.selection import select_layers
 from subp.sparsifier import Sparsifier
@@ -52,7 +52,7 @@ def test_patterns_exclude_and_include():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d or Linear layer"):
+    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d, Linear or attention layer"):
         select_layers(Mixed(), 16, exclude=["poinwise"])
 
 
@@ -107,4 +107,4 @@ def test_torchvision_networks_keep_stem_and_classifier_dense(name, dense):
     convolutions = [n for n, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     linears = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     assert convolutions[0] in skipped and linears[-1] in skipped
-    assert all(layer.weight.shape[0] % 8 == 0 for layer in layers.values())
+    assert all(masking.weight_of(layer).shape[0] % 8 == 0 for layer in layers.values())

@@ -12,7 +12,7 @@ def as_array(expr) -> np.ndarray | None:
 
 def constant(array: np.ndarray):
     """A Relax constant of that value and dtype."""
-    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+    return relax.const(np.asarray(array, order="C"), str(array.dtype))
 
 
 def is_op(expr, name: str) -> bool:

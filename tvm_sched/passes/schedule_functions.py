@@ -1,6 +1,7 @@
 """Gives every TIR function its schedule: a record's, or the kernel's analytic default, or the generic one."""
 
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from tvm import IRModule, relax
 from tvm.s_tir import Schedule
@@ -40,19 +41,25 @@ def schedule_functions(mod: IRModule, target: Target, records: Records | None) -
 def schedule_one(func: PrimFunc, target: Target, records: Records | None) -> tuple[Schedule, str]:
     """(schedule, knobs in words); the words are empty for functions that are none of our kernels."""
     sch = Schedule(IRModule({"main": func}))
-    kernel = kernel_of(sch, target)
+    kernel, tiles = kernel_of(sch, target)
     if kernel is None:
-        # TVM's loop partition fails on loops in int64, which a function of int64 data keeps: such a function (a gather) stays as it is.
-        if all(param.dtype != "int64" for param in func.params):
+        if not takes_int64(func):
             generic.schedule(sch, target)
         return sch, ""
     if records is not None and (recorded := records.best(func)) is not None:
         return recorded, "record"
-    tile = kernel.tiles(sch, target)[0]
-    kernel.schedule(sch, tile, target)
-    return sch, f"default: {tile}"
+    kernel.schedule(sch, tiles[0], target)
+    return sch, f"default: {tiles[0]}"
 
 
-def kernel_of(sch: Schedule, target: Target):
-    """The kernel module whose compute this function holds, or None."""
-    return next((kernel for kernel in KERNELS if kernel.tiles(sch, target)), None)
+def kernel_of(sch: Schedule, target: Target) -> tuple[ModuleType | None, list]:
+    """The kernel module whose compute this function holds, and the tiles worth trying; (None, []) where it holds none."""
+    for kernel in KERNELS:
+        if tiles := kernel.tiles(sch, target):
+            return kernel, tiles
+    return None, []
+
+
+def takes_int64(func: PrimFunc) -> bool:
+    """Whether the function's data are int64: then its loops are too, on which TVM's loop partition fails. Such a function is left as it is."""
+    return any(param.dtype == "int64" for param in func.params)
