@@ -1,7 +1,8 @@
 """A compiled network: callable on NumPy arrays, saved as one shared library with its manifest inside.
 
 The manifest is JSON: `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `prepare` (the function
-that computes what 'main' takes beside its input, or null), `input` and `output` (shape, dtype), `layers` (the rows of
+that computes what 'main' takes beside its input, or null), `parts` (equal parts of the batch, which 'main' takes
+one at a time), `input` and `output` (shape, dtype), `layers` (the rows of
 `explain`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for
 the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
 """
@@ -24,7 +25,7 @@ from tvm_sched.quiet import quiet
 from tvm_sched.rows import Cost
 from tvm_sched.targets import cpu_flags
 
-FORMAT = 2
+FORMAT = 3
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
 CHECK_OUTPUTS = 1000  # numbers of the expected output that the manifest holds, at the most
 
@@ -46,9 +47,13 @@ class Artifact:
             raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
         if self._main is None:
             self._start()
-        np.copyto(self._input, x)
-        output = self._main()
-        return copied(output) if hasattr(output, "numpy") else tuple(copied(each) for each in output)
+        made = []
+        for part in x.reshape(self.manifest["parts"], *self._input.shape):
+            np.copyto(self._input, part)
+            output = self._main()
+            made.append([copied(output)] if hasattr(output, "numpy") else [copied(each) for each in output])
+        outputs = [np.concatenate(each) if len(made) > 1 else each[0] for each in zip(*made)]
+        return outputs[0] if hasattr(output, "numpy") else tuple(outputs)
 
     def instrumented(self, callback) -> "Artifact":
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and after each step of 'main';
@@ -66,7 +71,9 @@ class Artifact:
         require_this_machine(self.manifest, "the network")
         machine = relax.VirtualMachine(self._executable, tvm.cpu())
         prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
-        self._input = aligned(self.manifest["input"]["shape"], self.manifest["input"]["dtype"])
+        shape = list(self.manifest["input"]["shape"])
+        shape[:1] = [images // self.manifest["parts"] for images in shape[:1]]
+        self._input = aligned(shape, self.manifest["input"]["dtype"])
         self._main = partial(machine["main"], tvm.runtime.from_dlpack(self._input), *prepared)
         if self._instrument:
             machine.set_instrument(self._instrument)
@@ -198,6 +205,7 @@ def make_manifest(target, imported, lowered, memory, reference, *, threads: int,
         "threads": threads,
         "dense": dense,
         "prepare": lowered.prepare,
+        "parts": imported.parts,
         "input": {"shape": list(imported.input_shape), "dtype": imported.input_dtype},
         "output": {"shape": list(first.shape), "dtype": str(first.dtype)},
         "layers": [asdict(choice) for choice in lowered.choices],

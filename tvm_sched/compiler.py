@@ -24,13 +24,13 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a
     network or a target that cannot be compiled.
     """
-    from tvm_sched import codegen, importer, pipeline
+    from tvm_sched import batches, codegen, importer, pipeline
     from tvm_sched.artifact import Artifact, make_manifest
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     with quiet():
-        imported = importer.from_torch(module, example_input)
+        imported = importer.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
         lowered = pipeline.lower(imported, target, open_records(records, target), dense)
         executable, memory = codegen.build_network(lowered.mod, target)
     manifest = make_manifest(target, imported, lowered, memory, imported.reference, threads=target.cores, dense=dense)

@@ -15,29 +15,36 @@ REARRANGED = {"permute", "transpose", "t", "expand", "view"}  # what may stand b
 
 @dataclass(frozen=True)
 class Imported:
-    """A Relax module, and what it has lost: the layers' names, with the sizes of their weights, in the order of their operators."""
+    """A Relax module, and what it has lost: the layers' names, with the sizes of their weights, in the order of their operators.
+
+    The module takes one of `parts` equal parts of the batch at a time.
+    """
 
     mod: object  # tvm.IRModule with a function 'main'
     program: ExportedProgram
     layers: list[tuple[str, int]]
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  # of the whole batch
     input_dtype: str
+    parts: int = 1
 
     def reference(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
         """What PyTorch computes for `x`."""
+        module = self.program.module()
         with torch.no_grad():
-            output = self.program.module()(torch.from_numpy(x))
-        return output.detach().numpy() if isinstance(output, torch.Tensor) else tuple(each.detach().numpy() for each in output)
+            made = [module(part) for part in torch.from_numpy(x).chunk(self.parts)]
+        if isinstance(made[0], torch.Tensor):
+            return torch.cat(made).numpy() if self.parts > 1 else made[0].detach().numpy()
+        return tuple((torch.cat(each) if self.parts > 1 else each[0]).detach().numpy() for each in zip(*made))
 
 
-def from_torch(module, example_input: torch.Tensor) -> Imported:
-    """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram of one input.
+def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
+    """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram of one input, for one of `parts` parts of the batch.
 
     Raises UserError if torch.export or TVM's importer cannot take the network; the sentence names the reason.
     """
     from tvm.relax.frontend.torch import from_exported_program
 
-    program = module if isinstance(module, ExportedProgram) else export(module, example_input)
+    program = module if isinstance(module, ExportedProgram) else export(module, example_input.chunk(parts)[0])
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
         raise UserError(f"the network takes {len(inputs)} inputs; this compiler takes networks of one input tensor")
@@ -55,7 +62,7 @@ def from_torch(module, example_input: torch.Tensor) -> Imported:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # of any kind: TVM's importer has many ways to stop
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
-    return Imported(mod, program, layers(program), shape, dtype)
+    return Imported(mod, program, layers(program), (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
 
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:

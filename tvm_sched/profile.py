@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tvm_sched.artifact import Artifact
 from tvm_sched.bench import Candidate, fastest_cpus, measure, pinned
-from tvm_sched.explain import IN_PLACE, LayerChoice
+from tvm_sched.explain import IN_PLACE
 from tvm_sched.rows import number
 
 BUILTIN = "vm.builtin."  # how the names of the machine's own steps begin
@@ -70,27 +70,27 @@ def profile(artifact: Artifact, x: np.ndarray, peak_gflops: float, threads: int,
         timings = measure({"plain": Candidate(lambda: artifact(x)), "instrumented": Candidate(lambda: instrumented(x))}, seconds)
     times_us = (np.array(clock.ends) - np.array(clock.starts)).reshape(-1, len(names)) / 1e3
     total_us = 1e3 * timings["instrumented"].median_ms
-    steps = list(_steps(names, times_us, artifact.explain(), total_us, peak_gflops))
+    steps = list(_steps(names, times_us, artifact, total_us, peak_gflops))
     rest = total_us - sum(step.median_us for step in steps)
     least = 1e3 * timings["instrumented"].min_ms - sum(step.min_us for step in steps)
     steps.append(Step("", "input, output and timing", rest, least, 0, None, rest / total_us))
     return Profile(steps, total_us, 1e3 * timings["plain"].median_ms)
 
 
-def _steps(names: Sequence[str], times_us: np.ndarray, layers: Sequence[LayerChoice], total_us: float, peak_gflops: float):
+def _steps(names: Sequence[str], times_us: np.ndarray, artifact: Artifact, total_us: float, peak_gflops: float):
     """The steps of runs whose times are `times_us` [runs, names]."""
-    layer_of = {(layer.function, layer.call): layer for layer in layers if layer.function}
+    layer_of = {(layer.function, layer.call): layer for layer in artifact.explain() if layer.function}
+    names, parts = [name.removesuffix(IN_PLACE) for name in names], artifact.manifest["parts"]
     calls = Counter()
     builtin = np.zeros(len(times_us))
     for name, times in zip(names, times_us.T):
         if name.startswith(BUILTIN):
             builtin = builtin + times
             continue
-        name = name.removesuffix(IN_PLACE)
-        layer = layer_of.get((name, calls[name]))
+        layer = layer_of.get((name, calls[name] % (names.count(name) // parts)))
         calls[name] += 1
         median = float(np.median(times))
-        kept = layer.kept_macs if layer else 0
+        kept = layer.kept_macs // parts if layer else 0
         share_of_peak = 2e-3 * kept / median / peak_gflops if layer else None
         told = (layer.name, layer.kernel) if layer else ("", name)
         yield Step(*told, median, float(times.min()), kept, share_of_peak, median / total_us)

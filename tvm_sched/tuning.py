@@ -23,7 +23,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
 
-from tvm_sched import codegen, importer, pipeline, runtime, targets
+from tvm_sched import batches, codegen, importer, pipeline, runtime, targets
 from tvm_sched.errors import UserError
 from tvm_sched.passes.schedule_functions import kernel_of
 from tvm_sched.records import Records, workload
@@ -93,7 +93,8 @@ def tune(
     if threads is not None and not 1 <= threads <= most:
         raise UserError(f"{threads} threads asked for; this process may measure with 1 to {most}")
     target = replace(target, cores=threads or min(target.cores, most))
-    selection = pipeline.fused(importer.from_torch(module, example_input), target, dense)
+    imported = importer.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
+    selection = pipeline.fused(imported, target, dense)
     tasks = tasks_of(selection.mod, target)
     database = Records(records, target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
