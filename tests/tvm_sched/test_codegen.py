@@ -1,0 +1,61 @@
+"""What our passes change in the machine code: weights are asked for early, sums stay in registers."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from te_run import function
+from tvm import te
+from tvm.s_tir import Schedule
+
+from tvm_sched import codegen, targets
+from tvm_sched.kernels import direct_conv2d, winograd_conv2d
+from tvm_sched.kernels.loops import PREFETCH
+from tvm_sched.kernels.winograd_conv2d import Form
+from tvm_sched.passes.insert_prefetches import AHEAD, with_prefetches
+
+
+def winograd(cores: int, target=targets.X86_AVX512):
+    target = replace(target, cores=cores)
+    x, u = te.placeholder((1, 14, 14, 64)), te.placeholder((6, 6, 4, 16, 16))
+    indices = te.placeholder((4, 16), "int32")
+    sch = Schedule(function([x, u, indices], winograd_conv2d.compute(x, u, indices, form=Form(4, 3))))
+    winograd_conv2d.schedule(sch, winograd_conv2d.tiles(sch, target)[0], target)
+    return sch, target
+
+
+def direct(kernel: int, n: int = 16, target=targets.X86_AVX512):
+    target = replace(target, cores=1)
+    x, data = te.placeholder((1, 14, 14, 64)), te.placeholder((64 // n, 16, kernel, kernel, n))
+    indices = te.placeholder((64 // n, 16), "int32")
+    y = direct_conv2d.conv2d(x, data, indices, out_channels=64, padding=(kernel // 2,) * 4)
+    sch = Schedule(function([x, data, indices], y))
+    direct_conv2d.schedule(sch, direct_conv2d.tiles(sch, target)[0], target)
+    return sch, target
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_sums_of_products_are_not_stored_in_the_loop(cores):
+    """Between two loads of a channel's index no register is written to memory."""
+    sch, target = winograd(cores)
+    assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
+    bodies = [body for body in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "prefetcht1" in body and "1to16" in body]
+    assert bodies
+    for body in bodies:
+        step = body[: re.search(r"\tj\w+\t", body).end()]
+        assert "vfmadd231ps" in step
+        assert not re.search(r"vmov[au]ps\t%[xyz]mm\d+, ", step)
+
+
+@pytest.mark.parametrize("make, lines", [(lambda: winograd(1), 1), (lambda: direct(1), 1), (lambda: direct(3), 9), (lambda: direct(1, n=32), 2)])
+def test_every_line_of_weights_is_asked_for_once(make, lines):
+    sch, _ = make()
+    before, after = sch.mod["main"], with_prefetches(sch.mod["main"])
+    assert PREFETCH in before.script() and PREFETCH not in after.script()
+    assert after.script().count("T.prefetch(") == lines
+    assert f"+ {AHEAD // 4}]" in after.script()
+
+
+def test_arm_asks_with_its_own_instruction():
+    sch, target = direct(1, n=8, target=targets.CORTEX_A76)
+    assert "prfm\tpldl2keep" in codegen.build(sch.mod, target).mod.inspect_source("asm")
