@@ -11,7 +11,7 @@ from math import log, log2, prod
 import numpy as np
 
 from tvm_sched import pattern
-from tvm_sched.kernels import winograd_conv2d
+from tvm_sched.kernels import pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Work, candidates, cycles
 from tvm_sched.targets import Target
 
@@ -46,6 +46,7 @@ class Plan:
     """How a layer runs: the kernel (Winograd's F(m, 3), or direct where m is 0), its block size, the blocks it keeps, and why."""
 
     m: int
+    pixel_lanes: bool  # direct, but lanes over pixels, not over N
     n: int
     kept: np.ndarray  # bool [G, C]
     found_n: int | None  # block size the zeros were made with
@@ -55,7 +56,8 @@ class Plan:
     @property
     def kernel(self) -> str:
         """The kernel's name for the reader."""
-        return f"winograd F({self.m},3) 1x{self.n}" if self.m else f"direct 1x{self.n}"
+        direct = "pixel lanes" if self.pixel_lanes else "direct"
+        return f"winograd F({self.m},3) 1x{self.n}" if self.m else f"{direct} 1x{self.n}"
 
 
 def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
@@ -66,20 +68,22 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     density = float(pattern.kept_blocks(own, found.n).mean()) if found else 1.0
     packings = {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
     works = {n: layer.work(len(kept), max(1, int(kept.sum(axis=1).max())), n) for n, kept in packings.items()}
-    estimates = {(0, n): direct_cycles(work, target) for n, work in works.items()}
+    estimates = {(0, False, n): direct_cycles(work, target) for n, work in works.items()}
     for n, work in works.items():
         if takes_winograd(layer, n, target):
-            estimates |= {(m, n): winograd_cycles(work, m, target) for m in winograd_conv2d.FORMS}
+            estimates |= {(m, False, n): winograd_cycles(work, m, target) for m in winograd_conv2d.FORMS}
+        if takes_pixel_lanes(layer, n, target):
+            estimates[0, True, n] = pixel_lanes_cycles(work, target)
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
-        return round(log(estimates[plan]) / 0.04), plan[0], abs(log2(plan[1] / simplest))
+        return round(log(estimates[plan]) / 0.04), plan[0], plan[1], abs(log2(plan[2] / simplest))
 
-    m, n = min(estimates, key=preference)
-    return Plan(m, n, packings[n], found and found.n, density, reason(layer, found, works[n], ignore_zeros))
+    m, pixel_lanes, n = min(estimates, key=preference)
+    return Plan(m, pixel_lanes, n, packings[n], found and found.n, density, reason(layer, found, works[n], ignore_zeros))
 
 
 def reason(layer: Layer, found: pattern.Pattern | None, work: Work, ignore_zeros: bool) -> str:
@@ -105,6 +109,12 @@ def takes_winograd(layer: Layer, n: int, target: Target) -> bool:
     return plain and layer.channels % target.lanes == 0 and out_channels % target.lanes == 0 and out_channels % n == 0
 
 
+def takes_pixel_lanes(layer: Layer, n: int, target: Target) -> bool:
+    """1x1 of stride 1, blocks of less than a vector, at least a vector of pixels."""
+    flat = layer.weight.shape[2:] == (1, 1) and layer.stride == (1, 1) and not any(layer.padding)
+    return flat and pixel_lanes_conv2d.takes(prod(layer.image), layer.channels, len(layer.weight), n, target)
+
+
 @lru_cache(maxsize=4096)
 def direct_cycles(work: Work, target: Target) -> float:
     """Cycles of the best tile."""
@@ -117,3 +127,10 @@ def winograd_cycles(work: Work, m: int, target: Target) -> float:
     grid = (work.batch, -(-work.height // m), -(-work.width // m))
     product = Work(1, 1, prod(grid), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
     return winograd_conv2d.estimate(product, m, grid, winograd_conv2d.knobs(product, m, grid, target)[0], target)
+
+
+@lru_cache(maxsize=4096)
+def pixel_lanes_cycles(work: Work, target: Target) -> float:
+    """Cycles of the best tile."""
+    flat = Work(1, 1, prod(work.image), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
+    return pixel_lanes_conv2d.cycles(flat, target.lanes, pixel_lanes_conv2d.candidates(flat, target.lanes, target, most=1)[0], target)

@@ -9,7 +9,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched import pattern
 from tvm_sched.explain import LayerChoice
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, winograd_conv2d
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
 from tvm_sched.passes.layer_plan import Layer, choose
 from tvm_sched.targets import Target
@@ -88,14 +88,18 @@ class _Selector(PyExprMutator):
         plan = choose(layer, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(layer.weight, layer.groups), plan.kept, plan.n)
         kept = data.shape[1]
-        packed = [constant(each) for each in (data, indices) if each is not None]
+        x, packed = call.args[0], [constant(each) for each in (data, indices) if each is not None]
         self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, kept, layer.channels, layer.macs, plan.kernel, plan.why)
         if plan.m:
             packed[0] = self.winograd_weight(packed[0], plan.m)
             compute, name, arguments = winograd_conv2d.compute, winograd_conv2d.NAME, {"m": plan.m, "padding": layer.padding}
+        elif plan.pixel_lanes:
+            x = self.builder_.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
+            compute, name = pixel_lanes_conv2d.compute, pixel_lanes_conv2d.NAME
+            arguments = {"shape": shape_of(call), "lanes": self.target.lanes}
         else:
             compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
-        return self.builder_.call_te(compute, call.args[0], *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
+        return self.builder_.call_te(compute, x, *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
 
     def winograd_weight(self, data, m):
         """The transformed weight, a computation that `hoist_constants` will move out of the call."""
