@@ -42,11 +42,10 @@ def compute(x, data, indices=None, *, shape, lanes):
     k = te.reduce_axis((0, kept), "k")
 
     def channel(o):
-        # The clamp says nothing new of an index; it tells the compiler which channels a tile needs.
-        return tirx.min(tirx.max(indices[o // n, k], 0), channels - 1) if indices is not None else k
+        return indices[o // n, k] if indices is not None else k
 
     def product(v, o, i):
-        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[v, channel(o), i], axis=k)
+        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, v, channel(o), i], axis=k)
 
     def rest_product(p, o):
         return te.sum(data[o // n, k, 0, 0, o % n] * x[whole + p, channel(o)], axis=k)
@@ -58,7 +57,8 @@ def compute(x, data, indices=None, *, shape, lanes):
 
     work = Work(1, 1, pixels, channels, groups, kept, n, indexed=indices is not None)
     attributes = work.attributes() | {"pixel_lanes.lanes": lanes}
-    transposed = te.compute((vectors, channels, lanes), lambda v, c, i: x[v * lanes + i, c], name=INPUT)
+    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads it.
+    transposed = te.compute((1, vectors, channels, lanes), lambda _, v, c, i: x[v * lanes + i, c], name=INPUT)
     sums = te.compute((vectors, groups * n, lanes), product, name=NAME, attrs=attributes)
     output = te.compute((whole, groups * n), lambda p, o: sums[p // lanes, o, p % lanes], name=OUTPUT)
     rest = te.compute((pixels - whole, groups * n), rest_product, name=REST) if pixels > whole else None
@@ -177,7 +177,9 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
         sch.set_scope(output, 0, "local")
         *_, p_inner, _ = sch.get_loops(output)
 
-    # 2. Products of a chunk, in register tiles.
+    # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
+    reads = [read.source.name for read in sch.get(product).reads]
+    sch.annotate_buffer_access(product, reads.index(INPUT), "read", lambda v, o, i, k: ((0, 1), (v, v + 1), (0, work.channels), (i, i + 1)))
     sch.compute_at(product, chunks, preserve_unit_loops=True)
     if shared:
         sch.compute_at(transposed, band, preserve_unit_loops=True)
