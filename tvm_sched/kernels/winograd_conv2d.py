@@ -34,6 +34,9 @@ class Form:
     m: int
     taps: int  # r
 
+    def __str__(self):
+        return f"F({self.m},{self.taps})"
+
     @property
     def size(self) -> int:
         """e: rows of an input tile."""

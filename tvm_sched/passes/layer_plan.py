@@ -11,10 +11,12 @@ from math import ceil, log, log2, prod
 import numpy as np
 
 from tvm_sched import pattern
-from tvm_sched.kernels import phases, winograd_conv2d
+from tvm_sched.kernels import phases, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Work, candidates, cycles
 from tvm_sched.kernels.winograd_conv2d import FORMS, Form
 from tvm_sched.targets import Target
+
+DIRECT, PIXEL_LANES = "direct", "pixel lanes"  # how a layer can run, besides the Winograd forms
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a layer runs: directly or in a Winograd form, as it is or on phases of its image, with which blocks, and why."""
+    """How a layer runs: with which kernel, as it is or on phases of its image, with which blocks, and why."""
 
     layer: Layer  # the given one, or its phased one
-    form: Form | None  # None: direct
+    how: str | Form
     n: int
     kept: np.ndarray  # bool [G, C] of `layer`
     found_n: int | None  # block size the zeros were made with
@@ -75,9 +77,12 @@ class Plan:
     @property
     def kernel(self) -> str:
         """The kernel's name for the reader."""
-        if self.form is None:
-            return f"direct 1x{self.n}"
-        return f"winograd F({self.form.m},{self.form.taps}) 1x{self.n}{' on phases' if self.phased else ''}"
+        return f"{self.how if self.form is None else f'winograd {self.form}'} 1x{self.n}{' on phases' if self.phased else ''}"
+
+    @property
+    def form(self) -> Form | None:
+        """The Winograd form, if it is one."""
+        return self.how if isinstance(self.how, Form) else None
 
     def kept_macs(self, layer: Layer) -> int:
         """Multiply-adds of the blocks that `layer`, which this is the plan of, computes; by direct convolution, the whole batch."""
@@ -99,7 +104,9 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
         variant = variants[each]
         work = variant.work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
         if not each:
-            estimates[each, None, n] = direct_cycles(work, target)
+            estimates[each, DIRECT, n] = direct_cycles(work, target)
+        if not each and takes_pixel_lanes(layer, n, target):
+            estimates[each, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
         for form in winograd_forms(variant, n, target, phased=each > 0):
             estimates[each, form, n] = winograd_cycles(variant, work, form, target, layer.channels if each else None)
 
@@ -108,13 +115,14 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
-        _, form, n = plan
-        return round(log(estimates[plan]) / 0.04), form.size if form else 0, abs(log2(n / simplest))
+        _, how, n = plan
+        simplicity = how.size if isinstance(how, Form) else [DIRECT, PIXEL_LANES].index(how)
+        return round(log(estimates[plan]) / 0.04), simplicity, abs(log2(n / simplest))
 
-    each, form, n = min(estimates, key=preference)
+    each, how, n = min(estimates, key=preference)
     kept = packings[each, n]
     why = reason(layer, found, n, packings[0, n], ignore_zeros)
-    return Plan(variants[each], form, n, kept, found and found.n, density, why, phased=each > 0)
+    return Plan(variants[each], how, n, kept, found and found.n, density, why, phased=each > 0)
 
 
 def packed(layer: Layer, ignore_zeros: bool) -> dict[int, np.ndarray]:
@@ -150,6 +158,12 @@ def winograd_forms(layer: Layer, n: int, target: Target, phased: bool) -> list[F
     return [form for form in FORMS if whole and plain and kernel == [form.taps, form.taps]]
 
 
+def takes_pixel_lanes(layer: Layer, n: int, target: Target) -> bool:
+    """1x1 of stride 1, blocks of less than a vector, at least a vector of pixels."""
+    flat = layer.weight.shape[2:] == (1, 1) and layer.stride == (1, 1) and not any(layer.padding)
+    return flat and pixel_lanes_conv2d.takes(prod(layer.image), layer.channels, len(layer.weight), n, target)
+
+
 @lru_cache(maxsize=4096)
 def direct_cycles(work: Work, target: Target) -> float:
     """Cycles of the best tile."""
@@ -169,3 +183,10 @@ def form_cycles(work: Work, form: Form, target: Target) -> float:
     grid = (work.batch, ceil(work.height / form.m), ceil(work.width / form.m))
     product = Work(1, 1, prod(grid), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
     return winograd_conv2d.estimate(product, form, grid, winograd_conv2d.knobs(product, form, grid, target)[0], target)
+
+
+@lru_cache(maxsize=4096)
+def pixel_lanes_cycles(work: Work, target: Target) -> float:
+    """Cycles of the best tile."""
+    flat = Work(1, 1, prod(work.image), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
+    return pixel_lanes_conv2d.cycles(flat, target.lanes, pixel_lanes_conv2d.candidates(flat, target.lanes, target, most=1)[0], target)

@@ -10,9 +10,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched import pattern
 from tvm_sched.explain import LayerChoice
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, phases, winograd_conv2d
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, phases, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
-from tvm_sched.passes.layer_plan import Layer, choose
+from tvm_sched.passes.layer_plan import PIXEL_LANES, Layer, choose
 from tvm_sched.targets import Target
 
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
@@ -100,6 +100,10 @@ class _Selector(PyExprMutator):
         if plan.form:
             packed[0] = self.winograd_weight(packed[0], plan.form)
             compute, name, arguments = partial(winograd_conv2d.compute, form=plan.form), winograd_conv2d.NAME, {"padding": plan.layer.padding}
+        elif plan.how == PIXEL_LANES:
+            x = self.builder_.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
+            compute, name = pixel_lanes_conv2d.compute, pixel_lanes_conv2d.NAME
+            arguments = {"shape": shape_of(call), "lanes": self.target.lanes}
         else:
             compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
         return self.builder_.call_te(compute, x, *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
