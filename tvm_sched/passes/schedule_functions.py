@@ -7,19 +7,11 @@ from tvm import IRModule, relax
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
-<<<<<<< HEAD
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, generic, phases, winograd_conv2d
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, generic, phases, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
 
-KERNELS = (direct_conv2d, winograd_conv2d, depthwise_conv2d, phases)
-=======
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, generic, pixel_lanes_conv2d, winograd_conv2d
-from tvm_sched.records import Records
-from tvm_sched.targets import Target
-
-KERNELS = (direct_conv2d, pixel_lanes_conv2d, winograd_conv2d, depthwise_conv2d)
->>>>>>> smalln
+KERNELS = (direct_conv2d, pixel_lanes_conv2d, winograd_conv2d, depthwise_conv2d, phases)
 SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 
 
