@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Tunes networks for one target into tuning_logs/TARGET, each at the sparsities below and dense, on one thread.
+# Tunes networks for one target, each at the sparsities below and dense, on one thread. Every measurement goes into runs/tuning/TARGET, where a
+# run that was stopped goes on; the fastest of each kernel into tuning_logs/TARGET, which is shipped.
 #   scripts/tune.sh TARGET [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${1:?usage: scripts/tune.sh TARGET [NETWORK ...]}
 shift
 subp=$([ -x .venv/bin/subp ] && echo .venv/bin/subp || echo subp)
-for network in "${@:-resnet18}"; do
-    for sparsity in 0.75 0.9 0.5 0; do
+[ $# -gt 0 ] || set -- resnet18 resnet34 resnet50 mobilenet_v1 mobilenet_v2
+for network in "$@"; do
+    for sparsity in 0.75 0.9 0 0.5; do
         echo "== $network, 1x16, sparsity $sparsity"
-        "$subp" tune "$network" --sparsity "$sparsity" --target "$target" --threads 1 --trials 16 --records "tuning_logs/$target"
+        "$subp" tune "$network" --sparsity "$sparsity" --target "$target" --threads 1 --trials 6 \
+            --records "runs/tuning/$target" --best "tuning_logs/$target"
     done
 done

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Tunes networks (resnet18 where none is named) for CPUs with AVX-512, on this machine, into the records that are shipped. What is recorded
-# already is not measured again, so it can be stopped and started at will.
+# Tunes networks (the five of the benchmark suite where none is named) for CPUs with AVX-512, on this machine; see scripts/tune.sh.
 #   scripts/tune_x86_avx512.sh [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."

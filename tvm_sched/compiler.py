@@ -50,19 +50,21 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
 
 def open_records(folder: str | Path | None, target: targets.Target):
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
+    from tvm_sched.best_records import BEST
     from tvm_sched.records import RECORDS
 
     if folder is None:
         folder = SHIPPED / target.family
-        if not (folder / RECORDS).is_file():
+        if not (folder / BEST).is_file():
             return None
-    file = Path(folder) / RECORDS
-    return _opened(Path(folder), target, file.stat().st_mtime_ns if file.is_file() else 0)
+    file = next((Path(folder) / name for name in (RECORDS, BEST) if (Path(folder) / name).is_file()), None)
+    return _opened(Path(folder), target, file and file.name, file.stat().st_mtime_ns if file else 0)
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, target: targets.Target, changed_ns: int):
-    """The records as they were at that time. To read the shipped ones takes seconds: a process that compiles many networks does it once."""
+def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: int):
+    """The records in the folder's file of that name, as they were at that time. A process that compiles many networks reads them once."""
+    from tvm_sched.best_records import BEST, BestRecords
     from tvm_sched.records import Records
 
-    return Records(folder, target)
+    return BestRecords(folder, target) if name == BEST else Records(folder, target)

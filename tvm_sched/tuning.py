@@ -135,7 +135,8 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     trials = min(trials, len(candidates))
     report(len(known))
     while left and len(known) < trials and time.monotonic() < deadline:
-        if model.booster is not None and model.data_size >= model.num_warmup_samples:  # before that, its scores are random numbers
+        # The default comes first: what it costs is what the search is held against. Before it has data, the model's scores are random numbers.
+        if default in known and model.booster is not None and model.data_size >= model.num_warmup_samples:
             scores = model.predict(context, [candidate_of(sch) for sch in left])
             left = [left[i] for i in np.argsort(-scores, kind="stable")]
         size = min(BATCH, trials - len(known))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @target_option
 @click.option("--threads", type=click.IntRange(1), help="Threads to measure with [the target's cores].")
 @click.option("--records", type=FOLDER, required=True, help="Folder of the tuning log to write, or to add to.")
+@click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Measurements a kernel, at most.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
@@ -33,6 +34,7 @@ def command(
     target: str,
     threads: int | None,
     records: Path,
+    best: Path | None,
     trials: int,
     minutes: float | None,
     dense: bool,
@@ -62,6 +64,10 @@ def command(
         )
     console().print(table(summary))
     click.echo(f"{records}: {described(summary)}")
+    if best:
+        from tvm_sched.best_records import write_best
+
+        click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
 
 
 @contextmanager
