@@ -1,5 +1,6 @@
 """What a compiled network takes of the process's memory, by Linux's account."""
 
+import ctypes
 import gc
 import re
 from pathlib import Path
@@ -10,15 +11,22 @@ from tvm_sched.artifact import Artifact, check_input, load, read_manifest
 def load_measured(path: str | Path, threads: int) -> tuple[Artifact, int | None]:
     """(the artifact in `path`, the bytes that the process grew by at most while it was loaded and called once).
 
-    Pages that the process held free before are not counted; None where the system does not tell.
+    None where the system does not tell.
     """
     x = check_input(read_manifest(path)[0]["input"]["shape"], seed=0)
-    gc.collect()
+    give_back_free_pages()
     before = start_peak()
     artifact = load(path, threads)
     artifact(x)
     after = status("VmHWM")
     return artifact, None if before is None or after is None else max(0, after - before)
+
+
+def give_back_free_pages() -> None:
+    """What the process has freed but holds would be used again, and not be counted as growth. Without effect where the C library cannot."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
 
 
 def start_peak(process: Path = Path("/proc/self")) -> int | None:

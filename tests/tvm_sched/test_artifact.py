@@ -78,6 +78,24 @@ def test_results_are_the_callers_own(compiled, x):
     assert np.array_equal(first, kept)
 
 
+def test_results_of_many_calls_stay_what_they_were(compiled, x):
+    results = [compiled(x * scale) for scale in range(20)]
+    assert all(result.flags.writeable for result in results)
+    results[3][:] = 0
+    assert all(np.array_equal(result, compiled(x * scale)) for scale, result in enumerate(results) if scale != 3)
+    last = compiled(x)
+    del results
+    assert np.array_equal(last, compiled(x))
+
+
+def test_a_network_that_gives_its_input_back_gives_a_copy():
+    x = np.ones((1, 3, 4, 4), "float32")
+    artifact = tvm_sched.compile(nn.Flatten(), torch.from_numpy(x))
+    first = artifact(x)
+    artifact(x + 1)
+    assert np.array_equal(first, x.reshape(1, -1))
+
+
 def test_strided_input_is_read_as_it_looks(compiled, x):
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     assert not last.flags.c_contiguous

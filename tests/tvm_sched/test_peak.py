@@ -13,11 +13,11 @@ COUNTING = re.compile(r"\t(add|sub|inc|dec|cmp|test)\w*\t[^(\[]*$")
 LOOP = re.compile(r"^(\.LBB\w+):\n((?:\t.*\n)*?)\t(?:j|b\.)\w+\t\1$", re.MULTILINE)  # from a label to the jump back to it
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 1000, peak.ITERATIONS])
-def test_every_accumulator_holds_its_start_plus_a_product_an_iteration(iterations):
-    kernel = peak.Peak(1, iterations)
+@pytest.mark.parametrize(("threads", "iterations"), [(1, 0), (1, 1), (1, 1000), (1, peak.ITERATIONS), (3, 1000)])
+def test_every_accumulator_holds_its_start_plus_a_product_an_iteration(threads, iterations):
+    kernel = peak.Peak(threads, iterations)
     kernel()
-    assert kernel.sums.shape == (1, peak.VECTORS, targets.host().lanes)
+    assert kernel.sums.shape == (threads, peak.VECTORS, targets.host().lanes)
     assert np.array_equal(kernel.sums, kernel.start + np.float32(iterations) * kernel.a * kernel.b)  # whole numbers below 2^24: exact
 
 
