@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import INPUT_FILE, Names, Numbers, OutputFile
+from subp.cli.options import INPUT_FILE, Names, Numbers, OutputFile, not_an_input
 from subp.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def command(
     from tvm_sched import bench, engines
     from tvm_sched.artifact import check_input
 
+    not_an_input(json_file, artifact, *([model] if model else []))
     rows = []
     compiled = tvm_sched.load(artifact)
     if compiled.manifest["dense"] and "dense" in against:

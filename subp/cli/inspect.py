@@ -30,6 +30,6 @@ def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
         parts.append(f"input {'x'.join(map(str, input_shape))}")
     if "epoch" in metadata:
         parts.append(f"epoch {metadata['epoch']}")
-    if metadata.get("history"):
+    if metadata.get("history") and "val_accuracy" in metadata["history"][-1]:
         parts.append(f"validation accuracy {metadata['history'][-1]['val_accuracy']:.2%}")
     return ", ".join(parts)
