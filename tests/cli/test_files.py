@@ -5,13 +5,15 @@ import sys
 import zipfile
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from subp import checkpoint, models
+from subp import Sparsifier, checkpoint, masking, models
 from subp.checkpoint import Checkpoint
 from subp.cli import exit_code
+from subp.cli.inspect import onnx_rows
 
 
 @pytest.fixture
@@ -71,3 +73,48 @@ def test_inspect_tells_damaged_metadata_in_a_sentence(tmp_path, inspected):
     checkpoint.save(path, Checkpoint(models.create("resnet20", 4).state_dict(), metadata=about))
     code, output = inspected(path)
     assert code == 2 and "is damaged: its history is of the wrong kind" in output and len(output.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    """(ONNX file, compiled file) of a network whose middle convolution keeps a quarter of its 1x16 blocks."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, bias=False), nn.Flatten(), nn.Linear(512, 10)
+    )
+    Sparsifier(network, n=16, sparsity=0.75, epochs=1, start=0, end=0).step(0)
+    program = torch.export.export(masking.fold(network).eval(), (torch.randn(1, 3, 6, 6),))
+    folder = tmp_path_factory.mktemp("sparse")
+    torch.export.save(program, folder / "net.pt2")
+    for command, name in (("export", "net.onnx"), ("compile", "net.so")):
+        assert exit_code([command, str(folder / "net.pt2"), "-o", str(folder / name)]) == 0
+    return folder / "net.onnx", folder / "net.so"
+
+
+def test_inspect_reads_an_onnx_file(sparse):
+    rows = {row.name: row for row in onnx_rows(onnx.shape_inference.infer_shapes(onnx.load(sparse[0])).graph)}
+    assert [(row.n, row.density, row.macs) for row in rows.values()] == [
+        (None, 1.0, 3 * 32 * 36),
+        (16, 0.25, 32 * 32 * 9 * 16),
+        (None, 1.0, 5120),
+    ]
+    assert rows["2"].bsr_bytes == 2 * 8 * (16 * 9 * 4 + 4)
+    assert rows["4"].shape == (10, 512)
+
+
+def test_inspect_prints_onnx_and_compiled_files(sparse, inspected):
+    code, output = inspected(sparse[0])
+    assert code == 0 and "25.0%" in output and "Gemm" in output
+    code, output = inspected(sparse[1])
+    assert code == 0 and "25.0%" in output and "8/32" in output and "input 1x3x6x6" in output
+    assert "0.15 M" in output and "0.04 M" in output  # of the middle layer, and what is computed of it
+
+
+@pytest.mark.parametrize("suffix, told", [(".onnx", "not an ONNX file"), (".so", "not a shared library")])
+def test_inspect_tells_foreign_files_in_a_sentence(tmp_path, inspected, suffix, told):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(b"nothing of that kind")
+    code, output = inspected(path)
+    assert code == 2 and told in output
+    code, output = inspected(tmp_path / f"missing{suffix}")
+    assert code == 2 and "there is no file" in output
