@@ -16,6 +16,7 @@ Metadata, JSON under the header key "subp":
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,18 @@ from subp.errors import UserError, require
 
 VERSION = 1
 _KEY = "subp"
+
+_NUMBER = (int, float)
+_KINDS = {  # of the metadata's values, where they are there; a list's are those of its items
+    "architecture": {"name": str, "num_classes": int, "in_channels": int},
+    "classes": [str],
+    "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
+    "sparsifier": {},
+    "config": {},
+    "epoch": int,
+    "history": [{"val_accuracy": _NUMBER}],
+}
+_NULLABLE = ("architecture", "preprocessing", "sparsifier")
 
 
 @dataclass
@@ -98,12 +111,33 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
     if version != VERSION:
         raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
+    wrong = next(_wrong(metadata), None)
+    require(wrong is None, f"{path} is damaged: its {wrong} is of the wrong kind")
     parts = {part: {} for part in ("model", "optimizer")}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
     return Checkpoint(parts["model"], parts["optimizer"], metadata)
+
+
+def _wrong(metadata: dict) -> Iterator[str]:
+    """Names of the metadata's values that are of the wrong kind: 'architecture.name', 'classes[2]'."""
+    for name, kind in _KINDS.items():
+        if name in metadata and not (metadata[name] is None and name in _NULLABLE):
+            yield from _of_other_kind(name, metadata[name], kind)
+
+
+def _of_other_kind(name: str, value: object, kind: object) -> Iterator[str]:
+    container = type(kind) if isinstance(kind, (dict, list)) else kind
+    if not isinstance(value, container) or isinstance(value, bool):
+        yield name
+    elif isinstance(kind, dict):
+        for key in kind.keys() & value.keys():
+            yield from _of_other_kind(f"{name}.{key}", value[key], kind[key])
+    elif isinstance(kind, list):
+        for number, item in enumerate(value):
+            yield from _of_other_kind(f"{name}[{number}]", item, kind[0])
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -125,6 +159,10 @@ def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Mod
     if model is None:
         if architecture is None:
             raise UserError(f"{path} holds a network of your own: pass the model to load its weights into")
+        require(
+            {"name", "num_classes"} <= architecture.keys() <= _KINDS["architecture"].keys(),
+            f"{path} is damaged: its architecture has the entries {sorted(architecture)}",
+        )
         model = models.create(**architecture)
     fill(model, masking.fold_state_dict(checkpoint.model), f"the weights in {path}")
     return model.eval(), checkpoint.metadata

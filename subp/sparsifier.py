@@ -86,8 +86,8 @@ class LayerState:
 class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
-    model:           any nn.Module; its Conv2d and Linear layers, and the input projections of MultiheadAttention, are pruned
-                     where n divides their outputs (of each group, if grouped)
+    model:           any nn.Module; its Conv2d and Linear layers, and the input projections of MultiheadAttention, are
+                     pruned where n divides their outputs (of each group, if grouped)
     n:               outputs in a block
     sparsity:        fraction of each group's blocks that is pruned in the end, in [0, 1)
     method:          a name in subp.methods.METHODS

@@ -65,7 +65,7 @@ def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[
         if isinstance(layer, PRUNABLE) and weight_of(layer) is not None  # None: attention with three weights
     }
     macs = count_macs(model, layers, input_shape) if input_shape else {}
-    return [_row(name, layer, macs.get(name)) for name, layer in layers.items()]
+    return [_row_of(name, layer, macs.get(name)) for name, layer in layers.items()]
 
 
 def find_n(weight: Tensor, groups: int = 1) -> int | None:
@@ -150,10 +150,10 @@ def table(rows: Sequence[Row], title: str = "") -> Table:
     return result
 
 
-def _row(name: str, layer: nn.Module, macs: int | None) -> Row:
-    weight = weight_of(layer).detach()
+def row(name: str, kind: str, weight: Tensor, groups: int, macs: int | None) -> Row:
+    """The row of a layer of `weight` [O, I / groups, *kernel]."""
     dense_bytes = weight.numel() * weight.element_size()
-    n = find_n(weight, getattr(layer, "groups", 1))
+    n = find_n(weight, groups)
     if n is None:
         density, uniform, bsr_bytes = int(weight.count_nonzero()) / weight.numel(), None, dense_bytes
     else:
@@ -163,8 +163,12 @@ def _row(name: str, layer: nn.Module, macs: int | None) -> Row:
         block_bytes = dense_bytes // mask.numel()
         row_pointers = 0 if uniform else len(mask) + 1
         bsr_bytes = kept * (block_bytes + _INDEX_BYTES) + row_pointers * _INDEX_BYTES
-    kind = parametrize.type_before_parametrizations(layer).__name__
     return Row(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)
+
+
+def _row_of(name: str, layer: nn.Module, macs: int | None) -> Row:
+    kind = parametrize.type_before_parametrizations(layer).__name__
+    return row(name, kind, weight_of(layer).detach(), getattr(layer, "groups", 1), macs)
 
 
 def _total(rows: Sequence[Row], field: str) -> int | None:

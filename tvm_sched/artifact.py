@@ -152,6 +152,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
 
     manifest, arch = read_manifest(path)
     require_this_machine(manifest | {"arch": arch}, str(path))
+    toolchain.require_whole(Path(path))
     runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ class Imported:
 def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram of one input, for one of `parts` parts of the batch.
 
-    Raises UserError if torch.export or TVM's importer cannot take the network; the sentence names the reason.
+    Raises UserError if torch.export or TVM's importer cannot take the network, or if its weights are not finite; the sentence names the reason.
     """
     from tvm.relax.frontend.torch import from_exported_program
 
@@ -58,6 +58,7 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     outputs = program.call_spec.out_spec
     if outputs.type not in (None, tuple, list) or not all(output.is_leaf() for output in outputs.children()):
         raise UserError("the network returns something else than a tensor or a tuple of tensors; wrap it in a module that does not")
+    require_finite(program)
     try:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # of any kind: TVM's importer has many ways to stop
@@ -76,6 +77,16 @@ def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProg
         raise UserError(f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}") from error
     finally:
         module.train(training)
+
+
+def require_finite(program: ExportedProgram) -> None:
+    """Raises UserError where a parameter is not finite, or a statistic is NaN; a buffer may hold infinities, as a mask of attention does."""
+    bad = [name for name, parameter in program.named_parameters() if not parameter.isfinite().all()]
+    bad += [name for name, buffer in program.named_buffers() if buffer.isnan().any()]
+    if bad:
+        layer, _, weight = bad[0].rpartition(".")
+        more = f", nor are those of {len(bad) - 1} others" if len(bad) > 1 else ""
+        raise UserError(f"weights of layer {layer or weight} ({weight}) are not finite{more}: was training cut off, or did it diverge?")
 
 
 def layers(program: ExportedProgram) -> list[tuple[str, int]]:

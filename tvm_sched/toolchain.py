@@ -1,12 +1,14 @@
 """Finds a linker for a target, and links object files into a shared library with a manifest inside.
 
-The manifest is a section of its own in the ELF file, so that it can be read without running the library, on any machine.
+The manifest is a section of its own in the ELF file, so that it can be read without running the library, on any machine. Another section holds
+the CRC-32 of all other bytes of the file, so that damage is told before it is run.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from elftools.elf.elffile import ELFFile
 from tvm_sched.errors import UserError
 from tvm_sched.targets import Target
 
-SECTION = ".subp_manifest"
+SECTION, CHECKSUM = ".subp_manifest", ".subp_checksum"
+CHECKSUM_BYTES = 4
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ours
 
 
@@ -42,6 +45,7 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
         text.write_bytes(manifest)
         source.write_text(
             f'.section {SECTION},"a",%progbits\n.incbin "{text}"\n'
+            f'.section {CHECKSUM},"a",%progbits\n.zero {CHECKSUM_BYTES}\n'
             '.section .note.GNU-stack,"",%progbits\n'
         )
         # TVM's debug information, of no use without its sources, is a tenth to a fifth of a small network's file.
@@ -50,6 +54,18 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
     if result.returncode:
         said = (result.stderr or result.stdout).strip().splitlines()
         raise UserError(f"{compiler[0]} cannot link {output}: {said[0] if said else f'exit code {result.returncode}'}")
+    with open(output, "r+b") as file:
+        at = ELFFile(file).get_section_by_name(CHECKSUM)["sh_offset"]
+        found = checksum(file, at)
+        file.seek(at)
+        file.write(found)
+
+
+def checksum(file, at: int) -> bytes:
+    """CRC-32 of a file without the checksum that it holds `at` an offset."""
+    file.seek(0)
+    content = memoryview(file.read())
+    return zlib.crc32(content[at + CHECKSUM_BYTES:], zlib.crc32(content[:at])).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def read_manifest(path: Path) -> tuple[bytes, str]:
@@ -69,3 +85,12 @@ def read_manifest(path: Path) -> tuple[bytes, str]:
     if manifest is None:
         raise UserError(f"{path} is a shared library, but not one that 'subp compile' made: it has no manifest")
     return manifest, MACHINES.get(machine, str(machine))
+
+
+def require_whole(path: Path) -> None:
+    """Raises UserError if a library that `link` made has other bytes now."""
+    with open(path, "rb") as file:
+        section = ELFFile(file).get_section_by_name(CHECKSUM)
+        whole = section is not None and section.data() == checksum(file, section["sh_offset"])
+    if not whole:
+        raise UserError(f"{path} is damaged, or made by another version: its checksum is wrong; copy it again, or compile the network again")

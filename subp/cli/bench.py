@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import FOLDER, INPUT_FILE, Names, Numbers, OutputFile
+from subp.cli.options import FOLDER, INPUT_FILE, Names, Numbers, OutputFile, not_an_input
 from subp.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def run_one(
     from tvm_sched import bench, engines, memory, profile, rows
     from tvm_sched.artifact import check_input
 
+    not_an_input(json_file, path, *([model] if model else []))
     measured, profiles = [], []
     for count in threads:
         compiled, grown = memory.load_measured(path, count)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import FOLDER, OutputFile, target_option
+from subp.cli.options import FOLDER, OutputFile, not_an_input, target_option
 from tvm_sched.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def command(
     from subp.cli.terminal import console
     from tvm_sched import targets
 
+    not_an_input(output, model)
     machine = targets.get(target)  # a wrong name is told before the network is loaded
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(

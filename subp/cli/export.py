@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import OutputFile
+from subp.cli.options import OutputFile, not_an_input
 
 
 @click.command("export", short_help="Write MODEL as an ONNX file, checked against PyTorch.")
@@ -18,6 +18,7 @@ def command(model: str, settings: dict, output: Path) -> None:
     from subp.cli.checks import check
     from tvm_sched import engines
 
+    not_an_input(output, model)
     network, _ = load_network(model, settings)
     x = network.example_input.numpy()
     onnx = engines.onnx_bytes(network.module, network.example_input)

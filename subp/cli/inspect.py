@@ -1,8 +1,17 @@
-"""`subp inspect`: what a checkpoint's layers hold."""
+"""`subp inspect`: what a network's layers hold, in a checkpoint, an ONNX file or a compiled file."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from subp.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from subp.summary import Row
 
 
 @click.command()
@@ -10,15 +19,23 @@ import click
 def command(file: Path) -> None:
     """Show FILE's layers: block size, density, uniform or not, multiply-accumulates, bytes dense and as BSR.
 
-    FILE is a checkpoint or a folded network of `subp train`.
+    FILE is a checkpoint or a folded network of `subp train`, an ONNX file, or what `subp compile` wrote: of that also
+    the kernels.
     """
-    from subp import checkpoint, summary
     from subp.cli.terminal import console
+
+    tables = {".so": compiled_table, ".onnx": onnx_table}
+    console().print(tables.get(file.suffix, checkpoint_table)(file))
+
+
+def checkpoint_table(file: Path) -> "Table":
+    """The layers of a checkpoint."""
+    from subp import checkpoint, summary
 
     model, metadata = checkpoint.load_model(file)
     about = metadata.get("preprocessing")
     input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
-    console().print(summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape)))
+    return summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape))
 
 
 def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
@@ -30,6 +47,74 @@ def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
         parts.append(f"input {'x'.join(map(str, input_shape))}")
     if "epoch" in metadata:
         parts.append(f"epoch {metadata['epoch']}")
-    if metadata.get("history"):
+    if metadata.get("history") and "val_accuracy" in metadata["history"][-1]:
         parts.append(f"validation accuracy {metadata['history'][-1]['val_accuracy']:.2%}")
     return ", ".join(parts)
+
+
+def compiled_table(file: Path) -> "Table":
+    """The layers of a compiled file, as its manifest tells; it may be made for another CPU."""
+    from rich.table import Table
+
+    from tvm_sched.artifact import read_manifest
+
+    manifest, _ = read_manifest(file)
+    size, shape = file.stat().st_size / 1e6, "x".join(map(str, manifest["input"]["shape"]))
+    build = "dense build, " if manifest["dense"] else ""
+    title = f"{build}target {manifest['target']}, {manifest['threads']} threads, input {shape}, {size:.2f} MB"
+    table = Table(title=title, show_footer=True)
+    layers = manifest["layers"]
+    computed = [layer["macs"] * layer["kept"] / layer["total"] for layer in layers]
+    table.add_column("layer", footer="total")
+    for column in ("operator", "input -> output", "kernel"):
+        table.add_column(column)
+    for column in ("n", "density", "blocks"):
+        table.add_column(column, justify="right")
+    table.add_column("MACs", footer=f"{sum(layer['macs'] for layer in layers) / 1e6:,.2f} M", justify="right")
+    table.add_column("computed", footer=f"{sum(computed) / 1e6:,.2f} M", justify="right")
+    for layer, macs in zip(layers, computed):
+        blocks = f"{layer['kept']}/{layer['total']}"
+        numbers = (str(layer["n"] or "-"), f"{layer['density']:.1%}", blocks, f"{layer['macs'] / 1e6:,.2f} M")
+        table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, f"{macs / 1e6:,.2f} M")
+    return table
+
+
+def onnx_table(file: Path) -> "Table":
+    """The layers of an ONNX file: convolutions and products with a constant matrix."""
+    import onnx
+
+    from subp import summary
+
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+    try:
+        model = onnx.shape_inference.infer_shapes(onnx.load(file))
+    except Exception as error:  # protobuf's reader raises kinds of its own
+        raise UserError(f"{file} is truncated or not an ONNX file") from error
+    return summary.table(list(onnx_rows(model.graph)), file.stem)
+
+
+def onnx_rows(graph) -> Iterator["Row"]:
+    """A row for each Conv, Gemm and MatMul node whose weight is in the file; MACs where its output's shape is known."""
+    import torch
+    from onnx import helper, numpy_helper
+
+    from subp.summary import row
+
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
+            continue
+        attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+        weight = torch.from_numpy(numpy_helper.to_array(weights[node.input[1]]).copy())
+        if weight.ndim < 2 or (node.op_type != "Conv" and weight.ndim > 2):
+            continue  # no layer: a product of other tensors
+        if node.op_type != "Conv" and not attributes.get("transB"):
+            weight = weight.transpose(-1, -2)
+        shape = shapes.get(node.output[0])
+        macs = torch.Size(shape).numel() * weight[0].numel() if shape and all(shape) else None
+        yield row(node.input[1].removesuffix(".weight"), node.op_type, weight, attributes.get("group", 1), macs)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,10 +108,14 @@ def exported_network(path: Path) -> "Network":
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read the file, and raises besides
     try:
         program = torch.export.load(path)
     except Exception as error:  # its reader raises whatever the damage leads to
-        raise UserError(f"{path} is truncated or not an exported program ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
+    finally:
+        logging.disable(disabled)
     inputs = [program.graph_signature.user_inputs[0]] if len(program.graph_signature.user_inputs) == 1 else []
     shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes if node.name in inputs]
     if not shapes or not all(isinstance(size, int) for size in shapes[0]):

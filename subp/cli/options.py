@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from subp.errors import UserError
+
 
 class OutputFile(click.ParamType):
     """A file that can be written: told before the work starts, not after it."""
@@ -21,6 +23,13 @@ class OutputFile(click.ParamType):
         if not os.access(path.parent, os.W_OK):
             self.fail(f"the folder {path.parent} is not writable", param, ctx)
         return path
+
+
+def not_an_input(output: Path | None, *inputs: str | Path) -> None:
+    """Raises UserError where the file to write is one of those to read, which it would replace."""
+    for file in map(Path, inputs):
+        if output is not None and output.exists() and file.exists() and output.samefile(file):
+            raise UserError(f"{output} is an input of this command: write to another file")
 
 
 class Names(click.ParamType):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options import INPUT_FILE, OutputFile
+from subp.cli.options import INPUT_FILE, OutputFile, not_an_input
 from subp.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def command(artifact: Path, input_file: Path, output: Path | None) -> None:
 
     import tvm_sched
 
+    not_an_input(output, artifact, input_file)
     network = tvm_sched.load(artifact)
     x = read_array(input_file) if input_file.suffix == ".npy" else read_image(input_file, network.manifest)
     y = network(x)

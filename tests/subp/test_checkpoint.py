@@ -155,3 +155,38 @@ def test_the_first_error_is_told_where_cleaning_up_fails_too(tmp_path, monkeypat
     monkeypatch.setattr("pathlib.Path.unlink", fail)
     with pytest.raises(UserError, match="could not write .*: Not a directory"):
         checkpoint.save(tmp_path / "file" / "c.safetensors", Checkpoint({}))
+
+
+@pytest.mark.parametrize(
+    "name, value, told",
+    [
+        ("architecture", "resnet20", "architecture"),
+        ("architecture", {"name": 3, "num_classes": 4}, r"architecture\.name"),
+        ("architecture", {"name": "resnet20", "num_classes": "4"}, r"architecture\.num_classes"),
+        ("architecture", {"name": "resnet20", "num_classes": True}, r"architecture\.num_classes"),
+        ("classes", "cats", "classes"),
+        ("classes", ["a", 2], r"classes\[1\]"),
+        ("preprocessing", [1, 2], "preprocessing"),
+        ("preprocessing", {"size": "24"}, r"preprocessing\.size"),
+        ("preprocessing", {"mean": [0.5, "x"]}, r"preprocessing\.mean\[1\]"),
+        ("sparsifier", [], "sparsifier"),
+        ("config", None, "config"),
+        ("epoch", "7", "epoch"),
+        ("history", {}, "history"),
+        ("history", [{"val_accuracy": 0.5}, {"val_accuracy": None}], r"history\[1\]\.val_accuracy"),
+    ],
+)
+def test_metadata_of_the_wrong_kind_is_told_in_a_sentence(saved, name, value, told):
+    model, path = saved
+    checkpoint.save(path, Checkpoint(model.state_dict(), metadata=ABOUT | {name: value}))
+    with pytest.raises(UserError, match=f"is damaged: its {told} is of the wrong kind") as caught:
+        checkpoint.load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", [{}, {"name": "resnet20"}, {"name": "resnet20", "num_classes": 4, "depth": 2}])
+def test_an_architecture_of_other_entries_is_told_in_a_sentence(saved, architecture):
+    model, path = saved
+    checkpoint.save(path, Checkpoint(model.state_dict(), metadata=ABOUT | {"architecture": architecture}))
+    with pytest.raises(UserError, match="is damaged: its architecture has the entries"):
+        checkpoint.load_model(path)

@@ -26,9 +26,9 @@ def hardswish(x):
 class Layer:
     """A depthwise layer with bias, optional residual and activation: the function, its inputs and PyTorch's result."""
 
-    def __init__(self, shape, kernel, multiplier=1, residual=False, activation=None, **geometry):
+    def __init__(self, shape, kernel, residual=False, activation=None, **geometry):
         generator = np.random.default_rng(0)
-        channels = shape[3] * multiplier
+        channels = shape[3]
         x, weight, bias = (te.placeholder(s, "float32") for s in (shape, (*kernel, channels), (channels,)))
         y = topi.add(depthwise_conv2d.compute(x, weight, **geometry), bias)
         self.shape = tuple(int(extent) for extent in y.shape)
@@ -87,10 +87,6 @@ def test_uneven_padding_dilation_and_kernels(kernel, geometry):
 
 def test_several_images():
     Layer((3, 7, 7, 24), (3, 3), **SAME).check()
-
-
-def test_channel_multiplier():
-    Layer((1, 6, 6, 8), (3, 3), multiplier=2, **SAME).check()
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,25 @@ def test_a_network_without_norms_is_left_alone():
     after = fold_batch_norm(before)
     assert operators(after) == operators(before)
     assert np.array_equal(run(after, x), run(before, x))
+
+
+class Shared(nn.Module):
+    """A convolution that two norms read, or a norm and the output."""
+
+    def __init__(self, bias, norms):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, bias=bias)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(norms))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return sum((norm(x) for norm in self.norms), x if len(self.norms) == 1 else torch.zeros(()))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norms", [1, 2])
+def test_a_convolution_that_others_read_too_is_computed_once(bias, norms):
+    mod, network, x = folded(Shared(bias, norms), 2, 3, 6, 6)
+    assert operators(mod).count("nn.conv2d") == 1
+    assert operators(mod).count("multiply") == norms
+    expect_equal(mod, network, x)

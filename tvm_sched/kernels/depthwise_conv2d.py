@@ -1,10 +1,11 @@
 """Depthwise convolution: every channel has a kernel of its own; lanes over channels, NHWC.
 
-    y[b, h, w, c] = sum_{r, q} weight[r, q, c] * x[b, h*S + r*D - P, w*S + q*D - P, c // M]
+    y[b, h, w, c] = sum_{r, q} weight[r, q, c] * x[b, h*S + r*D - P, w*S + q*D - P, c]
 
-`x [B, H, W, C]`, `weight [R, Q, C*M]`, `y [B, H', W', C*M]`; M, the channel multiplier, is 1 in nearly all networks. An output takes only R*Q
-multiply-adds, so loads decide: neighbouring outputs are computed together, so that an input is loaded once for all of them, and the padding is
-not copied: the tiles at the edges get code of their own, in which the taps outside the image are gone.
+`x [B, H, W, C]`, `weight [R, Q, C]`, `y [B, H', W', C]`. An output takes only R*Q multiply-adds, so loads decide: neighbouring outputs are
+computed together, so that an input is loaded once for all of them, and the padding is not copied: the tiles at the edges get code of their own,
+in which the taps outside the image are gone. (With several outputs a channel the lanes would gather their inputs: such a layer is left to the
+block-sparse kernels, which skip what is outside its groups and were 1.2 to 1.4 times faster where measured.)
 """
 
 from dataclasses import dataclass
@@ -24,23 +25,22 @@ MOST_SUMS = 8  # in registers: with more of them, the inputs that the sums share
 def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
     """The algorithm, free of any order. `padding` is (top, left, bottom, right)."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
-    kernel_h, kernel_w, out_channels = (int(extent) for extent in weight.shape)
+    kernel_h, kernel_w, _ = (int(extent) for extent in weight.shape)
     top, left, bottom, right = padding
     out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
     out_width = (width + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
-    multiplier = out_channels // channels
     r, q = te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")
 
-    def product(b, h, w, o):
+    def product(b, h, w, c):
         row, col = h * stride[0] + r * dilation[0] - top, w * stride[1] + q * dilation[1] - left
-        pixel = x[b, row, col, o if multiplier == 1 else o // multiplier]
+        pixel = x[b, row, col, c]
         if any(padding):
             inside = tirx.all(row >= 0, row < height, col >= 0, col < width)
             pixel = tirx.if_then_else(inside, pixel, tirx.const(0, x.dtype))
-        return te.sum(weight[r, q, o] * pixel, axis=[r, q])
+        return te.sum(weight[r, q, c] * pixel, axis=[r, q])
 
     return te.compute(
-        (batch, out_height, out_width, out_channels), product, name=NAME, attrs={"work.stride": list(stride)}
+        (batch, out_height, out_width, channels), product, name=NAME, attrs={"work.stride": list(stride)}
     )
 
 

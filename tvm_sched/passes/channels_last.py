@@ -9,7 +9,7 @@ An operator that is not listed works on plain tensors, so every network stays co
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
-from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
+from tvm_sched.passes.constants import as_array, constant, is_op, shape_of, with_main
 
 UNARY = {
     f"relax.{name}"
@@ -43,10 +43,7 @@ def channels_last(mod: IRModule) -> IRModule:
                     walk.known[binding.var] = walk.convert(binding.value)
             result = walk.builder.emit_output(walk.plain(main.body.body))
         walk.builder.emit_func_output(result)
-    built = walk.builder.finalize()
-    rewritten = built["main_channels_last"].with_attr("global_symbol", "main")
-    functions = {var: function for var, function in built.functions.items() if var.name_hint not in ("main", "main_channels_last")}
-    return IRModule({mod.get_global_var("main"): rewritten, **functions}, attrs=mod.attrs)
+    return with_main(mod, walk.builder.finalize(), "main_channels_last")
 
 
 class _Tensor:

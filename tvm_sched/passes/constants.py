@@ -1,7 +1,7 @@
-"""Constants of a Relax module as NumPy arrays, and back."""
+"""What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
 
 import numpy as np
-from tvm import relax
+from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 
@@ -23,3 +23,9 @@ def is_op(expr, name: str) -> bool:
 def shape_of(expr) -> tuple[int, ...]:
     """Static shape of a tensor expression."""
     return tuple(int(extent) for extent in expr.ty.shape)
+
+
+def with_main(mod: IRModule, built: IRModule, name: str) -> IRModule:
+    """`built`, made by a BlockBuilder from `mod`, with its function `name` in the place of 'main'."""
+    functions = {var: function for var, function in built.functions.items() if var.name_hint not in ("main", name)}
+    return IRModule({mod.get_global_var("main"): built[name].with_attr("global_symbol", "main"), **functions}, attrs=mod.attrs)

@@ -2,8 +2,11 @@
 
     bn(conv(x, W) + b) = conv(x, scale * W) + (scale * b + shift),  scale = gamma / sqrt(var + eps),  shift = beta - mean * scale
 
-A normalisation that follows something else (DenseNet) becomes a multiplication and an addition. Blocks of zeros stay zero.
+A normalisation that follows something else (DenseNet), or a convolution that others read too, becomes a multiplication and an addition. Blocks
+of zeros stay zero.
 """
+
+from collections import Counter
 
 import numpy as np
 from tvm import IRModule, relax
@@ -22,7 +25,14 @@ def fold_batch_norm(mod: IRModule) -> IRModule:
 
 @mutator
 class _Folder(PyExprMutator):
+    def __init__(self, mod):
+        super().__init__(mod)
+        main = mod["main"]
+        self.values = {binding.var: binding.value for block in main.body.blocks for binding in block.bindings}
+        self.readers = Counter(var for value in (*self.values.values(), main.body.body) for var in relax.analysis.free_vars(value))
+
     def visit_tuple_getitem_(self, item):
+        before = self.values.get(item.tuple_value)
         item = super().visit_tuple_getitem_(item)
         norm = self.lookup_binding(item.tuple_value)
         if item.index != 0 or not is_op(norm, "relax.nn.batch_norm") or int(norm.attrs.axis) != 1:
@@ -32,11 +42,17 @@ class _Folder(PyExprMutator):
             return item
         gamma, beta, mean, variance = (each.astype("float64") for each in statistics)
         scale = gamma / np.sqrt(variance + float(norm.attrs.epsilon))
-        return self.scale_and_shift(norm.args[0], scale, beta - mean * scale)
+        conv, bias = self.split_bias(norm.args[0]) if self.read_once(before.args[0]) else (None, None)
+        return self.scale_and_shift(norm.args[0], conv, bias, scale, beta - mean * scale)
 
-    def scale_and_shift(self, x, scale, shift):
-        """scale * x + shift with one number a channel, in x's producer if that is a convolution."""
-        conv, bias = self.split_bias(x)
+    def read_once(self, x):
+        """Whether a normalisation is all that reads x, which may be a convolution and its bias."""
+        while self.readers[x] == 1 and is_op(self.values.get(x), "relax.add"):
+            x = self.values[x].args[0]
+        return self.readers[x] == 1
+
+    def scale_and_shift(self, x, conv, bias, scale, shift):
+        """scale * x + shift with one number a channel, in x's producer if that is a convolution and its `bias`."""
         weight = as_array(conv.args[1]) if is_op(conv, "relax.nn.conv2d") else None
         per_channel, dtype = (-1,) + (1,) * (len(x.ty.shape) - 2), str(x.ty.dtype)
         if weight is None or bias is None:

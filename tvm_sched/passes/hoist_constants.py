@@ -8,7 +8,7 @@ Winograd's weights are why: transformed they are 16/9 or 4 times the packed bloc
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
-from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.constants import is_op, with_main
 
 PREPARE = "prepare"
 
@@ -39,9 +39,7 @@ def hoist_constants(mod: IRModule) -> IRModule:
             values = emit(builder, late, params)
             result = builder.emit_output(values.get(main.body.body, main.body.body))
         builder.emit_func_output(result)
-    built = builder.finalize()
-    functions = {var: function for var, function in built.functions.items() if var.name_hint not in ("main", "hoisted")}
-    return IRModule({mod.get_global_var("main"): built["hoisted"].with_attr("global_symbol", "main"), **functions}, attrs=mod.attrs)
+    return with_main(mod, builder.finalize(), "hoisted")
 
 
 def emit(builder, bindings, known: dict) -> dict:
