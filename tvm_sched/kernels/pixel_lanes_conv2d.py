@@ -93,7 +93,7 @@ def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[P
         PixelTile(each, cols, rows)
         for each in (divisors(vectors, vectors) if work.width % lanes == 0 else [vectors])
         for rows in divisors(work.n, work.n)
-        for cols in range(1, each + 1)
+        for cols in range(1, min(each, target.registers) + 1)
         if rows * cols + cols + 1 <= target.registers
     ]
 
