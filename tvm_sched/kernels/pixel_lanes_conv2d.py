@@ -93,13 +93,13 @@ def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[P
         PixelTile(each, cols, rows)
         for each in (divisors(vectors, vectors) if work.width % lanes == 0 else [vectors])
         for rows in divisors(work.n, work.n)
-        for cols in range(1, each + 1)
+        for cols in range(1, min(each, target.registers) + 1)
         if rows * cols + cols + 1 <= target.registers
     ]
 
     def preference(tile: PixelTile):
-        """Estimates are rounded to 4 %; among equals the tile with the fewest sums leaves most registers for addresses."""
-        return round(log(cycles(work, lanes, tile, target)) / 0.04), tile.rows * tile.cols, tile.vectors
+        """Estimates are rounded to 4 %; among equals sixteen sums hide all waiting and leave registers for addresses; then whole blocks."""
+        return round(log(cycles(work, lanes, tile, target)) / 0.04), abs(tile.rows * tile.cols - 16), -tile.rows, tile.vectors
 
     return sorted(found, key=preference)[:most]
 

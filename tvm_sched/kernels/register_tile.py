@@ -16,6 +16,7 @@ from tvm_sched.targets import Target
 FLOAT = 4  # bytes
 LINE = 64  # bytes of a cache line
 LOADS_PER_CYCLE = 2
+NARROW_FMA_PER_CYCLE = 2  # of less than a vector: a core that splits a vector over two pipes starts two of these
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
 
@@ -130,7 +131,8 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     sums = vectors * pixels * tile.groups
     loads = vectors * tile.groups + pixels * (tile.groups if work.indexed else 1)
     loads += 3 * tile.groups / taps if work.indexed else 0  # an index, and what makes an address of it
-    step = max(sums / target.fma_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
+    sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
+    step = max(sums / sums_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums
