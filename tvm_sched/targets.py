@@ -51,7 +51,7 @@ class Target:
 
 
 X86_AVX512 = Target(
-    "x86-avx512", "x86-avx512", "x86_64-linux-gnu", "skylake-avx512", lanes=16, registers=32, fma_per_cycle=2, broadcast_operand=True,
+    "x86-avx512", "x86-avx512", "x86_64-linux-gnu", "skylake-avx512", lanes=16, registers=32, fma_per_cycle=1, broadcast_operand=True,
     cpu_flags=("fma", "avx512f", "avx512vl", "avx512dq", "avx512bw"),
 )
 X86_AVX2 = Target(
@@ -62,6 +62,8 @@ CORTEX_A76 = Target(
     "cortex-a76", "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, broadcast_operand=True,
     features=("+neon",), cpu_flags=("asimd",), l1_bytes=64 * 1024, l1_ways=4, l2_bytes=512 * 1024,
 )
+# Zen 4 splits a 512-bit FMA over its two 256-bit pipes, and Intel's small AVX-512 cores have one pipe: one a cycle. These, in LLVM's words, start two.
+TWO_FMA_512 = ("skylake-avx512", "cascadelake", "cooperlake", "icelake-server", "sapphirerapids", "emeraldrapids", "graniterapids", "znver5")
 CODE_FLAGS = ("avx", "fma", "bmi", "f16c", "gfni", "vaes", "vpclmul")  # flags of instructions that LLVM uses for a host's own name
 NAMED = {target.name: target for target in (X86_AVX2, X86_AVX512, CORTEX_A76)}
 
@@ -104,8 +106,7 @@ def host() -> Target:
     return replace(
         base, name="host", cpu=base.cpu if cpu == "generic" else cpu, cores=most_threads(),
         cpu_flags=tuple(sorted(flag for flag in flags if flag.startswith(CODE_FLAGS))) if machine == "x86_64" else base.cpu_flags,
-        # Zen 4 splits a 512-bit FMA over its two 256-bit pipes: one a cycle.
-        fma_per_cycle=1 if cpu == "znver4" else base.fma_per_cycle,
+        fma_per_cycle=2 if cpu in TWO_FMA_512 else base.fma_per_cycle,
         **host_caches(),
     )
 

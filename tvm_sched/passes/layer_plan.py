@@ -105,7 +105,7 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
         work = variant.work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
         if not each:
             estimates[each, DIRECT, n] = direct_cycles(work, target)
-        if not each and takes_pixel_lanes(layer, n, target):
+        if not each and found and found.n < target.lanes and takes_pixel_lanes(layer, n, target):
             estimates[each, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
         for form in winograd_forms(variant, n, target, phased=each > 0):
             estimates[each, form, n] = winograd_cycles(variant, work, form, target, layer.channels if each else None)
