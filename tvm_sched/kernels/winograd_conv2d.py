@@ -1,8 +1,8 @@
-"""Winograd convolution over 1xN blocks: 3x3, stride 1, NHWC, past what direct convolution can reach.
+"""Winograd convolution over 1xN blocks: r x r kernels of stride 1, NHWC, past what direct convolution can reach.
 
-F(m, 3) computes an m x m tile of outputs from an e x e tile of inputs, e = m + 2, with e*e multiplications a channel instead of 9 m*m
+F(m, r) computes an m x m tile of outputs from an e x e tile of inputs, e = m + r - 1, with e*e multiplications a channel instead of r*r * m*m
 (Lavin and Gray, arXiv 1509.09308). Its transforms act on each kernel alone, so a pruned block stays pruned, and between the transforms stand
-e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`:
+e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`. Strided layers come here by way of `phases`.
 
     V[i, j, t, c]       = B^T x[t] B                                        input tile t
     M[i, j, t, g*N + l] = sum_k U[i, j, g, k, l] * V[i, j, t, indices[g, k]]
