@@ -72,7 +72,7 @@ class Plan:
     found_n: int | None  # block size the zeros were made with
     density: float  # fraction of the blocks of that size that are kept
     why: str
-    phased: bool = False
+    phased: bool
 
     @property
     def kernel(self) -> str:
@@ -97,18 +97,17 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     own = pattern.occupancy(layer.weight, ignore_zeros=ignore_zeros)  # without the zeros that groups alone make
     found = pattern.find(own, layer.groups)
     density = float(pattern.kept_blocks(own, found.n).mean()) if found else 1.0
-    variants = [each for each in (layer, layer.phased) if each is not None]
-    packings = {(each, n): kept for each in range(len(variants)) for n, kept in packed(variants[each], ignore_zeros).items()}
+    variants = {False: layer} if layer.phased is None else {False: layer, True: layer.phased}
+    packings = {(phased, n): kept for phased, variant in variants.items() for n, kept in packed(variant, ignore_zeros).items()}
     estimates = {}
-    for (each, n), kept in packings.items():
-        variant = variants[each]
-        work = variant.work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
-        if not each:
-            estimates[each, DIRECT, n] = direct_cycles(work, target)
-        if not each and found and found.n < target.lanes and takes_pixel_lanes(layer, n, target):
-            estimates[each, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
-        for form in winograd_forms(variant, n, target, phased=each > 0):
-            estimates[each, form, n] = winograd_cycles(variant, work, form, target, layer.channels if each else None)
+    for (phased, n), kept in packings.items():
+        work = variants[phased].work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
+        for form in winograd_forms(variants[phased], n, target, phased):
+            estimates[phased, form, n] = winograd_cycles(variants[phased], work, form, target, layer.channels if phased else None)
+        if not phased:
+            estimates[phased, DIRECT, n] = direct_cycles(work, target)
+            if found and found.n < target.lanes and takes_pixel_lanes(layer, n, target):
+                estimates[phased, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
@@ -119,10 +118,9 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
         simplicity = how.size if isinstance(how, Form) else [DIRECT, PIXEL_LANES].index(how)
         return round(log(estimates[plan]) / 0.04), simplicity, abs(log2(n / simplest))
 
-    each, how, n = min(estimates, key=preference)
-    kept = packings[each, n]
-    why = reason(layer, found, n, packings[0, n], ignore_zeros)
-    return Plan(variants[each], how, n, kept, found and found.n, density, why, phased=each > 0)
+    phased, how, n = min(estimates, key=preference)
+    why = reason(layer, found, n, packings[False, n], ignore_zeros)
+    return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased)
 
 
 def packed(layer: Layer, ignore_zeros: bool) -> dict[int, np.ndarray]:
