@@ -35,6 +35,8 @@ class Records:
         folder = Path(folder)
         if create:
             folder.mkdir(parents=True, exist_ok=True)
+            for name in (WORKLOADS, RECORDS):  # a search that had no time has no records, which is no mistake
+                (folder / name).touch()
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
         self.workloads = [ms.database.Workload.from_json(line) for line in whole_lines(folder / WORKLOADS, is_workload, repair=create)]

@@ -150,3 +150,8 @@ def test_json_that_is_no_record_is_told_in_a_sentence(folder, line):
     with pytest.raises(UserError, match="line 1 of .* is damaged") as caught:
         Records(folder, TARGET)
     assert "\n" not in str(caught.value)
+
+
+def test_a_search_without_time_leaves_a_folder_that_can_be_opened(tmp_path, task):
+    Records(tmp_path / "records", TARGET, create=True)
+    assert Records(tmp_path / "records", TARGET).best(task.func) is None
