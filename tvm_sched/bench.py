@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_sched.targets import cpu_flags
+
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
 WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
 QUIET = 0.05  # share of the time that programs may wait for a core on a quiet machine
@@ -183,21 +185,15 @@ def waiting_share(pressure: str) -> float | None:
 
 def cpu_name() -> str:
     """The CPU's model, else its architecture."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    lines = _read(Path("/proc/cpuinfo")).splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (models and models[0]) or platform.processor() or platform.machine()
 
 
 def vector_isa() -> list[str]:
     """Vector instruction sets that kernels care for, as Linux names them; empty where it does not say."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    flags = cpu_flags()
     return [flag for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "asimd", "asimddp", "sve") if flag in flags]
-
-
-def _cpuinfo(key: str) -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""
 
 
 def _read(path: Path) -> str:

@@ -79,7 +79,8 @@ def lower(imported: Imported, target: Target, records: Records | None = None, de
         # 7. What depends on weights alone is computed when the network is loaded; results go over operands that are not needed any more.
         mod = write_in_place(hoist_constants(scheduled.mod))
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
-    choices = [replace(choice, macs=choice.macs * imported.parts, kept_macs=choice.kept_macs * imported.parts) for choice in with_calls(selection, scheduled)]
+    parts = imported.parts  # one of which the module computes, and all of which the choices tell of
+    choices = [replace(each, macs=each.macs * parts, kept_macs=each.kept_macs * parts) for each in with_calls(selection, scheduled)]
     return Lowered(mod, choices, prepare)
 
 

@@ -62,7 +62,7 @@ CORTEX_A76 = Target(
     "cortex-a76", "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, broadcast_operand=True,
     features=("+neon",), cpu_flags=("asimd",), l1_bytes=64 * 1024, l1_ways=4, l2_bytes=512 * 1024,
 )
-# Zen 4 splits a 512-bit FMA over its two 256-bit pipes, and Intel's small AVX-512 cores have one pipe: one a cycle. These, in LLVM's words, start two.
+# Zen 4 splits a 512-bit FMA over its two 256-bit pipes, and Intel's small AVX-512 cores have one pipe: one a cycle. These start two; LLVM's names.
 TWO_FMA_512 = ("skylake-avx512", "cascadelake", "cooperlake", "icelake-server", "sapphirerapids", "emeraldrapids", "graniterapids", "znver5")
 CODE_FLAGS = ("avx", "fma", "bmi", "f16c", "gfni", "vaes", "vpclmul")  # flags of instructions that LLVM uses for a host's own name
 NAMED = {target.name: target for target in (X86_AVX2, X86_AVX512, CORTEX_A76)}

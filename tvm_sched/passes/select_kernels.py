@@ -90,7 +90,8 @@ class _Selector(PyExprMutator):
         plan = choose(layer, self.target, self.ignore_zeros)
         data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, layer.groups), plan.kept, plan.n)
         packed = [constant(each) for each in (data, indices) if each is not None]
-        self.record(layer.weight.size, packed[0], layer.op, shape, plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why, kept_macs=plan.kept_macs(layer))
+        told = (plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
+        self.record(layer.weight.size, packed[0], layer.op, shape, *told, kept_macs=plan.kept_macs(layer))
         x = call.args[0]
         if plan.phased:
             shape, padding = plan.layer.phases_shape(self.target), layer.padding[:2]
