@@ -12,7 +12,6 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
 
-
 GATHERS = ("relax.take", "relax.gather_elements")
 
 
