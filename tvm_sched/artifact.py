@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_sched import runtime, toolchain
+from tvm_sched import huge_pages, runtime, toolchain
 from tvm_sched.errors import UserError
 from tvm_sched.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
@@ -69,7 +69,7 @@ class Artifact:
         return other
 
     def _start(self):
-        """Makes the machine that runs the network, and the input's buffer."""
+        """Makes the machine that runs the network and the input's buffer, and has its memory in large pages."""
         import tvm
         from tvm import relax
 
@@ -80,6 +80,9 @@ class Artifact:
         shape[:1] = [images // self.manifest["parts"] for images in shape[:1]]
         self._input = aligned(shape, self.manifest["input"]["dtype"])
         self._main = partial(machine["main"], tvm.runtime.from_dlpack(self._input), *prepared)
+        self._main()  # takes its memory
+        if sum(self.manifest["memory"].values()) >= huge_pages.WORTH:
+            huge_pages.collapse()
         if self._instrument:
             machine.set_instrument(self._instrument)
 
