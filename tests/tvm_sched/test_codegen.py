@@ -11,16 +11,16 @@ from tvm.s_tir import Schedule
 from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.loops import PREFETCH
-from tvm_sched.kernels.winograd_conv2d import Form
+from tvm_sched.kernels.winograd_conv2d import Form, WinogradTile
 from tvm_sched.passes.insert_prefetches import AHEAD, with_prefetches
 
 
-def winograd(cores: int, target=targets.X86_AVX512):
+def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
     target = replace(target, cores=cores)
     x, u = te.placeholder((1, 14, 14, 64)), te.placeholder((6, 6, 4, 16, 16))
     indices = te.placeholder((4, 16), "int32")
     sch = Schedule(function([x, u, indices], winograd_conv2d.compute(x, u, indices, form=Form(4, 3))))
-    winograd_conv2d.schedule(sch, winograd_conv2d.tiles(sch, target)[0], target)
+    winograd_conv2d.schedule(sch, WinogradTile(rows=2, cols=8, groups=groups), target)
     return sch, target
 
 
@@ -47,7 +47,9 @@ def test_sums_of_products_are_not_stored_in_the_loop(cores):
         assert not re.search(r"vmov[au]ps\t%[xyz]mm\d+, ", step)
 
 
-@pytest.mark.parametrize("make, lines", [(lambda: winograd(1), 1), (lambda: direct(1), 1), (lambda: direct(3), 9), (lambda: direct(1, n=32), 2)])
+@pytest.mark.parametrize("make, lines", [
+    (lambda: winograd(1), 1), (lambda: winograd(1, groups=2), 2), (lambda: direct(1), 1), (lambda: direct(3), 9), (lambda: direct(1, n=32), 2),
+])
 def test_every_line_of_weights_is_asked_for_once(make, lines):
     sch, _ = make()
     before, after = sch.mod["main"], with_prefetches(sch.mod["main"])
