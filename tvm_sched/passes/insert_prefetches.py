@@ -49,8 +49,8 @@ def with_prefetches(func: PrimFunc) -> PrimFunc:
 
 def prefetches(body, arguments) -> list:
     """One prefetch for each line of the weight that a step, the loops in `body`, reads."""
-    extents, realized = {}, []
-    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: extents.update({loop.loop_var: int(loop.extent)})), order="post")
+    loops, realized = [], []
+    tvm_ffi.structural_walk(body, (tirx.For, loops.append), order="post")
     tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
     (realize,) = realized
     reads = [read for read in realize.block.reads if read.source in arguments]
@@ -58,24 +58,15 @@ def prefetches(body, arguments) -> list:
         return []
     weight, where = reads[0].source, [axis.min for axis in reads[0].region]
     where = replaced(where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values)})
-    moving = [var for var in extents if any(var in variables(index) for index in where)]
-    # A vector's lanes lie side by side, the last loop's: a line holds LINE / FLOAT of them.
-    steps = [range(0, extents[var], LINE // FLOAT if var.same_as(lane_of(body)) else 1) for var in moving]
+    moving = [loop for loop in loops if any(loop.loop_var in variables(index) for index in where)]
+    # A vector's lanes lie side by side: a line holds LINE / FLOAT of them.
+    steps = [range(0, int(loop.extent), LINE // FLOAT if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving]
     found = []
     for point in product(*steps):
-        *rest, lane = replaced(where, dict(zip(moving, point)))
+        *rest, lane = replaced(where, {loop.loop_var: at for loop, at in zip(moving, point)})
         address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found
-
-
-def lane_of(body):
-    """The variable of the vectorised loop."""
-    found = []
-    tvm_ffi.structural_walk(
-        body, (tirx.For, lambda loop: found.append(loop.loop_var) if loop.kind == tirx.ForKind.VECTORIZED else None), order="post"
-    )
-    return found[0]
 
 
 def replaced(indices: list, values: dict) -> list:
