@@ -64,18 +64,18 @@ def compiled_table(file: Path) -> "Table":
     title = f"{build}target {manifest['target']}, {manifest['threads']} threads, input {shape}, {size:.2f} MB"
     table = Table(title=title, show_footer=True)
     layers = manifest["layers"]
-    computed = [layer["macs"] * layer["kept"] / layer["total"] for layer in layers]
     table.add_column("layer", footer="total")
     for column in ("operator", "input -> output", "kernel"):
         table.add_column(column)
     for column in ("n", "density", "blocks"):
         table.add_column(column, justify="right")
     table.add_column("MACs", footer=f"{sum(layer['macs'] for layer in layers) / 1e6:,.2f} M", justify="right")
-    table.add_column("computed", footer=f"{sum(computed) / 1e6:,.2f} M", justify="right")
-    for layer, macs in zip(layers, computed):
+    table.add_column("computed", footer=f"{sum(layer['kept_macs'] for layer in layers) / 1e6:,.2f} M", justify="right")
+    for layer in layers:
         blocks = f"{layer['kept']}/{layer['total']}"
         numbers = (str(layer["n"] or "-"), f"{layer['density']:.1%}", blocks, f"{layer['macs'] / 1e6:,.2f} M")
-        table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, f"{macs / 1e6:,.2f} M")
+        computed = f"{layer['kept_macs'] / 1e6:,.2f} M"
+        table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, computed)
     return table
 
 
