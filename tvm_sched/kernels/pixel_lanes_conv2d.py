@@ -26,6 +26,7 @@ NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks a
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
 # Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
 TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
+STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; measured on Zen 4
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
@@ -124,7 +125,7 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
     sums = tile.rows * tile.cols
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
-    step = max(
+    step = STEP_CYCLES + max(
         sums * per_register / target.fma_per_cycle, loads / LOADS_PER_CYCLE, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
