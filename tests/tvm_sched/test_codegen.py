@@ -45,6 +45,12 @@ def test_pixels_counted_by_one_loop_are_addressed_without_division():
     assert steps and all(step.count("movslq") == 1 for step in steps)
 
 
+def test_an_index_that_is_a_scalar_stays():
+    x, at = te.placeholder((4, 6, 6, 8)), te.placeholder((), "int32")
+    func = function([x, at], te.compute((36, 8), lambda p, c: x[at(), p // 6, p % 6, c]))["main"]
+    assert "// 6" not in with_flat_indices(func).script().split("T.writes")[-1]
+
+
 def test_rows_and_columns_counted_by_two_loops_stay():
     sch, _ = direct(1, stride=2)
     assert with_flat_indices(sch.mod["main"]).script() == sch.mod["main"].script()

@@ -42,12 +42,12 @@ def with_flat_indices(func: PrimFunc) -> PrimFunc:
 
 def flat_indices(buffer, indices) -> list | None:
     """[0, ..., 0, pixel, channel] for indices that divide; None where none does, or where the pixel's number would still divide."""
-    *pixel, channel = indices
+    pixel, channel = indices[:-1], indices[-1:]  # of a scalar both are empty
     if not any(map(divides, pixel)):
         return None
     *extents, _ = buffer.shape
     number = Analyzer().simplify(reduce(lambda before, axis: before * axis[0] + axis[1], zip(extents, pixel), tirx.const(0, "int32")))
-    return None if divides(number) else [*(tirx.const(0, "int32") for _ in pixel[1:]), number, channel]
+    return None if divides(number) else [*(tirx.const(0, "int32") for _ in pixel[1:]), number, *channel]
 
 
 def divides(expr) -> bool:
