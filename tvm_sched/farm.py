@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
@@ -69,15 +70,16 @@ class Farm:
         """
         self.tracker, self.key, self.say = Tracker(tracker), key, say
         self.timeout_s, self.connect_s, self.patience_s = timeout_s, connect_s, patience_s
-        kinds = {kind.key: kind.devices for kind in self.tracker.kinds()}
-        if not kinds.get(key):
-            others = ", ".join(f"{each} ({len(devices)})" for each, devices in kinds.items() if devices)
+        devices = self.devices()
+        if not devices:
+            others = ", ".join(f"{kind.key} ({len(kind.devices)})" for kind in self.tracker.kinds() if kind.devices)
             raise UserError(f"the tracker at {tracker} has no device of key '{key}'; it has {others or 'none at all'}")
-        self.jobs = jobs or len(kinds[key])
+        self.jobs = jobs or len(devices)
         self.threads = 1  # that a kernel runs on
         self.histories: dict[Device, History] = {}
         self.lock = threading.Lock()  # of what is above and below
-        self.sessions, self.seen = 0, 0.0  # that are open; when a device last answered
+        self.sessions = 0  # with devices that have answered
+        self.looked, self.waited = time.monotonic(), 0.0  # seconds that have been waited for a device, none of which answered
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
         self.closed = False
@@ -104,12 +106,12 @@ class Farm:
             "arguments": [json.loads(json.dumps(each.as_json(), default=int)) for each in kernel.args_info],
         }
         worker = self.worker()
-        since, reasons = time.monotonic(), []
+        reasons = []
         try:
             while len(reasons) < ATTEMPTS:
-                self.require_hope(since)
+                self.require_hope()
                 worker.start()
-                device, answer = self.session(worker, self.lease(since), request)
+                device, answer = self.session(worker, self.lease(), request)
                 if "lost" not in answer:
                     return RunnerResult(answer.get("seconds"), answer.get("error"))
                 if answer["connected"]:
@@ -126,28 +128,34 @@ class Farm:
                 self.workers.append(self.idle[0])
             return self.idle.pop()
 
-    def lease(self, since: float) -> Lease:
+    def lease(self) -> Lease:
         """A device to connect to, as soon as there is one. Raises NoDevices."""
         while True:
             try:
+                self.miss(self.devices())
                 with self.tracker.request(self.key) as request:
                     lease = None
                     while lease is None:
-                        self.require_hope(since)
+                        self.require_hope()
                         lease = request.wait(POLL_S)
             except NoTracker as error:  # one that was started again may find its devices again
-                self.require_hope(since, str(error))
+                self.require_hope(str(error))
                 time.sleep(POLL_S)
                 continue
             if self.history(lease.device).retry_at <= time.monotonic():
                 return lease
 
-    def require_hope(self, since: float, trouble: str = ""):
-        """Raises NoDevices if, since that time, no device has answered for too long."""
+    def require_hope(self, trouble: str = ""):
+        """Raises NoDevices if no device has answered for too long. To be called while waiting: no call counts for more than a second, so that a
+        search that was paused, or was busy with builds, has not waited.
+        """
         if self.closed:
             raise NoDevices("the search has ended")
         with self.lock:
-            if self.sessions or time.monotonic() < max(since, self.seen) + self.patience_s:
+            now = time.monotonic()
+            self.waited = 0 if self.sessions else self.waited + min(now - self.looked, 1)
+            self.looked = now
+            if self.waited < self.patience_s:
                 return
             troubles = [f"{device} {history.trouble}" for device, history in self.histories.items() if history.trouble]
         why = "; ".join(troubles + [trouble] * bool(trouble)) or "all are busy or silent"
@@ -155,10 +163,7 @@ class Farm:
 
     def session(self, worker: "Worker", lease: Lease, request: dict) -> tuple[Device, dict]:
         """(device, the worker's last answer) of one measurement; `connected` in an answer that tells of a loss is whether it had begun."""
-        device = lease.device
-        with self.lock:
-            self.sessions += 1
-        connected = False
+        device, connected = lease.device, False
         try:
             worker.ask({**request, "host": device.host, "port": device.port, "matchkey": lease.matchkey})
             answer = worker.answer(self.connect_s)
@@ -171,15 +176,27 @@ class Farm:
             answer = {"lost": "the process that spoke to it ended"}
         finally:
             with self.lock:
-                self.sessions -= 1
+                self.sessions -= connected
         if "lost" in answer:
             self.has_failed(device, answer["lost"])
             return device, answer | {"connected": connected}
         with self.lock:
-            self.seen = time.monotonic()
             history = self.histories[device]
             history.measured, history.failures = history.measured + 1, 0
         return device, answer
+
+    def devices(self) -> list[Device]:
+        """Those that the tracker has of the key, free or busy. Raises NoTracker."""
+        return next((kind.devices for kind in self.tracker.kinds() if kind.key == self.key), [])
+
+    def miss(self, registered: list[Device]):
+        """Names the devices that were there and are not registered any more."""
+        with self.lock:
+            gone = [device for device, history in self.histories.items() if device not in registered and not history.trouble]
+            for device in gone:
+                self.histories[device].trouble = "is not registered at the tracker any more"
+        for device in gone:
+            self.say(f"device {device} is not registered at the tracker any more; it is left out until it answers again")
 
     def history(self, device: Device) -> History:
         """What is known of a device."""
@@ -190,7 +207,7 @@ class Farm:
         """Notes that a session with a device has begun."""
         history = self.history(device)
         with self.lock:
-            self.seen = time.monotonic()
+            self.sessions, self.waited = self.sessions + 1, 0
             back, history.trouble = history.trouble is not None, None
         if back:
             self.say(f"device {device} answers again")
@@ -208,7 +225,9 @@ class Farm:
             self.say(f"device {device} {why}; it is left out until it answers again")
 
     def summary(self) -> list[str]:
-        """A line a device: what it measured, and what became of it."""
+        """A line a device that was used: what it measured, and what became of it."""
+        with suppress(NoTracker):
+            self.miss(self.devices())
         with self.lock:
             known = sorted(self.histories.items(), key=lambda item: str(item[0]))
         return [f"{device}: {each.measured} measurements" + (f"; left out: {each.trouble}" if each.trouble else "") for device, each in known]

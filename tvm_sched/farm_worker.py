@@ -57,7 +57,8 @@ def answers_to(request: dict):
     try:
         yield {"seconds": measure(session, request["library"], request["arguments"])}
     except Exception as error:
-        yield {"error": last_line(error)} if EXPIRED in str(error) or answers_still(session) else {"lost": last_line(error)}
+        well = EXPIRED in str(error) or answers_still(session)
+        yield {"error": last_line(error)} if well else {"lost": f"broke the session off ({last_line(error)})"}
 
 
 def measure(session: rpc.RPCSession, library: str, args_info: list) -> list[float]:

@@ -1,9 +1,9 @@
 """Tuning: each distinct kernel of a network is measured with the tiles worth trying, and the measurements are kept as records.
 
-MetaSchedule's parts do the work: its runner measures in a process of its own, its XGBoost cost model ranks the tiles not yet measured by those
-that are, its database keeps the records. The spaces are small (the schedule's form is known, see kernels/), so the search is not evolutionary:
-the analytic default and the estimate's next best are measured first, then what the cost model finds most promising, a batch at a time. Each
-measurement is on disk before the next batch begins; a run that is cut off goes on where it was.
+The runner that is given measures, on this machine or on boards (measuring.py, farm.py). MetaSchedule's XGBoost cost model ranks the tiles not yet
+measured by those that are, and the records are in its database's format. The spaces are small (the schedule's form is known, see kernels/), so the
+search is not evolutionary: the analytic default and the estimate's next best are measured first, then what the cost model finds most promising, a
+batch at a time. Each measurement is on disk as soon as it is known; a run that is cut off goes on where it was.
 """
 
 import time
@@ -14,7 +14,6 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm_ffi
@@ -26,13 +25,11 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched import batches, importer, pipeline, runtime, targets
 from tvm_sched.errors import UserError
+from tvm_sched.farm import Farm, NoDevices
 from tvm_sched.measuring import Here, Measurer
 from tvm_sched.passes.schedule_functions import kernel_of
 from tvm_sched.records import Records, workload
 from tvm_sched.targets import Target
-
-if TYPE_CHECKING:
-    from tvm_sched.farm import Farm
 
 BATCH = 4  # measurements between two looks at the cost model
 LOOKS = 3  # measurements of a kernel's default and of its best, before the search believes the difference
@@ -79,7 +76,7 @@ def tune(
     minutes: float | None = None,
     seed: int = 0,
     dense: bool = False,
-    farm: "Farm | None" = None,
+    farm: Farm | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, task: None,
 ) -> TuningSummary:
     """Measures up to `trials` tiles of each distinct kernel of the network on this machine, or on the devices of `farm`, and appends them to the
@@ -104,9 +101,12 @@ def tune(
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
         model = XGBModel(config=XGBConfig(seed=seed), num_warmup_samples=2 * BATCH, num_tuning_cores=1, tree_method="auto")
         results = []
-        for index, task in enumerate(tasks):
-            report = partial(progress_of_task, progress, index, len(tasks), trials, task.name)
-            results.append(tune_task(task, target, database, measurer, model, trials, deadline, report))
+        try:
+            for index, task in enumerate(tasks):
+                report = partial(progress_of_task, progress, index, len(tasks), trials, task.name)
+                results.append(tune_task(task, target, database, measurer, model, trials, deadline, report))
+        except NoDevices as error:
+            raise NoDevices(f"{error}; {len(database.records)} measurements are kept in {records}: run the same again to go on") from None
     return TuningSummary(results, measurer.failed, time.monotonic() - began, measurer.first_error)
 
 

@@ -25,9 +25,12 @@ class Finding:
 
 
 @click.command("doctor")
-def command() -> None:
+@click.option("--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker.")
+def command(tracker: str | None) -> None:
     """Say what this machine has and lacks for each job, and how to mend it."""
     findings = [*training(), *compiling(), *cross_compiling(), *tuning(), *benchmarking()]
+    if tracker:
+        findings += boards(tracker)
     for job, of_job in groupby(findings, key=lambda finding: finding.job):
         click.secho(job, bold=True)
         for finding in of_job:
@@ -86,6 +89,25 @@ def tuning() -> Iterator[Finding]:
     """What MetaSchedule's workers and cost model import."""
     for module in ("xgboost", "cloudpickle", "psutil", "tornado"):
         yield from _package("tune", module)
+
+
+def boards(address: str) -> Iterator[Finding]:
+    """The boards of a tuning farm, free or busy. A tracker counts the free ones of a key and does not tell them apart."""
+    from tvm_sched.errors import UserError
+    from tvm_sched.tracker import Tracker
+
+    job = "tune on boards"
+    try:
+        kinds = Tracker(address).kinds()
+    except UserError as error:
+        yield Finding(job, False, str(error), "python -m tvm.exec.rpc_tracker --host ADDRESS --port 9190 --port-end 9191")
+        return
+    if not any(kind.devices for kind in kinds):
+        yield Finding(job, False, f"no board is registered at {address}", f"scripts/serve_board.py --tracker {address} --key KEY --host ADDRESS")
+    for kind in kinds:
+        waiting = f", {kind.waiting} requests wait" if kind.waiting else ""
+        counts = f"{len(kind.devices)} registered, {kind.free} free, {len(kind.devices) - kind.free} busy{waiting}"
+        yield Finding(job, kind.free > 0, f"{kind.key}: {counts}: {', '.join(map(str, kind.devices)) or 'none'}")
 
 
 def benchmarking() -> Iterator[Finding]:

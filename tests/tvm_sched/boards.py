@@ -1,0 +1,88 @@
+"""What tests need for boards: a tracker, servers that can be killed, and one that never answers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tvm.rpc import base
+from tvm.rpc.base import TrackerCode
+
+from tvm_sched.tracker import Device, Tracker
+
+HOST = "127.0.0.1"
+SERVE = Path(__file__).parents[2] / "scripts" / "serve_board.py"
+START_S = 120
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server((HOST, 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def running_tracker():
+    """The address of a tracker that runs in a thread."""
+    from tvm.rpc.tracker import PopenTrackerServerState
+
+    port = free_port()
+    state = PopenTrackerServerState(HOST, port, port + 1, silent=True)
+    try:
+        yield f"{HOST}:{port}"
+    finally:
+        with Tracker(f"{HOST}:{port}").connection() as sock:
+            base.sendjson(sock, [TrackerCode.STOP, state.stop_key])
+            base.recvjson(sock)
+        state.thread.join()
+
+
+class Board:
+    """`scripts/serve_board.py` in a process group of its own: as a board, it dies as a whole."""
+
+    def __init__(self, tracker: str, key: str, command=(sys.executable,), threads: int = 1, **environment):
+        self.tracker, self.key, self.port = tracker, key, free_port()
+        self.device = Device(HOST, self.port)
+        self.command = [*command, str(SERVE), "--tracker", tracker, "--key", key, "--host", HOST, "--port", str(self.port)]
+        self.environment = os.environ | {"TVM_NUM_THREADS": str(threads)} | environment
+        self.process = None
+
+    def start(self) -> "Board":
+        """Starts it; returns when the tracker knows it."""
+        self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_S
+        while not any(kind.key == self.key and self.device in kind.devices for kind in Tracker(self.tracker).kinds()):
+            assert self.process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        return self
+
+    def kill(self):
+        """SIGKILL for the server and its sessions."""
+        if self.process:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *exception):
+        self.kill()
+
+
+@contextmanager
+def silent_board(tracker: str, key: str):
+    """The Device of a server that registers, takes connections, and never says a word."""
+    with socket.create_server((HOST, 0)) as server, Tracker(tracker).connection() as registered:
+        device = Device(*server.getsockname())
+        for message in (
+            [TrackerCode.UPDATE_INFO, {"key": f"server:{key}", "addr": [HOST, device.port]}],
+            [TrackerCode.PUT, key, (device.port, f"{key}:0.5"), HOST],
+        ):
+            base.sendjson(registered, message)
+            assert base.recvjson(registered) == TrackerCode.SUCCESS
+        yield device

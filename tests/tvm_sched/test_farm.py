@@ -1,0 +1,162 @@
+"""A farm of boards: measured in parallel, what fails is named and left out, what is measured is kept."""
+
+import json
+import subprocess
+import threading
+from concurrent.futures import Future
+
+import boards
+import pytest
+import torch
+from boards import Board, silent_board
+from torch import nn
+from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
+from zeros import prune
+
+import tvm_sched
+from tvm_sched import farm, importer, measuring, pipeline, targets, tuning
+from tvm_sched.farm import Farm, NoDevices
+from tvm_sched.records import RECORDS
+
+TRIALS = 8
+PATIENCE_S = 60  # where a device does come
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    with boards.running_tracker() as address:
+        yield address
+
+
+def network():
+    torch.manual_seed(0)
+    return prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, 0.25).eval(), torch.randn(1, 32, 8, 8)
+
+
+def tune(folder, runner, trials=TRIALS):
+    return tvm_sched.tune(*network(), threads=1, records=folder, trials=trials, farm=runner)
+
+
+def records(folder) -> list:
+    return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+
+
+def distinct(folder) -> int:
+    """How many schedules have records."""
+    return len({json.dumps(record[1][0]) for record in records(folder)})
+
+
+class Killing(Farm):
+    """Ends a board, and does what `after` does, as soon as it has begun the measurement after its first `healthy` ones."""
+
+    def __init__(self, board: Board, *args, healthy=1, after=lambda: None, **options):
+        self.said = []
+        super().__init__(*args, say=self.said.append, **options)
+        self.board, self.healthy, self.after = board, healthy, after
+
+    def has_answered(self, device):
+        super().has_answered(device)
+        if device == self.board.device and self.board.process.poll() is None and self.history(device).measured == self.healthy:
+            self.board.kill()
+            self.after()
+
+
+def test_one_board_hangs_one_dies_and_the_third_measures_all_that_is_left(tracker, tmp_path):
+    with Board(tracker, "three") as good, Board(tracker, "three") as victim, silent_board(tracker, "three") as silent:
+        runner = Killing(victim, tracker, "three", connect_s=5, patience_s=PATIENCE_S)
+        assert runner.jobs == 3
+        summary = tune(tmp_path, runner)
+    (task,) = summary.tasks
+    assert (summary.failed, task.measured) == (0, TRIALS)
+    assert distinct(tmp_path) == TRIALS
+    assert len(records(tmp_path)) == sum(history.measured for history in runner.histories.values())
+    assert any(f"device {silent} did not answer in 5 s; it is left out" in sentence for sentence in runner.said)
+    assert any(f"device {victim.device} " in sentence and "left out until it answers again" in sentence for sentence in runner.said)
+    assert runner.histories[victim.device].measured == 1 and runner.histories[good.device].measured >= TRIALS - 1
+    assert [line.split(":")[1].split()[0] for line in runner.summary()] == sorted(str(each.port) for each in runner.histories)
+
+
+def test_a_board_that_comes_back_is_used_again_and_nothing_is_lost(tracker, tmp_path):
+    with Board(tracker, "back") as board:
+        returning = threading.Thread(target=board.start)
+        runner = Killing(board, tracker, "back", patience_s=PATIENCE_S, after=returning.start)
+        summary = tune(tmp_path, runner)
+        returning.join()
+    assert (summary.failed, summary.tasks[0].measured, distinct(tmp_path)) == (0, TRIALS, TRIALS)
+    assert f"device {board.device} answers again" in runner.said
+
+
+def test_no_board_left_is_told_in_a_sentence_and_what_was_measured_is_kept(tracker, tmp_path):
+    with Board(tracker, "last") as board:
+        with pytest.raises(NoDevices) as caught:
+            tune(tmp_path, Killing(board, tracker, "last", healthy=2, patience_s=1))
+    sentence = str(caught.value)
+    assert "\n" not in sentence and f"{board.device} " in sentence
+    assert "no device of key 'last' has answered for 1 s" in sentence and f"2 measurements are kept in {tmp_path}" in sentence
+    assert len(records(tmp_path)) == 2
+
+
+KERNELS = {
+    "crashes": "#include <stdlib.h>\nint __tvm_ffi_main(void *self, void *args, int count, void *result) { abort(); }",
+    "never returns": "int __tvm_ffi_main(void *self, void *args, int count, void *result) { for (;;); }",
+    "does nothing": "int __tvm_ffi_main(void *self, void *args, int count, void *result) { return 0; }",
+}
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    """What a runner takes, of a kernel by its name in KERNELS."""
+    imported = importer.from_torch(*network())
+    (task,) = tuning.tasks_of(pipeline.fused(imported, targets.host()).mod, targets.host())
+    args_info = tuning.candidate_of(tuning.schedules(task.func, targets.host())[0]).args_info
+
+    def made(name):
+        library = tmp_path / f"{name.replace(' ', '_')}.so"
+        if name in KERNELS:
+            command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+            subprocess.run(command, input=KERNELS[name].encode(), check=True)
+        else:
+            library.write_bytes(b"no library at all")
+        return RunnerInput(str(library), "cpu", args_info)
+
+    return made
+
+
+def test_a_kernel_that_fails_is_no_fault_of_the_board(tracker, kernel, monkeypatch):
+    monkeypatch.setattr(farm, "LONGEST_PAUSE_S", 0.1)
+    said = []
+    with Board(tracker, "kernels"), Farm(tracker, "kernels", timeout_s=3, patience_s=PATIENCE_S, say=said.append) as runner:
+        bad = runner.submit(kernel("is garbage")).result()
+        endless = runner.submit(kernel("never returns")).result()
+        assert not said
+        assert bad.run_secs is None and bad.error_msg
+        assert endless.run_secs is None and "RPCSessionTimeoutError" in endless.error_msg
+        crash = runner.submit(kernel("crashes")).result()
+        assert crash.run_secs is None and f"lost on {farm.ATTEMPTS} attempts" in crash.error_msg
+        assert any("left out until it answers again" in sentence for sentence in said)
+        good = runner.submit(kernel("does nothing")).result()
+        assert good.error_msg is None and len(good.run_secs) == 15 and all(0 <= float(each) < 1 for each in good.run_secs)
+        assert "answers again" in said[-1]
+
+
+def test_a_board_with_fewer_threads_is_left_out(tracker, kernel):
+    with Board(tracker, "small"), Farm(tracker, "small", patience_s=1) as runner:
+        runner.threads = 2
+        with pytest.raises(NoDevices, match="runs no more than 1 threads, and 2 are asked for"):
+            runner.submit(kernel("does nothing")).result()
+
+
+def test_all_results_are_told_before_what_stops_the_runner():
+    failed = Future()
+    failed.set_exception(NoDevices("gone"))
+    futures = [measuring.done(RunnerResult([1.0], None)), failed, measuring.done(RunnerResult(None, "why\nit failed"))]
+
+    class Told(measuring.Measurer):
+        def submit(self, sch):
+            return futures[sch]
+
+    measurer, told = Told(targets.host(), runner=None), {}
+    with pytest.raises(NoDevices, match="gone"):
+        for number, result in measurer.measure([0, 1, 2]):
+            told[number] = result
+    assert sorted(told) == [0, 2] and (measurer.failed, measurer.first_error) == (1, "it failed")
