@@ -11,6 +11,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace machine {
@@ -43,15 +44,15 @@ inline std::vector<int> allowed() {
   return cores;
 }
 
-// Those of `cores` that are at least three quarters as capable as the best: by the kernel's cpu_capacity (1024 for the best core of a board), else by
+// Those of `cores` that come near the best: within a quarter by the kernel's cpu_capacity (1024 for the best core of a board), else within a tenth by
 // the highest frequency. All of them where neither is told.
 inline std::vector<int> big(const std::vector<int>& cores, const std::string& root = "") {
-  for (const char* measure : {"/cpu_capacity", "/cpufreq/cpuinfo_max_freq"}) {
+  for (auto [measure, share] : {std::make_pair("/cpu_capacity", 0.75), std::make_pair("/cpufreq/cpuinfo_max_freq", 0.9)}) {
     std::vector<int> found;
     double best = 0;
     for (int core : cores) best = std::max(best, number(cpu(root, core) + measure));
     for (int core : cores)
-      if (number(cpu(root, core) + measure) >= 0.75 * best) found.push_back(core);
+      if (number(cpu(root, core) + measure) >= share * best) found.push_back(core);
     if (best > 0) return found;
   }
   return cores;

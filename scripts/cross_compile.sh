@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From a network to an archive that runs on a board without Python: MODEL -> NAME.so -> NAME.tar.gz, in runs/boards.
-#   scripts/cross_compile TARGET MODEL [OPTIONS of subp compile]        scripts/cross_compile cortex-a76 resnet18 --sparsity 0.75
+#   scripts/cross_compile.sh TARGET MODEL [OPTIONS of subp compile]        scripts/cross_compile.sh cortex-a76 resnet18 --sparsity 0.75
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${1:?usage: scripts/cross_compile TARGET MODEL [OPTIONS of subp compile]} model=${2:?usage: scripts/cross_compile TARGET MODEL}
+target=${1:?usage: scripts/cross_compile.sh TARGET MODEL [OPTIONS of subp compile]} model=${2:?usage: scripts/cross_compile.sh TARGET MODEL}
 shift 2
 subp=$([ -x .venv/bin/subp ] && echo .venv/bin/subp || echo subp)
 name=$(basename "${model%.*}")-$target
