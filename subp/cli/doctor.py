@@ -1,6 +1,7 @@
 """`subp doctor`: what this machine has and lacks for each job, and the command that mends it."""
 
 import importlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -68,10 +69,21 @@ def compiling() -> Iterator[Finding]:
 
 
 def cross_compiling() -> Iterator[Finding]:
-    """A linker for boards."""
-    from tvm_sched import targets
+    """A linker for boards, a compiler for the program that runs networks there, and TVM's runtime."""
+    from tvm_sched import targets, toolchain, wheels
+    from tvm_sched.errors import UserError
 
-    yield linking("compile for aarch64 boards", targets.get("cortex-a76"))
+    job, board = "compile for aarch64 boards", targets.get("cortex-a76")
+    yield linking(job, board)
+    try:
+        runner = toolchain.program_compiler(board.arch)
+    except UserError:
+        return  # what there is to say has been said
+    old = runner == toolchain.zig(board.arch, "c++")
+    mend = "" if old else "pip install ziglang"
+    yield Finding(job, True, f"bundle: {shlex.join(runner)}{'' if old else ' (for systems like this one and newer)'}", mend)
+    fetched = "in the cache" if wheels.is_here(board.arch) else "fetched from PyPI when first needed"
+    yield Finding(job, True, f"bundle: TVM's runtime, {fetched}")
 
 
 def linking(job: str, target: "Target") -> Finding:
@@ -80,9 +92,11 @@ def linking(job: str, target: "Target") -> Finding:
     from tvm_sched.errors import UserError
 
     try:
-        return Finding(job, True, f"linker: {' '.join(toolchain.linker(target))}")
+        chosen = toolchain.linker(target)
     except UserError as error:
         return Finding(job, False, str(error))
+    others = [shlex.join(each) for each in toolchain.compilers(target.arch) if each != chosen]
+    return Finding(job, True, f"linker: {shlex.join(chosen)}" + (f"; also here: {', '.join(others)}" if others else ""))
 
 
 def tuning() -> Iterator[Finding]:
