@@ -1,22 +1,17 @@
 """A farm of boards: measured in parallel, what fails is named and left out, what is measured is kept."""
 
-import json
 import subprocess
 import threading
 from concurrent.futures import Future
 
 import boards
 import pytest
-import torch
-from boards import Board, silent_board
-from torch import nn
+from boards import Board, Killing, distinct, network, records, silent_board
 from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
-from zeros import prune
 
 import tvm_sched
 from tvm_sched import farm, importer, measuring, pipeline, targets, tuning
 from tvm_sched.farm import Farm, NoDevices
-from tvm_sched.records import RECORDS
 
 TRIALS = 8
 PATIENCE_S = 60  # where a device does come
@@ -28,37 +23,8 @@ def tracker():
         yield address
 
 
-def network():
-    torch.manual_seed(0)
-    return prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, 0.25).eval(), torch.randn(1, 32, 8, 8)
-
-
 def tune(folder, runner, trials=TRIALS):
     return tvm_sched.tune(*network(), threads=1, records=folder, trials=trials, farm=runner)
-
-
-def records(folder) -> list:
-    return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
-
-
-def distinct(folder) -> int:
-    """How many schedules have records."""
-    return len({json.dumps(record[1][0]) for record in records(folder)})
-
-
-class Killing(Farm):
-    """Ends a board, and does what `after` does, as soon as it has begun the measurement after its first `healthy` ones."""
-
-    def __init__(self, board: Board, *args, healthy=1, after=lambda: None, **options):
-        self.said = []
-        super().__init__(*args, say=self.said.append, **options)
-        self.board, self.healthy, self.after = board, healthy, after
-
-    def has_answered(self, device):
-        super().has_answered(device)
-        if device == self.board.device and self.board.process.poll() is None and self.history(device).measured == self.healthy:
-            self.board.kill()
-            self.after()
 
 
 def test_one_board_hangs_one_dies_and_the_third_measures_all_that_is_left(tracker, tmp_path):

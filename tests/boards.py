@@ -1,5 +1,6 @@
-"""What tests need for boards: a tracker, servers that can be killed, and one that never answers."""
+"""What tests of a tuning farm share: a tracker, boards that can be killed, one that never answers, and a network of one kernel to tune on them."""
 
+import json
 import os
 import signal
 import socket
@@ -9,14 +10,19 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+from torch import nn
 from tvm.rpc import base
 from tvm.rpc.base import TrackerCode
+from zeros import prune
 
-from tvm_sched.tracker import Device, Tracker
+from tvm_sched.farm import Farm
+from tvm_sched.records import RECORDS
+from tvm_sched.tracker import Device, NoTracker, Tracker
 
 HOST = "127.0.0.1"
-SERVE = Path(__file__).parents[2] / "scripts" / "serve_board.py"
-START_S = 120
+SERVE = Path(__file__).parents[1] / "scripts" / "serve_board.py"
+START_S = 600  # of a board, at the most
 
 
 def free_port() -> int:
@@ -55,10 +61,16 @@ class Board:
         """Starts it; returns when the tracker knows it."""
         self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_S
-        while not any(kind.key == self.key and self.device in kind.devices for kind in Tracker(self.tracker).kinds()):
+        while not self.is_registered():
             assert self.process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         return self
+
+    def is_registered(self) -> bool:
+        """Whether the tracker knows it; False, too, where the tracker is too busy to say."""
+        with suppress(NoTracker):
+            return any(kind.key == self.key and self.device in kind.devices for kind in Tracker(self.tracker).kinds())
+        return False
 
     def kill(self):
         """SIGKILL for the server and its sessions."""
@@ -74,6 +86,21 @@ class Board:
         self.kill()
 
 
+class Killing(Farm):
+    """Kills a board as soon as it has begun the measurement after its first `healthy` ones, and then calls `after`."""
+
+    def __init__(self, board: Board, *args, healthy=1, after=lambda: None, **options):
+        self.said = []
+        super().__init__(*args, say=self.said.append, **options)
+        self.board, self.healthy, self.after = board, healthy, after
+
+    def has_answered(self, device):
+        super().has_answered(device)
+        if device == self.board.device and self.board.process.poll() is None and self.history(device).measured == self.healthy:
+            self.board.kill()
+            self.after()
+
+
 @contextmanager
 def silent_board(tracker: str, key: str):
     """The Device of a server that registers, takes connections, and never says a word."""
@@ -86,3 +113,19 @@ def silent_board(tracker: str, key: str):
             base.sendjson(registered, message)
             assert base.recvjson(registered) == TrackerCode.SUCCESS
         yield device
+
+
+def network():
+    """(module, example input): one convolution with zeros."""
+    torch.manual_seed(0)
+    return prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, 0.25).eval(), torch.randn(1, 32, 8, 8)
+
+
+def records(folder: Path) -> list:
+    """The lines of a tuning log."""
+    return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+
+
+def distinct(folder: Path) -> int:
+    """How many schedules have records."""
+    return len({json.dumps(record[0]) for _, record in records(folder)})
