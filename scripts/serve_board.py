@@ -44,7 +44,7 @@ def main():
         print(f"serve_board: '{chosen.key}' listens at {chosen.host}:{server.port}, tracker {chosen.tracker[0]}:{chosen.tracker[1]}", flush=True)
         server.thread.join()
         server.sock.close()
-        print("serve_board: a session broke off; serving again", flush=True)
+        print("serve_board: stopped by a session that crashed, or without a tracker; serving again", flush=True)
         time.sleep(1)
 
 

@@ -87,18 +87,19 @@ class Board:
 
 
 class Killing(Farm):
-    """Kills a board as soon as it has begun the measurement after its first `healthy` ones, and then calls `after`."""
+    """Kills a board as soon as it has begun the measurement after so many; `kills` maps these numbers to what is called then."""
 
-    def __init__(self, board: Board, *args, healthy=1, after=lambda: None, **options):
+    def __init__(self, board: Board, *args, kills, **options):
         self.said = []
         super().__init__(*args, say=self.said.append, **options)
-        self.board, self.healthy, self.after = board, healthy, after
+        self.board, self.kills = board, kills
 
     def has_answered(self, device):
         super().has_answered(device)
-        if device == self.board.device and self.board.process.poll() is None and self.history(device).measured == self.healthy:
+        measured = self.history(device).measured
+        if device == self.board.device and measured in self.kills:
             self.board.kill()
-            self.after()
+            self.kills.pop(measured)()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 
 from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
 
@@ -31,7 +32,7 @@ CONNECT_S = 15  # for a device to answer
 PATIENCE_S = 120  # without any device, before the search gives up: a board starts in less
 MARGIN_S = 15  # for what happens around a session that the device itself ends in time
 START_S = 120  # for a worker to import TVM
-POLL_S = 0.2  # between looks at what else has happened while waiting
+POLL_S = 0.5  # between looks at what else has happened while waiting
 LONGEST_PAUSE_S = 60  # that a failing device is left alone
 
 
@@ -132,11 +133,11 @@ class Farm:
         """A device to connect to, as soon as there is one. Raises NoDevices."""
         while True:
             try:
-                self.miss(self.devices())
                 with self.tracker.request(self.key) as request:
                     lease = None
                     while lease is None:
                         self.require_hope()
+                        self.miss(self.devices())
                         lease = request.wait(POLL_S)
             except NoTracker as error:  # one that was started again may find its devices again
                 self.require_hope(str(error))
@@ -259,8 +260,12 @@ class Worker:
             raise ChildProcessError from None
 
     def answer(self, seconds: float) -> dict:
-        """The next answer. Raises TimeoutError or ChildProcessError if none comes in that time; the process is then ended."""
-        if not select.select([self.process.stdout], [], [], seconds)[0]:
+        """The next answer. Raises TimeoutError or ChildProcessError if none comes in that time; the process is then ended.
+
+        Many short waits make up a long one, of which a pause of the whole machine costs one.
+        """
+        waits = range(ceil(seconds / POLL_S))
+        if not any(select.select([self.process.stdout], [], [], POLL_S)[0] for _ in waits):
             self.kill()
             raise TimeoutError(round(seconds))
         line = self.process.stdout.readline()

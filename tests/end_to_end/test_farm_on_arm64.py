@@ -63,7 +63,7 @@ def board():
 def test_a_board_that_dies_in_the_middle_and_comes_back_loses_nothing(board, tmp_path):
     board.start()
     returning = threading.Thread(target=board.start)
-    runner = Killing(board, board.tracker, board.key, after=returning.start, connect_s=120, timeout_s=120, patience_s=boards.START_S)
+    runner = Killing(board, board.tracker, board.key, kills={1: returning.start}, connect_s=120, timeout_s=120, patience_s=boards.START_S)
     summary = tvm_sched.tune(*network(), target="cortex-a76", threads=1, records=tmp_path, trials=TRIALS, farm=runner)
     returning.join()
     assert (summary.failed, summary.tasks[0].measured, distinct(tmp_path)) == (0, TRIALS, TRIALS)
