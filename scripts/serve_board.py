@@ -36,7 +36,9 @@ def main():
         sys.exit(f"serve_board: {error}; 'pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 psutil'")
     logger.setLevel(logging.WARNING)
     print(f"serve_board: anyone who can connect to {chosen.host} may run code here; see the security note in {__file__}", flush=True)
+    folder = os.getcwd()
     while True:
+        os.chdir(folder)  # a session that crashed has left us in its own, which is gone
         try:
             server = PopenRPCServerState(chosen.host, chosen.port, chosen.port + 10, tracker_addr=chosen.tracker, key=chosen.key, custom_addr=chosen.host)
         except (OSError, ValueError) as error:

@@ -59,7 +59,7 @@ class Board:
 
     def start(self) -> "Board":
         """Starts it; returns when the tracker knows it."""
-        self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
         deadline = time.monotonic() + START_S
         while not self.is_registered():
             assert self.process.poll() is None and time.monotonic() < deadline
