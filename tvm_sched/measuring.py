@@ -44,19 +44,30 @@ class Measurer:
 
         What stops the runner is raised when all that it has measured has been told.
         """
-        futures = {self.submit(sch): number for number, sch in enumerate(batch)}
-        stopped = None
-        for future in as_completed(futures):
-            if stopped_by := future.exception():
-                stopped = stopped_by
-                continue
-            result = future.result()
-            if result.error_msg is not None:
-                self.failed += 1
-                self.first_error = self.first_error or (result.error_msg.strip().splitlines() or ["no reason given"])[-1]
-            yield futures[future], result
+        pending: dict[Future, int] = {}
+        stopped: list[BaseException] = []
+
+        def told(futures):
+            for future in futures:
+                number = pending.pop(future)
+                if error := future.exception():
+                    stopped.append(error)
+                else:
+                    yield number, self.noted(future.result())
+
+        for number, sch in enumerate(batch):
+            pending[self.submit(sch)] = number
+            yield from told([future for future in pending if future.done()])
+        yield from told(as_completed(list(pending)))
         if stopped:
-            raise stopped
+            raise stopped[0]
+
+    def noted(self, result: RunnerResult) -> RunnerResult:
+        """The result, counted if it is a failure."""
+        if result.error_msg is not None:
+            self.failed += 1
+            self.first_error = self.first_error or (result.error_msg.strip().splitlines() or ["no reason given"])[-1]
+        return result
 
     def submit(self, sch: Schedule) -> Future:
         """The Future of one schedule's RunnerResult."""
