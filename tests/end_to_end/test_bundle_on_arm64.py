@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import tarfile
 
+import arm64_root
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,13 @@ def test_outputs_are_pytorchs(run, network, tmp_path):
 
 def test_a_benchmark_runs(run):
     assert json.loads(run("--bench", "--seconds", 0, "--json"))["calls"] == 10
+
+
+def test_without_apt_the_reason_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(arm64_root, "CACHE", tmp_path)
+    monkeypatch.setattr(arm64_root.shutil, "which", lambda program: None)
+    with pytest.raises(arm64_root.Unavailable, match=r"no apt-get here to fetch Debian's libstdc\+\+6 with"):
+        arm64_root.root()
 
 
 def binaries(bundle):
