@@ -33,7 +33,10 @@ N, SIZE = 16, 224
 @click.option("--output", default=Path("results/boards_emulated.csv"), show_default=True, type=click.Path(dir_okay=False, path_type=Path))
 def command(networks, target, output):
     """Check bundles of networks under emulation."""
-    under = shlex.join([*arm64_root.emulator(target), "-L", str(arm64_root.root())])
+    try:
+        under = shlex.join(arm64_root.emulated(arm64_root.root(), target))
+    except arm64_root.Unavailable as reason:
+        raise click.ClickException(str(reason)) from None
     rows = []
     for network in networks or ("resnet18", "mobilenet_v1"):
         for sparsity in (0.75, 0.0):
@@ -69,8 +72,10 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def subp(*arguments) -> None:
-    """Runs a command line of ours."""
-    subprocess.run([sys.executable, "-c", "from subp.cli import main; main()", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    """Runs a command line of ours, which tells what fails itself."""
+    done = subprocess.run([sys.executable, "-c", "from subp.cli import main; main()", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise click.ClickException(f"'subp {' '.join(map(str, arguments))}' failed")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -104,6 +105,14 @@ def test_a_benchmark_tells_times_and_the_machine(unpacked):
     assert 0 < said["min_ms"] <= said["median_ms"] <= said["p90_ms"]
     assert (said["bundle"], said["calls"], said["threads"]) == ("net", 10, 1)
     assert run(unpacked, "--bench", "--seconds", 0).startswith("net: median ")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core here")
+def test_two_threads_compute_the_same(unpacked):
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    threads = ("--threads", 2, "--cores", f"{first},{second}")
+    assert json.loads(run(unpacked, "--bench", "--seconds", 0, "--json", *threads))["threads"] == 2
+    assert run(unpacked, "--check", *threads).startswith("net: check ok: ")
 
 
 def save(path, array):
