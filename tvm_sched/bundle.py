@@ -39,10 +39,11 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
     require_runnable(manifest, library)
     compiler = toolchain.program_compiler(arch, cc)
     runtime = wheels.runtime_files(arch)
+    shared = [path for path in runtime.values() if path.suffix == ".so"]
     with tempfile.TemporaryDirectory() as folder:
         runner = Path(folder, "runner")
-        build_runner(runner, compiler, [path for path in runtime.values() if path.suffix == ".so"])
-        needs = toolchain.runs_with(library, runner, *(path for path in runtime.values() if path.suffix == ".so"))
+        build_runner(runner, compiler, shared)
+        needs = toolchain.runs_with(library, runner, *shared)
         files = {name: path.read_bytes() for name, path in {"net.so": library, "bin/runner": runner, **runtime}.items()}
     check = manifest["check"]
     files |= {

@@ -32,7 +32,7 @@ MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ou
 
 def linker(target: Target, cc: str | None = None) -> list[str]:
     """The command that links for `target`: `cc`, or the first of `compilers`. Raises UserError without one."""
-    return named(cc) if cc else first(target.arch, compilers(target.arch))
+    return named(cc) if cc else first(target.arch, compilers(target.arch), "; or save to a name ending in .tar, which holds object files")
 
 
 def program_compiler(arch: str, cc: str | None = None) -> list[str]:
@@ -66,12 +66,12 @@ def named(cc: str) -> list[str]:
     return words
 
 
-def first(arch: str, commands: list[list[str]]) -> list[str]:
-    """The first command. Raises UserError, saying what to install, without any."""
+def first(arch: str, commands: list[list[str]], way_round: str = "") -> list[str]:
+    """The first command. Without any raises UserError, saying what to install, and the way round it."""
     if commands:
         return commands[0]
     remedy = "install g++" if arch == platform.machine() else f"'pip install ziglang', or install g++-{arch.replace('_', '-')}-linux-gnu"
-    raise UserError(f"no compiler here links for {arch}: {remedy}; or save to a name ending in .tar, which holds object files")
+    raise UserError(f"no compiler here links for {arch}: {remedy}{way_round}")
 
 
 def link(output: str, files: list[str], compiler: list[str], manifest: bytes) -> None:

@@ -1,6 +1,6 @@
 """TVM's runtime for an architecture: this machine's from the installed packages, another's from the wheels of the same versions on PyPI.
 
-Of a wheel of 90 MB the runtime is 5 MB; that much is kept in the user's cache, and fetched once.
+Of 98 MB that are fetched, once, the runtime is 5 MB; these are kept in the user's cache.
 """
 
 import os

@@ -29,7 +29,7 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
         raise UserError(f"{output} must end in {SUFFIX}")
     manifest, arch = read_manifest(artifact)
     if not wheels.is_here(arch):
-        click.echo(f"fetching TVM's runtime for {arch} from PyPI: some 90 MB, once", err=True)
+        click.echo(f"fetching TVM's runtime for {arch} from PyPI: some 100 MB, once", err=True)
     files, needs = bundle.contents(artifact, cc)
     write_atomically(output, bundle.archive(files, name))
     click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {manifest['target']} ({arch}), {needs}")

@@ -5,6 +5,7 @@ import numpy as np
 
 from tvm_sched.artifact import error_limit
 
+
 class CheckFailed(click.ClickException):
     """Two stages that must agree do not."""
 

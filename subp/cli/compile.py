@@ -44,7 +44,9 @@ def command(
     from tvm_sched import targets, toolchain
 
     not_an_input(output, model)
-    machine = targets.get(target)  # a wrong name is told before the network is loaded
+    machine = targets.get(target)  # a wrong name is told before the network is loaded, and so is a missing linker
+    if output.suffix != ".tar":
+        toolchain.linker(machine, cc)
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(
         network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense

@@ -80,8 +80,11 @@ def cross_compiling() -> Iterator[Finding]:
     except UserError:
         return  # what there is to say has been said
     old = runner == toolchain.zig(board.arch, "c++")
-    mend = "" if old else "pip install ziglang"
-    yield Finding(job, True, f"bundle: {shlex.join(runner)}{'' if old else ' (for systems like this one and newer)'}", mend)
+    what = f"bundle: {shlex.join(runner)}"
+    if old:
+        yield Finding(job, True, what)
+    else:
+        yield Finding(job, True, f"{what}, for boards no older than this system", "pip install ziglang")
     fetched = "in the cache" if wheels.is_here(board.arch) else "fetched from PyPI when first needed"
     yield Finding(job, True, f"bundle: TVM's runtime, {fetched}")
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "debian"
-MIRROR = "http://deb.debian.org/debian"
+MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")  # old releases move from the one to the other
 OLDEST = "bullseye"  # Debian 11, glibc 2.31: the oldest system that is promised to do
 EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
 CONFIG = """\
@@ -50,14 +50,14 @@ def root(packages: tuple[str, ...] = ("libstdc++6",), release: str = OLDEST, arc
         for each in (apt / "lists/partial", apt / "archives/partial", unpacked):
             each.mkdir(parents=True)
         (apt / "status").touch()
-        (apt / "sources.list").write_text(f"deb {MIRROR} {release} main\n")
         (apt / "apt.conf").write_text(CONFIG.format(folder=apt, architecture=architecture))
-        environment = os.environ | {"APT_CONFIG": str(apt / "apt.conf")}
-        for action in (["update", "--error-on=any"], ["install", "--yes", "--download-only", *packages]):
-            done = subprocess.run(["apt-get", "--quiet", *action], env=environment, capture_output=True, text=True)
-            if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-                raise Unavailable(f"apt-get {action[0]} for {architecture}: {lines[0] if lines else f'exit code {done.returncode}'}")
+        for mirror in MIRRORS:
+            (apt / "sources.list").write_text(f"deb [check-valid-until=no] {mirror} {release} main\n")
+            failure = apt_get(apt, "update", "--error-on=any") or apt_get(apt, "install", "--yes", "--download-only", *packages)
+            if not failure:
+                break
+        else:
+            raise Unavailable(f"{', '.join(packages)} of Debian's {release} for {architecture}: {failure}")
         for package in sorted((apt / "archives").glob("*.deb")):
             subprocess.run(["dpkg-deb", "--extract", str(package), str(unpacked)], check=True)
         try:
@@ -66,6 +66,14 @@ def root(packages: tuple[str, ...] = ("libstdc++6",), release: str = OLDEST, arc
             if not folder.is_dir():
                 raise
     return folder
+
+
+def apt_get(apt: Path, *action: str) -> str:
+    """Runs apt-get in the configuration of its own; why it failed, if it did."""
+    environment = os.environ | {"APT_CONFIG": str(apt / "apt.conf")}
+    done = subprocess.run(["apt-get", "--quiet", *action], env=environment, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+    return (errors[0] if errors else f"apt-get's exit code is {done.returncode}") if done.returncode else ""
 
 
 def emulator(cpu: str = "cortex-a76") -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -81,7 +82,7 @@ def test_outputs_are_the_artifacts(unpacked, compiled, tmp_path):
 
 
 def test_the_check_passes_and_tells_the_artifacts_error(unpacked, compiled):
-    assert run(unpacked, "--check").startswith("check ok: max abs error ")
+    assert run(unpacked, "--check").startswith("net: check ok: max abs error ")
     said = json.loads(run(unpacked, "--check", "--json"))
     assert said["check"] == "ok"
     assert said["max_abs_error"] == pytest.approx(compiled.check(), abs=1e-9)
@@ -93,7 +94,7 @@ def test_a_wrong_output_fails_the_check(unpacked, wrong, error):
     expected = np.load(path)
     expected[7] += wrong
     np.save(path, expected)
-    assert run(unpacked, "--check", code=1).startswith("check FAILED: ")
+    assert run(unpacked, "--check", code=1).startswith("net: check FAILED: ")
     said = json.loads(run(unpacked, "--check", "--json", code=1))
     assert said["check"] == "failed"
     assert said["max_abs_error"] == (error if error is None else pytest.approx(error, abs=1e-3))
@@ -102,8 +103,16 @@ def test_a_wrong_output_fails_the_check(unpacked, wrong, error):
 def test_a_benchmark_tells_times_and_the_machine(unpacked):
     said = json.loads(run(unpacked, "--bench", "--seconds", 0, "--json"))
     assert 0 < said["min_ms"] <= said["median_ms"] <= said["p90_ms"]
-    assert (said["calls"], said["threads"]) == (10, 1)
-    assert run(unpacked, "--bench", "--seconds", 0).startswith("bench: median ")
+    assert (said["bundle"], said["calls"], said["threads"]) == ("net", 10, 1)
+    assert run(unpacked, "--bench", "--seconds", 0).startswith("net: median ")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core here")
+def test_two_threads_compute_the_same(unpacked):
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    threads = ("--threads", 2, "--cores", f"{first},{second}")
+    assert json.loads(run(unpacked, "--bench", "--seconds", 0, "--json", *threads))["threads"] == 2
+    assert run(unpacked, "--check", *threads).startswith("net: check ok: ")
 
 
 def save(path, array):
@@ -146,7 +155,9 @@ def test_a_truncated_input_is_told(unpacked, tmp_path):
         (("--check", "--bench"), "give one of"),
         (("none.npy", "-o", "y.npy"), "there is no file none.npy"),
         (("none.npy",), "-o OUTPUT.npy goes with INPUT.npy"),
-        (("--check", "--threads", "0"), "--threads takes a number from 1"),
+        (("--check", "--threads", "0"), "--threads takes a number from 1, not 0"),
+        (("--bench", "--seconds", "2s"), "--seconds takes a number from 0, not 2s"),
+        (("--bench", "--seconds"), "--seconds needs a value"),
         (("--check", "--threads", "99999"), "99999 threads asked for, and cores "),
         (("--check", "--cores", "99999"), "core 99999 is not one that may be used here"),
         (("--check", "--cores", "big"), "--cores takes a list such as 4-7"),
@@ -183,7 +194,8 @@ def test_what_the_runner_reads(compiled):
     manifest = compiled.manifest | {"cpu_flags": ["asimd", "asimddp"], "target": "some-core", "threads": 4}
     manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "output": [0.5, -4.0]}, "prepare": None}
     assert bundle.description(manifest, "aarch64") == (
-        "format 1\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\ninput 2 3 112 112\nparts 2\nprepare\nhuge_pages 1\ntolerance 0.004\n"
+        "format 1\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\n"
+        "input 2 3 112 112\nparts 2\nprepare\nhuge_pages 1\ntolerance 0.004\n"
     )
 
 

@@ -3,10 +3,12 @@
 
 #include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -29,6 +31,12 @@ inline double number(const std::string& path) {
   double value = 0;
   text >> value;
   return value;
+}
+
+// A board's name: "Raspberry Pi 5 Model B Rev 1.0". Nothing where there is no device tree.
+inline std::string model() {
+  const std::string text = line("/proc/device-tree/model");
+  return text.substr(0, text.find('\0'));
 }
 
 inline std::string cpu(const std::string& root, int core) { return root + "/sys/devices/system/cpu/cpu" + std::to_string(core); }
@@ -109,6 +117,30 @@ inline std::set<std::string> flags() {
     }
   return {};
 }
+
+// As tvm_sched/quiet.py: while it lives, what is written to standard error is held back; then it follows, but for TVM's warnings about every constant
+// that it loads.
+class Quiet {
+ public:
+  Quiet() : saved_(dup(2)), held_(std::tmpfile()) {
+    if (held_) dup2(fileno(held_), 2);
+  }
+  ~Quiet() {
+    dup2(saved_, 2);
+    close(saved_);
+    if (!held_) return;
+    std::rewind(held_);
+    for (char text[4096]; std::fgets(text, sizeof text, held_);)
+      if (!std::strstr(text, "Warning: Scope Loaded")) std::fputs(text, stderr);
+    std::fclose(held_);
+  }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+
+ private:
+  int saved_;
+  std::FILE* held_;
+};
 
 // As tvm_sched/huge_pages.py: asks for pages of 2 MB under all anonymous memory that is in use throughout. Needs Linux 6.1; else nothing happens.
 inline void huge_pages() {

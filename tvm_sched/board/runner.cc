@@ -4,8 +4,8 @@
 //     runner FOLDER --bench                    times of calls, with the state of the machine
 //     runner FOLDER INPUT.npy -o OUTPUT.npy
 //
-// FOLDER holds net.so, network.txt (what tvm_sched/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is loaded and
-// called as by Artifact there. Exit code 2: something that the user can mend, told in one sentence.
+// FOLDER holds net.so, network.txt (what tvm_sched/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is
+// loaded and called as by Artifact there. Exit code 2: something that the user can mend, told in one sentence.
 
 #include <chrono>
 #include <cmath>
@@ -35,6 +35,8 @@ struct Options {
   int threads = 0;
   double seconds = 10;
   bool json = false;
+
+  std::string name() const { return folder.substr(folder.rfind('/') + 1); }
 };
 
 // network.txt: a key and its words a line.
@@ -69,10 +71,10 @@ size_t volume(const std::vector<int64_t>& shape) {
 // A network in memory, ready to be called.
 class Network {
  public:
-  Network(const std::string& library, const Description& about, int threads) : parts_(static_cast<size_t>(about.number("parts"))), shape_(about.shape()) {
+  Network(const std::string& library, const Description& about, int threads)
+      : parts_(static_cast<size_t>(about.number("parts"))), shape_(about.shape()) {
     tvm_c::global("runtime.config_threadpool")({0, threads});
-    tvm_c::Value code = tvm_c::global("ffi.ModuleLoadFromFile")({library.c_str()});
-    machine_ = tvm_c::member(code, "vm_load_executable")({});
+    machine_ = tvm_c::member(loaded(library), "vm_load_executable")({});
     constexpr int pooled = 2;  // TVM's kind of allocator
     tvm_c::member(machine_, "vm_initialization")({int{kDLCPU}, 0, pooled});
 
@@ -111,6 +113,11 @@ class Network {
   }
 
  private:
+  static tvm_c::Value loaded(const std::string& library) {
+    const machine::Quiet quiet;
+    return tvm_c::global("ffi.ModuleLoadFromFile")({library.c_str()});
+  }
+
   static void append(npy::Array& whole, const DLTensor& part) {
     std::vector<int64_t> shape(part.shape, part.shape + part.ndim);
     const char kind = part.dtype.code == kDLFloat ? 'f' : part.dtype.code == kDLInt ? 'i' : 'u';
@@ -152,10 +159,25 @@ std::vector<int> listed(const std::string& text, const std::vector<int>& allowed
   return cores;
 }
 
-std::string text(const char* format, double value) {
+// Values of JSON: a text, a number (JSON has no infinity and no NaN), a number of which 0 says that it is unknown.
+std::string in_quotes(const std::string& text) {
+  std::string result = "\"";
+  for (char each : text) result += (each == '"' || each == '\\' ? "\\" : "") + std::string(1, each);
+  return result + "\"";
+}
+
+std::string number(double value) {
   char words[64];
-  std::snprintf(words, sizeof words, format, value);
-  return words;
+  std::snprintf(words, sizeof words, "%.9g", value);
+  return std::isfinite(value) ? words : "null";
+}
+
+std::string known(double value) { return value > 0 ? number(value) : "null"; }
+
+void print_json(const std::vector<std::pair<std::string, std::string>>& members) {
+  std::string line;
+  for (const auto& [key, value] : members) line += (line.empty() ? "{" : ", ") + in_quotes(key) + ": " + value;
+  std::printf("%s}\n", line.c_str());
 }
 
 // The value below which a share of sorted numbers lies, interpolated as NumPy does.
@@ -176,10 +198,9 @@ int check(Network& network, const Options& options, const Description& about) {
   }
   const bool well = error <= limit;
   if (options.json) {
-    const std::string value = std::isfinite(error) ? text("%.9g", error) : "null";
-    std::printf("{\"check\": \"%s\", \"max_abs_error\": %s, \"limit\": %.9g}\n", well ? "ok" : "failed", value.c_str(), limit);
+    print_json({{"check", in_quotes(well ? "ok" : "failed")}, {"max_abs_error", number(error)}, {"limit", number(limit)}});
   } else {
-    std::printf("check %s: max abs error %.2e, at most %.2e\n", well ? "ok" : "FAILED", error, limit);
+    std::printf("%s: check %s: max abs error %.2e, at most %.2e\n", options.name().c_str(), well ? "ok" : "FAILED", error, limit);
   }
   return well ? 0 : 1;
 }
@@ -204,26 +225,33 @@ int bench(Network& network, const Options& options, const std::vector<int>& core
   std::vector<double> first(times.begin(), times.begin() + static_cast<long>(fifth)), last(times.end() - static_cast<long>(fifth), times.end());
   for (auto* each : {&first, &last, &times}) std::sort(each->begin(), each->end());
   const double median = quantile(times, .5), p90 = quantile(times, .9), slowed = quantile(last, .5) / quantile(first, .5);
-  const bool throttled = slowed > 1.05 || after.mhz < 0.95 * before.mhz;
+  const bool slowed_down = slowed > 1.05 || after.mhz < 0.95 * before.mhz;
   const std::string governor = machine::line(machine::cpu("", cores[0]) + "/cpufreq/scaling_governor");
-  const std::string where = machine::words(cores);
   if (options.json) {
-    auto known = [](double value) { return value > 0 ? text("%.6g", value) : "null"; };
-    std::printf(
-        "{\"median_ms\": %.6g, \"p90_ms\": %.6g, \"min_ms\": %.6g, \"calls\": %zu, \"threads\": %d, \"cores\": \"%s\", \"governor\": %s, "
-        "\"mhz_before\": %s, \"mhz_after\": %s, \"mhz_most\": %s, \"celsius_before\": %s, \"celsius_after\": %s, \"last_over_first\": %.4g, "
-        "\"throttled\": %s}\n",
-        median, p90, times[0], times.size(), options.threads, where.c_str(), governor.empty() ? "null" : ("\"" + governor + "\"").c_str(),
-        known(before.mhz).c_str(), known(after.mhz).c_str(), known(after.most_mhz).c_str(), known(before.celsius).c_str(),
-        known(after.celsius).c_str(), slowed, throttled ? "true" : "false");
+    print_json({{"bundle", in_quotes(options.name())},
+                {"machine", in_quotes(machine::model())},
+                {"median_ms", number(median)},
+                {"p90_ms", number(p90)},
+                {"min_ms", number(times[0])},
+                {"calls", number(static_cast<double>(times.size()))},
+                {"threads", number(options.threads)},
+                {"cores", in_quotes(machine::words(cores))},
+                {"governor", in_quotes(governor)},
+                {"mhz_before", known(before.mhz)},
+                {"mhz_after", known(after.mhz)},
+                {"mhz_most", known(after.most_mhz)},
+                {"celsius_before", known(before.celsius)},
+                {"celsius_after", known(after.celsius)},
+                {"last_over_first", number(slowed)},
+                {"slowed_down", slowed_down ? "true" : "false"}});
     return 0;
   }
-  const std::string clock = after.mhz > 0 ? text("%.0f", before.mhz) + " MHz before, " + text("%.0f", after.mhz) + " after, of " + text("%.0f", after.most_mhz)
-                                          : "clock unknown";
-  const std::string heat = after.celsius > 0 ? text("%.0f", before.celsius) + " C before, " + text("%.0f", after.celsius) + " after" : "temperature unknown";
-  std::printf("bench: median %.3f ms, p90 %.3f, min %.3f of %zu calls; %d threads on cores %s; governor %s; %s; %s; last fifth / first fifth %.2f%s\n", median, p90,
-              times[0], times.size(), options.threads, where.c_str(), governor.empty() ? "unknown" : governor.c_str(), clock.c_str(), heat.c_str(), slowed,
-              throttled ? " (SLOWED DOWN: throttled, or other programs run)" : "");
+  std::printf("%s: median %.3f ms, p90 %.3f, min %.3f of %zu calls; ", options.name().c_str(), median, p90, times[0], times.size());
+  std::printf("%d threads on cores %s; ", options.threads, machine::words(cores).c_str());
+  std::printf("governor %s; ", governor.empty() ? "unknown" : governor.c_str());
+  if (after.mhz > 0) std::printf("%.0f MHz before, %.0f after, of %.0f; ", before.mhz, after.mhz, after.most_mhz);
+  if (after.celsius > 0) std::printf("%.0f C before, %.0f after; ", before.celsius, after.celsius);
+  std::printf("last fifth / first fifth %.2f%s\n", slowed, slowed_down ? " (SLOWED DOWN: throttled, or other programs run)" : "");
   return 0;
 }
 
@@ -237,7 +265,7 @@ int run(Network& network, const Options& options, const Description& about) {
     npy::write(path, outputs[i]);
     const std::string shape = npy::words(outputs[i].shape);
     if (options.json) {
-      std::printf("{\"output\": %zu, \"shape\": \"%s\", \"dtype\": \"%s\"}\n", i, shape.c_str(), outputs[i].dtype.c_str());
+      print_json({{"output", in_quotes(path)}, {"shape", in_quotes(shape)}, {"dtype", in_quotes(outputs[i].dtype)}});
     } else {
       std::printf("%s: %s of %s\n", path.c_str(), shape.c_str(), outputs[i].dtype.c_str());
     }
@@ -255,6 +283,14 @@ Options parsed(int count, char** words) {
       if (++i >= count) throw std::invalid_argument(word + " needs a value\n" + USAGE);
       return std::string(words[i]);
     };
+    auto numeric = [&](int least) {
+      const std::string given = value();
+      char* end = nullptr;
+      const double number = std::strtod(given.c_str(), &end);
+      if (given.empty() || *end || !(number >= least && number <= 1e6))
+        throw std::invalid_argument(word + " takes a number from " + std::to_string(least) + ", not " + given + "\n");
+      return number;
+    };
     if (word == "--check" || word == "--bench") {
       if (!options.mode.empty()) throw std::invalid_argument("give one of --check, --bench and an input\n");
       options.mode = word;
@@ -263,10 +299,9 @@ Options parsed(int count, char** words) {
     } else if (word == "--cores") {
       options.cores = value();
     } else if (word == "--threads") {
-      options.threads = std::atoi(value().c_str());
-      if (options.threads < 1) throw std::invalid_argument("--threads takes a number from 1\n");
+      options.threads = static_cast<int>(numeric(1));
     } else if (word == "--seconds") {
-      options.seconds = std::atof(value().c_str());
+      options.seconds = numeric(0);
     } else if (word == "--json") {
       options.json = true;
     } else if (word[0] != '-' && options.mode.empty()) {

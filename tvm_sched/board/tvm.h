@@ -52,7 +52,8 @@ class Value {
   Value operator()(const std::vector<Value>& arguments) const {
     if (any_.type_index != kTVMFFIFunction) throw std::runtime_error("not a function of TVM");
     Value result;
-    if (TVMFFIFunctionCall(any_.v_obj, const_cast<TVMFFIAny*>(&arguments.data()->any_), static_cast<int>(arguments.size()), &result.any_)) throw raised();
+    TVMFFIAny* first = arguments.empty() ? nullptr : const_cast<TVMFFIAny*>(&arguments.data()->any_);
+    if (TVMFFIFunctionCall(any_.v_obj, first, static_cast<int>(arguments.size()), &result.any_)) throw raised();
     return result;
   }
 
