@@ -40,7 +40,8 @@ def main():
     while True:
         os.chdir(folder)  # a session that crashed has left us in its own, which is gone
         try:
-            server = PopenRPCServerState(chosen.host, chosen.port, chosen.port + 10, tracker_addr=chosen.tracker, key=chosen.key, custom_addr=chosen.host)
+            registered_as = {"tracker_addr": chosen.tracker, "key": chosen.key, "custom_addr": chosen.host}
+            server = PopenRPCServerState(chosen.host, chosen.port, chosen.port + 10, **registered_as)
         except (OSError, ValueError) as error:
             sys.exit(f"serve_board: cannot listen at {chosen.host}: {error}")
         print(f"serve_board: '{chosen.key}' listens at {chosen.host}:{server.port}, tracker {chosen.tracker[0]}:{chosen.tracker[1]}", flush=True)

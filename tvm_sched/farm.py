@@ -64,8 +64,8 @@ class Farm:
         patience_s: float = PATIENCE_S,
         say: Callable[[str], None] = lambda sentence: None,
     ):
-        """tracker: 'HOST:PORT'. jobs: devices to use at once, at the most (all there are now). timeout_s: of a measurement. connect_s: for a device to
-        answer. patience_s: without any device before giving up. say: called, from several threads, with what the user should know of devices.
+        """tracker: 'HOST:PORT'. jobs: devices to use at once, at the most (all there are now). timeout_s: of a measurement. connect_s: for a device
+        to answer. patience_s: without any device before giving up. say: called, from several threads, with what the user should know of devices.
 
         Raises UserError if the tracker does not answer or has no device of that key.
         """
@@ -78,7 +78,7 @@ class Farm:
         self.jobs = jobs or len(devices)
         self.threads = 1  # that a kernel runs on
         self.histories: dict[Device, History] = {}
-        self.lock = threading.Lock()  # of what is above and below
+        self.lock = threading.Lock()  # of what the threads share: histories, counts, processes
         self.sessions = 0  # with devices that have answered
         self.looked, self.waited = time.monotonic(), 0.0  # seconds that have been waited for a device, none of which answered
         self.workers: list[Worker] = []

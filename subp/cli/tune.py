@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
 @click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
 @click.option(
-    "--wait", type=click.FloatRange(0), default=120, show_default=True,
+    "--wait", type=click.FloatRange(0, min_open=True), default=120, show_default=True,
     help="Seconds without any board that answers, before giving up.",
 )
 def command(

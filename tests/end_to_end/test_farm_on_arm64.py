@@ -36,7 +36,8 @@ def site_packages() -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as made:
             platforms = [f"--platform={each}_aarch64" for each in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
             options = ["--only-binary=:all:", "--python-version", PYTHON, "--no-compile", "--target", f"{made}/site"]
-            done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *platforms, *options, *packages], capture_output=True, text=True)
+            command = [sys.executable, "-m", "pip", "install", "--quiet", *platforms, *options, *packages]
+            done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise arm64_root.Unavailable(f"pip cannot fetch wheels for arm64: {done.stderr.strip().splitlines()[-1]}")
             Path(made, "site").rename(folder)
