@@ -244,7 +244,8 @@ class Worker:
         """Has the process ready. Raises UserError if it cannot be had."""
         if self.process is None:
             command = [sys.executable, "-m", "tvm_sched.farm_worker"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self.process = subprocess.Popen(command, bufsize=0, **pipes)  # `select` does not see what a buffer holds
             try:
                 self.answer(START_S)
             except (ChildProcessError, TimeoutError):
@@ -254,7 +255,6 @@ class Worker:
         """Sends a request."""
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
         except BrokenPipeError:
             self.kill()
             raise ChildProcessError from None

@@ -1,6 +1,7 @@
 """A farm of boards: measured in parallel, what fails is named and left out, what is measured is kept."""
 
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -125,3 +126,15 @@ def test_all_results_are_told_before_what_stops_the_runner():
         for number, result in measurer.measure([0, 1, 2]):
             told[number] = result
     assert sorted(told) == [0, 2] and (measurer.failed, measurer.first_error) == (1, "it failed")
+
+
+def test_answers_that_come_together_are_both_seen(monkeypatch, tmp_path):
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nprint('{{}}\\n[1]\\n[2]', flush=True)\ninput()\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    worker = farm.Worker()
+    worker.start()
+    assert (worker.answer(60), worker.answer(60)) == ([1], [2])
+    with pytest.raises(TimeoutError):
+        worker.answer(0.5)
