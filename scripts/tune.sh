@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tunes networks for one target, each at the sparsities below and dense, on one thread. Every measurement goes into runs/tuning/TARGET, where a
 # run that was stopped goes on; the fastest of each kernel into tuning_logs/TARGET, which is shipped.
+# TUNE_OPTIONS: further options of 'subp tune'.
 #   scripts/tune.sh TARGET [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +13,6 @@ for network in "$@"; do
     for sparsity in 0.75 0.9 0 0.5; do
         echo "== $network, 1x16, sparsity $sparsity"
         "$subp" tune "$network" --sparsity "$sparsity" --target "$target" --threads 1 --trials 6 \
-            --records "runs/tuning/$target" --best "tuning_logs/$target"
+            --records "runs/tuning/$target" --best "tuning_logs/$target" ${TUNE_OPTIONS:-}
     done
 done

@@ -27,6 +27,7 @@ from tvm_sched.targets import cpu_flags
 
 FORMAT = 3
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
+TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
 CHECK_OUTPUTS = 1000  # numbers of the expected output that the manifest holds, at the most
 
 
@@ -112,9 +113,10 @@ class Artifact:
         """The same as a `rich` table."""
         return table(self.explain())
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, cc: str | None = None) -> None:
         """Writes a shared library (any name), or an archive of object files (`.tar`: nothing is linked). An existing file is replaced only by
-        a whole one. Raises UserError where no linker is found, or for an artifact that was itself loaded from a file.
+        a whole one. `cc`: the command of a compiler to link with, else one is found. Raises UserError where there is none, or for an artifact
+        that was itself loaded from a file.
         """
         path = Path(path)
         if self._target is None:
@@ -122,14 +124,14 @@ class Artifact:
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
             with quiet():
-                self._executable.export_library(str(temporary), fcompile=None if path.suffix == ".tar" else self._linker())
+                self._executable.export_library(str(temporary), fcompile=None if path.suffix == ".tar" else self._linker(cc))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _linker(self):
+    def _linker(self, cc: str | None):
         """What TVM calls to link its object files, the manifest going in with them."""
-        compiler, manifest = toolchain.linker(self._target), json.dumps(self.manifest).encode()
+        compiler, manifest = toolchain.linker(self._target, cc), json.dumps(self.manifest).encode()
 
         def link(output, files, **_):
             toolchain.link(output, files, compiler, manifest)
@@ -190,6 +192,11 @@ def require_this_machine(manifest: dict, what: str) -> None:
 def check_input(shape: list[int], seed: int) -> np.ndarray:
     """The check's input: standard normal numbers of NumPy's default generator."""
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def error_limit(expected: np.ndarray) -> float:
+    """The largest absolute error of outputs that shall be `expected`: TOLERANCE, times the largest of them where that is more than 1."""
+    return TOLERANCE * max(1.0, float(np.abs(expected).max()))
 
 
 def make_manifest(target, imported, lowered, memory, reference, *, threads: int, dense: bool) -> dict:

@@ -15,7 +15,8 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from tvm_sched.errors import UserError
-from tvm_sched.records import RECORDS, WORKLOADS, is_record, is_workload, whole_lines, workload
+from tvm_sched.json_lines import JsonLines, locked
+from tvm_sched.records import RECORDS, WORKLOADS, is_record, is_workload, workload
 from tvm_sched.targets import Target
 
 BEST = "best.jsonl"
@@ -30,7 +31,7 @@ class BestRecords:
         if not file.is_file():
             raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
         mine = (target.family, target.cores)
-        self.lines = {line["workload"]: line for line in whole_lines(file, is_best, repair=False) if (line["target"], line["threads"]) == mine}
+        self.lines = {line["workload"]: line for line in JsonLines(file, is_best).read(repair=False) if (line["target"], line["threads"]) == mine}
 
     def best(self, func: PrimFunc) -> Schedule | None:
         """The schedule recorded for `func`; None if there is none."""
@@ -45,9 +46,11 @@ class BestRecords:
 
 def write_best(records: Path, folder: Path) -> int:
     """Writes the fastest of each kernel in the database `records` into `folder`, where lines of other kernels stay; returns how many are there."""
-    workloads = whole_lines(Path(records) / WORKLOADS, is_workload, repair=False)
+    with locked(records, write=False):
+        workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
+        lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
     found = {}
-    for number, (trace, seconds, target, _) in whole_lines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads)), repair=False):
+    for number, (trace, seconds, target, _) in lines:
         line = {
             "workload": workloads[number][0], "target": target["keys"][0], "threads": target["num-cores"],
             "seconds": median(seconds), "trace": trace,
@@ -55,11 +58,12 @@ def write_best(records: Path, folder: Path) -> int:
         if key(line) not in found or line["seconds"] < found[key(line)]["seconds"]:
             found[key(line)] = line
     file = Path(folder) / BEST
-    kept = {key(line): line for line in whole_lines(file, is_best, repair=False)} | found
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(kept[each], separators=(",", ":")) + "\n" for each in sorted(kept)))
-    os.replace(partial, file)
+    with locked(folder, write=True):
+        kept = {key(line): line for line in JsonLines(file, is_best).read(repair=False)} | found
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(kept[each], separators=(",", ":")) + "\n" for each in sorted(kept)))
+        os.replace(partial, file)
     return len(kept)
 
 

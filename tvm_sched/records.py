@@ -5,9 +5,7 @@ A record says: this function, on this target, ran so long with this trace of sch
 """
 
 import json
-import os
-from collections.abc import Callable
-from functools import cached_property
+import tempfile
 from pathlib import Path
 from statistics import median
 
@@ -18,16 +16,18 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from tvm_sched.errors import UserError
+from tvm_sched.json_lines import JsonLines, locked
 from tvm_sched.targets import Target
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 
 class Records:
-    """The records of one target, in `folder`.
+    """The records of one target, in `folder`, to which several processes may add at once.
 
-    MetaSchedule's JSONDatabase writes the files. It would also read them, but it makes an object of every trace: seconds, where a compilation needs
-    a few of some hundred. Here a record stays JSON until it is asked for.
+    MetaSchedule's JSONDatabase has the same files, but it makes an object of every trace: seconds, where a compilation needs a few of some
+    hundred. Here a record stays JSON until it is asked for. Nor does it share them: a record names its workload by the number of a line, which
+    another process may have written.
     """
 
     def __init__(self, folder: Path, target: Target, create: bool = False):
@@ -39,10 +39,23 @@ class Records:
                 (folder / name).touch()
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
-        self.workloads = [ms.database.Workload.from_json(line) for line in whole_lines(folder / WORKLOADS, is_workload, repair=create)]
-        self.records = whole_lines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)), repair=create)
-        self.folder, self.target = folder, target
-        self.numbers = {structural_hash(entry.mod): number for number, entry in enumerate(self.workloads)}
+        self.folder, self.target, self.writes = folder, target, create
+        self.workloads, self.records, self.numbers = [], [], {}
+        self.workload_lines = JsonLines(folder / WORKLOADS, is_workload)
+        self.record_lines = JsonLines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)))
+        with locked(folder, write=create):
+            self.read()
+
+    def read(self):
+        """Takes in what the files have gained since, from any process. The folder must be locked."""
+        for line in self.workload_lines.read(repair=self.writes):
+            self.know(ms.database.Workload.from_json(line))
+        self.records += self.record_lines.read(repair=self.writes)
+
+    def know(self, entry):
+        """Remembers the workload of the next line."""
+        self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
+        self.workloads.append(entry)
 
     def best(self, func: PrimFunc) -> Schedule | None:
         """The fastest schedule recorded for `func`; None if there is none."""
@@ -54,7 +67,13 @@ class Records:
         return sch
 
     def measured(self, func: PrimFunc, most: int | None = None) -> list:
-        """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the most."""
+        """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the most.
+
+        Records that are open to be added to have what other processes have added by now.
+        """
+        if self.writes:
+            with locked(self.folder, write=True):
+                self.read()
         number = self.numbers.get(structural_hash(workload(func)))
         mine = [record for of, record in self.records if of == number and self.is_mine(record[2])]
         mine.sort(key=lambda record: median(record[1]))
@@ -66,51 +85,33 @@ class Records:
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""
-        entry = self.database.commit_workload(workload(func))
-        if self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads)) == len(self.workloads):
-            self.workloads.append(entry)
-        args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
-        self.database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, self.target.tvm(), args))
-        self.records.append(parsed((self.folder / RECORDS).read_bytes().splitlines()[-1]))
+        entry, record = as_json(func, schedule, seconds, self.target)
+        with locked(self.folder, write=True):
+            self.read()
+            number = self.numbers.get(structural_hash(workload(func)))
+            if number is None:
+                number = len(self.workloads)
+                self.workload_lines.append(entry)
+                self.know(ms.database.Workload.from_json(entry))
+            self.records.append(self.record_lines.append([number, record]))
 
-    @cached_property
-    def database(self) -> ms.database.JSONDatabase:
-        """The writer: made for the first record that is added."""
-        return ms.database.JSONDatabase(str(self.folder / WORKLOADS), str(self.folder / RECORDS))
+
+def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Target) -> tuple[list, list]:
+    """(workload, record) as the lines of MetaSchedule's database have them. Its writer alone knows how, and it only writes to files."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in (WORKLOADS, RECORDS)]
+        database = ms.database.JSONDatabase(*map(str, files))
+        entry = database.commit_workload(workload(func))
+        args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
+        database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, target.tvm(), args))
+        line, (_, record) = [json.loads(file.read_bytes()) for file in files]
+    return line, record
 
 
 def workload(func: PrimFunc) -> IRModule:
     """`func` as a module of its own, free of the names and attributes that a network gave it."""
     bare = PrimFunc(func.params, func.body, func.ret_type)
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
-
-
-def whole_lines(path: Path, is_whole: Callable[[object], bool], repair: bool) -> list:
-    """The lines of a file (none where it is missing), all of them JSON for which `is_whole` holds. Raises UserError where one is not.
-
-    With `repair` a last line that was cut off, by a kill in the middle of a write, is dropped.
-    """
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    read = [parsed(line) for line in lines]
-    bad = next((i for i, line in enumerate(lines) if not line.endswith(b"\n") or not is_whole(read[i])), None)
-    if bad is None:
-        return read
-    if bad + 1 < len(lines) or lines[-1].endswith(b"\n"):
-        raise UserError(f"line {bad + 1} of {path} is damaged; move that folder of records away and tune again")
-    if not repair:
-        raise UserError(f"the last line of {path} is cut off; 'subp tune' with these records drops it and goes on")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(lines[:-1]))
-    os.replace(partial, path)
-    return read[:-1]
-
-
-def parsed(line: bytes):
-    """The line's JSON, None if it is none."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def is_workload(line) -> bool:

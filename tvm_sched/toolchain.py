@@ -1,9 +1,14 @@
-"""Finds a linker for a target, and links object files into a shared library with a manifest inside.
+"""Finds a compiler for a target, and links object files into a shared library with a manifest inside.
 
 The manifest is a section of its own in the ELF file, so that it can be read without running the library, on any machine. Another section holds
 the CRC-32 of all other bytes of the file, so that damage is told before it is run.
+
+What a file needs of the system's C and C++ libraries is read from the file itself: it has to run on Debian 11 and what is newer.
 """
 
+import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,22 +25,53 @@ from tvm_sched.targets import Target
 
 SECTION, CHECKSUM = ".subp_manifest", ".subp_checksum"
 CHECKSUM_BYTES = 4
+ZIG_GLIBC = "2.28"
+OLDEST = {"GLIBC": (2, 31), "GLIBCXX": (3, 4, 28), "CXXABI": (1, 3, 12)}  # what Debian 11 has, and Ubuntu 20.04
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ours
 
 
-def linker(target: Target) -> list[str]:
-    """The command of a C++ or C compiler that links for `target`: the machine's own, a cross compiler, or zig's. Raises UserError without one."""
-    import platform
+def linker(target: Target, cc: str | None = None) -> list[str]:
+    """The command that links for `target`: `cc`, or the first of `compilers`. Raises UserError without one."""
+    return named(cc) if cc else first(target.arch, compilers(target.arch), "; or save to a name ending in .tar, which holds object files")
 
-    native = target.arch == platform.machine()
-    prefix = "" if native else f"{target.arch}-linux-gnu-"
-    for name in ("g++", "gcc", *(("c++", "cc", "clang") if native else ())):
-        if path := shutil.which(prefix + name):
-            return [path]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++", "-target", f"{target.arch}-linux-gnu.2.28"]
-    remedy = "install gcc" if native else f"install g++-{target.arch.replace('_', '-')}-linux-gnu, or 'pip install ziglang'"
-    raise UserError(f"no compiler here links for {target.arch}: {remedy}; or save to a name ending in .tar, which holds object files")
+
+def program_compiler(arch: str, cc: str | None = None) -> list[str]:
+    """The C++ compiler for a program that also starts on older systems than this one: `cc`, or zig, or another. Raises UserError without one.
+
+    A program, unlike a library of plain functions, needs at least the glibc (from 2.34 on) that a distribution's own compiler links with.
+    """
+    zigs = [zig(arch, "c++")] if find_spec("ziglang") else []
+    return named(cc) if cc else first(arch, [*zigs, *(each for each in compilers(arch) if each[0].endswith("++"))])
+
+
+def compilers(arch: str) -> list[list[str]]:
+    """The commands here that link for an architecture, in the order of choice: the machine's own or a cross compiler, then zig."""
+    native = arch == platform.machine()
+    prefix = "" if native else f"{arch}-linux-gnu-"
+    names = ("g++", "gcc", *(("c++", "cc", "clang") if native else ()))
+    found = [[path] for path in map(shutil.which, (prefix + name for name in names)) if path]
+    return [*found, *([zig(arch, "cc")] if find_spec("ziglang") else [])]
+
+
+def zig(arch: str, driver: str) -> list[str]:
+    """zig's C or C++ compiler (`driver`: cc, c++), linking for ZIG_GLIBC."""
+    return [sys.executable, "-m", "ziglang", driver, "-target", f"{arch}-linux-gnu.{ZIG_GLIBC}"]
+
+
+def named(cc: str) -> list[str]:
+    """The words of a command that the user gives. Raises UserError if there is no such program."""
+    words = shlex.split(cc)
+    if not words or not shutil.which(words[0]):
+        raise UserError(f"there is no compiler '{cc}' here")
+    return words
+
+
+def first(arch: str, commands: list[list[str]], way_round: str = "") -> list[str]:
+    """The first command. Without any raises UserError, saying what to install, and the way round it."""
+    if commands:
+        return commands[0]
+    remedy = "install g++" if arch == platform.machine() else f"'pip install ziglang', or install g++-{arch.replace('_', '-')}-linux-gnu"
+    raise UserError(f"no compiler here links for {arch}: {remedy}{way_round}")
 
 
 def link(output: str, files: list[str], compiler: list[str], manifest: bytes) -> None:
@@ -85,6 +121,35 @@ def read_manifest(path: Path) -> tuple[bytes, str]:
     if manifest is None:
         raise UserError(f"{path} is a shared library, but not one that 'subp compile' made: it has no manifest")
     return manifest, MACHINES.get(machine, str(machine))
+
+
+def needed_versions(path: Path) -> dict[str, tuple[int, ...]]:
+    """The highest version of each of OLDEST's symbol sets that a library or program asks its system for: {"GLIBC": (2, 17)}."""
+    found = {}
+    with open(path, "rb") as file:
+        section = ELFFile(file).get_section_by_name(".gnu.version_r")
+        names = [each.name for _, versions in section.iter_versions() for each in versions] if section else []
+    for name in names:
+        if (match := re.fullmatch(r"([A-Z]+)_([\d.]+)", name)) and match[1] in OLDEST:
+            found[match[1]] = max(found.get(match[1], ()), tuple(map(int, match[2].split("."))))
+    return found
+
+
+def runs_with(*paths: Path) -> str:
+    """The system that these files need, in words; with a warning where Debian 11 is not enough."""
+    newest = {}
+    for versions in map(needed_versions, paths):
+        newest |= {name: max(newest.get(name, ()), version) for name, version in versions.items()}
+    words = f"runs with glibc {dotted(newest['GLIBC'])} and later" if "GLIBC" in newest else "needs no glibc"
+    beyond = [f"{name} {dotted(version)}" for name, version in newest.items() if version > OLDEST[name]]
+    if beyond:
+        words += f" (WARNING: not on Debian 11, which lacks {', '.join(beyond)}: 'pip install ziglang' links for older systems)"
+    return words
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """'2.31'"""
+    return ".".join(map(str, version))
 
 
 def require_whole(path: Path) -> None:

@@ -1,22 +1,21 @@
 """Tuning: each distinct kernel of a network is measured with the tiles worth trying, and the measurements are kept as records.
 
-MetaSchedule's parts do the work: its runner measures in a process of its own, its XGBoost cost model ranks the tiles not yet measured by those
-that are, its database keeps the records. The spaces are small (the schedule's form is known, see kernels/), so the search is not evolutionary:
-the analytic default and the estimate's next best are measured first, then what the cost model finds most promising, a batch at a time. Each
-measurement is on disk before the next batch begins; a run that is cut off goes on where it was.
+The runner that is given measures, on this machine or on boards (measuring.py, farm.py). MetaSchedule's XGBoost cost model ranks the tiles not yet
+measured by those that are, and the records are in its database's format. The spaces are small (the schedule's form is known, see kernels/), so the
+search is not evolutionary: the analytic default and the estimate's next best are measured first, then what the cost model finds most promising, a
+batch at a time. Each measurement is on disk as soon as it is known; a run that is cut off goes on where it was.
 """
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
+from math import ceil
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import tvm
 import tvm_ffi
 from tvm import IRModule
 from tvm.s_tir import Schedule
@@ -24,19 +23,16 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
 
-from tvm_sched import batches, codegen, importer, pipeline, runtime, targets
+from tvm_sched import batches, importer, pipeline, runtime, targets
 from tvm_sched.errors import UserError
+from tvm_sched.farm import Farm, NoDevices
+from tvm_sched.measuring import Here, Measurer
 from tvm_sched.passes.schedule_functions import kernel_of
 from tvm_sched.records import Records, workload
 from tvm_sched.targets import Target
 
 BATCH = 4  # measurements between two looks at the cost model
 LOOKS = 3  # measurements of a kernel's default and of its best, before the search believes the difference
-TIMEOUT_S = 60  # of one measurement
-ARGUMENTS = "subp.tuning.arguments"  # name under which the measuring process finds `arguments`
-# In a network a kernel finds its input in cache, and its weights where the layers since the last image have left them: the runner flushes all
-# arguments but the first before each call.
-TIMING = {"number": 1, "repeat": 15, "min_repeat_ms": 0, "enable_cpu_cache_flush": True}
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ class TuningSummary:
     tasks: list[TaskResult]
     failed: int
     seconds: float
+    first_error: str | None = None  # of a trial that failed
 
 
 def tune(
@@ -79,34 +76,48 @@ def tune(
     minutes: float | None = None,
     seed: int = 0,
     dense: bool = False,
+    farm: Farm | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, task: None,
 ) -> TuningSummary:
-    """Measures up to `trials` tiles of each distinct kernel of the network on this machine, and appends them to the folder `records`.
+    """Measures up to `trials` tiles of each distinct kernel of the network on this machine, or on the devices of `farm`, and appends them to the
+    folder `records`.
 
     Arguments are those of `compile`. minutes: stop after that time. seed: of the cost model. progress: called with (trials done, trials in
-    all, the task's name). What `records` holds already counts as done. Raises UserError for a network that cannot be compiled, or a target whose
-    instructions this machine lacks.
+    all, the task's name). What `records` holds already counts as done. Raises UserError for a network that cannot be compiled, a target whose
+    instructions this machine lacks, or a farm that has no device left.
     """
     began = time.monotonic()
     target = targets.get(target)
-    if target.arch != targets.host().arch or not set(target.cpu_flags) <= targets.cpu_flags():
-        raise UserError(f"target '{target.name}' cannot be measured on this machine, whose instructions are '{targets.host().family}'")
-    most = runtime.most_threads()
-    if threads is not None and not 1 <= threads <= most:
-        raise UserError(f"{threads} threads asked for; this process may measure with 1 to {most}")
-    target = replace(target, cores=threads or min(target.cores, most))
+    if farm:
+        target = replace(target, cores=threads or target.cores)
+        farm.threads = target.cores
+    else:
+        target = measurable_here(target, threads)
     imported = importer.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
     selection = pipeline.fused(imported, target, dense)
     tasks = tasks_of(selection.mod, target)
     database = Records(records, target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
-    with Measurer(target) as measurer:
+    with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
         model = XGBModel(config=XGBConfig(seed=seed), num_warmup_samples=2 * BATCH, num_tuning_cores=1, tree_method="auto")
         results = []
-        for index, task in enumerate(tasks):
-            report = partial(progress_of_task, progress, index, len(tasks), trials, task.name)
-            results.append(tune_task(task, target, database, measurer, model, trials, deadline, report))
-    return TuningSummary(results, measurer.failed, time.monotonic() - began)
+        try:
+            for index, task in enumerate(tasks):
+                report = partial(progress_of_task, progress, index, len(tasks), trials, task.name)
+                results.append(tune_task(task, target, database, measurer, model, trials, deadline, report))
+        except NoDevices as error:
+            raise NoDevices(f"{error}; {len(database.records)} measurements are kept in {records}: run the same again to go on") from None
+    return TuningSummary(results, measurer.failed, time.monotonic() - began, measurer.first_error)
+
+
+def measurable_here(target: Target, threads: int | None) -> Target:
+    """The target with the threads to measure on. Raises UserError if this machine cannot run its code, or not on so many."""
+    if target.arch != targets.host().arch or not set(target.cpu_flags) <= targets.cpu_flags():
+        raise UserError(f"target '{target.name}' cannot be measured on this machine, whose instructions are '{targets.host().family}'")
+    most = runtime.most_threads()
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"{threads} threads asked for; this process may measure with 1 to {most}")
+    return replace(target, cores=threads or min(target.cores, most))
 
 
 def progress_of_task(progress, index, tasks, trials, name, done):
@@ -137,13 +148,15 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     context = Context(task, target)
     left = [sch for sch in candidates if fingerprint(sch.trace) not in known]
     trials = min(trials, len(candidates))
+    jobs = measurer.runner.jobs
+    a_batch = jobs * ceil(BATCH / jobs)  # no device of a farm is left without work
     report(len(known))
     while left and len(known) < trials and time.monotonic() < deadline:
         # The default comes first: what it costs is what the search is held against. Before it has data, the model's scores are random numbers.
         if default in known and model.booster is not None and model.data_size >= model.num_warmup_samples:
             scores = model.predict(context, [candidate_of(sch) for sch in left])
             left = [left[i] for i in np.argsort(-scores, kind="stable")]
-        size = min(BATCH, trials - len(known))
+        size = min(a_batch, trials - len(known))
         batch, left = left[:size], left[size:]
         results = measure(task, batch, database, measurer, known)
         model.update(context, [candidate_of(sch) for sch in batch], results)
@@ -162,13 +175,14 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
 
 def measure(task, batch, database, measurer, known) -> list:
     """Measures schedules of a task, and notes their times in `database` and in `known`, where one that failed is infinitely slow."""
-    results = measurer.measure(batch)
-    for sch, result in zip(batch, results):
+    results = {}
+    for number, result in measurer.measure(batch):
         times = [float(each) for each in result.run_secs or ()]
-        known[fingerprint(sch.trace)].append(median(times) if times else float("inf"))
+        known[fingerprint(batch[number].trace)].append(median(times) if times else float("inf"))
         if times:
-            database.add(task.func, sch, [median(times)])
-    return results
+            database.add(task.func, batch[number], [median(times)])
+        results[number] = result
+    return [results[number] for number in range(len(batch))]
 
 
 def schedules(func: PrimFunc, target: Target) -> list[Schedule]:
@@ -206,70 +220,3 @@ class Context(ms.TuneContext):
         make = tvm_ffi.get_global_func("s_tir.meta_schedule.TuneContext")
         strategy = space = logger = None
         self.__init_handle_by_constructor__(make, workload(task.func), target.tvm(), space, strategy, task.name, 1, -1, logger)
-
-
-class Measurer:
-    """Builds schedules here and runs them, one at a time, in a process of their own, which a crash or a hang does not survive but we do."""
-
-    def __init__(self, target: Target):
-        self.target, self.built, self.failed = target, 0, 0
-
-    @cached_property
-    def runner(self) -> ms.runner.LocalRunner:
-        """Started when there is something to measure: it takes seconds."""
-        return ms.runner.LocalRunner(
-            timeout_sec=TIMEOUT_S,
-            evaluator_config=ms.runner.EvaluatorConfig(**TIMING),
-            f_alloc_argument=ARGUMENTS,
-            initializer=partial(start_worker, self.target.cores),
-        )
-
-    def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory()
-        return self
-
-    def __exit__(self, *exception):
-        self.folder.cleanup()
-        self.__dict__.pop("runner", None)  # its process ends with it
-
-    def measure(self, batch: list[Schedule]) -> list:
-        """A RunnerResult a schedule, with `run_secs`, or with `error_msg`."""
-        results = [self.run(sch) for sch in batch]
-        self.failed += sum(result.error_msg is not None for result in results)
-        return results
-
-    def run(self, sch: Schedule):
-        """One schedule's RunnerResult."""
-        self.built += 1  # a name of its own: the measuring process would take a library of a known name for the one it has loaded
-        path = str(Path(self.folder.name, f"{self.built}.so"))
-        try:
-            codegen.build(sch.mod, self.target).export_library(path)
-        except RuntimeError as error:  # what TVM and the linker raise
-            return ms.runner.RunnerResult(None, str(error))
-        args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)
-        (future,) = self.runner.run([ms.runner.RunnerInput(path, "cpu", args)])
-        return future.result()
-
-
-def start_worker(threads: int) -> None:
-    """What the measuring process does first."""
-    tvm_ffi.register_global_func(ARGUMENTS, arguments, override=True)
-    runtime.set_threads(threads)
-
-
-def arguments(device, args_info, repeat: int) -> list:
-    """Arguments for a kernel: standard normal numbers, and where it takes indices, distinct sorted channels of its first argument.
-
-    TVM's own choice draws indices beyond the channels there are, and reads outside the image.
-    """
-    rng = np.random.default_rng(0)
-    channels = int(args_info[0][2][-1])
-    made = []
-    for _, dtype, shape in args_info:
-        shape = [int(extent) for extent in shape]
-        if dtype == "int32":
-            array = np.stack([np.sort(rng.permutation(channels)[: shape[1]]) for _ in range(shape[0])]).astype(dtype)
-        else:
-            array = rng.standard_normal(shape, dtype="float32").astype(dtype)
-        made.append(tvm.runtime.tensor(array, device))
-    return [made] * repeat

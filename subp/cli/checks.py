@@ -3,7 +3,7 @@
 import click
 import numpy as np
 
-TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
+from tvm_sched.artifact import error_limit
 
 
 class CheckFailed(click.ClickException):
@@ -15,12 +15,12 @@ class CheckFailed(click.ClickException):
 def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
     """The maximum absolute error of `output`.
 
-    Raises CheckFailed if it is beyond TOLERANCE times the largest number expected (at least 1).
+    Raises CheckFailed if it is beyond the limit for what is expected.
     """
     if output.shape != expected.shape:
         raise CheckFailed(f"{stage} gives an output of {list(output.shape)}, PyTorch one of {list(expected.shape)}")
     error = float(np.abs(output - expected).max())
-    limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    limit = error_limit(expected)
     if not error <= limit:  # NaN included
         raise CheckFailed(f"{stage} differs from PyTorch by {error:.2e}, more than {limit:.2e}")
     return error

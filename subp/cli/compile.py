@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.networks import load_network, model_options
-from subp.cli.options import FOLDER, OutputFile, not_an_input, target_option
+from subp.cli.options import FOLDER, OutputFile, cc_option, not_an_input, target_option
 from tvm_sched.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
+@cc_option
 @click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write.")
 def command(
     model: str,
@@ -30,6 +31,7 @@ def command(
     records: Path | None,
     dense: bool,
     explain: bool,
+    cc: str | None,
     output: Path,
 ) -> None:
     """Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
@@ -39,10 +41,12 @@ def command(
     import tvm_sched
     from subp.cli.checks import check
     from subp.cli.terminal import console
-    from tvm_sched import targets
+    from tvm_sched import targets, toolchain
 
     not_an_input(output, model)
-    machine = targets.get(target)  # a wrong name is told before the network is loaded
+    machine = targets.get(target)  # a wrong name is told before the network is loaded, and so is a missing linker
+    if output.suffix != ".tar":
+        toolchain.linker(machine, cc)
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(
         network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense
@@ -54,8 +58,10 @@ def command(
     if runs_here(artifact):
         checked = f"; largest error to PyTorch {check(f'{model}, compiled', artifact(x), network.reference(x)):.1e}"
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    artifact.save(output)
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {target}, input {list(x.shape)}{checked}")
+    artifact.save(output, cc)
+    needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
+    size = output.stat().st_size / 1e6
+    click.echo(f"{output}: {size:.2f} MB, target {target}, input {list(x.shape)}, {needs}{checked}")
 
 
 def runs_here(artifact: "Artifact") -> bool:

@@ -1,6 +1,7 @@
 """`subp doctor`: what this machine has and lacks for each job, and the command that mends it."""
 
 import importlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,9 +26,12 @@ class Finding:
 
 
 @click.command("doctor")
-def command() -> None:
+@click.option("--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker.")
+def command(tracker: str | None) -> None:
     """Say what this machine has and lacks for each job, and how to mend it."""
     findings = [*training(), *compiling(), *cross_compiling(), *tuning(), *benchmarking()]
+    if tracker:
+        findings += boards(tracker)
     for job, of_job in groupby(findings, key=lambda finding: finding.job):
         click.secho(job, bold=True)
         for finding in of_job:
@@ -65,10 +69,24 @@ def compiling() -> Iterator[Finding]:
 
 
 def cross_compiling() -> Iterator[Finding]:
-    """A linker for boards."""
-    from tvm_sched import targets
+    """A linker for boards, a compiler for the program that runs networks there, and TVM's runtime."""
+    from tvm_sched import targets, toolchain, wheels
+    from tvm_sched.errors import UserError
 
-    yield linking("compile for aarch64 boards", targets.get("cortex-a76"))
+    job, board = "compile for aarch64 boards", targets.get("cortex-a76")
+    yield linking(job, board)
+    try:
+        runner = toolchain.program_compiler(board.arch)
+    except UserError:
+        return  # what there is to say has been said
+    old = runner == toolchain.zig(board.arch, "c++")
+    what = f"bundle: {shlex.join(runner)}"
+    if old:
+        yield Finding(job, True, what)
+    else:
+        yield Finding(job, True, f"{what}, for boards no older than this system", "pip install ziglang")
+    fetched = "in the cache" if wheels.is_here(board.arch) else "fetched from PyPI when first needed"
+    yield Finding(job, True, f"bundle: TVM's runtime, {fetched}")
 
 
 def linking(job: str, target: "Target") -> Finding:
@@ -77,15 +95,36 @@ def linking(job: str, target: "Target") -> Finding:
     from tvm_sched.errors import UserError
 
     try:
-        return Finding(job, True, f"linker: {' '.join(toolchain.linker(target))}")
+        chosen = toolchain.linker(target)
     except UserError as error:
         return Finding(job, False, str(error))
+    others = [shlex.join(each) for each in toolchain.compilers(target.arch) if each != chosen]
+    return Finding(job, True, f"linker: {shlex.join(chosen)}" + (f"; also here: {', '.join(others)}" if others else ""))
 
 
 def tuning() -> Iterator[Finding]:
     """What MetaSchedule's workers and cost model import."""
     for module in ("xgboost", "cloudpickle", "psutil", "tornado"):
         yield from _package("tune", module)
+
+
+def boards(address: str) -> Iterator[Finding]:
+    """The boards of a tuning farm, free or busy. A tracker counts the free ones of a key and does not tell them apart."""
+    from tvm_sched.errors import UserError
+    from tvm_sched.tracker import Tracker
+
+    job = "tune on boards"
+    try:
+        kinds = Tracker(address).kinds()
+    except UserError as error:
+        yield Finding(job, False, str(error), "python -m tvm.exec.rpc_tracker --host ADDRESS --port 9190 --port-end 9191")
+        return
+    if not any(kind.devices for kind in kinds):
+        yield Finding(job, False, f"no board is registered at {address}", f"scripts/serve_board.py --tracker {address} --key KEY --host ADDRESS")
+    for kind in kinds:
+        waiting = f", {kind.waiting} requests wait" if kind.waiting else ""
+        counts = f"{len(kind.devices)} registered, {kind.free} free, {len(kind.devices) - kind.free} busy{waiting}"
+        yield Finding(job, kind.free > 0, f"{kind.key}: {counts}: {', '.join(map(str, kind.devices)) or 'none'}")
 
 
 def benchmarking() -> Iterator[Finding]:

@@ -56,12 +56,14 @@ def compiled_table(file: Path) -> "Table":
     """The layers of a compiled file, as its manifest tells; it may be made for another CPU."""
     from rich.table import Table
 
+    from tvm_sched import toolchain
     from tvm_sched.artifact import read_manifest
 
-    manifest, _ = read_manifest(file)
+    manifest, arch = read_manifest(file)
     size, shape = file.stat().st_size / 1e6, "x".join(map(str, manifest["input"]["shape"]))
     build = "dense build, " if manifest["dense"] else ""
-    title = f"{build}target {manifest['target']}, {manifest['threads']} threads, input {shape}, {size:.2f} MB"
+    title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, input {shape}, {size:.2f} MB"
+    title += f", {toolchain.runs_with(file)}"
     table = Table(title=title, show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")

@@ -65,6 +65,10 @@ class Numbers(click.ParamType):
 INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
+cc_option = click.option(
+    "--cc", metavar="COMMAND", help="Compiler for the target, such as 'aarch64-linux-gnu-g++' [one that is found]."
+)
+
 target_option = click.option(
     "--target", default="host", show_default=True, help="CPU to generate code for, by name; `subp doctor` lists them."
 )

@@ -10,11 +10,13 @@ import click
 
 from subp.cli.networks import load_network, model_options
 from subp.cli.options import FOLDER, target_option
+from tvm_sched.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from tvm_sched.farm import Farm
     from tvm_sched.tuning import TuningSummary
 
 
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Measurements a kernel, at most.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
+@click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
+@click.option("--key", help="The boards to measure on, by the key that they registered with.")
+@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
+@click.option(
+    "--wait", type=click.FloatRange(0, min_open=True), default=120, show_default=True,
+    help="Seconds without any board that answers, before giving up.",
+)
 def command(
     model: str,
     settings: dict,
@@ -38,17 +47,23 @@ def command(
     trials: int,
     minutes: float | None,
     dense: bool,
+    tracker: str | None,
+    key: str | None,
+    jobs: int | None,
+    wait: float,
 ) -> None:
-    """Search for fast kernels for MODEL's layers by measuring them on this machine.
+    """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
     The records hold for every network with layers of the same shapes; a search that was interrupted goes on where it
-    stopped.
+    stopped. With --tracker and --key kernels are built here for --target and measured on boards; one that fails is named
+    and left out until it answers again.
     """
     import tvm_sched
     from subp.cli.terminal import console
     from tvm_sched import targets
 
     machine = targets.get(target)
+    farm = farm_of(tracker, key, jobs, wait)
     network, _ = load_network(model, settings)
     with trial_bar(console()) as progress:
         summary = tvm_sched.tune(
@@ -60,14 +75,30 @@ def command(
             trials=trials,
             minutes=minutes,
             dense=dense,
+            farm=farm,
             progress=progress,
         )
     console().print(table(summary))
+    for line in farm.summary() if farm else ():
+        click.echo(line)
     click.echo(f"{records}: {described(summary)}")
     if best:
         from tvm_sched.best_records import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
+
+
+def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float) -> "Farm | None":
+    """The boards to measure on; None for this machine. Raises UserError for options that lack each other, or if there are none."""
+    if tracker is None and key is None:
+        if jobs is not None:
+            raise UserError("--jobs is for boards, which --tracker and --key name")
+        return None
+    if tracker is None or key is None:
+        raise UserError("--tracker and --key belong together: where the boards are listed, and which of them to use")
+    from tvm_sched.farm import Farm
+
+    return Farm(tracker, key, jobs, patience_s=wait, say=lambda sentence: click.echo(sentence, err=True))
 
 
 @contextmanager
@@ -99,6 +130,6 @@ def described(summary: "TuningSummary") -> str:
     known = [task for task in summary.tasks if isfinite(task.default_ms)]
     before, after = (sum(getattr(task, time) * task.calls for task in known) for time in ("default_ms", "best_ms"))
     measured = f"{sum(task.measured for task in summary.tasks)} measurements"
-    failed = f" ({summary.failed} failed)" if summary.failed else ""
+    failed = f" ({summary.failed} failed, first: {summary.first_error})" if summary.failed else ""
     times = f"{before:.3f} -> {after:.3f} ms together, in {summary.seconds:.0f} s"
     return f"{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}: {times}"

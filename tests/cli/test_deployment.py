@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -108,12 +109,38 @@ class TestCompile:
         options = ("--records", tmp_path / "none", "-o", tmp_path / "net.so")
         assert "no tuning records" in refused("compile", folder / "net.pt2", *options)
 
+    def test_a_compiler_that_is_not_there_is_told_before_the_work(self, tmp_path, refused):
+        options = ("--cc", "no-such-c++ -O2", "-o", tmp_path / "net.so")
+        assert "there is no compiler 'no-such-c++ -O2' here" in refused("compile", tmp_path / "none.pt2", *options)
+
+    def test_a_compiler_that_cannot_link_is_told(self, folder, tmp_path, refused):
+        options = ("--threads", 1, "--cc", "false", "-o", tmp_path / "net.so")
+        assert "false cannot link" in refused("compile", folder / "net.pt2", *options)
+        assert not list(tmp_path.iterdir())
 
     def test_code_for_a_board_is_written_without_being_run(self, folder, tmp_path, capsys):
         output = str(tmp_path / "net.tar")  # object files: nothing to link with is needed
         assert cli.exit_code(["compile", str(folder / "net.pt2"), "--target", "cortex-a76", "-o", output]) == 0
         printed = capsys.readouterr().out
         assert "cortex-a76" in printed and "error" not in printed
+
+
+class TestBundle:
+    def test_an_archive_is_written(self, folder, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("tvm_sched.bundle.build_runner", lambda output, *_: output.write_bytes((folder / "net.so").read_bytes()))
+        assert cli.exit_code(["bundle", str(folder / "net.so"), "-o", str(tmp_path / "small.tar.gz")]) == 0
+        assert "MB, target host" in capsys.readouterr().out
+        with tarfile.open(tmp_path / "small.tar.gz") as archive:
+            names = archive.getnames()
+        wanted = "LICENSE.tvm NOTICE.tvm bin/runner check/input.npy check/output.npy lib/libtvm_ffi.so lib/libtvm_runtime.so net.so network.txt run.sh"
+        assert names == [f"small/{name}" for name in wanted.split()]
+
+    def test_the_name_tells_the_format(self, folder, tmp_path, refused):
+        assert "must end in .tar.gz" in refused("bundle", folder / "net.so", "-o", tmp_path / "net.zip")
+
+    def test_only_a_compiled_network_is_bundled(self, folder, tmp_path, refused):
+        assert "not a shared library" in refused("bundle", folder / "net.pt2", "-o", tmp_path / "net.tar.gz")
+        assert not list(tmp_path.iterdir())
 
 
 class TestTune:

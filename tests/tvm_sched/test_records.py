@@ -1,17 +1,21 @@
 """Records on disk: kept whole, looked up by structure and thread count, damage told in a sentence."""
 
 import json
+import multiprocessing
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from tvm.s_tir import meta_schedule as ms
 from zeros import prune
 
 from tvm_sched import importer, pipeline, targets, tuning
 from tvm_sched.errors import UserError
+from tvm_sched.json_lines import LOCK, locked
 from tvm_sched.records import RECORDS, WORKLOADS, Records, workload
 
 TARGET = replace(targets.X86_AVX2, cores=1)
@@ -155,3 +159,94 @@ def test_json_that_is_no_record_is_told_in_a_sentence(folder, line):
 def test_a_search_without_time_leaves_a_folder_that_can_be_opened(tmp_path, task):
     Records(tmp_path / "records", TARGET, create=True)
     assert Records(tmp_path / "records", TARGET).best(task.func) is None
+
+
+def add_times(folder, func, schedule, times):
+    """A tuner: opens the records, and adds."""
+    records = Records(folder, TARGET, create=True)
+    for each in times:
+        records.add(func, schedule, [each])
+
+
+def started(*arguments) -> multiprocessing.Process:
+    """A process that runs `add_times`."""
+    process = multiprocessing.get_context("fork").Process(target=add_times, args=arguments)
+    process.start()
+    return process
+
+
+def test_two_tuners_at_once_share_a_log(tmp_path, task, schedules):
+    (other,) = tasks(size=9)
+    of_other = tuning.schedules(other.func, TARGET)[0]
+    first, second = ([(start + i) * 1e-3 for i in range(40)] for start in (1, 101))
+    tuners = [started(tmp_path, task.func, schedules[0], first), started(tmp_path, other.func, of_other, second)]
+    for tuner in tuners:
+        tuner.join()
+        assert tuner.exitcode == 0
+    records = Records(tmp_path, TARGET)
+    assert len(records.workloads) == 2
+    assert times(records, task.func) == list(range(1, 41)) and times(records, other.func) == list(range(101, 141))
+    assert records.measured(other.func)[0].workload.mod["main"].params[0].shape[1] == 9
+
+
+def test_a_tuner_that_is_killed_while_another_writes_costs_no_record(tmp_path, task, schedules):
+    """Whatever is whole when the one is killed stays, and the other goes on."""
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        victim = started(folder, task.func, schedules[0], [1e-3] * 100_000)
+        other = started(folder, task.func, schedules[1], [2e-3] * 30)
+        while not (folder / RECORDS).exists() or (folder / RECORDS).read_bytes().count(b"\n") < 5 + attempt:
+            assert victim.is_alive()
+        victim.kill()
+        victim.join()
+        whole = [line for line in (folder / RECORDS).read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        other.join()
+        assert other.exitcode == 0
+        assert (folder / RECORDS).read_bytes().startswith(b"".join(whole))
+        assert times(Records(folder, TARGET, create=True), task.func).count(2) == 30
+
+
+def test_a_line_that_another_tuner_left_unfinished_is_dropped_by_one_that_has_the_log_open(folder, task, schedules):
+    records = Records(folder, TARGET, create=True)
+    whole = (folder / RECORDS).read_bytes()
+    with open(folder / RECORDS, "ab") as file:
+        file.write(whole[:1000])
+    records.add(task.func, schedules[0], [4e-3])
+    assert (folder / RECORDS).read_bytes().startswith(whole)
+    assert times(records, task.func) == times(Records(folder, TARGET), task.func) == [1, 2, 3, 4]
+
+
+def test_a_tuner_sees_what_another_has_added(folder, task, schedules):
+    records = Records(folder, TARGET, create=True)
+    Records(folder, TARGET, create=True).add(task.func, schedules[0], [4e-3])
+    assert times(records, task.func) == [1, 2, 3, 4]
+
+
+def test_a_log_that_loses_lines_while_it_is_open_is_told(folder, task, schedules):
+    records = Records(folder, TARGET, create=True)
+    (folder / RECORDS).write_bytes(b"")
+    with pytest.raises(UserError, match="lost lines while it was in use"):
+        records.add(task.func, schedules[0], [4e-3])
+
+
+def test_a_reader_waits_for_the_line_that_is_being_written(folder, task):
+    whole = (folder / RECORDS).read_bytes()
+    with locked(folder, write=True):
+        (folder / RECORDS).write_bytes(whole[:-30])
+        reading = ThreadPoolExecutor(1).submit(Records, folder, TARGET)
+        assert not wait([reading], timeout=0.2).done
+        (folder / RECORDS).write_bytes(whole)
+    assert times(reading.result(), task.func) == [1, 2, 3]
+
+
+def test_records_in_a_folder_that_cannot_be_written_are_read(original, tmp_path, task):
+    folder = Path(shutil.copytree(original, tmp_path / "shipped"))
+    (folder / LOCK).unlink()
+    assert times(Records(folder, TARGET), task.func) == [1, 2, 3]
+    assert not (folder / LOCK).exists()
+
+
+def test_metaschedules_own_database_reads_the_records(folder, task):
+    database = ms.database.JSONDatabase(str(folder / WORKLOADS), str(folder / RECORDS))
+    assert sorted(float(record.run_secs[0]) for record in database.get_all_tuning_records()) == [1e-3, 2e-3, 3e-3]
+    assert database.has_workload(workload(task.func))

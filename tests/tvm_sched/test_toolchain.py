@@ -1,6 +1,8 @@
-"""Linkers are found for each target, and what they link can be read back."""
+"""Compilers are found for each target, and what they link can be read back."""
 
 import platform
+import re
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -40,11 +42,32 @@ def test_the_targets_own_compiler_is_taken(installed, target, programs, expected
 
 def test_zig_links_for_any_target(installed):
     installed("g++", zig=True)
-    assert toolchain.linker(targets.CORTEX_A76)[1:] == ["-m", "ziglang", "c++", "-target", "aarch64-linux-gnu.2.28"]
+    assert toolchain.linker(targets.CORTEX_A76)[1:] == ["-m", "ziglang", "cc", "-target", "aarch64-linux-gnu.2.28"]
+
+
+def test_a_program_is_built_with_zig_for_its_older_glibc(installed):
+    installed("g++", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", zig=True)
+    assert toolchain.program_compiler("aarch64")[1:] == ["-m", "ziglang", "c++", "-target", "aarch64-linux-gnu.2.28"]
+    installed("g++", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++")
+    assert toolchain.program_compiler("aarch64") == ["/usr/bin/aarch64-linux-gnu-g++"]
+
+
+def test_a_compiler_of_c_builds_no_program(installed):
+    installed("gcc", "cc")
+    with pytest.raises(UserError, match=r"install g\+\+"):
+        toolchain.program_compiler("x86_64")
+
+
+def test_the_users_compiler_goes_first(installed):
+    installed("g++", "my-c++", zig=True)
+    assert toolchain.linker(targets.X86_AVX2, "my-c++ -B 'a folder'") == ["my-c++", "-B", "a folder"]
+    assert toolchain.program_compiler("aarch64", "my-c++") == ["my-c++"]
+    with pytest.raises(UserError, match="there is no compiler 'other -x' here"):
+        toolchain.linker(targets.X86_AVX2, "other -x")
 
 
 @pytest.mark.parametrize(
-    ("target", "remedy"), [(targets.X86_AVX2, "install gcc"), (targets.CORTEX_A76, r"install g\+\+-aarch64-linux-gnu, or 'pip install ziglang'")]
+    ("target", "remedy"), [(targets.X86_AVX2, r"install g\+\+"), (targets.CORTEX_A76, r"'pip install ziglang', or install g\+\+-aarch64-linux-gnu")]
 )
 def test_without_a_compiler_the_remedy_is_told(installed, target, remedy):
     installed(*(("g++",) if target.arch == "aarch64" else ()))
@@ -97,3 +120,30 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", denied)
     with pytest.raises(UserError, match="Permission denied"):
         toolchain.read_manifest(tmp_path / "lib.so")
+
+
+@pytest.mark.skipif(not shutil.which("readelf"), reason="binutils' readelf is not here to compare with")
+def test_needed_versions_are_those_that_readelf_lists(tmp_path, compiler):
+    text = "#include <math.h>\n#include <stdio.h>\ndouble f(double x) { printf(\"%g\", x); return exp(x); }"
+    library = tmp_path / "lib.so"
+    toolchain.link(str(library), [make_object(tmp_path, compiler, text), "-lm"], compiler, b"{}")
+    listed = re.findall(r"Name: GLIBC_([\d.]+) ", subprocess.run(["readelf", "-VW", library], capture_output=True, text=True).stdout)
+    assert toolchain.needed_versions(library)["GLIBC"] == max(tuple(map(int, version.split("."))) for version in listed)
+
+
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ([{}], "needs no glibc"),
+        ([{"GLIBC": (2, 17)}], "runs with glibc 2.17 and later"),
+        ([{"GLIBC": (2, 4)}, {"GLIBC": (2, 31), "GLIBCXX": (3, 4, 28)}], "runs with glibc 2.31 and later"),
+        (
+            [{"GLIBC": (2, 34)}, {"GLIBC": (2, 17), "GLIBCXX": (3, 4, 30)}],
+            "runs with glibc 2.34 and later (WARNING: not on Debian 11, which lacks GLIBC 2.34, GLIBCXX 3.4.30: "
+            "'pip install ziglang' links for older systems)",
+        ),
+    ],
+)
+def test_systems_are_told_in_words(monkeypatch, versions, words):
+    monkeypatch.setattr(toolchain, "needed_versions", lambda path: versions[path])
+    assert toolchain.runs_with(*range(len(versions))) == words

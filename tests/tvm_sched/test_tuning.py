@@ -18,7 +18,7 @@ from torch import nn
 from zeros import prune
 
 import tvm_sched
-from tvm_sched import targets, tuning
+from tvm_sched import kernel_arguments, measuring, targets, tuning
 from tvm_sched.errors import UserError
 from tvm_sched.records import RECORDS, WORKLOADS
 
@@ -101,7 +101,7 @@ def test_progress_never_goes_back_and_ends_with_the_last_task(tuned):
 
 
 def test_a_second_run_measures_nothing_new(copy, monkeypatch):
-    monkeypatch.setattr(tuning.Measurer, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measuring.Measurer, "measure", lambda *_: pytest.fail("measured again"))
     before = (copy / RECORDS).read_bytes()
     again = tune(copy)
     assert (copy / RECORDS).read_bytes() == before
@@ -118,7 +118,7 @@ def test_more_trials_add_to_the_records(copy):
 
 
 def test_another_network_of_the_same_shapes_needs_no_tuning(copy, monkeypatch):
-    monkeypatch.setattr(tuning.Measurer, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measuring.Measurer, "measure", lambda *_: pytest.fail("measured again"))
     tune(copy, seed=7)
 
 
@@ -171,7 +171,7 @@ def test_a_target_of_other_instructions_is_refused(tmp_path, target):
 
 
 def test_a_kernel_that_fails_to_run_is_counted_and_tuning_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "TIMEOUT_S", 0.001)  # every measurement takes too long
+    monkeypatch.setattr(measuring, "TIMEOUT_S", 0.001)  # every measurement takes too long
     summary = tune(tmp_path, trials=1)
     assert summary.failed == 2
     assert not (tmp_path / RECORDS).exists() or (tmp_path / RECORDS).read_text() == ""
@@ -181,7 +181,7 @@ def test_indices_drawn_for_a_measurement_are_a_patterns():
     infos = [["TENSOR", "float32", [1, 8, 8, 32]], ["TENSOR", "float32", [4, 8, 1, 1, 16]], ["TENSOR", "int32", [4, 8]]]
     import tvm
 
-    x, data, indices = (each.numpy() for each in tuning.arguments(tvm.cpu(), infos, 2)[1])
+    x, data, indices = (each.numpy() for each in kernel_arguments.arguments(tvm.cpu(), infos, 2)[1])
     assert (x.shape, data.shape, indices.dtype) == ((1, 8, 8, 32), (4, 8, 1, 1, 16), np.int32)
     assert (np.diff(indices, axis=1) > 0).all() and indices.min() >= 0 and indices.max() < 32
 
@@ -198,7 +198,7 @@ def test_a_run_that_is_killed_loses_nothing_and_goes_on(tmp_path):
     folder = tmp_path / "records"
     script = KILLED.format(path=[str(each) for each in Path(__file__).parents[:3]], folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (folder / RECORDS).exists() or (folder / RECORDS).read_bytes().count(b"\n") < 2:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline

@@ -1,0 +1,352 @@
+// Runs a compiled network where there is no Python: the program in a bundle (tvm_sched/bundle.py), started by its run.sh.
+//
+//     runner FOLDER --check                    the network's error on the check input; exit code 1 if it is too large
+//     runner FOLDER --bench                    times of calls, with the state of the machine
+//     runner FOLDER INPUT.npy -o OUTPUT.npy
+//
+// FOLDER holds net.so, network.txt (what tvm_sched/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is
+// loaded and called as by Artifact there. Exit code 2: something that the user can mend, told in one sentence.
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <memory>
+#include <numeric>
+
+#include "machine.h"
+#include "npy.h"
+#include "tvm.h"
+
+namespace {
+
+const char* const USAGE =
+    "usage: run.sh --check | --bench | INPUT.npy -o OUTPUT.npy   [--threads N] [--cores 4-7] [--seconds S] [--json]\n"
+    "  --check     compare the network's output on a check input with PyTorch's\n"
+    "  --bench     time calls on the check input, for about S seconds [10]\n"
+    "  --threads   [as many as the network was compiled for, at most a thread a core]\n"
+    "  --cores     the cores to run on [the big ones]\n"
+    "  --json      print the result as JSON\n";
+
+struct Options {
+  std::string folder, mode, input, output, cores;
+  int threads = 0;
+  double seconds = 10;
+  bool json = false;
+
+  std::string name() const { return folder.substr(folder.rfind('/') + 1); }
+};
+
+// network.txt: a key and its words a line.
+class Description {
+ public:
+  explicit Description(const std::string& path) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+      std::istringstream words(line);
+      std::string key, word;
+      for (words >> key; words >> word;) lines_[key].push_back(word);
+    }
+    if (text("format") != "1") throw std::runtime_error(path + " is missing, damaged, or of another version: unpack the bundle again");
+  }
+  std::vector<std::string> words(const std::string& key) const { return lines_.count(key) ? lines_.at(key) : std::vector<std::string>(); }
+  std::string text(const std::string& key) const { return words(key).empty() ? "" : words(key)[0]; }
+  double number(const std::string& key) const { return std::atof(text(key).c_str()); }
+  std::vector<int64_t> shape() const {
+    std::vector<int64_t> extents;
+    for (const std::string& word : words("input")) extents.push_back(std::atoll(word.c_str()));
+    return extents;
+  }
+
+ private:
+  std::map<std::string, std::vector<std::string>> lines_;
+};
+
+size_t volume(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), size_t{1}, [](size_t product, int64_t extent) { return product * static_cast<size_t>(extent); });
+}
+
+// A network in memory, ready to be called.
+class Network {
+ public:
+  Network(const std::string& library, const Description& about, int threads)
+      : parts_(static_cast<size_t>(about.number("parts"))), shape_(about.shape()) {
+    tvm_c::global("runtime.config_threadpool")({0, threads});
+    machine_ = tvm_c::member(loaded(library), "vm_load_executable")({});
+    constexpr int pooled = 2;  // TVM's kind of allocator
+    tvm_c::member(machine_, "vm_initialization")({int{kDLCPU}, 0, pooled});
+
+    if (!shape_.empty()) shape_[0] /= static_cast<int64_t>(parts_);
+    constexpr size_t alignment = 64;
+    size_t bytes = (volume(shape_) * sizeof(float) + alignment - 1) / alignment * alignment;
+    input_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
+    arguments_ = {tvm_c::view(input_.get(), shape_)};
+    if (std::string prepare = about.text("prepare"); !prepare.empty())
+      for (tvm_c::Value& each : tvm_c::tensors(tvm_c::member(machine_, prepare)({}))) arguments_.push_back(std::move(each));
+    main_ = tvm_c::member(machine_, "main");
+
+    std::fill(input_.get(), input_.get() + volume(shape_), 0.f);
+    main_(arguments_);  // takes its memory
+    if (about.number("huge_pages")) machine::huge_pages();
+  }
+
+  // Calls `take` with what each part of the batch `x` becomes, before the next is computed.
+  template <typename Take>
+  void each_part(const float* x, Take take) {
+    for (size_t part = 0; part < parts_; ++part) {
+      std::copy_n(x + part * volume(shape_), volume(shape_), input_.get());
+      take(main_(arguments_));
+    }
+  }
+
+  // The outputs for `x`, of whole batches.
+  std::vector<npy::Array> operator()(const float* x) {
+    std::vector<npy::Array> outputs;
+    each_part(x, [&](const tvm_c::Value& result) {
+      const std::vector<tvm_c::Value> tensors = tvm_c::tensors(result);
+      outputs.resize(tensors.size());
+      for (size_t i = 0; i < tensors.size(); ++i) append(outputs[i], tensors[i].tensor());
+    });
+    return outputs;
+  }
+
+ private:
+  static tvm_c::Value loaded(const std::string& library) {
+    const machine::Quiet quiet;
+    return tvm_c::global("ffi.ModuleLoadFromFile")({library.c_str()});
+  }
+
+  static void append(npy::Array& whole, const DLTensor& part) {
+    std::vector<int64_t> shape(part.shape, part.shape + part.ndim);
+    const char kind = part.dtype.code == kDLFloat ? 'f' : part.dtype.code == kDLInt ? 'i' : 'u';
+    const std::string width = std::to_string(part.dtype.bits / 8);
+    const char* start = static_cast<const char*>(part.data) + part.byte_offset;
+    if (whole.bytes.empty()) {
+      whole.shape = shape, whole.dtype = std::string(part.dtype.bits == 8 ? "|" : "<") + kind + width;
+    } else {
+      whole.shape[0] += shape[0];
+    }
+    whole.bytes.insert(whole.bytes.end(), start, start + volume(shape) * (part.dtype.bits / 8));
+  }
+
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+
+  size_t parts_;
+  std::vector<int64_t> shape_;  // of a part's input
+  std::unique_ptr<float, Free> input_;
+  tvm_c::Value machine_, main_;
+  std::vector<tvm_c::Value> arguments_;
+};
+
+// "4-7,2" as cores; those that are not allowed here are an error.
+std::vector<int> listed(const std::string& text, const std::vector<int>& allowed) {
+  std::vector<int> cores;
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    int first = 0, last = 0;
+    int read = std::sscanf(part.c_str(), "%d-%d", &first, &last);
+    if (read < 1) throw std::runtime_error("--cores takes a list such as 4-7 or 0,2, not " + text);
+    for (int core = first; core <= (read == 2 ? last : first); ++core) {
+      if (!std::count(allowed.begin(), allowed.end(), core))
+        throw std::runtime_error("core " + std::to_string(core) + " is not one that may be used here: " + machine::words(allowed));
+      cores.push_back(core);
+    }
+  }
+  return cores;
+}
+
+// Values of JSON: a text, a number (JSON has no infinity and no NaN), a number of which 0 says that it is unknown.
+std::string in_quotes(const std::string& text) {
+  std::string result = "\"";
+  for (char each : text) result += (each == '"' || each == '\\' ? "\\" : "") + std::string(1, each);
+  return result + "\"";
+}
+
+std::string number(double value) {
+  char words[64];
+  std::snprintf(words, sizeof words, "%.9g", value);
+  return std::isfinite(value) ? words : "null";
+}
+
+std::string known(double value) { return value > 0 ? number(value) : "null"; }
+
+void print_json(const std::vector<std::pair<std::string, std::string>>& members) {
+  std::string line;
+  for (const auto& [key, value] : members) line += (line.empty() ? "{" : ", ") + in_quotes(key) + ": " + value;
+  std::printf("%s}\n", line.c_str());
+}
+
+// The value below which a share of sorted numbers lies, interpolated as NumPy does.
+double quantile(const std::vector<double>& sorted, double share) {
+  double at = share * static_cast<double>(sorted.size() - 1);
+  size_t below = static_cast<size_t>(at), above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+int check(Network& network, const Options& options, const Description& about) {
+  npy::Array input = npy::read(options.folder + "/check/input.npy"), expected = npy::read(options.folder + "/check/output.npy");
+  npy::Array output = network(input.floats()).at(0);
+  double error = output.count() < expected.count() ? INFINITY : 0, limit = about.number("tolerance");
+  for (size_t i = 0; i < std::min(expected.count(), output.count()); ++i) {
+    double difference = std::fabs(double{output.floats()[i]} - double{expected.floats()[i]});
+    error = difference <= error ? error : difference;  // NaN stays
+    if (std::isnan(difference)) break;
+  }
+  const bool well = error <= limit;
+  if (options.json) {
+    print_json({{"check", in_quotes(well ? "ok" : "failed")}, {"max_abs_error", number(error)}, {"limit", number(limit)}});
+  } else {
+    std::printf("%s: check %s: max abs error %.2e, at most %.2e\n", options.name().c_str(), well ? "ok" : "FAILED", error, limit);
+  }
+  return well ? 0 : 1;
+}
+
+int bench(Network& network, const Options& options, const std::vector<int>& cores) {
+  using Seconds = std::chrono::duration<double>;
+  constexpr size_t least = 10, warm_up = 3;
+  npy::Array input = npy::read(options.folder + "/check/input.npy");
+  const auto call = [&] { network.each_part(input.floats(), [](const tvm_c::Value&) {}); };
+  for (size_t i = 0; i < warm_up; ++i) call();
+  const machine::Clock before = machine::clock(cores);
+  std::vector<double> times;  // milliseconds
+  const auto begin = std::chrono::steady_clock::now();
+  while (times.size() < least || Seconds(std::chrono::steady_clock::now() - begin).count() < options.seconds) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    times.push_back(1e3 * Seconds(std::chrono::steady_clock::now() - start).count());
+  }
+  const machine::Clock after = machine::clock(cores);
+
+  const size_t fifth = times.size() / 5;
+  std::vector<double> first(times.begin(), times.begin() + static_cast<long>(fifth)), last(times.end() - static_cast<long>(fifth), times.end());
+  for (auto* each : {&first, &last, &times}) std::sort(each->begin(), each->end());
+  const double median = quantile(times, .5), p90 = quantile(times, .9), slowed = quantile(last, .5) / quantile(first, .5);
+  const bool slowed_down = slowed > 1.05 || after.mhz < 0.95 * before.mhz;
+  const std::string governor = machine::line(machine::cpu("", cores[0]) + "/cpufreq/scaling_governor");
+  if (options.json) {
+    print_json({{"bundle", in_quotes(options.name())},
+                {"machine", in_quotes(machine::model())},
+                {"median_ms", number(median)},
+                {"p90_ms", number(p90)},
+                {"min_ms", number(times[0])},
+                {"calls", number(static_cast<double>(times.size()))},
+                {"threads", number(options.threads)},
+                {"cores", in_quotes(machine::words(cores))},
+                {"governor", in_quotes(governor)},
+                {"mhz_before", known(before.mhz)},
+                {"mhz_after", known(after.mhz)},
+                {"mhz_most", known(after.most_mhz)},
+                {"celsius_before", known(before.celsius)},
+                {"celsius_after", known(after.celsius)},
+                {"last_over_first", number(slowed)},
+                {"slowed_down", slowed_down ? "true" : "false"}});
+    return 0;
+  }
+  std::printf("%s: median %.3f ms, p90 %.3f, min %.3f of %zu calls; ", options.name().c_str(), median, p90, times[0], times.size());
+  std::printf("%d threads on cores %s; ", options.threads, machine::words(cores).c_str());
+  std::printf("governor %s; ", governor.empty() ? "unknown" : governor.c_str());
+  if (after.mhz > 0) std::printf("%.0f MHz before, %.0f after, of %.0f; ", before.mhz, after.mhz, after.most_mhz);
+  if (after.celsius > 0) std::printf("%.0f C before, %.0f after; ", before.celsius, after.celsius);
+  std::printf("last fifth / first fifth %.2f%s\n", slowed, slowed_down ? " (SLOWED DOWN: throttled, or other programs run)" : "");
+  return 0;
+}
+
+int run(Network& network, const Options& options, const Description& about) {
+  npy::Array input = npy::read(options.input);
+  if (input.shape != about.shape())
+    throw std::runtime_error(options.input + " is an array of " + npy::words(input.shape) + ", the network takes " + npy::words(about.shape()));
+  std::vector<npy::Array> outputs = network(input.floats());
+  for (size_t i = 0; i < outputs.size(); ++i) {  // OUTPUT.npy, OUTPUT.npy.1, ...
+    const std::string path = options.output + (i ? "." + std::to_string(i) : "");
+    npy::write(path, outputs[i]);
+    const std::string shape = npy::words(outputs[i].shape);
+    if (options.json) {
+      print_json({{"output", in_quotes(path)}, {"shape", in_quotes(shape)}, {"dtype", in_quotes(outputs[i].dtype)}});
+    } else {
+      std::printf("%s: %s of %s\n", path.c_str(), shape.c_str(), outputs[i].dtype.c_str());
+    }
+  }
+  return 0;
+}
+
+Options parsed(int count, char** words) {
+  if (count < 2) throw std::invalid_argument(USAGE);
+  Options options;
+  options.folder = words[1];
+  for (int i = 2; i < count; ++i) {
+    const std::string word = words[i];
+    auto value = [&] {
+      if (++i >= count) throw std::invalid_argument(word + " needs a value\n" + USAGE);
+      return std::string(words[i]);
+    };
+    auto numeric = [&](int least) {
+      const std::string given = value();
+      char* end = nullptr;
+      const double number = std::strtod(given.c_str(), &end);
+      if (given.empty() || *end || !(number >= least && number <= 1e6))
+        throw std::invalid_argument(word + " takes a number from " + std::to_string(least) + ", not " + given + "\n");
+      return number;
+    };
+    if (word == "--check" || word == "--bench") {
+      if (!options.mode.empty()) throw std::invalid_argument("give one of --check, --bench and an input\n");
+      options.mode = word;
+    } else if (word == "-o") {
+      options.output = value();
+    } else if (word == "--cores") {
+      options.cores = value();
+    } else if (word == "--threads") {
+      options.threads = static_cast<int>(numeric(1));
+    } else if (word == "--seconds") {
+      options.seconds = numeric(0);
+    } else if (word == "--json") {
+      options.json = true;
+    } else if (word[0] != '-' && options.mode.empty()) {
+      options.mode = "run", options.input = word;
+    } else {
+      throw std::invalid_argument(USAGE);
+    }
+  }
+  if (options.mode.empty()) throw std::invalid_argument(USAGE);
+  if ((options.mode == "run") == options.output.empty()) throw std::invalid_argument("-o OUTPUT.npy goes with INPUT.npy\n");
+  return options;
+}
+
+int start(Options options) {
+  const Description about(options.folder + "/network.txt");
+  const std::set<std::string> flags = machine::flags();
+  for (const std::string& flag : about.words("cpu_flags"))
+    if (!flags.empty() && !flags.count(flag))
+      throw std::runtime_error("the network is compiled for " + about.text("target") + ", and this machine's CPU lacks " + flag);
+
+  const std::vector<int> allowed = machine::allowed();
+  const std::vector<int> cores = options.cores.empty() ? machine::big(allowed) : listed(options.cores, allowed);
+  const int most = static_cast<int>(cores.size());
+  if (options.threads > most)
+    throw std::runtime_error(std::to_string(options.threads) + " threads asked for, and cores " + machine::words(cores) + " to run them on");
+  if (!options.threads) options.threads = std::min(most, static_cast<int>(about.number("threads")));
+  if (!machine::bind(cores)) throw std::runtime_error("this system does not let a program choose its cores: " + machine::words(cores));
+  // Read when TVM's threads are made: as many as may be used, none tied to a core by TVM.
+  setenv("TVM_NUM_THREADS", std::to_string(most).c_str(), 1);
+  setenv("TVM_BIND_THREADS", "0", 1);
+
+  Network network(options.folder + "/net.so", about, options.threads);
+  if (options.mode == "--check") return check(network, options, about);
+  return options.mode == "--bench" ? bench(network, options, cores) : run(network, options, about);
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    return start(parsed(count, words));
+  } catch (const std::invalid_argument& usage) {
+    std::fputs(usage.what(), stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "run.sh: %s\n", error.what());
+  }
+  return 2;
+}
