@@ -17,7 +17,7 @@ from tvm.s_tir import Schedule
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.loops import partition
-from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, LOADS_PER_CYCLE, Work, divisors
+from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Work, divisors
 from tvm_sched.kernels.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
 
@@ -112,7 +112,7 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
     step = max(
-        sums * per_register / target.fma_per_cycle, loads / LOADS_PER_CYCLE, target.fma_latency,
+        sums * per_register / target.fma_per_cycle, loads / target.loads_per_cycle, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
     # A loop over the kept channels that ends costs about 20 cycles.
@@ -121,7 +121,7 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
     store = STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
     transposition = vectors * (TRANSPOSE_CYCLES * work.channels + store * work.groups * work.n)
     together = groups_together(work, rest, target) if rest else 1
-    left = work.groups / together * (work.kept * max(rest * together * 1.5 / LOADS_PER_CYCLE, target.fma_latency) + 20) if rest else 0
+    left = work.groups / together * (work.kept * max(rest * together * 1.5 / target.loads_per_cycle, target.fma_latency) + 20) if rest else 0
     shares = vectors // tile.vectors if shares_tiles(work, lanes, tile, target) else work.groups * work.n // chunk_of(work, target)
     return (product + transposition + left) / shares * ceil(shares / target.cores)
 

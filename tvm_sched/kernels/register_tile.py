@@ -15,7 +15,7 @@ from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
 LINE = 64  # bytes of a cache line
-LOADS_PER_CYCLE = 2
+IN_ORDER_SCALARS = 4  # registers of pixels loaded ahead, on a core that waits for each load in its turn
 NARROW_FMA_PER_CYCLE = 2  # of less than a vector: a core that splits a vector over two pipes starts two of these
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
@@ -96,8 +96,14 @@ def candidates(work: Work, target: Target, most: int = 32, among: int | None = N
 
 
 def fits_registers(vectors: int, pixels: int, groups: int, target: Target) -> bool:
-    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it multiplies with, are registers."""
-    scalars = 0 if target.broadcast_operand else 1 if groups == 1 else pixels
+    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it multiplies with, are registers.
+
+    A scalar that is a register's lane is loaded, used and forgotten: one is enough where another register's name can be given to the next.
+    """
+    if target.scalar_operand == "register":
+        scalars = 1 if groups == 1 else pixels
+    else:
+        scalars = 0 if target.scalar_operand == "memory" else IN_ORDER_SCALARS if target.in_order else 1
     return vectors * pixels * groups + vectors + scalars <= target.registers
 
 
@@ -131,8 +137,12 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     sums = vectors * pixels * tile.groups
     loads = vectors * tile.groups + pixels * (tile.groups if work.indexed else 1)
     loads += 3 * tile.groups / taps if work.indexed else 0  # an index, and what makes an address of it
+    arithmetic = sums
+    if target.scalar_operand == "lane":
+        loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
+        arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
-    step = max(sums / sums_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
+    step = max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums

@@ -110,7 +110,7 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
                 estimates[phased, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
-    simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
+    simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
