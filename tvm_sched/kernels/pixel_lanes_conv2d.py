@@ -29,8 +29,13 @@ BURST = 4  # vectors of pixels whose outputs the store buffer takes while multip
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
-    """Whether the kernel can run a layer of `pixels` rows, and may gain: a block is less than a vector, and the image is not."""
-    return n < target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
+    """Whether the kernel can run a layer of `pixels` rows, and may gain: the image is a vector at least, and a block is `narrow`."""
+    return narrow(n, target) and target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
+
+
+def narrow(n: int, target: Target) -> bool:
+    """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must be loaded for one FMA."""
+    return n <= target.lanes if target.scalar_operand == "lane" else n < target.lanes
 
 
 def compute(x, data, indices=None, *, shape, lanes):
