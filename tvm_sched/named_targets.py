@@ -12,14 +12,14 @@ from tvm_sched.target import Target
 
 X86_AVX512 = Target(
     "x86-avx512", "x86-avx512", "x86_64-linux-gnu", "skylake-avx512", lanes=16, registers=32, fma_per_cycle=1, scalar_operand="memory",
-    cpu_flags=("fma", "avx512f", "avx512vl", "avx512dq", "avx512bw"), mca="skylake-avx512",
+    cpu_flags=("fma", "avx512f", "avx512vl", "avx512dq", "avx512bw"),
 )
 X86_AVX512_VNNI = replace(  # no kernel here is of 8-bit integers: what differs from X86_AVX512 is the second FMA pipe
     X86_AVX512, name="x86-avx512-vnni", cpu="cascadelake", fma_per_cycle=2, cpu_flags=(*X86_AVX512.cpu_flags, "avx512_vnni"),
 )
 X86_AVX2 = Target(
     "x86-avx2", "x86-avx2", "x86_64-linux-gnu", "core-avx2", lanes=8, registers=16, fma_per_cycle=2, scalar_operand="register",
-    cpu_flags=("avx2", "fma"), l2_bytes=512 * 1024, mca="haswell",
+    cpu_flags=("avx2", "fma"), l2_bytes=512 * 1024,
 )
 CORTEX_A76 = Target(
     "cortex-a76", "cortex-a76", "aarch64-linux-gnu", "cortex-a76", lanes=4, registers=32, fma_per_cycle=2, scalar_operand="lane",

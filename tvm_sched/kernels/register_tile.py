@@ -102,21 +102,22 @@ def fits_registers(work: Work, rows: int, cols: int, groups: int, target: Target
     elif target.scalar_operand == "register":
         scalars = 1 if groups == 1 else pixels
     else:
-        scalars = lanes_held(work, rows, cols, groups)
+        scalars = lanes_held(work, rows, cols, groups, target.lanes)
     return vectors * pixels * groups + vectors + scalars <= target.registers
 
 
-def lanes_held(work: Work, rows: int, cols: int, groups: int) -> int:
-    """Registers of pixels where an FMA takes its scalar from a register's lane: LLVM holds a pixel that is met twice, by another group or the next tap.
+def lanes_held(work: Work, rows: int, cols: int, groups: int, lanes: int) -> int:
+    """Registers for what LLVM loads ahead where an FMA takes its scalar from a register's lane: pixels that are met again, by another group or the
+    next tap, and of several groups the taps' weights.
 
-    Which it does where two of three hold: all channels are kept, there are taps, there are groups. A rule found by counting the spills of the
-    tiles of 22 to 32 registers, N = 4 to 32, for Cortex-A76; `tests/tvm_sched/test_neon_loops.py` holds it.
+    It does so where two of three hold: all channels are kept, there are taps, there are groups; else one pixel at a time is enough. The rule was
+    found by counting the spills of the tiles of 22 to 32 registers, N = 4 to 32, for Cortex-A76; `tests/tvm_sched/test_neon_loops.py` holds it.
     """
-    taps = prod(work.kernel) > 1
-    if (not work.indexed) + taps + (groups > 1) < 2:
+    width, step, vectors = work.kernel[1], work.stride[1], ceil(work.n / lanes)
+    if (not work.indexed) + (prod(work.kernel) > 1) + (groups > 1) < 2:
         return 1
-    width, step = work.kernel[1], work.stride[1]
-    return rows * min(cols * width, (cols - 1) * step + width)
+    pixels = rows * min(cols * width, (cols - 1) * step + width)
+    return pixels + (1 + (groups - 1) * vectors * width if prod(work.kernel) > 1 else 0)
 
 
 def divisors(number: int, limit: int) -> list[int]:
