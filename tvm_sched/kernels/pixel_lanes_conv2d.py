@@ -109,15 +109,15 @@ def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[P
     return sorted(found, key=preference)[:most]
 
 
-def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
-    """Estimated cycles of the layer on the target's cores."""
+def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles of the layer on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     vectors, rest = divmod(work.width, lanes)
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
     step = max(
-        sums * per_register / target.fma_per_cycle, loads / target.loads_per_cycle, target.fma_latency,
+        sums * per_register * (fma_cycles or 1 / target.fma_per_cycle), loads / target.loads_per_cycle, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
     # A loop over the kept channels that ends costs about 20 cycles.

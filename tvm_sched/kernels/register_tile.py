@@ -139,8 +139,8 @@ def band_counts(tiles: int) -> list[int]:
     return chosen
 
 
-def cycles(work: Work, tile: Tile, target: Target) -> float:
-    """Estimated cycles of one core's share of the work."""
+def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles of one core's share of the work. `fma_cycles`: those of one vector's multiply-add in the loop, where they are known."""
     images, height, width = work.image
     vectors = ceil(work.n / target.lanes)
     pixels = tile.rows * tile.cols
@@ -155,7 +155,7 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
         loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
         arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
-    step = max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
+    step = fma_cycles * sums if fma_cycles else max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums
