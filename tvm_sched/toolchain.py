@@ -24,8 +24,13 @@ MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ou
 
 
 def linker(target: Target) -> list[str]:
-    """The command of a C++ or C compiler that links for `target`: the machine's own, a cross compiler, or zig's. Raises UserError without one."""
+    """The command of a C++ or C compiler that links for `target`: the machine's own, a cross compiler, or zig's. Raises UserError without one,
+    and for a target that object files alone are made for.
+    """
     import platform
+
+    if not target.links:
+        raise UserError(f"for target '{target.name}' there are object files only, nothing here links for macOS: save to a name ending in .tar")
 
     native = target.arch == platform.machine()
     prefix = "" if native else f"{target.arch}-linux-gnu-"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write.")
+@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write; NAME.tar for object files that are not linked.")
 def command(
     model: str,
     settings: dict,
@@ -39,10 +39,12 @@ def command(
     import tvm_sched
     from subp.cli.checks import check
     from subp.cli.terminal import console
-    from tvm_sched import targets
+    from tvm_sched import targets, toolchain
 
     not_an_input(output, model)
-    machine = targets.get(target)  # a wrong name is told before the network is loaded
+    machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
+    if output.suffix != ".tar":
+        toolchain.linker(machine)
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(
         network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense

@@ -66,5 +66,5 @@ INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 target_option = click.option(
-    "--target", default="host", show_default=True, help="CPU to generate code for, by name; `subp doctor` lists them."
+    "--target", default="host", show_default=True, help="CPU to generate code for: a name that `subp doctor` lists, or a file NAME.json."
 )

@@ -43,6 +43,11 @@ def test_zig_links_for_any_target(installed):
     assert toolchain.linker(targets.CORTEX_A76)[1:] == ["-m", "ziglang", "c++", "-target", "aarch64-linux-gnu.2.28"]
 
 
+def test_object_files_alone_are_made_for_macos():
+    with pytest.raises(UserError, match="for target 'apple-m1' there are object files only, nothing here links for macOS: save to a name ending in .tar"):
+        toolchain.linker(targets.get("apple-m1"))
+
+
 @pytest.mark.parametrize(
     ("target", "remedy"), [(targets.X86_AVX2, "install gcc"), (targets.CORTEX_A76, r"install g\+\+-aarch64-linux-gnu, or 'pip install ziglang'")]
 )
