@@ -14,6 +14,7 @@ from math import ceil, gcd, log, prod
 from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
+IN_ORDER_AHEAD = 8  # registers in which LLVM has weights and pixels of coming steps on an in-order core (seen for the Cortex-A55): with fewer it spills
 LINE = 64  # bytes of a cache line
 NARROW_FMA_PER_CYCLE = 2  # of less than a vector: a core that splits a vector over two pipes starts two of these
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
@@ -102,7 +103,7 @@ def fits_registers(work: Work, rows: int, cols: int, groups: int, target: Target
     elif target.scalar_operand == "register":
         scalars = 1 if groups == 1 else pixels
     else:
-        scalars = lanes_held(work, rows, cols, groups, target.lanes)
+        scalars = max(lanes_held(work, rows, cols, groups, target.lanes), IN_ORDER_AHEAD if target.in_order else 0)
     return vectors * pixels * groups + vectors + scalars <= target.registers
 
 
@@ -155,7 +156,12 @@ def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = No
         loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
         arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
-    step = fma_cycles * sums if fma_cycles else max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
+    if fma_cycles:
+        step = fma_cycles * sums
+    elif target.in_order:  # what loads make it wait, half of them by LLVM's model of the Cortex-A55
+        step = max(arithmetic / sums_per_cycle + loads / target.loads_per_cycle / 2, 1.5 * target.fma_latency)
+    else:
+        step = max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums
