@@ -25,6 +25,7 @@ NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks a
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
 # Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
 TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
+NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES = 2, 3  # by the pipes of a Cortex-A76: 4x4 numbers take 8 shuffles, 4 loads and 4 stores
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
@@ -123,8 +124,10 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: 
     # A loop over the kept channels that ends costs about 20 cycles.
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * work.groups * work.n // tile.rows
     product = register_tiles * (work.kept * step + 20)
-    store = STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
-    transposition = vectors * (TRANSPOSE_CYCLES * work.channels + store * work.groups * work.n)
+    transpose, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
+    if target.scalar_operand == "lane":
+        transpose, store = NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES
+    transposition = vectors * (transpose * work.channels + store * work.groups * work.n)
     together = groups_together(work, rest, target) if rest else 1
     left = work.groups / together * (work.kept * max(rest * together * 1.5 / target.loads_per_cycle, target.fma_latency) + 20) if rest else 0
     shares = vectors // tile.vectors if shares_tiles(work, lanes, tile, target) else work.groups * work.n // chunk_of(work, target)

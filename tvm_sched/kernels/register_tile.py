@@ -154,6 +154,7 @@ def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = No
     arithmetic = sums
     if target.scalar_operand == "lane":
         loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
+        loads *= 1.2 if vectors == taps == 1 and work.indexed else 1  # index, address, pixel, one multiply-add: not all hidden, by LLVM's model
         arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
     if fma_cycles:
