@@ -3,11 +3,14 @@
 import json
 import os
 import platform
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import tvm_sched
 from tvm_sched import runtime, target_file, targets
 from tvm_sched.errors import UserError
 
@@ -153,3 +156,12 @@ def test_a_missing_file_is_told(tmp_path):
 def test_every_field_of_a_file_is_documented():
     text = (Path(__file__).resolve().parents[2] / "docs" / "targets.md").read_text()
     assert all(f"| `{field}` |" in text for field in ("base", *target_file.RULES))
+
+
+@pytest.mark.parametrize(("name", "magic"), [("apple-m1", b"\xcf\xfa\xed\xfe"), ("cortex-a53", b"\x7fELF"), ("x86-avx512-vnni", b"\x7fELF")])
+def test_object_files_are_the_systems(name, magic, tmp_path):
+    module, x = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 1), torch.nn.ReLU()).eval(), torch.zeros(1, 16, 4, 4)
+    tvm_sched.compile(module, x, target=name, threads=1).save(tmp_path / "net.tar")
+    with tarfile.open(tmp_path / "net.tar") as archive:
+        objects = [archive.extractfile(member).read(4) for member in archive if member.name.endswith(".o")]
+    assert magic in objects
