@@ -71,7 +71,8 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
         rows.append(dict(zip(FIELDS, map(str, values))))
         guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod, estimator.target)]
         lines = [
-            estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile))) for func, guess in guesses if guess is not None
+            estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
+            for func, guess in guesses if guess is not None
         ]
         write_estimates(SHIPPED / estimator.target.family, lines)
     return rows

@@ -4,8 +4,8 @@ An estimate, by static analysis; nothing is measured. What is assumed:
 
 - The main loop of a kernel takes what `machine_model` says of it. Trip counts, the stores of a tile, Winograd's transforms and what moves between L1
   and L2 are the kernels' own estimates (`register_tile.cycles` and the like), which tuning on x86 was seen to agree with.
-- Weights come from DRAM at each call, activations only where they exceed the last cache. DRAM is shared by the cores, and prefetching overlaps it with
-  arithmetic perfectly: a call takes the longer of the two.
+- Weights come from DRAM at each call, activations only where they exceed the last cache. DRAM is shared by the cores, and prefetching overlaps it
+  with arithmetic perfectly: a call takes the longer of the two.
 - What no kernel of ours computes (pooling, a pad's copy, sums of branches) moves its operands at `MOVED_PER_CYCLE`.
 - Calls cost nothing beside their work, cores do not throttle, and nothing else runs.
 """
@@ -126,7 +126,7 @@ def kernel_cycles(kernel, sch: Schedule, tile, target: Target, fma_cycles: float
 
 
 def loop_key(kernel, sch: Schedule, tile) -> tuple:
-    """What tells one main loop from another: neither the image's size nor how many channels are kept does (though LLVM unrolls a loop over very few)."""
+    """What tells one main loop from another: neither the image's size nor how many channels are kept (though LLVM unrolls a loop over few)."""
     block = sch.get(find_block(sch, kernel.NAME))
     if kernel is depthwise_conv2d:
         shape = [int(axis.dom.extent) for axis in block.iter_vars]

@@ -14,7 +14,7 @@ from math import ceil, gcd, log, prod
 from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
-IN_ORDER_AHEAD = 8  # registers in which LLVM has weights and pixels of coming steps on an in-order core (seen for the Cortex-A55): with fewer it spills
+IN_ORDER_AHEAD = 8  # registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it spills
 LINE = 64  # bytes of a cache line
 NARROW_FMA_PER_CYCLE = 2  # of less than a vector: a core that splits a vector over two pipes starts two of these
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
