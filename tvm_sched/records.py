@@ -66,6 +66,10 @@ class Records:
         records[0].trace.apply_to_schedule(sch, remove_postproc=False)
         return sch
 
+    def kind(self, func: PrimFunc) -> str:
+        """What the schedule of `func` comes from, in words."""
+        return "record"
+
     def measured(self, func: PrimFunc, most: int | None = None) -> list:
         """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the most.
 

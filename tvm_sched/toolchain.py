@@ -31,7 +31,11 @@ MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}  # ELF's names -> ou
 
 
 def linker(target: Target, cc: str | None = None) -> list[str]:
-    """The command that links for `target`: `cc`, or the first of `compilers`. Raises UserError without one."""
+    """The command that links for `target`: `cc`, or the first of `compilers`. Raises UserError without one, and for a target that object files
+    alone are made for.
+    """
+    if not target.links:
+        raise UserError(f"for target '{target.name}' there are object files only, nothing here links for macOS: save to a name ending in .tar")
     return named(cc) if cc else first(target.arch, compilers(target.arch), "; or save to a name ending in .tar, which holds object files")
 
 

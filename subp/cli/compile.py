@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @cc_option
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write.")
+@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write; NAME.tar for object files that are not linked.")
 def command(
     model: str,
     settings: dict,
@@ -44,7 +44,7 @@ def command(
     from tvm_sched import targets, toolchain
 
     not_an_input(output, model)
-    machine = targets.get(target)  # a wrong name is told before the network is loaded, and so is a missing linker
+    machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
     network, metadata = load_network(model, settings)

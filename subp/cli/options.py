@@ -70,5 +70,5 @@ cc_option = click.option(
 )
 
 target_option = click.option(
-    "--target", default="host", show_default=True, help="CPU to generate code for, by name; `subp doctor` lists them."
+    "--target", default="host", show_default=True, help="CPU to generate code for: a name that `subp doctor` lists, or a file NAME.json."
 )

@@ -1,19 +1,21 @@
 """The fastest records, packed: found by structure, replayed, merged, damage told in a sentence."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from tvm.s_tir import Schedule
 from zeros import prune
 
 import tvm_sched
 from tvm_sched import importer, pipeline, targets, tuning
-from tvm_sched.best_records import BEST, BestRecords, write_best
+from tvm_sched.best_records import BEST, BestRecords, estimated, write_best, write_estimates
 from tvm_sched.errors import UserError
-from tvm_sched.records import Records
+from tvm_sched.passes.schedule_functions import kernel_of
+from tvm_sched.records import Records, workload
 
 TARGET = replace(targets.host(), cores=1)
 X = torch.zeros(1, 32, 8, 8)
@@ -71,6 +73,40 @@ def test_a_compiled_network_uses_them(database, tmp_path):
     assert [layer.schedule for layer in compiled.explain()] == ["record"]
     x = np.random.default_rng(0).standard_normal(X.shape, dtype="float32")
     np.testing.assert_allclose(compiled(x), network(seed=3)(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-5)
+
+
+def estimate_of(task, index: int, seconds: float) -> dict:
+    """A line that says that a tile of the task is the best."""
+    _, tiles = kernel_of(Schedule(workload(task.func)), TARGET)
+    return estimated(workload(task.func), TARGET, seconds, list(astuple(tiles[index])))
+
+
+def test_an_estimate_is_used_where_nothing_is_measured(task, tmp_path):
+    assert write_estimates(tmp_path, [estimate_of(task, 1, 1e-3)]) == 1
+    second = tuning.schedules(task.func, TARGET)[1]
+    assert str(BestRecords(tmp_path, TARGET).best(task.func).mod["main"].body) == str(second.mod["main"].body)
+    compiled = tvm_sched.compile(network(), X, threads=1, records=tmp_path)
+    assert [layer.schedule for layer in compiled.explain()] == ["estimate"]
+    x = np.random.default_rng(0).standard_normal(X.shape, dtype="float32")
+    np.testing.assert_allclose(compiled(x), network()(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_measurement_beats_an_estimate_however_fast(database, task, tmp_path):
+    lines = lambda: list(map(json.loads, (tmp_path / BEST).read_text().splitlines()))  # noqa: E731
+    write_estimates(tmp_path, [estimate_of(task, 0, 1e-9)])
+    assert write_best(database, tmp_path) == 1
+    measured = lines()
+    assert "trace" in measured[0] and measured[0]["seconds"] == 1e-3
+    assert write_estimates(tmp_path, [estimate_of(task, 0, 1e-9)]) == 1
+    assert lines() == measured
+    assert BestRecords(tmp_path, TARGET).kind(task.func) == "record"
+
+
+def test_a_later_estimate_replaces_an_earlier_one(task, tmp_path):
+    for index in (0, 2):
+        write_estimates(tmp_path, [estimate_of(task, index, 1e-3)])
+    (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
+    assert line == estimate_of(task, 2, 1e-3)
 
 
 @pytest.mark.parametrize("content, words", [("{", "cut off"), ("{}\n", "damaged"), ('["a"]\n', "damaged")])

@@ -107,6 +107,17 @@ def test_which_layers_it_takes(pixels, channels, out_channels, n, taken):
     assert pixel_lanes_conv2d.takes(pixels, channels, out_channels, n, targets.get("x86-avx512")) is taken
 
 
+@pytest.mark.parametrize("n, taken", [(2, True), (4, True), (8, False)])
+def test_where_scalars_come_from_lanes_a_block_of_one_vector_is_narrow(n, taken):
+    assert pixel_lanes_conv2d.takes(49, 64, 64, n, targets.get("cortex-a76")) is taken
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_blocks_of_a_whole_vector(size):
+    """What Cortex-A76 runs of 1x4 blocks, in this machine's instructions."""
+    Layer((1, size, size, 32), 16, n=4, kept=4, lanes=4).check(target=replace(ONE_CORE, lanes=4, scalar_operand="lane"))
+
+
 @pytest.mark.skipif(targets.host().arch != "x86_64", reason="runs AVX2 code")
 @pytest.mark.parametrize("size", [8, 7])
 def test_avx2_gives_the_same_numbers(size):

@@ -66,6 +66,11 @@ def test_the_users_compiler_goes_first(installed):
         toolchain.linker(targets.X86_AVX2, "other -x")
 
 
+def test_object_files_alone_are_made_for_macos():
+    with pytest.raises(UserError, match="for target 'apple-m1' there are object files only, nothing here links for macOS: save to a name ending in .tar"):
+        toolchain.linker(targets.get("apple-m1"))
+
+
 @pytest.mark.parametrize(
     ("target", "remedy"), [(targets.X86_AVX2, r"install g\+\+"), (targets.CORTEX_A76, r"'pip install ziglang', or install g\+\+-aarch64-linux-gnu")]
 )

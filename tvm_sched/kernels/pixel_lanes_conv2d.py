@@ -18,7 +18,7 @@ from tvm.s_tir import Schedule
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.loops import partition, prefetch_weights
-from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, LOADS_PER_CYCLE, Work, divisors
+from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Work, divisors
 from tvm_sched.kernels.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
 
@@ -26,13 +26,19 @@ NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks a
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
 # Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
 TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
-STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; measured on Zen 4
+STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; likewise
+NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES = 2, 3  # by the pipes of a Cortex-A76: 4x4 numbers take 8 shuffles, 4 loads and 4 stores
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
-    """Whether the kernel can run a layer of `pixels` rows, and may gain: a block is less than a vector, and the image is not."""
-    return n < target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
+    """Whether the kernel can run a layer of `pixels` rows, and may gain: the image is a vector at least, and a block is `narrow`."""
+    return narrow(n, target) and target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
+
+
+def narrow(n: int, target: Target) -> bool:
+    """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must be loaded for one FMA."""
+    return n <= target.lanes if target.scalar_operand == "lane" else n < target.lanes
 
 
 def bands_of(pixels: int, lanes: int) -> int:
@@ -118,27 +124,31 @@ def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[P
     return sorted(found, key=preference)[:most]
 
 
-def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
-    """Estimated cycles of the layer on the target's cores."""
+def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles of the layer on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     vectors, rest = divmod(work.width, lanes)
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
-    step = STEP_CYCLES + max(
-        sums * per_register / target.fma_per_cycle, loads / LOADS_PER_CYCLE, target.fma_latency,
+    step = max(
+        sums * per_register * (fma_cycles or 1 / target.fma_per_cycle), loads / target.loads_per_cycle, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
+    transpose, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
+    if target.scalar_operand == "lane":
+        transpose, store = NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES
+    else:
+        step += STEP_CYCLES
     # A loop over the kept channels that ends costs about 20 cycles.
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * work.groups * work.n // tile.rows
     product = register_tiles * (work.kept * step + 20)
-    store = STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
-    transposition = vectors * (TRANSPOSE_CYCLES * work.channels + store * work.groups * work.n)
+    transposition = vectors * (transpose * work.channels + store * work.groups * work.n)
     left = 0.0
     if rest:
         bands = bands_of(work.width, lanes)
         together = groups_together(work, rest // bands, target)
-        step = max(rest // bands * together * 1.5 / LOADS_PER_CYCLE, target.fma_latency)
+        step = max(rest // bands * together * 1.5 / target.loads_per_cycle, target.fma_latency)
         left = bands * work.groups / together * (work.kept * step + 20)
     shares = vectors // tile.vectors if shares_tiles(work, lanes, tile, target) else work.groups * work.n // chunk_of(work, target)
     return (product + transposition + left) / shares * ceil(shares / target.cores)

@@ -123,7 +123,7 @@ def tile(rows: int, vectors: int, target: Target) -> tuple[int, int]:
     if rows == 1:
         return 1, even_part(vectors, MOST_VECTORS)
     vectors = min(vectors, 2)
-    room = target.registers - vectors - (0 if target.broadcast_operand else 1)
+    room = target.registers - vectors - (0 if target.scalar_operand == "memory" else 1)
     return even_part(rows, min(MOST_ROWS, room // vectors)), vectors
 
 

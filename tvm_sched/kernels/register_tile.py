@@ -14,8 +14,8 @@ from math import ceil, gcd, hypot, log, prod
 from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
+IN_ORDER_AHEAD = 8  # registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it spills
 LINE = 64  # bytes of a cache line
-LOADS_PER_CYCLE = 2
 # Of less than a vector: a core that splits a vector over two pipes starts two of these, as far as L1 gives it two scalars a cycle (Zen 4, measured).
 NARROW_FMA_PER_CYCLE = 1.85
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
@@ -85,7 +85,7 @@ def candidates(work: Work, target: Target, most: int = 32, among: int | None = N
         for rows in divisors(height, limit=4)
         for cols in range(1, min(width, target.registers // rows) + 1)
         for groups in divisors(among or work.groups, limit=target.registers // (rows * cols))
-        if fits_registers(ceil(work.n / target.lanes), rows * cols, groups, target)
+        if fits_registers(work, rows, cols, groups, target)
         for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
     ]
 
@@ -96,10 +96,30 @@ def candidates(work: Work, target: Target, most: int = 32, among: int | None = N
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
 
 
-def fits_registers(vectors: int, pixels: int, groups: int, target: Target) -> bool:
+def fits_registers(work: Work, rows: int, cols: int, groups: int, target: Target) -> bool:
     """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it multiplies with, are registers."""
-    scalars = 0 if target.broadcast_operand else 1 if groups == 1 else pixels
+    vectors, pixels = ceil(work.n / target.lanes), rows * cols
+    if target.scalar_operand == "memory":
+        scalars = 0
+    elif target.scalar_operand == "register":
+        scalars = 1 if groups == 1 else pixels
+    else:
+        scalars = max(lanes_held(work, rows, cols, groups, target.lanes), IN_ORDER_AHEAD if target.in_order else 0)
     return vectors * pixels * groups + vectors + scalars <= target.registers
+
+
+def lanes_held(work: Work, rows: int, cols: int, groups: int, lanes: int) -> int:
+    """Registers for what LLVM loads ahead where an FMA takes its scalar from a register's lane: pixels that are met again, by another group or the
+    next tap, and of several groups the taps' weights.
+
+    It does so where two of three hold: all channels are kept, there are taps, there are groups; else one pixel at a time is enough. The rule was
+    found by counting the spills of the tiles of 22 to 32 registers, N = 4 to 32, for Cortex-A76; `tests/tvm_sched/test_neon_loops.py` holds it.
+    """
+    width, step, vectors = work.kernel[1], work.stride[1], ceil(work.n / lanes)
+    if (not work.indexed) + (prod(work.kernel) > 1) + (groups > 1) < 2:
+        return 1
+    pixels = rows * min(cols * width, (cols - 1) * step + width)
+    return pixels + (1 + (groups - 1) * vectors * width if prod(work.kernel) > 1 else 0)
 
 
 def divisors(number: int, limit: int) -> list[int]:
@@ -121,8 +141,8 @@ def band_counts(tiles: int) -> list[int]:
     return chosen
 
 
-def cycles(work: Work, tile: Tile, target: Target) -> float:
-    """Estimated cycles of one core's share of the work."""
+def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles of one core's share of the work. `fma_cycles`: those of one vector's multiply-add in the loop, where they are known."""
     images, height, width = work.image
     vectors = ceil(work.n / target.lanes)
     pixels = tile.rows * tile.cols
@@ -132,9 +152,19 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     sums = vectors * pixels * tile.groups
     loads = vectors * tile.groups + pixels * (tile.groups if work.indexed else 1)
     loads += 3 * tile.groups / taps if work.indexed else 0  # an index, and what makes an address of it
+    arithmetic = sums
+    if target.scalar_operand == "lane":
+        loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
+        loads *= 1.2 if vectors == taps == 1 and work.indexed else 1  # index, address, pixel, one multiply-add: not all hidden, by LLVM's model
+        arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     narrow = work.n < target.lanes
     sums_per_cycle = max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE) if narrow else target.fma_per_cycle
-    step = max(sums / sums_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
+    if fma_cycles:
+        step = fma_cycles * sums
+    elif target.in_order:  # what loads make it wait, half of them by LLVM's model of the Cortex-A55
+        step = max(arithmetic / sums_per_cycle + loads / target.loads_per_cycle / 2, 1.5 * target.fma_latency)
+    else:
+        step = max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
     step *= 1.2 if narrow and taps > 1 and tile.groups == 1 else 1.0  # the scalars of one channel meet in few banks of L1
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)

@@ -177,11 +177,11 @@ def products_of_band(work: Work, form: Form, rows: int, grid: tuple[int, int, in
     return Work(1, 1, rows * grid[2], work.channels, groups, work.kept, work.n, indexed=work.indexed)
 
 
-def estimate(work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target) -> float:
-    """Estimated cycles of the whole convolution on the target's cores."""
+def estimate(work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target, fma_cycles=None) -> float:
+    """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     e = form.size
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    product = cycles(products_of_band(work, form, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), replace(target, cores=1))
+    product = cycles(products_of_band(work, form, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), replace(target, cores=1), fma_cycles)
     if bands > 1 and tiles_in_band % tile.cols:
         product *= 2.5  # TVM does not see how few sums a tile cut short has, and keeps them all in memory
     numbers = e * e * tiles_in_band * (work.channels + work.groups * work.n)

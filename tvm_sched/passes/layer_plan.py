@@ -107,11 +107,11 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
             estimates[phased, form, n] = winograd_cycles(variants[phased], work, form, target, layer.channels if phased else None)
         if not phased:
             estimates[phased, DIRECT, n] = direct_cycles(work, target)
-            if found and found.n < target.lanes and takes_pixel_lanes(layer, n, target):
+            if found and pixel_lanes_conv2d.narrow(found.n, target) and takes_pixel_lanes(layer, n, target):
                 estimates[phased, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
-    simplest = target.lanes if target.broadcast_operand else 2 * target.lanes
+    simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
@@ -158,7 +158,7 @@ def winograd_forms(layer: Layer, n: int, target: Target, phased: bool) -> list[F
 
 
 def takes_pixel_lanes(layer: Layer, n: int, target: Target) -> bool:
-    """1x1 without padding, blocks of less than a vector, at least a vector of pixels; of a strided layer the pixels that it reads are copied."""
+    """1x1 without padding, narrow blocks, at least a vector of pixels; of a strided layer the pixels that it reads are copied."""
     flat = layer.weight.shape[2:] == (1, 1) and not any(layer.padding)
     return flat and pixel_lanes_conv2d.takes(prod(layer.image), layer.channels, len(layer.weight), n, target)
 

@@ -47,7 +47,7 @@ def schedule_one(func: PrimFunc, target: Target, records: Records | None) -> tup
             generic.schedule(sch, target)
         return sch, ""
     if records is not None and (recorded := records.best(func)) is not None:
-        return recorded, "record"
+        return recorded, records.kind(func)
     kernel.schedule(sch, tiles[0], target)
     return sch, f"default: {tiles[0]}"
 

@@ -1,0 +1,97 @@
+#!/usr/bin/env python
+"""Estimates latencies of networks on a CPU that is not here, dense and 1x16 sparse, and the tile of each kernel that would be best there.
+
+    python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4]
+
+Static analysis: `tvm_sched/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into tuning_logs/FAMILY/best.jsonl,
+marked as estimated; a network whose row is there is not estimated again. The board around the core is that of a Raspberry Pi 5.
+"""
+
+import csv
+import os
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import click
+
+from subp.cli.networks import random_network
+from subp.cli.options import Numbers
+from tvm_sched import importer, pipeline, targets
+from tvm_sched.best_records import estimated, write_estimates
+from tvm_sched.compiler import SHIPPED
+from tvm_sched.errors import UserError
+from tvm_sched.estimate import RASPBERRY_PI_5, Estimator
+from tvm_sched.quiet import quiet
+from tvm_sched.records import workload
+from tvm_sched.tuning import tasks_of
+
+NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50")
+SPARSITIES = (0.75, 0.0, 0.9, 0.5)
+FIELDS = ("network", "n", "sparsity", "threads", "estimated_ms")
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+@click.command()
+@click.argument("target", default="cortex-a76")
+@click.option("--network", "networks", multiple=True, default=NETWORKS, help="A network [the five of the benchmark suite].")
+@click.option("--threads", type=Numbers(), default="1,4", show_default=True)
+def command(target: str, networks: tuple[str, ...], threads: list[int]):
+    """Estimate latencies and tiles for TARGET."""
+    try:
+        machine = targets.get(target)
+        estimators = {}
+        for count in threads:
+            shared = next(iter(estimators.values())).loops if estimators else None
+            estimators[count] = Estimator(replace(machine, cores=count), shared)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    file = RESULTS / f"estimated_{machine.name}.csv"
+    rows = {key(row): row for row in csv.DictReader(file.read_text().splitlines())} if file.exists() else {}
+    for sparsity in SPARSITIES:
+        for network in networks:
+            asked = [count for count in threads if (network, str(sparsity), str(count)) not in rows]
+            if asked:
+                for row in estimate(network, sparsity, [estimators[count] for count in asked]):
+                    rows[key(row)] = row
+                    click.echo(" ".join(row.values()))
+                write(file, list(rows.values()))
+
+
+def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[dict]:
+    """The rows of one network, one an estimator; the tiles of its kernels are written."""
+    network = random_network(name, n=16, sparsity=sparsity, seed=0, size=224, batch=1)
+    with quiet():
+        imported = importer.from_torch(network.module, network.example_input)
+    rows = []
+    for estimator in estimators:
+        with quiet():
+            mod = pipeline.fused(imported, estimator.target, dense=not sparsity).mod
+        seconds = estimator.network_seconds(mod, RASPBERRY_PI_5)
+        values = (name, 16 if sparsity else 1, sparsity, estimator.target.cores, f"{1e3 * seconds:.1f}")
+        rows.append(dict(zip(FIELDS, map(str, values))))
+        guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod, estimator.target)]
+        lines = [
+            estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
+            for func, guess in guesses if guess is not None
+        ]
+        write_estimates(SHIPPED / estimator.target.family, lines)
+    return rows
+
+
+def key(row: dict) -> tuple[str, str, str]:
+    """What a file holds one row of."""
+    return row["network"], row["sparsity"], row["threads"]
+
+
+def write(file: Path, rows: list[dict]):
+    """Writes the table, all or nothing."""
+    partial = file.with_suffix(".partial")
+    with partial.open("w", newline="") as out:
+        writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (row["network"], float(row["sparsity"]), int(row["threads"]))))
+    os.replace(partial, file)
+
+
+if __name__ == "__main__":
+    command()
