@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from subp import checkpoint, models
 from subp.checkpoint import Checkpoint
-from subp.config import MACHINE, Config
+from subp.config import MACHINE, SPARSIFIER, Config
 from subp.data import Data, batches, train_batches, val_batches
 from subp.errors import UserError, require
 from subp.progress import Progress
@@ -120,21 +120,7 @@ def make_sparsifier(model: nn.Module, config: Config) -> Sparsifier | None:
     """The run's sparsifier, its masks on the model; None for dense training."""
     if config.method == "dense":
         return None
-    names = (
-        "n",
-        "sparsity",
-        "method",
-        "criterion",
-        "schedule",
-        "epochs",
-        "tau",
-        "alpha",
-        "soft",
-        "exclude",
-        "include",
-        "seed",
-    )
-    return Sparsifier(model, **{name: getattr(config, name) for name in names})
+    return Sparsifier(model, **{name: getattr(config, name) for name in SPARSIFIER})
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
