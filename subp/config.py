@@ -7,8 +7,8 @@ from subp.errors import require
 
 MACHINE = ("workers", "device")  # settings that a resumed run may change
 SPARSIFIER = (  # settings that are subp.Sparsifier's options
-    *("method", "n", "m", "sparsity", "criterion", "scoring", "schedule", "start", "end", "tau", "alpha", "soft", "decay"),
-    *("exclude", "include", "epochs", "seed"),
+    *("method", "n", "m", "sparsity", "target_macs", "target_weights", "criterion", "scoring", "schedule", "start", "end"),
+    *("tau", "alpha", "soft", "decay", "exclude", "include", "epochs", "seed"),
 )
 
 
@@ -20,7 +20,9 @@ class Config:
     method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's
     n: int = 16
     m: int = 4
-    sparsity: float = 0.75
+    sparsity: float | None = None  # 0.75 without a target
+    target_macs: float | None = None
+    target_weights: float | None = None
     criterion: str | None = None
     scoring: str = "weight"
     schedule: str = "cubic-ease-out"

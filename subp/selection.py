@@ -75,6 +75,17 @@ def places_of(layer_name: str, layer: nn.Module) -> dict[str, Place]:
     return {f"{layer_name}.{weight}".lstrip("."): Place(layer, weight) for weight in weight_names(layer)}
 
 
+def all_places(model: nn.Module) -> dict[str, Place]:
+    """The weights of all of a model's layers of kinds that can be pruned, by name, in the model's order."""
+    return {
+        name: place
+        for layer_name, layer in model.named_modules()
+        if isinstance(layer, PRUNABLE)
+        for name, place in places_of(layer_name, layer).items()
+        if weight_of(*place) is not None  # None: attention with three weights
+    }
+
+
 def _has_matrix(layer: nn.Module) -> bool:
     """Whether the layer itself holds a parameter of two or more dimensions, which one could think of pruning."""
     if isinstance(layer, parametrize.ParametrizationList):  # a helper module of the layer that it belongs to

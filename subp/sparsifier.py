@@ -18,18 +18,19 @@ equal, get equal masks; and there is no generator whose state would have to be s
 
 from collections.abc import Sequence
 from functools import partial
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp import blocks, masking, schedules
+from subp import blocks, budgets, masking, schedules
 from subp.criteria import score
 from subp.errors import require
-from subp.methods import METHODS, UNITS, Step
+from subp.macs import count_macs
+from subp.methods import METHODS, Step
 from subp.seeds import generator
-from subp.selection import places_of, select_layers
+from subp.selection import all_places, places_of, select_layers
 from subp.settings import Settings
 
 
@@ -52,7 +53,11 @@ class Sparsifier:
                      of each gate, if recurrent)
     n:               outputs in a block, for methods that have blocks
     m:               inputs in a group, for "sr-ste": N:M with N = (1 - sparsity) * m
-    sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own units
+    sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own units;
+                     0.75 unless a target is given
+    target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up to
+                     1, a fraction of the dense network's. Every pruned layer gets the same sparsity, the least that does
+    target_weights:  instead: weights of the whole network in the end, likewise
     method:          a name in subp.methods.METHODS, whose files say what each does
     criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
     scoring:         "weight" scores the trained weights, pruned ones as they stand; "masked" scores pruned ones as
@@ -79,7 +84,10 @@ class Sparsifier:
         *,
         n: int = 16,
         m: int = 4,
-        sparsity: float = 0.75,
+        sparsity: float | None = None,
+        target_macs: float | None = None,
+        target_weights: float | None = None,
+        input_shape: Sequence[int] | None = None,
         method: str = "subp",
         criterion: str | None = None,
         scoring: str = "weight",
@@ -95,10 +103,12 @@ class Sparsifier:
         include: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        self.settings = Settings.completed(
+        given = [option for option in (sparsity, target_macs, target_weights) if option is not None]
+        require(len(given) <= 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
+        settings = Settings.completed(
             n=n,
             m=m,
-            sparsity=sparsity,
+            sparsity=sparsity if sparsity is not None else 0.0 if given else 0.75,
             method=method,
             criterion=criterion,
             scoring=scoring,
@@ -120,11 +130,14 @@ class Sparsifier:
         self.places, self.skipped = select_layers(
             model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
         )
+        if sparsity is None and given:
+            settings = replace(settings, sparsity=self._solved(n, m, target_macs, target_weights, input_shape))
+        self.settings = settings
         follow = partial(self._method.choose, at=self._at("", 0)) if self._method.every_forward else None
         self._masks = {
             name: masking.attach(
                 layer,
-                UNITS[self._method.unit](masking.weight_of(layer, weight).shape, n),
+                self._method.mask_shape(masking.weight_of(layer, weight), n),
                 self.settings.soft,
                 decay,
                 name=weight,
@@ -132,6 +145,24 @@ class Sparsifier:
             )
             for name, (layer, weight) in self.places.items()
         }
+
+    def _solved(self, n, m, target_macs, target_weights, input_shape) -> float:
+        """The sparsity at which the whole network meets its target."""
+        places = all_places(self.model)
+        if target_weights is not None:
+            target, unit = target_weights, "weights"
+            costs = {name: masking.weight_of(*place).numel() for name, place in places.items()}
+        else:
+            require(input_shape is not None, "target_macs needs an input_shape, such as (3, 224, 224), to count with")
+            costs, target, unit = count_macs(self.model, places, input_shape), target_macs, "multiply-accumulates"
+        require(target > 0, f"a target of {target} {unit} is not above 0")
+        shares = [
+            budgets.Share(costs[name], self._method.ranked(masking.weight_of(*place), n, m))
+            for name, place in self.places.items()
+            if name in costs
+        ]
+        dense = sum(costs.values()) - sum(share.cost for share in shares)
+        return budgets.sparsity_for(target, dense, shares, unit)
 
     @property
     def masks(self) -> dict[str, Tensor]:

@@ -3,14 +3,30 @@
 from collections.abc import Callable
 
 import click
+from click.core import ParameterSource
 
+from subp.budgets import parse
 from subp.config import Config
+from subp.errors import UserError
+from subp.presets import PRESETS
 from subp.schedules import SCHEDULES
 
 # Named here too, so that `--help` need not import PyTorch; a test compares them.
 METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "sr-ste")
 CRITERIA = ("l1", "l2", "bpar")
 SCORINGS = ("weight", "masked")
+
+
+class Budget(click.ParamType):
+    """A fraction, or a number such as 1.03G."""
+
+    name = "budget"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else parse(value)
+        except UserError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _option(name: str, kind: object, help_: str, **more) -> Callable:
@@ -27,7 +43,23 @@ _OPTIONS = (
     ),
     _option("--n", int, "Block size: output channels that are kept or pruned together."),
     _option("--m", int, "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
-    _option("--sparsity", float, "Fraction of each group's blocks that is pruned in the end, from 0 to below 1."),
+    _option(
+        "--sparsity",
+        float,
+        "Fraction of each group's blocks that is pruned in the end, from 0 to below 1.  [default: 0.75]",
+    ),
+    _option(
+        "--target-macs",
+        Budget(),
+        "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, or a "
+        "number such as 1.03G; all pruned layers get the one sparsity that does.",
+    ),
+    _option("--target-weights", Budget(), "Instead: the whole network's weights, a fraction or a number such as 2.9M."),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Model, sparsity and layers left dense as the SUBP paper has them; other options still hold.",
+    ),
     _option(
         "--criterion",
         click.Choice(CRITERIA),
@@ -70,3 +102,15 @@ def method_options(command: Callable) -> Callable:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def with_preset(ctx: click.Context, name: str | None, options: dict) -> dict:
+    """The options, those that the preset of that name has filled in where the command line gives no other."""
+    if name is None:
+        return options
+    preset = PRESETS[name]
+    chosen = {"model": preset.model, "sparsity": preset.sparsity, "exclude": preset.exclude}
+    if options["target_macs"] or options["target_weights"]:
+        del chosen["sparsity"]
+    given = {option for option in options if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT}
+    return options | {option: value for option, value in chosen.items() if option not in given}

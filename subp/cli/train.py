@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from subp.cli.method_options import method_options
+from subp.cli.method_options import method_options, with_preset
 from subp.cli.options import INPUT_FILE
 from subp.config import Config
 
@@ -94,6 +94,7 @@ def command(
     weights: Path | None,
     download: bool,
     threads: int | None,
+    preset: str | None,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -111,6 +112,7 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
+    options = with_preset(ctx, preset, options)
     if resume:
         saved = checkpoint.load(output / training.CHECKPOINT).metadata
         given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}

@@ -1,5 +1,5 @@
 """The pruning methods: one file each, a pure step to a mask; `registry.METHODS` has them by name."""
 
-from subp.methods.registry import METHODS, UNITS, Method, Step
+from subp.methods.registry import METHODS, Method, Step
 
-__all__ = ["METHODS", "UNITS", "Method", "Step"]
+__all__ = ["METHODS", "Method", "Step"]

@@ -5,6 +5,7 @@ Masks have the shape of the unit that is kept or pruned as a whole, and broadcas
 `subp.blocks.expand_mask` says.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class Method:
     choose:         (weight, Step) -> mask of the unit's shape; what the weight holds where it is pruned is the scoring's
     unit:           a name in UNITS
     uses_n, uses_m: n must divide a layer's outputs, m its inputs
+    ranks_layer:    the units of a whole layer are ranked together, not those of a group of outputs
     settles:        the mask of epoch `end` stays; else the weights may still swap what is pruned
     one_shot:       `start` and `end` default to epoch 0: pruned at once
     every_forward:  the mask follows the weights at every forward pass in training, not only once an epoch
@@ -57,11 +59,21 @@ class Method:
     unit: str = "block"
     uses_n: bool = True
     uses_m: bool = False
+    ranks_layer: bool = False
     settles: bool = False
     one_shot: bool = False
     every_forward: bool = False
     criteria: tuple[str, ...] = ()
     soft: bool = True
+
+    def mask_shape(self, weight: Tensor, n: int) -> tuple[int, ...]:
+        """The shape of a mask on this weight."""
+        return UNITS[self.unit](weight.shape, n)
+
+    def ranked(self, weight: Tensor, n: int, m: int) -> int:
+        """How many units of the weight are ranked together."""
+        shape = self.mask_shape(weight, n)
+        return m if self.uses_m else math.prod(shape) if self.ranks_layer else shape[1]
 
 
 def _subp(weight: Tensor, at: Step) -> Tensor:
@@ -90,9 +102,9 @@ def _sr_ste(weight: Tensor, at: Step) -> Tensor:
 
 METHODS: dict[str, Method] = {
     "subp": Method(_subp, criteria=("bpar", "l1", "l2")),
-    "nonuniform": Method(_nonuniform, criteria=("l1", "l2")),
+    "nonuniform": Method(_nonuniform, ranks_layer=True, criteria=("l1", "l2")),
     "random": Method(_random, settles=True, one_shot=True, soft=False),
-    "magnitude": Method(_magnitude, unit="weight", uses_n=False, settles=True, soft=False),
-    "filter": Method(_filters, unit="filter", uses_n=False, criteria=("l2", "l1", "bpar")),
+    "magnitude": Method(_magnitude, unit="weight", uses_n=False, ranks_layer=True, settles=True, soft=False),
+    "filter": Method(_filters, unit="filter", uses_n=False, ranks_layer=True, criteria=("l2", "l1", "bpar")),
     "sr-ste": Method(_sr_ste, unit="weight", uses_n=False, uses_m=True, every_forward=True, one_shot=True),
 }
