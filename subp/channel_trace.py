@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from subp.errors import UserError
 
 FIXED = 0
+_PAIR = 1 << 31  # above every label
 
 # Names in ATen, without the in-place underscore. `torch.Tag.pointwise` knows the other elementwise operations.
 _POINTWISE = {"dropout", "feature_dropout", "hardswish", "relu6", "selu", "zero", "fill", "to", "lift_fresh_copy"}
@@ -64,8 +65,12 @@ class Trace:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Labels that meet when `a` and `b` are broadcast to each other move together."""
-        pairs = _compact(torch.stack(torch.broadcast_tensors(a, b), dim=-1), keep=1)
-        self.ties.append(torch.unique(pairs.reshape(-1, 2), dim=0))
+        a, b = torch.broadcast_tensors(a, b)
+        for axis in range(a.ndim):
+            if a.stride(axis) == b.stride(axis) == 0:  # the same pairs again
+                a, b = _first(a, axis), _first(b, axis)
+        pairs = torch.unique(a * _PAIR + b)
+        self.ties.append(torch.stack([pairs // _PAIR, pairs % _PAIR], 1))
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """These labels stay where they are."""
@@ -190,21 +195,20 @@ class _Tracer:
     def pointwise(self, node: fx.Node) -> Tensor:
         operands = [self.read(read) for read in node.all_input_nodes]
         shape = node.meta["val"].shape
-        aligned = [labels.reshape(*[1] * (len(shape) - labels.ndim), *labels.shape) for labels in operands]
+        aligned = [labels.reshape([1] * (len(shape) - labels.ndim) + list(labels.shape)) for labels in operands]
         return self.join(aligned).expand(shape)
 
     def join(self, operands: list[Tensor]) -> Tensor:
-        """Ties tensors of one rank that meet element by element. One that is broadcast along the channels, as one value
-        for them all, does not tie them.
+        """Ties tensors of one rank that meet element by element. One that is broadcast along others' channels, as one
+        value for them all, is not tied. Returns the labels of that which depends on fewest axes.
         """
-        main = max(operands, key=lambda labels: len(_varying(labels)))
-        axes = _varying(main)
-        for other in operands:
-            if all(other.shape[axis] == main.shape[axis] for axis in axes):
-                self.out.tie(main, other)
-            else:
-                _require(not _varying(other))
-        return main
+        varying = [_varying(labels) for labels in operands]
+        axes, size = set().union(*varying), torch.broadcast_shapes(*(labels.shape for labels in operands))
+        whole = [i for i, labels in enumerate(operands) if all(labels.shape[axis] == size[axis] for axis in axes)]
+        _require(bool(whole) and not any(varying[i] for i in range(len(operands)) if i not in whole))
+        for i in whole[1:]:
+            self.out.tie(operands[whole[0]], operands[i])
+        return operands[min(whole, key=lambda i: len(varying[i]))]
 
     def reduction(self, self_: Tensor | fx.Node, dim=None, keepdim: bool = False, **_) -> Tensor:
         labels = self.read(self_)
@@ -217,13 +221,12 @@ class _Tracer:
 
     def layer(self, labels: Tensor, weight: fx.Node, bias: fx.Node | None, axis: int, groups: int = 1) -> Tensor:
         """A convolution or linear layer over the channels along `axis`; returns the labels [O] of its outputs."""
-        _require(weight.name in self.parameters and set(_varying(labels)) <= {axis % labels.ndim})
-        columns = _first(labels, *(other for other in range(labels.ndim) if other != axis % labels.ndim)).reshape(-1)
-        name, outputs = self.parameters[weight.name], weight.meta["val"].shape[0]
-        held = self.out.weights.setdefault(name, Weight(self.out.fresh(outputs), self.out.fresh(len(columns)), groups))
-        _require(held.groups == groups and len(held.columns) == len(columns))
-        self.out.tie(held.columns, columns)
-        if groups == len(columns) == outputs:
+        _require(weight.name in self.parameters)
+        name, outputs, inputs = self.parameters[weight.name], weight.meta["val"].shape[0], labels.shape[axis]
+        held = self.out.weights.setdefault(name, Weight(self.out.fresh(outputs), self.out.fresh(inputs), groups))
+        _require(held.groups == groups and len(held.columns) == inputs)
+        self.out.tie(labels, _along(held.columns, axis, labels.ndim))
+        if groups == inputs == outputs:
             self.out.tie(held.columns, held.rows)  # depthwise
         else:
             for side in (held.columns, held.rows):
@@ -235,8 +238,7 @@ class _Tracer:
     def _conv2d(self, input, weight, bias=None, groups=1, **_):
         _require(len(weight.meta["val"].shape) == input.meta["val"].ndim)
         labels = self.read(input)
-        rows = self.layer(labels, weight, bias, axis=1, groups=groups)
-        return rows.reshape(1, -1, *[1] * (labels.ndim - 2))
+        return _along(self.layer(labels, weight, bias, axis=1, groups=groups), 1, labels.ndim)
 
     _conv1d = _conv3d = _conv2d
 
@@ -244,29 +246,27 @@ class _Tracer:
         return self.layer(self.read(input), weight, bias, axis=-1)
 
     def _batch_norm(self, input, weight, bias, running_mean, running_var, **_):
-        labels = self.read(input)
-        for parameter in (weight, bias, running_mean, running_var):
-            if parameter is not None:
-                self.out.tie(labels, self.read(parameter).reshape(1, -1, *[1] * (labels.ndim - 2)))
-        return labels
+        return self.affine(self.read(input), [weight, bias, running_mean, running_var], 1)
 
     def _layer_norm(self, input, normalized_shape, weight=None, bias=None, **_):
         labels = self.read(input)
         self.out.scope(labels, *range(-len(normalized_shape), 0))
-        for parameter in (weight, bias):
-            if parameter is not None:
-                self.out.tie(labels, self.read(parameter))
-        return labels
+        return self.affine(labels, [weight, bias], -1)
 
     _rms_norm = _layer_norm
 
     def _group_norm(self, input, num_groups, weight=None, bias=None, **_):
         labels = self.read(input)
         self.out.scope(labels.unflatten(1, (num_groups, -1)), *range(2, labels.ndim + 1))
-        for parameter in (weight, bias):
-            if parameter is not None:
-                self.out.tie(labels, self.read(parameter).reshape(1, -1, *[1] * (labels.ndim - 2)))
-        return labels
+        return self.affine(labels, [weight, bias], 1)
+
+    def affine(self, labels: Tensor, parameters: list[fx.Node | None], axis: int) -> Tensor:
+        """A norm's parameters: vectors along `axis`, or of the shape of the last axes. At all positions they are the same."""
+        read = [self.read(parameter) for parameter in parameters if parameter is not None]
+        aligned = [_along(each, axis, labels.ndim) if each.ndim == 1 else each for each in read]
+        for each in aligned:
+            self.out.tie(labels, each)
+        return aligned[0] if aligned else labels
 
     def _softmax(self, self_, dim, **_):
         labels = self.read(self_)
@@ -301,7 +301,7 @@ class _Tracer:
             self.out.tie(*sides)
             for side in sides:
                 self.out.scope(side, -1)
-            return torch.zeros(1, dtype=torch.long).expand(shape)
+            return torch.tensor(FIXED).expand(shape)
         _require(not (_varies(a, -2) and _varies(b, -1)))
         passing, axis = (a[..., :1], -2) if _varies(a, -2) else (b[..., :1, :], -1)
         self.out.scope(passing, axis)
@@ -326,13 +326,18 @@ def _fixed(node: fx.Node):
     """Labels of data in a fixed order, shaped as the node's value."""
     value = node.meta.get("val")
     if isinstance(value, (list, tuple)):
-        return [torch.zeros(1, dtype=torch.long).expand(part.shape) for part in value]
-    return torch.zeros(1, dtype=torch.long).expand(value.shape) if isinstance(value, Tensor) else None
+        return [torch.tensor(FIXED).expand(part.shape) for part in value]
+    return torch.tensor(FIXED).expand(value.shape) if isinstance(value, Tensor) else None
 
 
 def _require(condition: bool) -> None:
     if not condition:
         raise _NotUnderstood
+
+
+def _along(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """The vector as a tensor of that rank, along the axis."""
+    return vector.reshape([-1 if other == axis % rank else 1 for other in range(rank)])
 
 
 def _first(labels: Tensor, *axes: int) -> Tensor:

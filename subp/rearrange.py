@@ -15,7 +15,7 @@ convolution; the two halves that ShuffleNet's chunk separates): each is ordered 
 """
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,26 +136,36 @@ def _slots(vector: Tensor, channels: Tensor) -> Tensor:
 
 def permute(channels: Channels, orders: list[Tensor], model: nn.Module) -> None:
     """Folds an order for each set into the model, in place: place i of the set's takes what channel orders[set][i] was."""
+    tensors = _tensors(model)
     with torch.no_grad():
-        for name, tensor in permuted(channels, orders, _tensors(model)).items():
-            _tensors(model)[name].copy_(tensor)
+        for name, tensor in permuted(channels, orders, tensors).items():
+            tensors[name].copy_(tensor)
 
 
 def permuted(channels: Channels, orders: list[Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same for tensors by name of a parameter or buffer and shaped as it: a state dict's, an optimizer's momenta.
     Those of `tensors` that no set touches are left out.
     """
-    moved = torch.arange(channels.classes)
-    for each, order in zip(channels.sets, orders, strict=True):
-        require(torch.equal(order.sort().values, torch.arange(len(each.channels))), "an order names every channel of its set once")
-        moved[each.channels] = each.channels[order]
+    moved = _moved(channels, orders)
     result = {}
     for name, tensor in tensors.items():
         if name in channels.rows:
-            result[name] = _permuted_weight(tensor, _sources(channels.rows[name], moved), _sources(channels.columns[name], moved), channels.groups[name])
+            rows, columns = (_sources(side[name], moved) for side in (channels.rows, channels.columns))
+            result[name] = _permuted_weight(tensor, rows, columns, channels.groups[name])
         elif name in channels.elements:
-            result[name] = tensor.flatten()[_sources(channels.elements[name].flatten(), moved).to(tensor.device)].reshape(tensor.shape)
+            sources = _sources(channels.elements[name].flatten(), moved)
+            result[name] = tensor.flatten()[sources.to(tensor.device)].reshape(tensor.shape)
     return result
+
+
+def _moved(channels: Channels, orders: list[Tensor]) -> Tensor:
+    """Class -> the class that takes its place."""
+    moved = torch.arange(channels.classes)
+    for each, order in zip(channels.sets, orders, strict=True):
+        complete = torch.equal(order.sort().values, torch.arange(len(each.channels)))
+        require(complete, "an order of a set of channels names each of them once")
+        moved[each.channels] = each.channels[order]
+    return moved
 
 
 def _permuted_weight(weight: Tensor, rows: Tensor, columns: Tensor, groups: int) -> Tensor:
@@ -180,15 +190,38 @@ def _sources(vector: Tensor, moved: Tensor) -> Tensor:
     return sources
 
 
+def example_input(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """One input [1, *input_shape] of standard normal numbers, the same every time, as the model's first parameter is kept."""
+    like = next(model.parameters())
+    return torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+
+
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def orders_by(
+    channels: Channels,
+    feature: Callable[[str, Tensor], Tensor],
+    order: Callable[[list[Tensor]], Tensor],
+    weights: Collection[str] | None = None,
+) -> list[Tensor]:
+    """An order for each set: `order` of a list of feature(weight's name, its rows [size, k]), one for each layer that
+    makes the set. weights: names of the weights that count, such as those to be pruned; None: all. A set that none of
+    them makes stays as it is.
+    """
+    orders = []
+    for each in channels.sets:
+        features = [feature(name, rows) for name, rows in each.rows.items() if weights is None or name in weights]
+        orders.append(order(features) if features else torch.arange(len(each.channels)))
+    return orders
 
 
 def by_l1_norm(channels: Channels, model: nn.Module, weights: Collection[str] | None = None) -> list[Tensor]:
     """Orders by falling L1 norm of the filters (arXiv 2105.14713, which sorts where one layer alone makes the channels).
 
     A set that several layers make is sorted by the sum of their filters' norms, each layer's in units of its mean.
-    weights: names of the weights that count, such as those to be pruned; None: all. A set that none of them makes stays.
+    weights: as for `orders_by`.
     """
     tensors = _tensors(model)
 
@@ -196,23 +229,13 @@ def by_l1_norm(channels: Channels, model: nn.Module, weights: Collection[str] | 
         norm = tensors[name].detach().flatten(1).double().abs().sum(1).cpu()[rows].sum(1)
         return norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny)
 
-    return orders_by(channels, norms, lambda totals: totals.argsort(descending=True, stable=True), weights)
+    return orders_by(channels, norms, lambda parts: sum(parts).argsort(descending=True, stable=True), weights)
 
 
-def orders_by(
-    channels: Channels,
-    feature: Callable[[str, Tensor], Tensor],
-    order: Callable[[Tensor], Tensor],
-    weights: Collection[str] | None = None,
-) -> list[Tensor]:
-    """An order for each set: `order` of the sum over the layers that make it of feature(weight's name, rows [size, k]),
-    a tensor [size, ...]. `weights` as for `by_l1_norm`.
-    """
-    orders = []
-    for each in channels.sets:
-        features = [feature(name, rows) for name, rows in each.rows.items() if weights is None or name in weights]
-        orders.append(order(sum(features)) if features else torch.arange(len(each.channels)))
-    return orders
+def layer_orders(channels: Channels, orders: list[Tensor]) -> dict[str, Tensor]:
+    """Weight's name -> for each of its outputs [O] the one that takes its place."""
+    moved = _moved(channels, orders)
+    return {name: _sources(vector, moved) for name, vector in channels.rows.items()}
 
 
 def report(channels: Channels) -> list[LayerReport]:
