@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from subp.errors import require
 
 MACHINE = ("workers", "device")  # settings that a resumed run may change
+SPARSIFIER = (  # settings that are subp.Sparsifier's options
+    *("method", "n", "m", "sparsity", "target_macs", "target_weights", "criterion", "scoring", "schedule", "start", "end"),
+    *("tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,20 @@ class Config:
     model: str = "resnet18"
     method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's
     n: int = 16
-    sparsity: float = 0.75
-    criterion: str = "bpar"
+    m: int = 4
+    sparsity: float | None = None  # 0.75 without a target
+    target_macs: float | None = None
+    target_weights: float | None = None
+    criterion: str | None = None
+    scoring: str = "weight"
     schedule: str = "cubic-ease-out"
+    start: int | None = None
+    end: int | None = None
     tau: float = 0.01
     alpha: float = 1.0
-    soft: bool = True
+    soft: bool | None = None
+    decay: float = 2e-4
+    rearrange: bool = False  # sort the filters by L1 norm first
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 

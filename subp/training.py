@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from subp import checkpoint, models
 from subp.checkpoint import Checkpoint
-from subp.config import MACHINE, Config
+from subp.config import MACHINE, SPARSIFIER, Config
 from subp.data import Data, batches, train_batches, val_batches
 from subp.errors import UserError, require
 from subp.progress import Progress
@@ -81,7 +81,7 @@ def train(
         model = models.create(**architecture, weights_file=weights)
     model.to(_device(config.device))
     _require_fit(model, data.preprocessing)
-    sparsifier = make_sparsifier(model, config)
+    sparsifier = make_sparsifier(model, config, data.preprocessing.shape)
     optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
 
     about = {
@@ -94,6 +94,8 @@ def train(
     history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
     if sparsifier:
         progress.layers(sparsifier.summary())
+        if sparsifier.rearranged:
+            progress.rearranged(sparsifier.rearranged)
     if output:
         _make_folder(output)
         if history:  # the run may have ended between checkpoint and log
@@ -116,25 +118,12 @@ def train(
     return Result(model.eval(), history)
 
 
-def make_sparsifier(model: nn.Module, config: Config) -> Sparsifier | None:
-    """The run's sparsifier, its masks on the model; None for dense training."""
+def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:
+    """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
     if config.method == "dense":
         return None
-    names = (
-        "n",
-        "sparsity",
-        "method",
-        "criterion",
-        "schedule",
-        "epochs",
-        "tau",
-        "alpha",
-        "soft",
-        "exclude",
-        "include",
-        "seed",
-    )
-    return Sparsifier(model, **{name: getattr(config, name) for name in names})
+    options = {name: getattr(config, name) for name in SPARSIFIER}
+    return Sparsifier(model, input_shape=input_shape, **options)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -250,7 +239,7 @@ def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
 @torch.no_grad()
 def _require_fit(model: nn.Module, about: Preprocessing) -> None:
     """Refuses a network that cannot take the images, such as one too deep for small ones."""
-    device, shape = next(model.parameters()).device, (about.channels, about.size, about.size)
+    device, shape = next(model.parameters()).device, about.shape
     try:
         model.eval()(torch.zeros(1, *shape, device=device))
     except (RuntimeError, AssertionError) as error:

@@ -31,6 +31,11 @@ class Preprocessing:
             return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one input."""
+        return self.channels, self.size, self.size
+
     def as_dict(self) -> dict:
         """JSON-able."""
         return asdict(self)

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from subp.cli.method_options import method_options, with_preset
 from subp.cli.options import INPUT_FILE
 from subp.config import Config
-from subp.schedules import SCHEDULES
 
 
 @click.command()
@@ -27,62 +27,7 @@ from subp.schedules import SCHEDULES
     show_default=True,
     help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), or one of torchvision's.",
 )
-@click.option(
-    "--method",
-    type=click.Choice(["dense", "subp"]),
-    default=Config.method,
-    show_default=True,
-    help="Prune while training, or not at all.",
-)
-@click.option(
-    "--n",
-    type=int,
-    default=Config.n,
-    show_default=True,
-    help="Block size: output channels that are kept or pruned together.",
-)
-@click.option(
-    "--sparsity",
-    type=float,
-    default=Config.sparsity,
-    show_default=True,
-    help="Fraction of each group's blocks that is pruned in the end, from 0 to below 1.",
-)
-@click.option(
-    "--criterion",
-    type=click.Choice(["l1", "l2", "bpar"]),
-    default=Config.criterion,
-    show_default=True,
-    help="Score of a block: its L1 norm, its L2 norm, or its share of the norm less its angular redundancy.",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(list(SCHEDULES)),
-    default=Config.schedule,
-    show_default=True,
-    help="How the pruning rate climbs over the epochs.",
-)
-@click.option(
-    "--tau",
-    type=float,
-    default=Config.tau,
-    show_default=True,
-    help="Temperature of regrowing: towards 0 the best of the pruned blocks, large values any.",
-)
-@click.option("--alpha", type=float, default=Config.alpha, show_default=True, help="Weight of the redundancy in bpar.")
-@click.option("--hard", is_flag=True, help="No gradient to pruned weights, instead of a straight-through one.")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Also leave layers dense whose name matches, such as '*.downsample.*'; repeatable.",
-)
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="PATTERN",
-    help="Prune layers whose name matches although they are stem or classifier; repeatable.",
-)
+@method_options
 @click.option("--epochs", type=int, default=Config.epochs, show_default=True, help="Passes over the training images.")
 @click.option(
     "--batch-size", type=int, default=Config.batch_size, show_default=True, help="Images in a step of training."
@@ -145,11 +90,11 @@ def command(
     data: str,
     output: Path,
     resume: bool,
-    hard: bool,
     size: int | None,
     weights: Path | None,
     download: bool,
     threads: int | None,
+    preset: str | None,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -167,11 +112,10 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    options["soft"] = not hard
+    options = with_preset(ctx, preset, options)
     if resume:
         saved = checkpoint.load(output / training.CHECKPOINT).metadata
         given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-        given |= {"soft"} if "hard" in given else set()
         options = saved["config"] | {name: value for name, value in options.items() if name in given}
         size = size or saved["preprocessing"]["size"]
     config = Config(**options)

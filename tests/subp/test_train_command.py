@@ -10,6 +10,7 @@ from subp.cli.train import command as train
 from subp.criteria import CRITERIA
 from subp.errors import UserError
 from subp.methods import METHODS
+from subp.settings import SCORINGS
 
 RUN = ["digits", "--model", "resnet20", "--size", "8", "--batch-size", "256", "--epochs", "2", "--threads", "1"]
 
@@ -90,4 +91,5 @@ def test_training_begins_with_the_weights_given(tmp_path):
 def test_the_choices_offered_are_those_there_are():
     choices = {option.name: option.type.choices for option in train.params if hasattr(option.type, "choices")}
     assert list(choices["criterion"]) == list(CRITERIA)
+    assert list(choices["scoring"]) == list(SCORINGS)
     assert list(choices["method"]) == ["dense", *METHODS]
