@@ -2,8 +2,8 @@
 
     seconds = sum over layers of cycles(layer) / frequency
 
-The model (`kernels.register_tile.cycles` and its like, by which kernels and tiles are chosen) counts multiply-adds, loads and transforms of one
-thread. Pooling, additions between layers and calls are not in it, so it ranks block sizes and sparsities better than it tells milliseconds.
+The model (`kernels.register_tile.cycles` and its like, by which kernels and tiles are chosen) counts multiply-adds, loads and transforms, shared
+by the target's cores. Pooling, additions between layers and calls are not in it, so it ranks block sizes and sparsities better than it tells milliseconds.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tvm_sched.targets import Target
 
 
 def layer_cycles(layer: Layer, target: Target) -> float:
-    """Cycles of one layer on one thread, by its cheapest kernel."""
+    """Cycles of one layer on the target's cores, by its cheapest kernel."""
     outputs, inputs, *kernel = layer.weight.shape
-    if layer.groups == layer.channels == outputs:  # depthwise: an input and a weight are loaded for each multiply-add
+    if layer.groups == layer.channels == outputs:  # depthwise: loads bound it to about a vector's multiply-add a cycle
         vectors = ceil(outputs / target.lanes) * prod(layer.image)
-        return vectors * prod(kernel) / min(target.fma_per_cycle, 1)
+        return vectors * prod(kernel) / target.cores
     return choose(layer, target).cycles
 
 

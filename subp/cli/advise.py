@@ -47,30 +47,33 @@ class Choice:
 @click.option("--size", type=click.IntRange(1), default=224, show_default=True, help="Height and width of the images.")
 @click.option("--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]")
 @click.option("--sparsity", "sparsities", type=Numbers(), default=SPARSITIES, help="Per cent, comma-separated.  [default: 50 to 95]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
 @click.option("--ghz", type=float, help="The CPU's frequency.  [default: 2.4 for cortex-a76, else 3.0]")
 @click.option("--results", type=INPUT_FILE, help="CSV of scripts/compare_methods.py: measured accuracies stand beside the latencies.")
 @click.option("--network", help="The network's name in that file.  [default: MODEL]")
 @click.option("--method", default="subp", show_default=True, help="The method in that file.")
 @click.option("--picture", type=OutputFile(), help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.")
-def command(model, target, size, sizes, sparsities, ghz, results, network, method, picture) -> None:
-    """Estimate MODEL's latency on one core for block sizes and sparsities, and show accuracies beside it.
+def command(model, target, size, sizes, sparsities, threads, ghz, results, network, method, picture) -> None:
+    """Estimate MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
     MODEL is a network's name or a checkpoint. Latencies are estimates of convolutions and linear layers alone, by the
     model of the machine that chooses kernels: read the ratios. `subp bench` measures.
     """
+    from dataclasses import replace
+
     from subp.checkpoint import write_atomically
     from subp.cli.terminal import console
     from tvm_sched import targets
 
     if any(sparsity >= 100 for sparsity in sparsities):
         raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
-    cpu = targets.get(target)
+    cpu = replace(targets.get(target), cores=threads)
     ghz = ghz or GHZ.get(cpu.family, OTHER_GHZ)
     module, in_channels = _network(model)
     choices = estimated(module, (in_channels, size, size), cpu, sizes, [each / 100 for each in sparsities], ghz)
     if results:
         choices = with_accuracies(choices, results, network or model, method)
-    title = f"{model} at {size}x{size} on one core of {target} at {ghz:g} GHz: estimated"
+    title = f"{model} at {size}x{size}, {target}, {threads} thread{'s' * (threads > 1)} at {ghz:g} GHz: estimated"
     console().print(table(choices, title))
     if picture:
         write_atomically(picture, draw(choices, title))

@@ -73,7 +73,7 @@ class Plan:
     density: float  # fraction of the blocks of that size that are kept
     why: str
     phased: bool
-    cycles: float  # by estimate, on one thread
+    cycles: float  # by estimate, on the target's cores
 
     @property
     def kernel(self) -> str:
