@@ -8,7 +8,7 @@ from subp.errors import require
 MACHINE = ("workers", "device")  # settings that a resumed run may change
 SPARSIFIER = (  # settings that are subp.Sparsifier's options
     *("method", "n", "m", "sparsity", "target_macs", "target_weights", "criterion", "scoring", "schedule", "start", "end"),
-    *("tau", "alpha", "soft", "decay", "exclude", "include", "epochs", "seed"),
+    *("tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
 )
 
 
@@ -32,6 +32,7 @@ class Config:
     alpha: float = 1.0
     soft: bool | None = None
     decay: float = 2e-4
+    rearrange: bool = False  # sort the filters by L1 norm first
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 

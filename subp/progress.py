@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import rich.progress as bars
 from rich.console import Console
 
+from subp.rearrange import LayerReport
 from subp.sparsifier import LayerState
 
 
@@ -34,6 +35,13 @@ class Progress:
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self._print(f"  {', '.join(names[:3])}{more}: {reason}")
+
+    def rearranged(self, rows: Sequence[LayerReport]) -> None:
+        """How far the filters of each layer are put in another order, and why not."""
+        self._print(f"rearranges the filters of {sum(row.free > 0 for row in rows)} of {len(rows)} layers; in order stay:")
+        for row in rows:
+            if row.reason:
+                self._print(f"  {row.outputs - row.free} of {row.weight.removesuffix('.weight')}'s {row.outputs}: {row.reason}")
 
     def run(self, epochs: int, done: int) -> bars.Progress:
         """A context manager for the whole run of which `done` epochs are behind."""

@@ -86,6 +86,12 @@ def all_places(model: nn.Module) -> dict[str, Place]:
     }
 
 
+def parameter_names(model: nn.Module, places: dict[str, Place]) -> dict[str, str]:
+    """Place's name -> that of its weight among the model's parameters, before masks are put on."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {name: names[id(weight_of(*place))] for name, place in places.items()}
+
+
 def _has_matrix(layer: nn.Module) -> bool:
     """Whether the layer itself holds a parameter of two or more dimensions, which one could think of pruning."""
     if isinstance(layer, parametrize.ParametrizationList):  # a helper module of the layer that it belongs to

@@ -16,7 +16,7 @@ epoch, not on how many steps were taken before nor on PyTorch's global generator
 equal, get equal masks; and there is no generator whose state would have to be saved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from dataclasses import asdict, dataclass, replace
 
@@ -28,9 +28,12 @@ from subp import blocks, budgets, masking, schedules
 from subp.criteria import score
 from subp.errors import require
 from subp.macs import count_macs
-from subp.methods import METHODS, Step
+from subp.methods import METHODS, Step, hrbp
+from subp.rearrange import LayerReport, by_l1_norm, example_input
+from subp.rearrange import rearrange as rearrange_filters
+from subp.regrouping import Regrouping
 from subp.seeds import generator
-from subp.selection import all_places, places_of, select_layers
+from subp.selection import all_places, parameter_names, places_of, select_layers
 from subp.settings import Settings
 
 
@@ -58,7 +61,7 @@ class Sparsifier:
     target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up to
                      1, a fraction of the dense network's. Every pruned layer gets the same sparsity, the least that does
     target_weights:  instead: weights of the whole network in the end, likewise
-    method:          a name in subp.methods.METHODS, whose files say what each does
+    method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need `input_shape`
     criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
     scoring:         "weight" scores the trained weights, pruned ones as they stand; "masked" scores pruned ones as
                      zeros, which tie, so that nothing but regrowing brings them back
@@ -71,6 +74,8 @@ class Sparsifier:
                      None: the method's own
     decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
                      gradients are accumulated, and weakened as many times as a loss is scaled up (fp16)
+    rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
+                     subp.rearrange; needs `input_shape`); `rearranged` then says of each layer how far, and why not
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
@@ -99,6 +104,7 @@ class Sparsifier:
         alpha: float = 1.0,
         soft: bool | None = None,
         decay: float = 2e-4,
+        rearrange: bool = False,
         exclude: Sequence[str] = (),
         include: Sequence[str] = (),
         seed: int = 0,
@@ -133,6 +139,13 @@ class Sparsifier:
         if sparsity is None and given:
             settings = replace(settings, sparsity=self._solved(n, m, target_macs, target_weights, input_shape))
         self.settings = settings
+        require(
+            input_shape is not None or not (rearrange or self._method.regroups),
+            f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model with",
+        )
+        names = parameter_names(model, self.places)
+        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange else []
+        self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups else None
         follow = partial(self._method.choose, at=self._at("", 0)) if self._method.every_forward else None
         self._masks = {
             name: masking.attach(
@@ -145,6 +158,9 @@ class Sparsifier:
             )
             for name, (layer, weight) in self.places.items()
         }
+
+    def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
+        return rearrange_filters(self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights))
 
     def _solved(self, n, m, target_macs, target_weights, input_shape) -> float:
         """The sparsity at which the whole network meets its target."""
@@ -182,6 +198,7 @@ class Sparsifier:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         require(self.attached, "this model is folded: its masks cannot move any more")
         settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
+        orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
         for name, place in self.places.items():
             weight, mask = masking.trained_weight(*place), self._masks[name].mask
             require(
@@ -191,23 +208,39 @@ class Sparsifier:
             if not settled:
                 if self.settings.scoring == "masked":
                     weight = torch.where(blocks.expand_mask(mask, weight.shape), weight, 0)
-                mask.copy_(self._method.choose(weight, self._at(name, epoch)))
+                mask.copy_(self._method.choose(weight, self._at(name, epoch, orders.get(name))))
         self.epoch = epoch
 
-    def _at(self, name: str, epoch: int) -> Step:
+    def _regrouped(self, epoch: int) -> dict[str, Tensor]:
+        """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
+        rate = self._at("", epoch).rate
+        return self._regrouping.orders(
+            {name: hrbp.kernel_mask(masking.trained_weight(*place), rate) for name, place in self.places.items()}
+        )
+
+    def _at(self, name: str, epoch: int, order: Tensor | None = None) -> Step:
         s = self.settings
         rate = schedules.pruning_rate(s.schedule, epoch, s.start, s.end, s.sparsity)
         draws = generator(s.seed, "mask", name, epoch)
-        return Step(s.n, s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws)
+        return Step(s.n, s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
 
     @property
     def attached(self) -> bool:
         """Whether the masks are still on the model: False once it is folded."""
         return all(weight in masking.masked_weights(layer) for layer, weight in self.places.values())
 
-    def fold(self) -> nn.Module:
-        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again."""
-        return masking.fold(self.model)
+    def fold(self, model: nn.Module | None = None) -> nn.Module:
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again. Where the
+        method regroups, the outputs of a group then stand side by side, and the model computes what it did.
+
+        model: another one with this one's masks, such as a copy whose weights are averaged
+        """
+        model = self.model if model is None else model
+        masked = any(masking.masked_weights(layer) for layer in model.modules())
+        masking.fold(model)
+        if masked and self._regrouping:
+            self._regrouping.fold(model, self.masks)
+        return model
 
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""

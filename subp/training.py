@@ -94,6 +94,8 @@ def train(
     history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
     if sparsifier:
         progress.layers(sparsifier.summary())
+        if sparsifier.rearranged:
+            progress.rearranged(sparsifier.rearranged)
     if output:
         _make_folder(output)
         if history:  # the run may have ended between checkpoint and log

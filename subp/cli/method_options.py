@@ -12,7 +12,7 @@ from subp.presets import PRESETS
 from subp.schedules import SCHEDULES
 
 # Named here too, so that `--help` need not import PyTorch; a test compares them.
-METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "sr-ste")
+METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "one-by-n", "one-by-n-uniform", "hrbp", "hrbp++", "sr-ste")
 CRITERIA = ("l1", "l2", "bpar")
 SCORINGS = ("weight", "masked")
 
@@ -39,7 +39,9 @@ _OPTIONS = (
         "--method",
         click.Choice(METHODS),
         "subp: uniform 1xN, pruned and regrown while training; nonuniform: 1xN ranked over a whole layer; random: uniform "
-        "1xN by lot; magnitude: single weights, gradually; filter: whole output filters; sr-ste: N:M; dense: nothing.",
+        "1xN by lot; magnitude: single weights, gradually; filter: whole output filters; "
+        "one-by-n: 1xN ranked over a layer, at once, for a network that --weights brings; one-by-n-uniform: in each group; "
+        "hrbp: uniform 1xN, blocks of filters that are grouped while training; hrbp++: the same, and parts of kernels; sr-ste: N:M; dense: nothing.",
     ),
     _option("--n", int, "Block size: output channels that are kept or pruned together."),
     _option("--m", int, "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
@@ -82,6 +84,11 @@ _OPTIONS = (
         help="Gradients reach pruned weights too, straight through, or do not.  [default: the method's]",
     ),
     _option("--decay", float, "Added to the straight-through gradient of pruned weights, times the weight (SR-STE)."),
+    click.option(
+        "--rearrange",
+        is_flag=True,
+        help="First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",
+    ),
     click.option(
         "--exclude",
         multiple=True,
