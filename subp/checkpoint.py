@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from subp import masking, models
 from subp.errors import UserError, require
+from subp.models import elsewhere
 
 VERSION = 1
 _KEY = "subp"
@@ -152,7 +153,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
 def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
     """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode.
 
-    model: the network to fill, for an architecture that subp.models does not know by name; not masked
+    model: the network to fill, not masked, for one that was passed to the training as it is, or made by a file of the
+           user's: loading a checkpoint runs no code that it names
     """
     checkpoint = load(path)
     architecture = checkpoint.metadata.get("architecture")
@@ -162,6 +164,11 @@ def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Mod
         require(
             {"name", "num_classes"} <= architecture.keys() <= _KINDS["architecture"].keys(),
             f"{path} is damaged: its architecture has the entries {sorted(architecture)}",
+        )
+        name = architecture["name"]
+        require(
+            not elsewhere.is_file(name),
+            f"{path} holds a network that {name} makes: pass the model, on the command line by --code {name}",
         )
         model = models.create(**architecture)
     fill(model, masking.fold_state_dict(checkpoint.model), f"the weights in {path}")

@@ -30,7 +30,8 @@ class Progress:
             if row.reason:
                 dense.setdefault(row.reason, []).append(row.name)
         pruned = [row for row in rows if not row.reason]
-        self._print(f"prunes {len(pruned)} layers in blocks of {pruned[0].n}{'; dense stay:' if dense else ''}")
+        in_blocks = f" in blocks of {pruned[0].n}" if pruned[0].n else ""
+        self._print(f"prunes {len(pruned)} layers{in_blocks}{'; dense stay:' if dense else ''}")
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self._print(f"  {', '.join(names[:3])}{more}: {reason}")

@@ -25,7 +25,8 @@ from subp.config import Config
     "--model",
     default=Config.model,
     show_default=True,
-    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), or one of torchvision's.",
+    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of torchvision's, timm/NAME, "
+    "or FILE.py:FUNCTION, called with num_classes and in_channels.",
 )
 @method_options
 @click.option("--epochs", type=int, default=Config.epochs, show_default=True, help="Passes over the training images.")
@@ -65,7 +66,7 @@ from subp.config import Config
     "--weights",
     type=INPUT_FILE,
     metavar="FILE",
-    help="Begin with these weights: a state dict of the same network (torch.save's, or .safetensors).",
+    help="Begin with these weights: a state dict of the same network (.pt, .pth, .safetensors), or a checkpoint.",
 )
 @click.option(
     "--seed",

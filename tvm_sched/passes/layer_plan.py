@@ -80,6 +80,7 @@ class Plan:
     density: float  # fraction of the blocks of that size that are kept
     why: str
     phased: bool
+    cycles: float  # by estimate, on the target's cores
 
     @property
     def kernel(self) -> str:
@@ -134,7 +135,7 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
     if how == COLUMNS:
         return columns_plan(layer.as_columns, n, columns[n])
     why = reason(layer, found, n, packings[False, n], ignore_zeros)
-    return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased)
+    return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased, estimates[phased, how, n])
 
 
 def packed(layer: Layer, ignore_zeros: bool) -> dict[int, np.ndarray]:
