@@ -25,7 +25,7 @@ class BlockMask(nn.Module):
     soft: the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE, arXiv
     2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass through the weight:
     twice for a layer that is used twice, once a micro-batch where gradients are accumulated; and a loss that is scaled
-    up (fp16) makes it as many times weaker.
+    up (fp16) makes it as many times weaker. `add_decay`, with `decay` 0, adds it once a step instead.
     """
 
     def __init__(self, weight: Tensor, n: int, soft: bool, decay: float) -> None:
@@ -43,6 +43,13 @@ class BlockMask(nn.Module):
         return weight
 
 
+@torch.no_grad()
+def add_decay(weight: Tensor, mask: Tensor, decay: float) -> None:
+    """Adds SR-STE's term to the gradient of a trained weight, where it has one: `decay` * weight on pruned blocks."""
+    if weight.grad is not None:
+        weight.grad.add_(torch.where(expand_mask(mask, weight.shape), 0, weight), alpha=decay)
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
@@ -55,6 +62,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        if not ctx.decay:
+            return gradient, None, None
         weight, mask = ctx.saved_tensors
         return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None
 

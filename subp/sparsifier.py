@@ -99,7 +99,8 @@ class Sparsifier:
     alpha:           weight of the redundancy in "bpar"
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none
     decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
-                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16)
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
+                     adds it once a step of the optimizer
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
@@ -183,6 +184,21 @@ class Sparsifier:
             f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
         )
         return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, "mask", name, epoch))
+
+    def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
+        """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        """
+        if not self.settings.soft:
+            return
+        for block_mask in self._block_masks.values():
+            block_mask.decay = 0.0
+
+        def add(*_) -> None:
+            for name, mask in self.masks.items() if self.attached else ():
+                masking.add_decay(masking.trained_weight(self.layers[name]), mask, self.settings.decay)
+
+        optimizer.register_step_pre_hook(add)
 
     @property
     def attached(self) -> bool:

@@ -70,7 +70,7 @@ def all_batches(loader):
 
 
 def epoch(loaded, number=0, seed=0, workers=0):
-    return all_batches(data.train_batches(loaded, number, seed=seed, batch_size=4, workers=workers))
+    return all_batches(data.train_batches(loaded, number, data.Loading(4, workers), seed=seed))
 
 
 def same(a, b):
@@ -103,7 +103,7 @@ def test_a_zip_gives_the_same_data_as_the_folder(folder, tmp_path):
         assert again.classes == loaded.classes and again.preprocessing == loaded.preprocessing
         assert same(epoch(again), epoch(loaded))
         assert same(
-            all_batches(data.val_batches(again, batch_size=3)), all_batches(data.val_batches(loaded, batch_size=3))
+            all_batches(data.val_batches(again, data.Loading(3))), all_batches(data.val_batches(loaded, data.Loading(3)))
         )
 
 
@@ -141,7 +141,7 @@ def test_idx_files_hold_images_and_labels(tmp_path, suffix):
     made = write_mnist(tmp_path, suffix)
     loaded = data.datasets(tmp_path)
     assert (loaded.preprocessing.size, loaded.preprocessing.channels, loaded.mirror) == (28, 1, False)
-    images, labels = all_batches(data.val_batches(loaded, batch_size=3))
+    images, labels = all_batches(data.val_batches(loaded, data.Loading(3)))
     expected = (made["t10k"][0][:, None].float() / 255 - 0.5) / 0.5
     torch.testing.assert_close(images, expected)
     assert labels.tolist() == made["t10k"][1].tolist()
@@ -168,8 +168,8 @@ def test_an_epoch_has_every_image_but_those_of_an_incomplete_last_batch():
     loaded = data.from_tensors((images, torch.arange(10)), (images, torch.arange(10)), [str(i) for i in range(10)])
     seen = epoch(loaded)[1].tolist()
     assert len(seen) == len(set(seen)) == 8
-    assert all_batches(data.val_batches(loaded, batch_size=4))[1].tolist() == list(range(10))
-    whole = all_batches(data.train_batches(loaded, 0, seed=0, batch_size=64))
+    assert all_batches(data.val_batches(loaded, data.Loading(4)))[1].tolist() == list(range(10))
+    whole = all_batches(data.train_batches(loaded, 0, data.Loading(64), seed=0))
     assert sorted(whole[1].tolist()) == list(range(10))
 
 
@@ -195,7 +195,7 @@ def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(folder):
     expected = (cropped.reshape(96, 96, 3).permute(2, 0, 1) / 255 - torch.tensor(p.mean)[:, None, None]) / torch.tensor(
         p.std
     )[:, None, None]
-    got = all_batches(data.val_batches(loaded, batch_size=1))[0][0]
+    got = all_batches(data.val_batches(loaded, data.Loading(1)))[0][0]
     assert (got - expected).abs().mean() < 0.15  # libraries place the crop within half a pixel
 
 
@@ -239,7 +239,7 @@ def test_a_broken_image_is_named(tmp_path, workers):
     files["dog/1.jpg"] = files["dog/1.jpg"][:200]
     loaded = data.datasets(write_zip(tmp_path / "images.zip", files))
     with pytest.raises(UserError, match=r"^cannot read the image dog/1.jpg in .*images.zip") as raised:
-        epoch(loaded, workers=workers), all_batches(data.val_batches(loaded, batch_size=4, workers=workers))
+        epoch(loaded, workers=workers), all_batches(data.val_batches(loaded, data.Loading(4, workers)))
     assert "\n" not in str(raised.value)
 
 
@@ -371,5 +371,5 @@ def test_incomplete_idx_folders_are_refused(tmp_path):
 def test_the_shared_data_sets_load(name, counts, size, channels):
     loaded = data.datasets(SHARED / name)
     assert (len(loaded.train), len(loaded.val)) == counts and len(loaded.classes) == 10
-    images, labels = next(data.batches(data.train_batches(loaded, 0, seed=0, batch_size=32)))
+    images, labels = next(data.batches(data.train_batches(loaded, 0, data.Loading(32), seed=0)))
     assert images.shape == (32, channels, size, size) and labels.unique().numel() > 3
