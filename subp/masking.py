@@ -100,7 +100,9 @@ def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
     for layer in model.modules():
         if is_masked(layer):
-            weight = weight_name(layer)
+            weight, masked_class = weight_name(layer), type(layer)
+            # A copy of a layer shares the class that removal takes the weight's property from: give it one of its own.
+            layer.__class__ = type(masked_class.__name__, masked_class.__bases__, dict(vars(masked_class)))
             parametrize.remove_parametrizations(layer, weight, leave_parametrized=True)
             for name in [name for name in layer._parameters if name != weight]:  # the weight comes first again
                 layer._parameters[name] = layer._parameters.pop(name)
