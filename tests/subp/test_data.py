@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -241,6 +242,34 @@ def test_a_broken_image_is_named(tmp_path, workers):
     with pytest.raises(UserError, match=r"^cannot read the image dog/1.jpg in .*images.zip") as raised:
         epoch(loaded, workers=workers), all_batches(data.val_batches(loaded, data.Loading(4, workers)))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_left_out_and_named_where_that_is_asked_for(tmp_path, workers):
+    files = tree(3)
+    for name in ("cat/0.jpg", "dog/1.jpg"):
+        files[name] = files[name][:200]
+    loaded = data.datasets(write_zip(tmp_path / "images.zip", files), skip_broken=True)
+    loading, told, count = data.Loading(2, workers, skip_broken=True), [], 0
+    for loader in (data.train_batches(loaded, 0, loading, seed=0), data.val_batches(loaded, loading)):
+        count += sum(len(labels) for _, labels in data.batches(loader, told.append))
+    assert count == len(files) - 2
+    assert [sentence.partition(" in ")[0] for sentence in sorted(told)] == [
+        "cannot read the image cat/0.jpg",
+        "cannot read the image dog/1.jpg",
+    ]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_empty_class_folder_is_named(tmp_path, zipped):
+    write_folder(tmp_path / "tree", tree(3, prefix="train/") | tree(3, prefix="val/"))
+    (tmp_path / "tree" / "val" / "eel").mkdir()
+    (tmp_path / "tree" / "val" / ".hidden").mkdir()
+    path = tmp_path / "tree"
+    if zipped:
+        path = shutil.make_archive(str(tmp_path / "tree"), "zip", tmp_path / "tree")
+    with pytest.raises(UserError, match="the class folder val/eel holds no images: put some in, or take the folder away"):
+        data.datasets(path)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
         call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
 
 
+def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begins(run, tmp_path):
+    output, _ = run
+    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet32"):
+        call(train, "digits", "--resume", "-o", output, "--model", "resnet32")
+    assert "resumes after 2 of 2" in call(train, "digits", "--auto-resume", "-o", output).output
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        call(train, *RUN, "--resume", "-o", tmp_path / "none")
+    begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
+    assert "epoch 1/1" in begun.output and "resumes" not in begun.output
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.safetensors"])
 def test_inspecting_shows_every_layer(run, file):
     output, _ = run
