@@ -2,6 +2,10 @@
 and 1xN sparse at 75 %, on one core.
 
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py > results/sparse_training.csv
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py --networks > results/sparse_training_networks.csv
+
+The second times whole training steps with and without `--sparse-compute` (subp/sparse_compute.py), in turn, at a density
+of 25 %: what remains of the gain when 1x1 convolutions are only a part of the work.
 
 Three products of a layer: its output Y, the gradient dX of its input, the gradient dW of its weight. The sparse ones run
 per group of N outputs over its K kept channels (or kernel patches of them):
@@ -10,8 +14,8 @@ per group of N outputs over its K kept channels (or kernel patches of them):
     dX[idx_g] += W_g^T dY_g    [K, N] x [N, P]       bmm, then index_add
     dW_g = dY_g X[idx_g]^T     [N, P] x [P, K]       bmm; of kept blocks only, so not for soft training
 
-and `csr` is Y alone, by MKL's sparse-dense product. Dense is PyTorch's own convolution (oneDNN). All are called in turn,
-the least of the rounds counts; a 3x3 convolution's patches are unfolded once a call, which its times hold. Columns in
+and `csr` is Y alone, by MKL's sparse-dense product. Dense is PyTorch's own convolution (oneDNN). All are called in turn on one thread, whose CPU time is taken, so that
+other processes on the core count little; the least of the rounds counts; a 3x3 convolution's patches are unfolded once a call, which its times hold. Columns in
 milliseconds; `soft` and `hard` are a whole step's speed-up over dense: soft training needs the dense dW, hard does not.
 """
 
@@ -20,10 +24,15 @@ import sys
 import time
 
 import torch
-from torch.nn.functional import fold, unfold
+from torch.nn.functional import cross_entropy, fold, unfold
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-BATCH, SPARSITY, ROUNDS = 16, 0.75, 5
+from subp import models, sparse_compute
+from subp.loop import parameter_groups
+from subp.sparsifier import Sparsifier
+
+BATCH, SPARSITY, ROUNDS = 16, 0.75, 3
+NETWORKS, NETWORK_BATCH = ("resnet50", "mobilenet_v1"), 4
 LAYERS = [  # (channels in, channels out, kernel, pixels a side), of ResNet-18 and ResNet-50
     (64, 256, 1, 56),
     (256, 64, 1, 56),
@@ -104,9 +113,46 @@ def products(inputs: int, outputs: int, kernel: int, size: int, n: int) -> dict:
     return tasks
 
 
+def step_times(name: str, n: int, soft: bool) -> tuple[float, float]:
+    """Seconds of a training step on NETWORK_BATCH images of 224x224, computed densely and sparsely."""
+    torch.manual_seed(0)
+    model = models.create(name, 1000)
+    sparsifier = Sparsifier(model, n=n, sparsity=SPARSITY, epochs=2, soft=soft)
+    optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=0.01, momentum=0.9)
+    sparsifier.decay_in(optimizer)
+    sparsifier.step(1)
+    images, labels = torch.randn(NETWORK_BATCH, 3, 224, 224), torch.zeros(NETWORK_BATCH, dtype=torch.long)
+    least = [float("inf")] * 2
+    for _ in range(ROUNDS):
+        for sparse in (False, True):
+            if sparse:
+                sparse_compute.attach(sparsifier.layers)
+            else:
+                sparse_compute.detach(model)
+            started = time.process_time()
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            least[sparse] = min(least[sparse], time.process_time() - started)
+    return least[0], least[1]
+
+
+def networks() -> None:
+    """A line of CSV for each network, block size, and way of training."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["network", "n", "training", "dense_s", "sparse_s", "speed_up"])
+    for name in NETWORKS:
+        for n in BLOCKS[:2]:
+            for soft in (True, False):
+                dense, sparse = step_times(name, n, soft)
+                kind = "soft" if soft else "hard"
+                writer.writerow([name, n, kind, f"{dense:.2f}", f"{sparse:.2f}", f"{dense / sparse:.2f}"])
+                sys.stdout.flush()
+
+
 @torch.no_grad()
-def main() -> None:
-    torch.set_num_threads(1)
+def layers() -> None:
+    """A line of CSV for each layer and block size."""
     writer = None
     for layer in LAYERS:
         for n in BLOCKS:
@@ -114,9 +160,9 @@ def main() -> None:
             least = dict.fromkeys(tasks, float("inf"))
             for _ in range(ROUNDS):
                 for name, call in tasks.items():
-                    started = time.perf_counter()
+                    started = time.process_time()
                     call()
-                    least[name] = min(least[name], 1e3 * (time.perf_counter() - started))
+                    least[name] = min(least[name], 1e3 * (time.process_time() - started))
             dense = least["y"] + least["dx"] + least["dw"]
             soft = dense / (least["sparse_y"] + least["sparse_dx"] + least["dw"])
             hard = dense / (least["sparse_y"] + least["sparse_dx"] + least["sparse_dw"])
@@ -132,4 +178,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    networks() if "--networks" in sys.argv[1:] else layers()

@@ -46,6 +46,7 @@ class Config:
     amp: str | None = None  # a name in AMP
     channels_last: bool = False
     compile: bool = False
+    sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
     seed: int = 0
     workers: int = 0
     device: str = "cpu"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subp import checkpoint, distributed, log, masking, models
+from subp import checkpoint, distributed, log, masking, models, sparse_compute
 from subp.checkpoint import Checkpoint
 from subp.config import MACHINE, Config
 from subp.data import Data, Loading, batches, mixed, train_batches, val_batches
@@ -84,8 +84,10 @@ def train(
                 if files:
                     files.write()
                 progress.epoch(run.history[-1])
-        folded = masking.fold(run.delivered)
-        masking.fold(run.model)
+        for network in (run.model, run.delivered):
+            sparse_compute.detach(network)
+            masking.fold(network)
+        folded = run.delivered
         if files:
             checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.metadata))
     return Result(folded.eval(), run.history)
@@ -123,6 +125,8 @@ class _Run:
         self.optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
         if self.sparsifier:
             self.sparsifier.decay_in(self.optimizer)
+        if config.sparse_compute:
+            self._compute_sparsely()
         self.about = {
             "architecture": architecture,
             "classes": data.classes,
@@ -230,6 +234,19 @@ class _Run:
         )
         density = self.sparsifier.density if self.sparsifier else 1.0
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
+
+    def _compute_sparsely(self) -> None:
+        config = self.config
+        plain = not (config.amp or config.channels_last or config.compile)
+        require(
+            plain and self.ranks.device.type == "cpu",
+            "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
+        )
+        layers = sparse_compute.attach(self.sparsifier.layers) if self.sparsifier else 0
+        require(
+            layers > 0,
+            f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",
+        )
 
     @torch.no_grad()
     def _require_fit(self) -> None:

@@ -35,6 +35,7 @@ OPTIONS = (
     _option("--amp", "Compute in bfloat16 or float16 where that is safe.", type=click.Choice(AMP)),
     _flag("--channels-last", "Lay images and weights out pixel by pixel."),
     _flag("--compile", "Compile the network by torch.compile; needs a C++ compiler on CPUs."),
+    _flag("--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."),
     click.option(
         "--size",
         type=click.IntRange(1),

