@@ -14,9 +14,10 @@ per group of N outputs over its K kept channels (or kernel patches of them):
     dX[idx_g] += W_g^T dY_g    [K, N] x [N, P]       bmm, then index_add
     dW_g = dY_g X[idx_g]^T     [N, P] x [P, K]       bmm; of kept blocks only, so not for soft training
 
-and `csr` is Y alone, by MKL's sparse-dense product. Dense is PyTorch's own convolution (oneDNN). All are called in turn on one thread, whose CPU time is taken, so that
-other processes on the core count little; the least of the rounds counts; a 3x3 convolution's patches are unfolded once a call, which its times hold. Columns in
-milliseconds; `soft` and `hard` are a whole step's speed-up over dense: soft training needs the dense dW, hard does not.
+and `csr` is Y alone, by MKL's sparse-dense product. Dense is PyTorch's own convolution (oneDNN). All are called in turn
+on one thread, whose CPU time is taken, so that other processes on the core count little; the least of the rounds
+counts. A 3x3 convolution's patches are unfolded in every call, and its times hold that. Columns in milliseconds; `soft`
+and `hard` are a whole step's speed-up over dense: soft training needs the dense dW, hard does not.
 """
 
 import csv

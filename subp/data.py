@@ -92,6 +92,8 @@ def from_tensors(
     """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice."""
     channels, size = train[0].shape[1], train[0].shape[-1]
     require(channels in (1, 3), f"images have 1 or 3 channels, grey or colour, not {channels}")
+    for _, labels in (train, val):
+        _require_known(labels, classes)
     return Data(
         TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror
     )
@@ -235,6 +237,7 @@ def _folder(path: Path, size: int | None, seed: int, skip_broken: bool) -> Data:
     if idx.find(path, idx.TRAIN, "images-idx3"):
         train, val = (idx.dataset(path, part) for part in (idx.TRAIN, idx.VAL))
         classes = [str(label) for label in range(int(train.tensors[1].max()) + 1)]
+        _require_known(val.tensors[1], classes)
         return _described(train, val, classes, size, False, skip_broken)
     zips = [
         next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None)
@@ -243,6 +246,11 @@ def _folder(path: Path, size: int | None, seed: int, skip_broken: bool) -> Data:
     if zips[0] is None:
         return _images(image_parts(Folder(path)), size, seed, skip_broken)
     return _images([part for file in zips if file for part in image_parts(Zip(file))], size, seed, skip_broken)
+
+
+def _require_known(labels: Tensor, classes: Sequence[str]) -> None:
+    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    require(not len(wrong), f"an image has the label {wrong[:1].tolist()}, and there are {len(classes)} classes, from 0")
 
 
 def _images(parts: list[ImageFiles], size: int | None, seed: int, skip_broken: bool) -> Data:

@@ -356,6 +356,13 @@ def test_tensors_have_one_or_three_channels():
         data.from_tensors(part, part, ["a", "b"])
 
 
+def test_labels_beyond_the_classes_are_refused():
+    images = torch.zeros(2, 1, 8, 8)
+    good, bad = (images, torch.tensor([0, 1])), (images, torch.tensor([0, 2]))
+    with pytest.raises(UserError, match=r"an image has the label \[2\], and there are 2 classes, from 0"):
+        data.from_tensors(good, bad, ["a", "b"])
+
+
 def test_broken_archives_are_refused(tmp_path):
     whole = write_zip(tmp_path / "whole.zip", tree(3)).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:-40])
