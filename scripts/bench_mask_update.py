@@ -11,10 +11,11 @@ cosines [32, 2048, 2048].
 
 import argparse
 import csv
-import resource
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -53,9 +54,15 @@ def scoring_memory() -> float:
     """MiB by which scoring raises this process's peak of resident memory."""
     split = blocks.to_blocks(torch.randn(OUTPUTS, CHANNELS, 1, 1), N)
     criteria.bpar(split[:1, :64])  # libraries loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_kib()
     criteria.bpar(split)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_peak_kib() - before) / 1024
+
+
+def _peak_kib() -> int:
+    """Linux's high-water mark of this process's resident memory; getrusage's is handed down by the parent process."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 
 def main() -> None:
@@ -69,7 +76,7 @@ def main() -> None:
         return
     update, step = update_and_step(options.batch, options.rounds)
     again = [sys.executable, __file__, "--memory"]
-    memory = float(subprocess.run(again, capture_output=True, text=True, check=True).stdout)
+    peaks = [float(subprocess.run(again, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
     writer = csv.writer(sys.stdout)
     writer.writerow(["quantity", "value", "unit"])
     writer.writerow(["mask update of ResNet-50", f"{update:.2f}", "s"])
@@ -78,7 +85,7 @@ def main() -> None:
         epoch = IMAGES / speed
         writer.writerow([f"epoch of ImageNet on {where} (estimated)", f"{epoch:.0f}", "s"])
         writer.writerow([f"update's share of it on {where}", f"{100 * update / (epoch + update):.4f}", "%"])
-    writer.writerow(["peak memory of bpar on 512x2048x1x1", f"{memory:.0f}", "MiB"])
+    writer.writerow(["peak memory of bpar on 512x2048x1x1, most of 3 runs", f"{max(peaks):.0f}", "MiB"])
     writer.writerow(["its cosines at once", f"{OUTPUTS // N * CHANNELS**2 * 4 / 2**20:.0f}", "MiB"])
 
 

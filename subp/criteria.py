@@ -30,18 +30,23 @@ def bpar(blocks: Tensor, alpha: float = 1.0) -> Tensor:
     [G, I, I] at most _PAIRS_AT_ONCE (or one row) stand in memory at once.
     """
     magnitude = l1(blocks)
-    channels = blocks.shape[1]
-    groups_at_once = max(1, _PAIRS_AT_ONCE // channels**2)
-    rows_at_once = max(1, _PAIRS_AT_ONCE // (groups_at_once * channels))
-    redundancy = torch.cat([_redundancy(part, rows_at_once) for part in blocks.float().split(groups_at_once)])
+    redundancy = _redundancy(blocks.float())
     share = torch.where(redundancy > 0, redundancy / _total(redundancy), 1.0)
     return magnitude / _total(magnitude) - alpha * share
 
 
-def _redundancy(blocks: Tensor, rows_at_once: int) -> Tensor:
+def _redundancy(blocks: Tensor) -> Tensor:
+    groups, channels, _ = blocks.shape
+    groups_at_once = max(1, _PAIRS_AT_ONCE // channels**2)
+    rows_at_once = max(1, _PAIRS_AT_ONCE // (groups_at_once * channels))
     directions = normalize(blocks, dim=-1)
-    rows = directions.split(rows_at_once, dim=1)
-    return torch.cat([(some @ directions.transpose(1, 2)).abs_().sum(-1) for some in rows], dim=1)
+    # Made first: results kept one by one would lie between the freed cosines, whose memory then is not used again.
+    redundancy = directions.new_empty(groups, channels)
+    for some, sums in zip(directions.split(groups_at_once), redundancy.split(groups_at_once)):
+        for row in range(0, channels, rows_at_once):
+            rows = slice(row, row + rows_at_once)
+            sums[:, rows] = (some[:, rows] @ some.transpose(1, 2)).abs_().sum(-1)
+    return redundancy
 
 
 def _total(values: Tensor) -> Tensor:
