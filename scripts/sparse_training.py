@@ -127,7 +127,7 @@ def step_times(name: str, n: int, soft: bool) -> tuple[float, float]:
     for _ in range(ROUNDS):
         for sparse in (False, True):
             if sparse:
-                sparse_compute.attach(sparsifier.layers)
+                sparse_compute.attach(model)
             else:
                 sparse_compute.detach(model)
             started = time.process_time()

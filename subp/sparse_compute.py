@@ -26,9 +26,9 @@ MIN_N = 16  # below, the products are too small to outrun the gathering
 MAX_DENSITY = 0.5
 
 
-def attach(layers: dict[str, nn.Module]) -> int:
-    """Lets those of the masked layers that this is for compute so, until `detach`. Returns how many."""
-    suited = [layer for layer in layers.values() if _suits(layer)]
+def attach(model: nn.Module) -> int:
+    """Lets those of a masked model's layers that this is for compute so, until `detach`. Returns how many."""
+    suited = [layer for layer in model.modules() if _suits(layer)]
     for layer in suited:
         layer.forward = types.MethodType(_forward, layer)
     return len(suited)
@@ -41,25 +41,27 @@ def detach(model: nn.Module) -> None:
 
 
 def _suits(layer: nn.Module) -> bool:
-    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1) or layer.groups > 1 or layer.padding != (0, 0):
+    if not isinstance(layer, nn.Conv2d) or not parametrize.is_parametrized(layer, "weight"):
         return False
-    return layer.out_channels // _block_mask(layer).mask.shape[0] >= MIN_N
+    if layer.kernel_size != (1, 1) or layer.groups > 1 or layer.padding != (0, 0):
+        return False
+    mask = getattr(_parametrization(layer), "mask", None)  # of blocks: [G, I]
+    return mask is not None and mask.shape[1:] == (layer.in_channels,) and layer.out_channels // len(mask) >= MIN_N
 
 
-def _block_mask(layer: nn.Module) -> masking.BlockMask:
+def _parametrization(layer: nn.Module) -> nn.Module:
     return layer.parametrizations.weight[0]
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    block_mask = _block_mask(layer)
-    mask = block_mask.mask
+    mask, soft = _parametrization(layer).mask, _parametrization(layer).soft
     kept = mask.sum(1)
     if kept[0] > MAX_DENSITY * mask.shape[1] or (kept != kept[0]).any():
         return parametrize.type_before_parametrizations(layer).forward(layer, x)
     index = mask.nonzero()[:, 1].view(len(mask), -1)
     rows, columns = layer.stride
     x = x[:, :, ::rows, ::columns]
-    y = _Product.apply(x.flatten(2), masking.trained_weight(layer), index, block_mask.soft).unflatten(2, x.shape[2:])
+    y = _Product.apply(x.flatten(2), masking.trained_weight(layer), index, soft).unflatten(2, x.shape[2:])
     return y if layer.bias is None else y + layer.bias[:, None, None]
 
 

@@ -242,7 +242,7 @@ class _Run:
             plain and self.ranks.device.type == "cpu",
             "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
         )
-        layers = sparse_compute.attach(self.sparsifier.layers) if self.sparsifier else 0
+        layers = sparse_compute.attach(self.model)
         require(
             layers > 0,
             f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",

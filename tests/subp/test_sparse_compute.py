@@ -43,7 +43,7 @@ def test_outputs_and_gradients_equal_those_of_the_masked_convolution(soft, epoch
     x = torch.randn(3, 3, 7, 7)
     model.double()
     expected = results(copy.deepcopy(model), x.double())
-    assert sparse_compute.attach(sparsifier.layers) == 2
+    assert sparse_compute.attach(model) == 2
     products = []
     original, sparse_compute._Product = sparse_compute._Product, Counting(products)
     try:
@@ -70,14 +70,14 @@ def test_uneven_masks_compute_densely():
     sparsifier.masks["3"][0] = False
     x = torch.randn(1, 64, 2, 2)
     expected = model[3](x)
-    sparse_compute.attach(sparsifier.layers)
+    sparse_compute.attach(model)
     assert torch.equal(model[3](x), expected)
 
 
 def test_a_copy_computes_with_weights_of_its_own_and_detaching_leaves_plain_layers():
     model, sparsifier = network(soft=True)
     sparsifier.step(1)
-    sparse_compute.attach(sparsifier.layers)
+    sparse_compute.attach(model)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         masking.trained_weight(model[3]).zero_()
