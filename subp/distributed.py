@@ -46,6 +46,14 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def gather(self, items: list) -> list:
+        """The items of all processes, rank 0's first."""
+        if self.count == 1:
+            return items
+        parts: list = [None] * self.count
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process rank 0's numbers, in place."""
         if self.count > 1:

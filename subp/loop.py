@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from subp.distributed import ALONE, Ranks
 from subp.errors import require
-from subp.precision import FLOAT32, Precision
+from subp.precision import Precision
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -36,7 +36,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     rate: Callable[[int], float],
     ranks: Ranks = ALONE,
-    precision: Precision = FLOAT32,
+    precision: Precision | None = None,
     *,
     label_smoothing: float = 0.0,
     accumulate: int = 1,
@@ -48,9 +48,11 @@ def train_epoch(
     rate:        rate(i) is the learning rate of batch i
     accumulate:  parts in which a batch passes through the network, so that less has to be in memory
     after_step:  called after each batch
+    precision:   None for float32 on the network's device
 
     Returns train_loss (mean), train_accuracy (0 to 1) and images_per_s (loading included), of all processes.
     """
+    precision = precision or Precision.plain(network)
     totals, started = torch.zeros(3, device=precision.device), time.perf_counter()
     network.train()
     for batch, (images, labels) in enumerate(inputs):
@@ -71,9 +73,7 @@ def train_epoch(
         after_step()
     loss, hits, images_seen = ranks.sum(totals).tolist()
     require(images_seen > 0, "no image was left to train on")
-    require(
-        math.isfinite(loss), "the loss is not finite: training diverged, try a lower learning rate or a warm-up"
-    )
+    require(math.isfinite(loss), "the loss is not finite: training diverged, try a lower learning rate or a warm-up")
     return {
         "train_loss": loss / images_seen,
         "train_accuracy": hits / images_seen,
@@ -86,11 +86,12 @@ def evaluate(
     network: nn.Module,
     inputs: Iterable[tuple[Tensor, Tensor]],
     ranks: Ranks = ALONE,
-    precision: Precision = FLOAT32,
+    precision: Precision | None = None,
 ) -> dict[str, float]:
     """val_loss (mean) and val_accuracy (0 to 1) over all processes' batches, computed in float32, in eval mode, which
-    the network is left in.
+    the network is left in. precision: as above.
     """
+    precision = precision or Precision.plain(network)
     totals = torch.zeros(3, device=precision.device)
     network.eval()
     for images, labels in inputs:

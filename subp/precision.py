@@ -28,9 +28,14 @@ class Precision:
         self._format = torch.channels_last if channels_last else torch.preserve_format
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
+    @classmethod
+    def plain(cls, model: nn.Module) -> "Precision":
+        """float32, on the device that the model is on."""
+        return cls(None, False, next(model.parameters()).device)
+
     def place(self, images: Tensor) -> Tensor:
         """The images [B, C, H, W] on the device, in the memory format."""
-        return images.to(self.device, non_blocking=True).contiguous(memory_format=self._format)
+        return images.to(self.device, non_blocking=True, memory_format=self._format)
 
     def place_model(self, model: nn.Module) -> nn.Module:
         """The model likewise, in place."""
@@ -46,6 +51,3 @@ class Precision:
         """The optimizer's step, on gradients of scaled losses; left out where they are infinite, and the scale lowered."""
         self.scaler.step(optimizer)
         self.scaler.update()
-
-
-FLOAT32 = Precision(None, False, torch.device("cpu"))

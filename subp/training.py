@@ -202,7 +202,8 @@ class _Run:
             auto_augment=config.auto_augment,
             random_erase=config.random_erase,
         )
-        inputs, steps = batches(loader, progress.skipped), len(loader)
+        broken: list[str] = []
+        inputs, steps = batches(loader, broken.append), len(loader)
         if mix := mixing(len(self.data.classes), config.mixup, config.cutmix):
             inputs = mixed(inputs, mix, config.seed, "mixing", epoch, ranks.rank)
 
@@ -229,9 +230,10 @@ class _Run:
         )
         ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
         network = self.delivered if self.average else self._network
-        evaluated = evaluate(
-            network, batches(val_batches(self.data, self.loading), progress.skipped), ranks, self.precision
-        )
+        val = batches(val_batches(self.data, self.loading), broken.append)
+        evaluated = evaluate(network, val, ranks, self.precision)
+        for sentence in ranks.gather(broken):
+            progress.skipped(sentence)
         density = self.sparsifier.density if self.sparsifier else 1.0
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
 

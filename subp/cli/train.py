@@ -119,7 +119,8 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     options["soft"] = not hard
-    resume = resume or auto_resume and (output / training.CHECKPOINT).exists()
+    if auto_resume and (output / training.CHECKPOINT).exists():
+        resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / training.CHECKPOINT).metadata
         given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}

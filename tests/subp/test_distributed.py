@@ -46,7 +46,8 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
 
 
 def test_one_rank_alone_writes_and_talks(ranks):
-    folder, told, _ = ranks
+    folder, told, (first, second) = ranks
+    assert first["gathered"] == second["gathered"] == ["of 0", "of 1"]
     assert {path.name for path in (folder / "run").iterdir()} == {training.CHECKPOINT, training.LOG, training.MODEL}
     assert told.count("epoch 1/1") == told.count("validation accuracy ") - 1 == 1
     assert checkpoint.load(folder / "command" / training.CHECKPOINT).metadata["epoch"] == 1

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from subp import checkpoint, models
 from subp.cli.inspect import command as inspect
@@ -53,6 +54,19 @@ def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begin
     assert "epoch 1/1" in begun.output and "resumes" not in begun.output
 
 
+def test_broken_images_are_named_once_where_they_are_left_out(tmp_path):
+    for number in range(12):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(path)
+    path.write_bytes(path.read_bytes()[:40])
+    run = [tmp_path / "images", *RUN[1:], "--size", "8"]
+    with pytest.raises(UserError, match=f"cannot read the image b/{path.name} in .*images"):
+        call(train, *run, "-o", tmp_path / "ends")
+    result = call(train, *run, "-o", tmp_path / "goes on", "--skip-broken")
+    assert result.output.count("skipped: cannot read the image b/11.png") == 1 and "epoch 2/2" in result.output
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.safetensors"])
 def test_inspecting_shows_every_layer(run, file):
     output, _ = run
@@ -96,6 +110,7 @@ def test_training_begins_with_the_weights_given(tmp_path):
     assert torch.allclose(trained.fc.bias, torch.full((10,), 7.0), atol=1e-4)
     with pytest.raises(UserError, match="only a new run"):
         call(train, *options, "--resume")
+    assert "resumes after 1 of 1 epochs" in call(train, *options, "--auto-resume").output
 
 
 def test_the_choices_offered_are_those_there_are():

@@ -11,6 +11,7 @@ from torch import nn
 from subp import data, training
 from subp.cli import exit_code
 from subp.config import Config
+from subp.distributed import Ranks
 from subp.sparsifier import Sparsifier
 
 CONFIG = Config(n=4, epochs=3, batch_size=8, lr=0.1, tau=1.0, seed=5, ema=0.5)
@@ -59,9 +60,10 @@ def main(folder):
     Sparsifier.step = step
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
+    gathered = Ranks(rank, 2, torch.device("cpu")).gather([f"of {rank}"])
     result = training.train(DATA, CONFIG, model=net(), output=folder / "run")
     training.train(DATA, CONFIG, model=net(), output=folder / "run", resume=True)
-    report = {"masks": masks, "history": result.history, "weights": digest(result.model.state_dict())}
+    report = {"gathered": gathered, "masks": masks, "history": result.history, "weights": digest(result.model.state_dict())}
     (folder / f"{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
     code = exit_code(["train", "digits", "--model", "resnet20", "--size", "8", "--batch-size", "512", "--epochs", "1",
