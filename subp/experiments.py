@@ -26,12 +26,13 @@ from torch import Tensor
 from subp import named_datasets
 from subp.checkpoint import write_atomically
 from subp.config import SPARSIFIER, Config
-from subp.data import Data, datasets, from_tensors, stratified_split, val_batches
+from subp.data import Data, Loading, batches, datasets, from_tensors, stratified_split, val_batches
 from subp.errors import UserError, require
+from subp.loop import evaluate
 from subp.macs import count_macs
 from subp.masking import weight_of
 from subp.selection import all_places
-from subp.training import MODEL, evaluate, train
+from subp.training import MODEL, train
 
 WATCHED = 500  # validation images after each epoch; all of them after the last
 
@@ -129,7 +130,7 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
         **options,
     )
     result = train(watched(data, cell.seed), config, weights=weights)
-    accuracy = evaluate(result.model, val_batches(data, batch_size=500))["val_accuracy"]
+    accuracy = evaluate(result.model, batches(val_batches(data, Loading(500))))["val_accuracy"]
     rate = sum(row["images_per_s"] for row in result.history) / len(result.history)
     kept, macs = _shares(result.model, data)
     return {

@@ -27,7 +27,8 @@ class Mask(nn.Module):
     soft:    the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE,
              arXiv 2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
-             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker.
+             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. `add_decay`, with `decay`
+             0, adds it once a step instead.
     follow:  weight -> mask, asked at every forward pass in training; None: the mask stays until it is set
     """
 
@@ -54,6 +55,13 @@ class Mask(nn.Module):
         return weight
 
 
+@torch.no_grad()
+def add_decay(weight: Tensor, mask: Tensor, decay: float) -> None:
+    """Adds SR-STE's term to the gradient of a trained weight, where it has one: `decay` * weight on pruned blocks."""
+    if weight.grad is not None:
+        weight.grad.add_(torch.where(expand_mask(mask, weight.shape), 0, weight), alpha=decay)
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
@@ -66,6 +74,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        if not ctx.decay:
+            return gradient, None, None
         weight, mask = ctx.saved_tensors
         return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None
 
@@ -129,11 +139,14 @@ def masked_weights(layer: nn.Module) -> list[str]:
 def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
     for layer in model.modules():
-        names = masked_weights(layer)
+        names, masked_class = masked_weights(layer), type(layer)
+        if not names:
+            continue
+        # A copy of a layer shares the class that removal takes the weights' properties from: give it one of its own.
+        layer.__class__ = type(masked_class.__name__, masked_class.__bases__, dict(vars(masked_class)))
         for name in names:
             parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
-        if names:
-            _in_order(layer, layer._flat_weights_names if isinstance(layer, nn.RNNBase) else names)
+        _in_order(layer, layer._flat_weights_names if isinstance(layer, nn.RNNBase) else names)
     return model
 
 

@@ -17,6 +17,7 @@ class Progress:
         columns = ("{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("")
+        self._skipped: set[str] = set()
 
     @classmethod
     def silent(cls) -> "Progress":
@@ -57,6 +58,12 @@ class Progress:
     def advance(self) -> None:
         """A batch is done."""
         self._bar.advance(self._task)
+
+    def skipped(self, sentence: str) -> None:
+        """An image was left out; told once."""
+        if sentence not in self._skipped:
+            self._skipped.add(sentence)
+            self._print(f"skipped: {sentence}")
 
     def epoch(self, row: dict) -> None:
         """`row`: an entry of the history."""

@@ -73,7 +73,8 @@ class Sparsifier:
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
                      None: the method's own
     decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
-                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16)
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
+                     adds it once a step of the optimizer
     rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
                      subp.rearrange; needs `input_shape`); `rearranged` then says of each layer how far, and why not
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
@@ -223,6 +224,21 @@ class Sparsifier:
         rate = schedules.pruning_rate(s.schedule, epoch, s.start, s.end, s.sparsity)
         draws = generator(s.seed, "mask", name, epoch)
         return Step(s.n, s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
+
+    def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
+        """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        """
+        if not self.settings.soft:
+            return
+        for mask in self._masks.values():
+            mask.decay = 0.0
+
+        def add(*_) -> None:
+            for name, mask in self.masks.items() if self.attached else ():
+                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self.settings.decay)
+
+        optimizer.register_step_pre_hook(add)
 
     @property
     def attached(self) -> bool:

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import click
-from click.core import ParameterSource
 
 from subp.budgets import parse
-from subp.config import Config
+from subp.cli.options import setting
 from subp.errors import UserError
 from subp.presets import PRESETS
 from subp.schedules import SCHEDULES
@@ -29,66 +28,58 @@ class Budget(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _option(name: str, kind: object, help_: str, **more) -> Callable:
-    default = getattr(Config, name.lstrip("-").replace("-", "_"))
-    return click.option(name, type=kind, default=default, show_default=default is not None, help=help_, **more)
-
-
 _OPTIONS = (
-    _option(
+    setting(
         "--method",
-        click.Choice(METHODS),
         "subp: uniform 1xN, pruned and regrown while training; nonuniform: 1xN ranked over a whole layer; random: uniform "
         "1xN by lot; magnitude: single weights, gradually; filter: whole output filters; "
         "one-by-n: 1xN ranked over a layer, at once, for a network that --weights brings; one-by-n-uniform: in each group; "
-        "hrbp: uniform 1xN, blocks of filters that are grouped while training; hrbp++: the same, and parts of kernels; sr-ste: N:M; dense: nothing.",
+        "hrbp: uniform 1xN, blocks of filters that are grouped while training; hrbp++: the same, and parts of kernels; "
+        "sr-ste: N:M; dense: nothing.",
+        type=click.Choice(METHODS),
     ),
-    _option("--n", int, "Block size: output channels that are kept or pruned together."),
-    _option("--m", int, "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
-    _option(
+    setting("--n", "Block size: output channels that are kept or pruned together."),
+    setting("--m", "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
+    setting(
         "--sparsity",
-        float,
         "Fraction of each group's blocks that is pruned in the end, from 0 to below 1.  [default: 0.75]",
+        type=float,
     ),
-    _option(
+    setting(
         "--target-macs",
-        Budget(),
         "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, or a "
         "number such as 1.03G; all pruned layers get the one sparsity that does.",
+        type=Budget(),
     ),
-    _option("--target-weights", Budget(), "Instead: the whole network's weights, a fraction or a number such as 2.9M."),
+    setting("--target-weights", "Instead: the whole network's weights, a fraction or a number such as 2.9M.", type=Budget()),
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
         help="Model, sparsity and layers left dense as the SUBP paper has them; other options still hold.",
     ),
-    _option(
+    setting(
         "--criterion",
-        click.Choice(CRITERIA),
         "Score of a block: its L1 norm, its L2 norm, or its share of the norm less its angular redundancy.  "
         "[default: bpar for subp, l2 for filter, else l1]",
+        type=click.Choice(CRITERIA),
     ),
-    _option(
+    setting(
         "--scoring",
-        click.Choice(SCORINGS),
         "Whether pruned blocks are scored by the weights that they still train, or as zeros, which tie.",
+        type=click.Choice(SCORINGS),
     ),
-    _option("--schedule", click.Choice(list(SCHEDULES)), "How the pruning rate climbs over the epochs."),
-    _option("--start", int, "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]"),
-    _option("--end", int, "Epoch at which it is at the sparsity.  [default: 72 % of the epochs]"),
-    _option("--tau", float, "Temperature of regrowing: towards 0 the best of the pruned blocks, large values any."),
-    _option("--alpha", float, "Weight of the redundancy in bpar."),
+    setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),
+    setting("--start", "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]", type=int),
+    setting("--end", "Epoch at which it is at the sparsity.  [default: 72 % of the epochs]", type=int),
+    setting("--tau", "Temperature of regrowing: towards 0 the best of the pruned blocks, large values any."),
+    setting("--alpha", "Weight of the redundancy in bpar."),
     click.option(
         "--soft/--hard",
         default=None,
         help="Gradients reach pruned weights too, straight through, or do not.  [default: the method's]",
     ),
-    _option("--decay", float, "Added to the straight-through gradient of pruned weights, times the weight (SR-STE)."),
-    click.option(
-        "--rearrange",
-        is_flag=True,
-        help="First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",
-    ),
+    setting("--decay", "Added to the straight-through gradient of pruned weights, times the weight (SR-STE)."),
+    setting("--rearrange", "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is."),
     click.option(
         "--exclude",
         multiple=True,
@@ -111,13 +102,12 @@ def method_options(command: Callable) -> Callable:
     return command
 
 
-def with_preset(ctx: click.Context, name: str | None, options: dict) -> dict:
-    """The options, those that the preset of that name has filled in where the command line gives no other."""
+def with_preset(name: str | None, given: dict) -> dict:
+    """The settings given, and those of the preset of that name where they say nothing."""
     if name is None:
-        return options
+        return given
     preset = PRESETS[name]
     chosen = {"model": preset.model, "sparsity": preset.sparsity, "exclude": preset.exclude}
-    if options["target_macs"] or options["target_weights"]:
+    if given.keys() & {"target_macs", "target_weights"}:
         del chosen["sparsity"]
-    given = {option for option in options if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT}
-    return options | {option: value for option, value in chosen.items() if option not in given}
+    return chosen | given

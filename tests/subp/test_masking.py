@@ -111,6 +111,15 @@ def test_a_copy_has_masks_and_weights_of_its_own():
     assert not torch.equal(twin(x), layer(x))
 
 
+def test_folding_a_copy_leaves_the_original_masked():
+    layer, mask = masked_layer(soft=True)
+    model = nn.Sequential(layer)
+    twin = masking.fold(copy.deepcopy(model))
+    assert type(twin[0]) is nn.Conv2d and masking.masked_weights(layer)
+    assert torch.equal(layer.weight, torch.where(dense_mask(mask), layer.parametrizations.weight.original, 0))
+    assert torch.equal(masking.fold(model)[0].weight, twin[0].weight)
+
+
 def test_a_masked_model_saves_its_masks_with_its_weights():
     layer, mask = masked_layer(soft=True)
     other = nn.Conv2d(6, 8, 3)
