@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from subp.errors import UserError
@@ -28,6 +28,8 @@ def open_image(file: bytes | Path) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         image.load()
+    except UnidentifiedImageError as error:  # PIL would name an object in memory
+        raise UserError(f"{name}it is no image of a known format") from error
     except UNREADABLE as error:
         raise UserError(f"{name}{error}") from error
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -334,8 +334,13 @@ def tiff(pixels):
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), "uint8"))[:40])
+    (tmp_path / "y.png").write_bytes(b"text")
     with pytest.raises(UserError, match="x.png"):
         open_image(tmp_path / "x.png")
+    with pytest.raises(UserError, match="y.png: it is no image of a known format"):
+        open_image(tmp_path / "y.png")
+    with pytest.raises(UserError, match="^it is no image of a known format$"):
+        open_image(b"text")
 
 
 def test_folders_around_the_classes_are_left_out(tmp_path):

@@ -18,7 +18,7 @@ def test_a_run_killed_again_and_again_gives_the_bits_of_the_uninterrupted_one(tm
     script = Path(__file__).with_name("killed_run.py")
     done = subprocess.run([sys.executable, str(script), str(tmp_path), "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.split())) > 1, "the kills all came before, or after, the training"
+    assert len(set(done.stdout.split())) > 1
     for name in (training.CHECKPOINT, training.MODEL):
         whole, parts = (checkpoint.load(tmp_path / run / name) for run in ("whole", "parts"))
         for part in ("model", "optimizer", "average"):
