@@ -2,7 +2,7 @@
 
     taskset -c 1 python scripts/column_kernels.py [--target x86-avx512]
 
-Each layer is built with the kernel that its plan chooses and, for the patterns, with the columns kernel ruled out; calls in turn, least times.
+Each layer is built dense and both ways, with the kernel that its plan chooses, and checked against PyTorch; calls in turn, least times.
 """
 
 import time
@@ -13,20 +13,18 @@ import torch
 from torch import nn
 
 import tvm_sched
-from tvm_sched.passes import layer_plan
 
 LAYERS = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1), (128, 28, 2), (256, 14, 2)]  # channels, size of the output, stride
 
 
-def pruned(weight: np.ndarray, n: int, density: float, whole: bool) -> np.ndarray:
-    """Each group of n outputs keeps random kernels, or random columns, of that density."""
+def pruned(weight: np.ndarray, n: int, density: float, unit: int) -> np.ndarray:
+    """Each group of n outputs keeps random units, of so many kernel positions, of that density."""
     rng = np.random.default_rng(0)
-    columns = weight.reshape(len(weight) // n, n, weight.shape[1], -1)
-    kept = np.zeros((len(columns), 1, *columns.shape[2:]), bool)
-    units = kept[:, 0, :, :1] if whole else kept[:, 0]
-    for group in units.reshape(len(columns), -1) if not whole else units[:, :, 0]:
+    units = weight.reshape(len(weight) // n, n, -1, unit)
+    kept = np.zeros((len(units), 1, units.shape[2], 1), bool)
+    for group in kept[:, 0, :, 0]:
         group[rng.permutation(len(group))[:round(density * len(group))]] = True
-    return (columns * (kept[..., :1] if whole else kept)).reshape(weight.shape)
+    return (units * kept).reshape(weight.shape)
 
 
 def build(channels: int, size: int, stride: int, weight: np.ndarray, target: str):
@@ -47,12 +45,8 @@ def main(target: str, n: int, density: float, calls: int) -> None:
     torch.manual_seed(0)
     for channels, size, stride in LAYERS:
         weight = np.random.default_rng(1).standard_normal((channels, channels, 3, 3))
-        builds = {}
-        for name, whole in (("1xN", True), ("patterns", False)):
-            builds[name] = build(channels, size, stride, pruned(weight, n, density, whole), target)
-        patterned, layer_plan.patterned = layer_plan.patterned, lambda layer, kept: {}
-        builds["patterns, no columns"] = build(channels, size, stride, pruned(weight, n, density, False), target)
-        layer_plan.patterned = patterned
+        weights = {"dense": weight, "1xN": pruned(weight, n, density, 9), "patterns": pruned(weight, n, density, 1)}
+        builds = {name: build(channels, size, stride, each, target) for name, each in weights.items()}
         least = dict.fromkeys(builds, float("inf"))
         for _ in range(calls):
             for name, (artifact, x) in builds.items():
