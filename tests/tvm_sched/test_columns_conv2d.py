@@ -95,7 +95,8 @@ def test_zeros_of_whole_kernels_never_run_over_columns():
 
 def test_a_network_with_patterns_computes_what_pytorch_does():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 5)).eval()
+    layers = [nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 5)]
+    model = nn.Sequential(*layers).eval()
     for number in (0, 2):
         weight = model[number].weight
         weight.data = torch.from_numpy(keep_columns(weight.detach().numpy(), 16, 12))
