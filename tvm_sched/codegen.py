@@ -1,4 +1,4 @@
-"""From scheduled functions to machine code: TVM's own lowering, with two passes of ours in it."""
+"""From scheduled functions to machine code: TVM's own lowering, with passes of ours in it."""
 
 from dataclasses import dataclass
 from math import prod
@@ -9,6 +9,7 @@ from tvm.ir import GenericConst
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 
 from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.flatten_indices import flatten_indices
 from tvm_sched.passes.hoist_constants import PREPARE
 from tvm_sched.passes.insert_prefetches import insert_prefetches
 from tvm_sched.passes.keep_registers import keep_registers
@@ -26,7 +27,7 @@ def passes():
     """(passes of the whole module, of the host's part, of other devices' parts), as TVM wants them."""
     lower, finalize_host, finalize_device = get_tir_pipeline("default")
     return (
-        tvm.transform.Sequential([insert_prefetches, lower]),
+        tvm.transform.Sequential([flatten_indices, insert_prefetches, lower]),
         lambda: tvm.transform.Sequential([keep_registers, finalize_host()]),
         finalize_device,
     )

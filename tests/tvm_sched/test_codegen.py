@@ -11,7 +11,9 @@ from tvm.s_tir import Schedule
 from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.loops import PREFETCH
+from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import Form, WinogradTile
+from tvm_sched.passes.flatten_indices import with_flat_indices
 from tvm_sched.passes.insert_prefetches import AHEAD, with_prefetches
 
 
@@ -24,14 +26,28 @@ def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
     return sch, target
 
 
-def direct(kernel: int, n: int = 16, target=targets.X86_AVX512):
+def direct(kernel: int, n: int = 16, target=targets.X86_AVX512, tile=None, stride=1):
     target = replace(target, cores=1)
     x, data = te.placeholder((1, 14, 14, 64)), te.placeholder((64 // n, 16, kernel, kernel, n))
     indices = te.placeholder((64 // n, 16), "int32")
-    y = direct_conv2d.conv2d(x, data, indices, out_channels=64, padding=(kernel // 2,) * 4)
+    y = direct_conv2d.conv2d(x, data, indices, out_channels=64, padding=(kernel // 2,) * 4, stride=(stride, stride))
     sch = Schedule(function([x, data, indices], y))
-    direct_conv2d.schedule(sch, direct_conv2d.tiles(sch, target)[0], target)
+    direct_conv2d.schedule(sch, tile or direct_conv2d.tiles(sch, target)[0], target)
     return sch, target
+
+
+def test_pixels_counted_by_one_loop_are_addressed_without_division():
+    """A step of the loop over kept channels computes one address, its index; the tile's pixels are constants away."""
+    sch, target = direct(1, tile=Tile(1, 7, 1, bands=14))
+    assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
+    steps = [body.split("\tj")[0] for body in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE)]
+    steps = [step for step in steps if step.count("1to16") >= 7]
+    assert steps and all(step.count("movslq") == 1 for step in steps)
+
+
+def test_rows_and_columns_counted_by_two_loops_stay():
+    sch, _ = direct(1, stride=2)
+    assert with_flat_indices(sch.mod["main"]).script() == sch.mod["main"].script()
 
 
 @pytest.mark.parametrize("cores", [1, 2])

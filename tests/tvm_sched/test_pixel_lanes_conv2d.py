@@ -56,7 +56,7 @@ def test_block_sizes_and_densities(n, kept):
     Layer((1, 8, 8, 24), 20, n, kept).check()
 
 
-@pytest.mark.parametrize("rows", [(1, 4, 4), (1, 7, 7), (3, 5, 7), (2, 14, 14), (31,), (2, 3, 4, 8)])
+@pytest.mark.parametrize("rows", [(1, 4, 4), (1, 7, 7), (3, 5, 7), (2, 14, 14), (31,), (2, 3, 4, 8), (1, 14, 14)])
 @pytest.mark.parametrize("residual", [False, True])
 def test_pixels_that_are_no_whole_vectors(rows, residual):
     Layer((*rows, 32), 16, kept=5, residual=residual).check()
@@ -87,6 +87,11 @@ def test_a_schedule_replays_from_its_trace(size, cores):
 def test_transposed_in_registers(size):
     """No element is gathered on its own: the scheduled function shuffles vectors, both ways."""
     assert Layer((1, size, size, 32), 16, kept=4).scheduled().mod.script().count("T.Shuffle") > 32
+
+
+@pytest.mark.parametrize("pixels, bands", [(196, 4), (100, 2), (3136, 1), (49, 1), (31, 1), (17 * 16, 1)])
+def test_bands_leave_no_more_pixels_over_than_the_image(pixels, bands):
+    assert pixel_lanes_conv2d.bands_of(pixels, 16) == bands
 
 
 def test_other_functions_are_not_its_own():

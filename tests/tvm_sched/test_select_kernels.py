@@ -59,6 +59,12 @@ def test_narrow_blocks_whose_union_keeps_all_run_densely():
     assert row.why.startswith("dense: ")
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_narrow_blocks_run_with_lanes_over_pixels(stride):
+    row = choice(nn.Conv2d(256, 128, 1, stride), 4, 64, size=14 * stride)
+    assert (row.n, row.kept, row.kernel) == (4, 64, "pixel lanes 1x4")
+
+
 def test_narrow_blocks_stay_narrow_where_lanes_are_few():
     row = choice(nn.Conv2d(128, 64, 1), 4, 32, target=replace(targets.CORTEX_A76, cores=1))
     assert (row.n, row.kept) == (4, 32)

@@ -7,7 +7,7 @@ same work, so equal ranges of groups or of rows are equal work for a thread. Wit
 convolution. A linear layer is the case of a 1x1 image.
 """
 
-from math import prod
+from math import gcd, prod
 
 from tvm import te, tirx
 from tvm.s_tir import Schedule
@@ -19,6 +19,7 @@ from tvm_sched.kernels.register_tile import Tile, Work, candidates
 from tvm_sched.targets import Target
 
 NAME = "direct_conv2d"
+CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
 
 
 def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
@@ -109,6 +110,11 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
         band, row, row_inner = split_bands(sch, h, tile.bands, tile.rows)
         col, col_inner = sch.split(w, [None, tile.cols])
         outer, tile_loops, inner = [image, band, group], [row, col], [group_inner, row_inner, col_inner]
+    if work.n < target.lanes and not work.flat:
+        # Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the sum, not its row's.
+        kept, *taps = sum_loops
+        kept, together = sch.split(kept, [None, gcd(work.kept, CHANNELS_TOGETHER)])
+        sum_loops, inner = [kept, *taps], [*inner, together]
     sch.reorder(*outer, *tile_loops, *sum_loops, *inner, lane)
     sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
 
@@ -166,7 +172,7 @@ def schedule_padding(sch: Schedule, work: Work, target: Target):
     """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into few sets of L1."""
     pad = find_block(sch, "pad")
     image, h, w, c = sch.get_loops(pad)
-    if work.channels % 128 == 0:
+    if work.channels * work.stride[1] % 128 == 0:
         sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
     if work.channels % target.lanes == 0:
         _, lane = sch.split(c, [None, target.lanes])

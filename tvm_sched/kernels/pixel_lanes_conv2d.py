@@ -1,11 +1,12 @@
 """1x1 convolution over 1xN blocks of few channels: lanes over pixels, since lanes over N would leave most of a vector unused.
 
-    V[v, c, i]            = x[v*L + i, c]                                             input, transposed; L lanes
-    M[v, g*N + l, i]      = sum_k data[g, k, l] * V[v, indices[g, k], i]              a vector of V is loaded once for N multiply-adds
-    y[v*L + i, o]         = M[v, o, i]                                                transposed back
+    V[b, v, c, i]         = x[b*Q + v*L + i, c]                                       input, transposed; L lanes
+    M[b, v, g*N + l, i]   = sum_k data[g, k, l] * V[b, v, indices[g, k], i]           a vector of V is loaded once for N multiply-adds
+    y[b*Q + v*L + i, o]   = M[b, v, o, i]                                             transposed back
 
-`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows. Tiles of pixels pass through all stages in cache; bias,
-residual and activation are applied with lanes over channels, as outputs are stored. The last P % L pixels are computed with lanes over N.
+`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels pass through all stages in
+cache; bias, residual and activation are applied with lanes over channels, as outputs are stored. A band's last Q % L pixels are computed with
+lanes over N.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition
+from tvm_sched.kernels.loops import partition, prefetch_weights
 from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, LOADS_PER_CYCLE, Work, divisors
 from tvm_sched.kernels.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
@@ -25,6 +26,7 @@ NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks a
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
 # Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
 TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
+STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; measured on Zen 4
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
@@ -33,35 +35,46 @@ def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target)
     return n < target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
 
 
+def bands_of(pixels: int, lanes: int) -> int:
+    """Bands of a few vectors each that leave no more pixels over than the image does; one where it leaves none, and a tile can be any number."""
+    if pixels % lanes == 0:
+        return 1
+    few = divisors(pixels, max(1, pixels // (3 * lanes)))
+    return max(bands for bands in few if pixels // bands % lanes * bands == pixels % lanes)
+
+
 def compute(x, data, indices=None, *, shape, lanes):
     """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector."""
     pixels, channels = (int(extent) for extent in x.shape)
     groups, kept, _, _, n = (int(extent) for extent in data.shape)
-    vectors = pixels // lanes
+    bands = bands_of(pixels, lanes)
+    length = pixels // bands  # Q
+    vectors = length // lanes
     whole = vectors * lanes
     k = te.reduce_axis((0, kept), "k")
 
     def channel(o):
         return indices[o // n, k] if indices is not None else k
 
-    def product(v, o, i):
-        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, v, channel(o), i], axis=k)
+    def product(b, v, o, i):
+        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, b, v, channel(o), i], axis=k)
 
-    def rest_product(p, o):
-        return te.sum(data[o // n, k, 0, 0, o % n] * x[whole + p, channel(o)], axis=k)
+    def rest_product(b, p, o):
+        return te.sum(data[o // n, k, 0, 0, o % n] * x[b * length + whole + p, channel(o)], axis=k)
 
     def result(*position):
         *axes, o = position
         p = sum(axis * prod(shape[i + 1:-1]) for i, axis in enumerate(axes))
-        return output[p, o] if rest is None else tirx.if_then_else(p < whole, output[p, o], rest[p - whole, o])
+        b, p = (p // length, p % length) if bands > 1 else (0, p)
+        return output[b, p, o] if rest is None else tirx.if_then_else(p < whole, output[b, p, o], rest[b, p - whole, o])
 
     work = Work(1, 1, pixels, channels, groups, kept, n, indexed=indices is not None)
     attributes = work.attributes() | {"pixel_lanes.lanes": lanes}
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads it.
-    transposed = te.compute((1, vectors, channels, lanes), lambda _, v, c, i: x[v * lanes + i, c], name=INPUT)
-    sums = te.compute((vectors, groups * n, lanes), product, name=NAME, attrs=attributes)
-    output = te.compute((whole, groups * n), lambda p, o: sums[p // lanes, o, p % lanes], name=OUTPUT)
-    rest = te.compute((pixels - whole, groups * n), rest_product, name=REST) if pixels > whole else None
+    transposed = te.compute((1, bands, vectors, channels, lanes), lambda _, b, v, c, i: x[b * length + v * lanes + i, c], name=INPUT)
+    sums = te.compute((bands, vectors, groups * n, lanes), product, name=NAME, attrs=attributes)
+    output = te.compute((bands, whole, groups * n), lambda b, p, o: sums[b, p // lanes, o, p % lanes], name=OUTPUT)
+    rest = te.compute((bands, length - whole, groups * n), rest_product, name=REST) if length > whole else None
     return te.compute(shape, result, name=RESULT)
 
 
@@ -87,11 +100,12 @@ def tiles(sch: Schedule, target: Target) -> list[PixelTile] | None:
 
 
 def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[PixelTile]:
-    """Tiles that fit the registers, cheapest estimate first. Where pixels are left over, all vectors are one tile."""
+    """Tiles that fit the registers, cheapest estimate first. Where pixels are left over, a band's vectors are one tile."""
     vectors = work.width // lanes
+    bands = bands_of(work.width, lanes)
     found = [
         PixelTile(each, cols, rows)
-        for each in (divisors(vectors, vectors) if work.width % lanes == 0 else [vectors])
+        for each in (divisors(vectors, vectors) if work.width % lanes == 0 else [vectors // bands])
         for rows in divisors(work.n, work.n)
         for cols in range(1, min(each, target.registers) + 1)
         if rows * cols + cols + 1 <= target.registers
@@ -111,7 +125,7 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
     sums = tile.rows * tile.cols
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
-    step = max(
+    step = STEP_CYCLES + max(
         sums * per_register / target.fma_per_cycle, loads / LOADS_PER_CYCLE, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
@@ -120,15 +134,19 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target) -> float:
     product = register_tiles * (work.kept * step + 20)
     store = STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
     transposition = vectors * (TRANSPOSE_CYCLES * work.channels + store * work.groups * work.n)
-    together = groups_together(work, rest, target) if rest else 1
-    left = work.groups / together * (work.kept * max(rest * together * 1.5 / LOADS_PER_CYCLE, target.fma_latency) + 20) if rest else 0
+    left = 0.0
+    if rest:
+        bands = bands_of(work.width, lanes)
+        together = groups_together(work, rest // bands, target)
+        step = max(rest // bands * together * 1.5 / LOADS_PER_CYCLE, target.fma_latency)
+        left = bands * work.groups / together * (work.kept * step + 20)
     shares = vectors // tile.vectors if shares_tiles(work, lanes, tile, target) else work.groups * work.n // chunk_of(work, target)
     return (product + transposition + left) / shares * ceil(shares / target.cores)
 
 
 def shares_tiles(work: Work, lanes: int, tile: PixelTile, target: Target) -> bool:
     """Whether threads share the tiles of pixels; else they share each stage's work on them."""
-    return work.width % lanes == 0 and work.width // lanes // tile.vectors >= target.cores
+    return work.width // lanes // tile.vectors >= target.cores
 
 
 def chunk_of(work: Work, target: Target) -> int:
@@ -147,6 +165,7 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
     transposed, product, output, rest, result = (find_block(sch, name) for name in (INPUT, NAME, OUTPUT, REST, RESULT))
     notes = sch.get(product).annotations
     work, lanes = Work.of_block(notes), int(notes["pixel_lanes.lanes"])
+    bands = bands_of(work.width, lanes)
     chunk = chunk_of(work, target)
     shared = shares_tiles(work, lanes, tile, target)
 
@@ -155,7 +174,7 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
     flatten_pixels(sch, result, epilogue)
     sch.compute_inline(result)
     p, o = sch.get_loops(epilogue)
-    band, p = sch.split(p, [1, None] if rest else [None, tile.vectors * lanes])
+    band, p = sch.split(p, [bands, None] if rest else [None, tile.vectors * lanes])
     chunks, o = sch.split(o, [None, chunk])
     height = gcd(chunk, ROWS[-1])
     if rest:
@@ -179,7 +198,8 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
 
     # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
     reads = [read.source.name for read in sch.get(product).reads]
-    sch.annotate_buffer_access(product, reads.index(INPUT), "read", lambda v, o, i, k: ((0, 1), (v, v + 1), (0, work.channels), (i, i + 1)))
+    sch.annotate_buffer_access(product, reads.index(INPUT), "read",
+                               lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, work.channels), (i, i + 1)))
     sch.compute_at(product, chunks, preserve_unit_loops=True)
     if shared:
         sch.compute_at(transposed, band, preserve_unit_loops=True)
@@ -194,7 +214,7 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
         sch.compute_at(rest, chunks, preserve_unit_loops=True)
         *_, p, o, rest_k = sch.get_loops(rest)
         group, lane = sch.split(o, [None, work.n])
-        together = groups_together(work, work.width % lanes, target)
+        together = groups_together(work, work.width % lanes // bands, target)
         group, group_inner = sch.split(group, [None, together])
         sch.reorder(group, rest_k, group_inner, p, lane)
         in_registers(sch, rest, group, [group_inner, p, lane])
@@ -214,6 +234,7 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
     else:
         sch.parallel(sch.fuse(v, c))
         sch.parallel(sch.fuse(band, chunks))
+    prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     if rest:
         sch.decompose_reduction(rest, rest_k)

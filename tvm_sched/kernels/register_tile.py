@@ -9,14 +9,15 @@ as many bands as tiles means 'the image stays, weights stream past'.
 """
 
 from dataclasses import dataclass, fields
-from math import ceil, gcd, log, prod
+from math import ceil, gcd, hypot, log, prod
 
 from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
 LINE = 64  # bytes of a cache line
 LOADS_PER_CYCLE = 2
-NARROW_FMA_PER_CYCLE = 2  # of less than a vector: a core that splits a vector over two pipes starts two of these
+# Of less than a vector: a core that splits a vector over two pipes starts two of these, as far as L1 gives it two scalars a cycle (Zen 4, measured).
+NARROW_FMA_PER_CYCLE = 1.85
 L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
 
@@ -131,9 +132,11 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     sums = vectors * pixels * tile.groups
     loads = vectors * tile.groups + pixels * (tile.groups if work.indexed else 1)
     loads += 3 * tile.groups / taps if work.indexed else 0  # an index, and what makes an address of it
-    sums_per_cycle = target.fma_per_cycle if work.n >= target.lanes else max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE)
+    narrow = work.n < target.lanes
+    sums_per_cycle = max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE) if narrow else target.fma_per_cycle
     step = max(sums / sums_per_cycle, loads / LOADS_PER_CYCLE, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
+    step *= 1.2 if narrow and taps > 1 and tile.groups == 1 else 1.0  # the scalars of one channel meet in few banks of L1
     tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
     store = 10 + 3 * sums
     compute = work.kept * taps * step + store
@@ -142,9 +145,10 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     weights = tile.groups * work.kept * taps * work.n * FLOAT
     touched = min(1.0, work.kept * LINE / FLOAT / work.channels)
     band = prod(work.stride) * height * width * work.channels * FLOAT * touched / tile.bands
-    first = max(compute, transfer(weights, weights * work.groups // tile.groups + band, target))
-    other = max(compute, transfer(weights, weights + band / tiles_in_band, target))
-    pass_cycles = max(first + (tiles_in_band - 1) * other, transfer(band, band + weights, target))
+    together = hypot if narrow else max  # short vectors keep L1 busy by themselves: what comes from L2 has to wait
+    first = together(compute, transfer(weights, weights * work.groups // tile.groups + band, target))
+    other = together(compute, transfer(weights, weights + band / tiles_in_band, target))
+    pass_cycles = together(first + (tiles_in_band - 1) * other, transfer(band, band + weights, target))
     passes = images * tile.bands * work.groups // tile.groups
     return pass_cycles * ceil(passes / target.cores)
 

@@ -17,6 +17,7 @@ from tvm_sched.kernels.winograd_conv2d import FORMS, Form
 from tvm_sched.targets import Target
 
 DIRECT, PIXEL_LANES, COLUMNS = "direct", "pixel lanes", "columns"  # how a layer can run, besides the Winograd forms
+COPY_CYCLES = 4  # of a vector
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ def winograd_forms(layer: Layer, n: int, target: Target, phased: bool) -> list[F
 
 
 def takes_pixel_lanes(layer: Layer, n: int, target: Target) -> bool:
-    """1x1 of stride 1, blocks of less than a vector, at least a vector of pixels."""
-    flat = layer.weight.shape[2:] == (1, 1) and layer.stride == (1, 1) and not any(layer.padding)
+    """1x1 without padding, blocks of less than a vector, at least a vector of pixels; of a strided layer the pixels that it reads are copied."""
+    flat = layer.weight.shape[2:] == (1, 1) and not any(layer.padding)
     return flat and pixel_lanes_conv2d.takes(prod(layer.image), layer.channels, len(layer.weight), n, target)
 
 
@@ -219,7 +220,9 @@ def form_cycles(work: Work, form: Form, target: Target) -> float:
 def pixel_lanes_cycles(work: Work, target: Target) -> float:
     """Cycles of the best tile."""
     flat = Work(1, 1, prod(work.image), work.channels, work.groups, work.kept, work.n, indexed=work.indexed)
-    return pixel_lanes_conv2d.cycles(flat, target.lanes, pixel_lanes_conv2d.candidates(flat, target.lanes, target, most=1)[0], target)
+    copied = prod(flat.image) * work.channels / target.lanes if prod(work.stride) > 1 else 0  # vectors
+    tile = pixel_lanes_conv2d.candidates(flat, target.lanes, target, most=1)[0]
+    return pixel_lanes_conv2d.cycles(flat, target.lanes, tile, target) + COPY_CYCLES * copied
 
 
 @lru_cache(maxsize=4096)

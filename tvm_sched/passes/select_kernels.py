@@ -104,6 +104,8 @@ class _Selector(PyExprMutator):
             packed[0] = self.winograd_weight(packed[0], plan.form)
             compute, name, arguments = partial(winograd_conv2d.compute, form=plan.form), winograd_conv2d.NAME, {"padding": plan.layer.padding}
         elif plan.how == PIXEL_LANES:
+            if layer.stride != (1, 1):
+                x = self.builder_.emit(relax.op.strided_slice(x, [1, 2], [0, 0], shape_of(x)[1:3], layer.stride))
             x = self.builder_.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
             compute, name = pixel_lanes_conv2d.compute, pixel_lanes_conv2d.NAME
             arguments = {"shape": shape_of(call), "lanes": self.target.lanes}
