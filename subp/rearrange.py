@@ -66,8 +66,8 @@ class LayerReport:
 
 
 def find(model: nn.Module, example: Tensor) -> Channels:
-    """The sets of channels of a model that may change places. `example`: an input [1, C, H, W], which only its shape
-    matters of. The model is traced in eval mode, without masks (subp.masking): before they are put on or after folding.
+    """The sets of channels of a model that may change places. `example`: an input [1, C, H, W], of which only the
+    shape matters. The model is traced in eval mode, without masks (subp.masking): before they are put on or after folding.
     """
     traced = trace(model, example)
     classes = _classes(traced)
@@ -123,7 +123,8 @@ def _sets(rows: dict[str, Tensor], kinds: Tensor, reasons: dict[int, str]) -> li
     for numbers in members.values():
         channels = torch.tensor(list(dict.fromkeys(numbers)))
         if len(channels) > 1:
-            sets.append(ChannelSet(channels, {name: _slots(vector, channels) for name, vector in rows.items() if channels[0] in vector}))
+            makers = {name: vector for name, vector in rows.items() if channels[0] in vector}
+            sets.append(ChannelSet(channels, {name: _slots(vector, channels) for name, vector in makers.items()}))
     return sets
 
 
@@ -135,7 +136,7 @@ def _slots(vector: Tensor, channels: Tensor) -> Tensor:
 
 
 def permute(channels: Channels, orders: list[Tensor], model: nn.Module) -> None:
-    """Folds an order for each set into the model, in place: place i of the set's takes what channel orders[set][i] was."""
+    """Folds an order for each set into the model, in place: channel orders[set][i] takes place i of the set's."""
     tensors = _tensors(model)
     with torch.no_grad():
         for name, tensor in permuted(channels, orders, tensors).items():
@@ -200,36 +201,21 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-def orders_by(
-    channels: Channels,
-    feature: Callable[[str, Tensor], Tensor],
-    order: Callable[[list[Tensor]], Tensor],
-    weights: Collection[str] | None = None,
-) -> list[Tensor]:
-    """An order for each set: `order` of a list of feature(weight's name, its rows [size, k]), one for each layer that
-    makes the set. weights: names of the weights that count, such as those to be pruned; None: all. A set that none of
-    them makes stays as it is.
-    """
-    orders = []
-    for each in channels.sets:
-        features = [feature(name, rows) for name, rows in each.rows.items() if weights is None or name in weights]
-        orders.append(order(features) if features else torch.arange(len(each.channels)))
-    return orders
-
-
 def by_l1_norm(channels: Channels, model: nn.Module, weights: Collection[str] | None = None) -> list[Tensor]:
     """Orders by falling L1 norm of the filters (arXiv 2105.14713, which sorts where one layer alone makes the channels).
 
     A set that several layers make is sorted by the sum of their filters' norms, each layer's in units of its mean.
-    weights: as for `orders_by`.
+    weights: names of the weights that count, such as those to be pruned; None: all. A set that none of them makes stays.
     """
-    tensors = _tensors(model)
-
-    def norms(name: str, rows: Tensor) -> Tensor:
-        norm = tensors[name].detach().flatten(1).double().abs().sum(1).cpu()[rows].sum(1)
-        return norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny)
-
-    return orders_by(channels, norms, lambda parts: sum(parts).argsort(descending=True, stable=True), weights)
+    tensors, orders = _tensors(model), []
+    for each in channels.sets:
+        total = torch.zeros(len(each.channels), dtype=torch.double)
+        for name, rows in each.rows.items():
+            if weights is None or name in weights:
+                norms = tensors[name].detach().flatten(1).double().abs().sum(1).cpu()[rows].sum(1)
+                total += norms / norms.mean().clamp_min(torch.finfo(norms.dtype).tiny)
+        orders.append(total.argsort(descending=True, stable=True))
+    return orders
 
 
 def layer_orders(channels: Channels, orders: list[Tensor]) -> dict[str, Tensor]:
@@ -263,7 +249,7 @@ def rearrange(
     changed = copy.deepcopy(model)
     permute(channels, chosen, changed)
     before, after = (_outputs(each, example) for each in (model, changed))
-    difference = max((a - b).abs().max() / a.abs().max().clamp_min(1) for a, b in zip(before, after))
+    difference = max((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny) for a, b in zip(before, after))
     if not difference <= _EXACT:
         raise UserError(f"{type(model).__name__} is not rearranged: its outputs would change, by {difference:.1e} of the largest")
     permute(channels, chosen, model)
@@ -272,5 +258,5 @@ def rearrange(
 
 @torch.no_grad()
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    outputs = copy.deepcopy(model).double().eval()(example.double())
-    return [outputs] if isinstance(outputs, Tensor) else [each for each in torch.utils._pytree.tree_leaves(outputs) if isinstance(each, Tensor)]
+    outputs = torch.utils._pytree.tree_leaves(copy.deepcopy(model).double().eval()(example.double()))
+    return [each for each in outputs if isinstance(each, Tensor)]
