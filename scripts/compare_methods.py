@@ -2,7 +2,7 @@
 """Trains every cell of a grid of methods and writes a row for each to a CSV file.
 
     python scripts/compare_methods.py results/methods.json --data DIR           all cells, one after the other
-    python scripts/compare_methods.py results/methods.json --data DIR --part 1/2    and 2/2: two processes, half the cells each
+    python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    and 2 2: two processes, half the cells each
 
 DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are skipped: a run that was cut off
 goes on where it was. `subp.experiments` explains grids and columns; scripts/plot_results.py makes a page of the rows.
@@ -24,7 +24,7 @@ SHORT = {"epochs": 2, "train_images": 500}
 @click.option("--data", envvar="SUBP_DATA", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the data sets.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("results/methods.csv"), show_default=True)
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/methods"), show_default=True, help="Folder for dense networks that cells begin with.")
-@click.option("--part", default="1/1", show_default=True, help="K/M: the K-th of every M cells.")
+@click.option("--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M cells.")
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 @click.option("--list", "listing", is_flag=True, help="Show the cells and what they cost; train nothing.")
 @click.option("--trial", is_flag=True, help=f"Every cell for {SHORT['epochs']} epochs on {SHORT['train_images']} images, to see that it runs.")
@@ -40,7 +40,7 @@ def command(grid, data, output, work, part, threads, listing, trial):
         click.echo(f"{len(cells)} cells, {sum(cell.images for cell in cells):,} images")
         return
     done = {row["cell"] for row in experiments.read_rows(output)}
-    first, step = (int(number) for number in part.split("/"))
+    first, step = part
     todo = [cell for cell in cells[first - 1 :: step] if cell.key not in done]
     work.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,13 @@ that into one made on the same side, before or after the sparsifier, as the one 
 
 A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
 epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
-equal, get equal masks; and there is no generator whose state would have to be saved.
+equal, get equal masks; and there is no generator whose state would have to be saved. (Methods whose masks settle keep
+that of epoch `end` afterwards; it is part of the model's state.)
 """
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn

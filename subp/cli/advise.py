@@ -94,7 +94,7 @@ def estimated(
     module: "nn.Module", input_shape: Sequence[int], target: "Target", sizes: Sequence[int], sparsities: Sequence[float], ghz: float
 ) -> list[Choice]:
     """The dense network, then every block size at every sparsity that leaves a layer to prune."""
-    from tvm_sched.estimate import network_cycles
+    from tvm_sched.plan_costs import network_cycles
 
     layers = trace(module, input_shape)
     choices = [Choice(None, 0.0, network_cycles(list(layers.values()), target) / ghz / 1e6)]

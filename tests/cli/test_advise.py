@@ -12,7 +12,7 @@ from subp.errors import UserError
 from subp.macs import count_macs
 from subp.selection import all_places
 from tvm_sched import targets
-from tvm_sched.estimate import layer_cycles
+from tvm_sched.plan_costs import layer_cycles
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]

@@ -101,7 +101,7 @@ def rows_of(path):
 def test_the_script_skips_what_is_done_and_the_page_has_means_over_seeds(tmp_path):
     grid(tmp_path / "g.json", {"method": ["dense", "subp"], "seed": [0, 1]})
     arguments = [tmp_path / "g.json", "--data", tmp_path, "--output", tmp_path / "r.csv", "--work", tmp_path / "work"]
-    first = script("compare_methods.py", *arguments, "--part", "1/2")
+    first = script("compare_methods.py", *arguments, "--part", 1, 2)
     assert first.returncode == 0, first.stderr
     assert len(rows_of(tmp_path / "r.csv")) == 2
     second = script("compare_methods.py", *arguments)
