@@ -90,7 +90,6 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     """
     import torch
 
-    from subp.checkpoint import load_model
     from subp.transforms import Preprocessing
     from tvm_sched.engines import Network
 

@@ -35,7 +35,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict file by name: of .safetensors, of what torch.save wrote (also nested under
-    "state_dict", or with the prefix of DataParallel), or the folded network of a checkpoint of subp's.
+    "state_dict", or with the prefix of DataParallel), or the folded network of a checkpoint of subp's, with averaged
+    weights where they were averaged.
 
     Nothing but tensors and plain values is unpickled. Raises UserError for a path that is none of these.
     """
@@ -57,7 +58,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dictionary
         if _OURS not in (file.metadata() or {}):
             return state
-    return fold_state_dict({name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")})
+    averaged = any(name.startswith("average.") for name in state)
+    part = "average." if averaged else "model."
+    return fold_state_dict({name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)})
 
 
 def _read_pickle(path: Path) -> object:

@@ -100,6 +100,13 @@ def test_weights_load_folded_from_a_checkpoint(tmp_path):
     assert all(torch.equal(value, loaded[name]) for name, value in folded.items())
 
 
+def test_weights_load_from_a_checkpoint_as_they_were_averaged(tmp_path):
+    states = [models.create("resnet20", 10).state_dict() for _ in range(2)]
+    checkpoint.save(tmp_path / "c.safetensors", checkpoint.Checkpoint(states[0], average=states[1]))
+    loaded = models.create("resnet20", 10, weights_file=tmp_path / "c.safetensors")
+    assert torch.equal(loaded.fc.weight, states[1]["fc.weight"])
+
+
 OWN_FILE = """
 from torch import nn
 import parts
