@@ -7,6 +7,7 @@ from PIL import Image
 
 from subp import checkpoint, models
 from subp.cli.inspect import command as inspect
+from subp.cli.method_options import with_preset
 from subp.cli.train import command as train
 from subp.criteria import CRITERIA
 from subp.errors import UserError
@@ -53,6 +54,15 @@ def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begin
         call(train, *RUN, "--resume", "-o", tmp_path / "none")
     begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
     assert "epoch 1/1" in begun.output and "resumes" not in begun.output
+
+
+def test_a_preset_fills_in_what_is_not_given_and_a_run_to_resume_must_have_it(run):
+    preset = {"model": "resnet50", "sparsity": 98.5 / 128, "exclude": ()}
+    assert with_preset("resnet50-1.0g", {"n": 8}) == preset | {"n": 8}
+    assert with_preset("resnet50-1.0g", {"sparsity": 0.5}) == preset | {"sparsity": 0.5}
+    assert "sparsity" not in with_preset("resnet50-1.0g", {"target_macs": 0.25})
+    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet50"):
+        call(train, "digits", "--resume", "-o", run[0], "--exclude", "layer1.*", "--preset", "resnet50-1.0g")
 
 
 def test_broken_images_are_named_once_where_they_are_left_out(tmp_path):
