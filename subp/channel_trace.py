@@ -129,7 +129,8 @@ class _Tracer:
                 self.values[node] = self.call(node)
             elif node.op == "output":
                 for result in node.all_input_nodes:
-                    self.out.pin(self.read(result), "these are the network's outputs")
+                    if (labels := self.read(result)) is not None:
+                        self.out.pin(labels, "these are the network's outputs")
         for name in self.out.weights.keys() & self.out.elements.keys():
             weight = self.out.weights[name]
             for labels in (weight.rows, weight.columns, self.out.elements[name]):
@@ -146,7 +147,8 @@ class _Tracer:
             for read in node.all_input_nodes:
                 values = self.read(read)
                 for labels in values if isinstance(values, (list, tuple)) else [values]:
-                    self.out.pin(labels, f"{_operation(node)} in {where or 'the network'} needs them in order")
+                    if labels is not None:
+                        self.out.pin(labels, f"{_operation(node)} in {where or 'the network'} needs them in order")
             return _fixed(node)
 
     def follow(self, node: fx.Node):
@@ -179,8 +181,8 @@ class _Tracer:
         return self.out.elements[name]
 
     def layout(self, node: fx.Node, name: str):
-        operator_ = torch.ops.aten.reshape.default if name == "view" else node.target  # labels may repeat without a stride
-        moved = operator_(*fx.map_arg(node.args, self.read), **node.kwargs)
+        move = torch.ops.aten.reshape.default if name == "view" else node.target  # labels may repeat without a stride
+        moved = move(*fx.map_arg(node.args, self.read), **node.kwargs)
         if name in _PARTS:
             for part in moved if isinstance(moved, (list, tuple)) else [moved]:
                 self.out.scope(part)
@@ -323,11 +325,13 @@ def _arguments(node: fx.Node) -> dict:
 
 
 def _fixed(node: fx.Node):
-    """Labels of data in a fixed order, shaped as the node's value."""
+    """Labels of data in a fixed order, shaped as the node's value; None where that is no tensor."""
+
+    def labels(value):
+        return torch.tensor(FIXED).expand(value.shape) if isinstance(value, Tensor) else None
+
     value = node.meta.get("val")
-    if isinstance(value, (list, tuple)):
-        return [torch.tensor(FIXED).expand(part.shape) for part in value]
-    return torch.tensor(FIXED).expand(value.shape) if isinstance(value, Tensor) else None
+    return [labels(part) for part in value] if isinstance(value, (list, tuple)) else labels(value)
 
 
 def _require(condition: bool) -> None:
