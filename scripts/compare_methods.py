@@ -21,9 +21,14 @@ SHORT = {"epochs": 2, "train_images": 500}
 
 @click.command()
 @click.argument("grid", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--data", envvar="SUBP_DATA", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the data sets.")
+@click.option(
+    "--data", envvar="SUBP_DATA", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the data sets."
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("results/methods.csv"), show_default=True)
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/methods"), show_default=True, help="Folder for dense networks that cells begin with.")
+@click.option(
+    "--work", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/methods"), show_default=True,
+    help="Folder for dense networks that cells begin with.",
+)
 @click.option("--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M cells.")
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 @click.option("--list", "listing", is_flag=True, help="Show the cells and what they cost; train nothing.")

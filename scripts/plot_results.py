@@ -78,7 +78,10 @@ def _line(runs: Sequence[dict]) -> Line:
 
 def page(lines: Sequence[Line], source: str) -> str:
     """Markdown: a table for each setting, by sparsity, best first."""
-    parts = [f"# Methods compared\n\nMade from `{source}` by `scripts/plot_results.py`. Validation accuracy after the last epoch in per cent; mean ± standard\ndeviation over seeds.\n"]
+    parts = [
+        f"# Methods compared\n\nMade from `{source}` by `scripts/plot_results.py`. "
+        "Validation accuracy after the last epoch in per cent; mean ± standard\ndeviation over seeds.\n"
+    ]
     for setting in dict.fromkeys(line.setting for line in lines):
         data, size, images, network, epochs = setting
         parts.append(f"\n## {network} on {NAMES.get(data, data)}\n\n{images} training images of {size}x{size}, {epochs} epochs.\n")
@@ -106,7 +109,8 @@ def picture(lines: Sequence[Line]) -> bytes:
         common = statistics.mode(sparse) if sparse else 0.0
         sizes = [line.n for line in of_setting if line.n and line.sparsity]
         usual = statistics.mode(sizes) if sizes else None
-        _bars(row[0], [line for line in of_setting if line.sparsity in (0.0, common) and line.n in (None, usual)], f"{common:.0%} sparse, 1x{usual}")
+        comparable = [line for line in of_setting if line.sparsity in (0.0, common) and line.n in (None, usual)]
+        _bars(row[0], comparable, f"{common:.0%} sparse, 1x{usual}")
         plain = [line for line in of_setting if line.n in (None, usual) and "(" not in line.method and line.sparsity]
         _curves(row[1], plain, "sparsity", f"1x{usual}")
         _curves(row[2], [line for line in of_setting if line.n and line.sparsity == common and "(" not in line.method], "n", f"{common:.0%} sparse")
@@ -129,7 +133,8 @@ def _curves(axes, lines: Sequence[Line], over: str, title: str) -> None:
         points = sorted((line for line in lines if line.method == method), key=lambda line: getattr(line, over))
         if len(points) > 1:
             at = [getattr(line, over) for line in points]
-            axes.errorbar(at, [100 * line.mean for line in points], yerr=[100 * (line.spread or 0) for line in points], marker="o", capsize=3, label=method)
+            means, spreads = [100 * line.mean for line in points], [100 * (line.spread or 0) for line in points]
+            axes.errorbar(at, means, yerr=spreads, marker="o", capsize=3, label=method)
     if axes.has_data():
         axes.legend(fontsize=8)
     axes.set_xlabel("N" if over == "n" else over)

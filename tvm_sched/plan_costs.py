@@ -3,7 +3,8 @@
     seconds = sum over layers of cycles(layer) / frequency
 
 The model (`kernels.register_tile.cycles` and its like, by which kernels and tiles are chosen) counts multiply-adds, loads and transforms, shared
-by the target's cores. Pooling, additions between layers and calls are not in it, so it ranks block sizes and sparsities better than it tells milliseconds.
+by the target's cores. Pooling, additions between layers and calls are not in it, so it ranks block sizes and sparsities better than it tells
+milliseconds.
 """
 
 from collections.abc import Sequence
