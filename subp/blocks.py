@@ -18,9 +18,13 @@ def to_blocks(weight: Tensor, n: int) -> Tensor:
 
 
 def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Block mask [G, I] -> weight mask [O, I, 1, ...], which broadcasts to a weight of `shape` [O, I, *kernel]."""
+    """A mask that broadcasts to a weight of `shape` [O, I, *kernel], from one of any unit.
+
+    Rows of the mask stand for equally many consecutive outputs each; its other dimensions, from the left, are the
+    weight's own or 1: a block mask [G, I] becomes [O, I, 1, ...], a filter mask [O, 1] [O, 1, 1, ...].
+    """
     rows = mask.repeat_interleave(shape[0] // mask.shape[0], dim=0)
-    return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
+    return rows.reshape(*rows.shape, *[1] * (len(shape) - rows.ndim))
 
 
 def nonzero_blocks(weight: Tensor, n: int) -> Tensor:
@@ -29,7 +33,7 @@ def nonzero_blocks(weight: Tensor, n: int) -> Tensor:
 
 
 def density(mask: Tensor) -> float:
-    """The fraction of blocks that are kept: 1 - sparsity."""
+    """The fraction of blocks (of any mask's units) that are kept: 1 - sparsity."""
     return mask.sum().item() / mask.numel()
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file, tensors plus a JSON description in its header, written whole or not at all.
 
-Tensors: `model.<name>` for the model's state dict (masks are buffers of it) and `optimizer.<name>` for the optimizer's.
+Tensors: `model.<name>` for the model's state dict (masks are buffers of it), `optimizer.<name>` for the optimizer's,
+`average.<name>` for that of the model with averaged weights, where there is one.
 Metadata, JSON under the header key "subp":
 
     version         of this format, 1
@@ -10,6 +11,7 @@ Metadata, JSON under the header key "subp":
     sparsifier      its settings, or null after dense training
     config          the training's settings
     epoch           epochs done
+    scaler          state of the scaling of losses in fp16; not there otherwise
     history         one object an epoch: losses, accuracies, density, images/s
 """
 
@@ -26,9 +28,11 @@ from torch import Tensor, nn
 
 from subp import masking, models
 from subp.errors import UserError, require
+from subp.models import elsewhere
 
 VERSION = 1
 _KEY = "subp"
+_PARTS = ("model", "optimizer", "average")
 
 _NUMBER = (int, float)
 _KINDS = {  # of the metadata's values, where they are there; a list's are those of its items
@@ -38,6 +42,7 @@ _KINDS = {  # of the metadata's values, where they are there; a list's are those
     "sparsifier": {},
     "config": {},
     "epoch": int,
+    "scaler": {},
     "history": [{"val_accuracy": _NUMBER}],
 }
 _NULLABLE = ("architecture", "preprocessing", "sparsifier")
@@ -50,6 +55,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -57,7 +63,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
     Raises UserError if it cannot be written (no such folder, disk full); nothing new is left behind then.
     """
-    parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer}
+    parts = {part: getattr(checkpoint, part) for part in _PARTS}
     tensors = {
         # safetensors takes neither views nor shared memory
         f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
@@ -113,12 +119,12 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
     wrong = next(_wrong(metadata), None)
     require(wrong is None, f"{path} is damaged: its {wrong} is of the wrong kind")
-    parts = {part: {} for part in ("model", "optimizer")}
+    parts = {part: {} for part in _PARTS}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
-    return Checkpoint(parts["model"], parts["optimizer"], metadata)
+    return Checkpoint(**parts, metadata=metadata)
 
 
 def _wrong(metadata: dict) -> Iterator[str]:
@@ -150,9 +156,11 @@ def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
 
 def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
-    """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode.
+    """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode; with
+    averaged weights where they were averaged.
 
-    model: the network to fill, for an architecture that subp.models does not know by name; not masked
+    model: the network to fill, not masked, for one that was passed to the training as it is, or made by a file of the
+           user's: loading a checkpoint runs no code that it names
     """
     checkpoint = load(path)
     architecture = checkpoint.metadata.get("architecture")
@@ -163,6 +171,11 @@ def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Mod
             {"name", "num_classes"} <= architecture.keys() <= _KINDS["architecture"].keys(),
             f"{path} is damaged: its architecture has the entries {sorted(architecture)}",
         )
+        name = architecture["name"]
+        require(
+            not elsewhere.is_file(name),
+            f"{path} holds a network that {name} makes: pass the model, on the command line by --code {name}",
+        )
         model = models.create(**architecture)
-    fill(model, masking.fold_state_dict(checkpoint.model), f"the weights in {path}")
+    fill(model, masking.fold_state_dict(checkpoint.average or checkpoint.model), f"the weights in {path}")
     return model.eval(), checkpoint.metadata

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from subp.errors import require
 
-MACHINE = ("workers", "device")  # settings that a resumed run may change
+AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
+AUTO_AUGMENT = {  # policies -> torchvision's classes
+    "imagenet": "AutoAugment",
+    "rand": "RandAugment",
+    "trivial": "TrivialAugmentWide",
+    "augmix": "AugMix",
+}
+MACHINE = ("workers", "device", "skip_broken", "tensorboard")  # settings that a resumed run may change
+SPARSIFIER = (  # settings that are subp.Sparsifier's options
+    *("method", "n", "m", "sparsity", "target_macs", "target_weights", "criterion", "scoring", "schedule", "start", "end"),
+    *("tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -15,12 +26,20 @@ class Config:
     model: str = "resnet18"
     method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's
     n: int = 16
-    sparsity: float = 0.75
-    criterion: str = "bpar"
+    m: int = 4
+    sparsity: float | None = None  # 0.75 without a target
+    target_macs: float | None = None
+    target_weights: float | None = None
+    criterion: str | None = None
+    scoring: str = "weight"
     schedule: str = "cubic-ease-out"
+    start: int | None = None
+    end: int | None = None
     tau: float = 0.01
     alpha: float = 1.0
-    soft: bool = True
+    soft: bool | None = None
+    decay: float = 2e-4
+    rearrange: bool = False  # sort the filters by L1 norm first
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 
@@ -30,14 +49,33 @@ class Config:
     weight_decay: float = 1e-4  # not on biases and norms
     label_smoothing: float = 0.1
     warmup_epochs: int = 0
+    mixup: float = 0.0  # parameters of beta distributions; 0: not
+    cutmix: float = 0.0
+    random_erase: float = 0.0  # probability
+    auto_augment: str | None = None  # a name in AUTO_AUGMENT
+    ema: float = 0.0  # what an average of the weights keeps of itself in a step; 0: no average
+    accumulate: int = 1  # parts in which a batch passes through the network
+    amp: str | None = None  # a name in AMP
+    channels_last: bool = False
+    compile: bool = False
+    sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
     seed: int = 0
     workers: int = 0
     device: str = "cpu"
+    skip_broken: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
         require(0 < self.lr < math.inf, f"lr = {self.lr}: a learning rate is a number above 0")
-        require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} is not in [0, 1)")
+        for name in ("label_smoothing", "ema"):
+            require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} is not in [0, 1)")
+        for name in ("mixup", "cutmix"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} = {getattr(self, name)} is not a number of at least 0")
+        require(0 <= self.random_erase <= 1, f"random_erase = {self.random_erase} is not in [0, 1]")
+        for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
+            value = getattr(self, name)
+            require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")

@@ -26,18 +26,27 @@ def bpar(blocks: Tensor, alpha: float = 1.0) -> Tensor:
         S_i = |w_i|_1 / sum_j |w_j|_1  -  alpha * r_i / sum_j r_j,      r_i = sum_j |cos(w_i, w_j)|, itself included.
 
     A block along which many others of its group point says little of its own. A zero block points nowhere and has the
-    whole share, 1. Groups are taken a few at a time, so that the cosines [G, I, I] never stand in memory at once.
+    whole share, 1. A few groups, or of a wide layer's one group a few rows, are taken at a time, so that of the cosines
+    [G, I, I] at most _PAIRS_AT_ONCE (or one row) stand in memory at once.
     """
     magnitude = l1(blocks)
-    groups_at_once = max(1, _PAIRS_AT_ONCE // blocks.shape[1] ** 2)
-    redundancy = torch.cat([_redundancy(part) for part in blocks.float().split(groups_at_once)])
+    redundancy = _redundancy(blocks.float())
     share = torch.where(redundancy > 0, redundancy / _total(redundancy), 1.0)
     return magnitude / _total(magnitude) - alpha * share
 
 
 def _redundancy(blocks: Tensor) -> Tensor:
+    groups, channels, _ = blocks.shape
+    groups_at_once = max(1, _PAIRS_AT_ONCE // channels**2)
+    rows_at_once = max(1, _PAIRS_AT_ONCE // (groups_at_once * channels))
     directions = normalize(blocks, dim=-1)
-    return (directions @ directions.transpose(1, 2)).abs_().sum(-1)
+    # Made first: results kept one by one would lie between the freed cosines, whose memory then is not used again.
+    redundancy = directions.new_empty(groups, channels)
+    for some, sums in zip(directions.split(groups_at_once), redundancy.split(groups_at_once)):
+        for row in range(0, channels, rows_at_once):
+            rows = slice(row, row + rows_at_once)
+            sums[:, rows] = (some[:, rows] @ some.transpose(1, 2)).abs_().sum(-1)
+    return redundancy
 
 
 def _total(values: Tensor) -> Tensor:

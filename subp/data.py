@@ -4,17 +4,17 @@ All give a `Data`: a training and a validation set of (image, label) as stored, 
 The loaders below turn them into batches, augmented and shuffled by (seed, epoch) alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, default_collate
 
 from subp import idx, named_datasets, transforms
 from subp.errors import UserError, require
-from subp.images import TRAIN_FOLDERS, VAL_FOLDERS, Folder, ImageFiles, Zip, image_parts
+from subp.images import TRAIN_FOLDERS, UNREADABLE, VAL_FOLDERS, Folder, ImageFiles, Zip, image_parts
 from subp.seeds import derived_seed, generator
 from subp.transforms import Preprocessing
 
@@ -33,7 +33,9 @@ class Data:
     mirror: bool
 
 
-def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, download: bool = False) -> Data:
+def datasets(
+    spec: str | Path, *, size: int | None = None, seed: int = 0, download: bool = False, skip_broken: bool = False
+) -> Data:
     """The data that `spec` names:
 
     - a folder or a zip of images <class>/<file>, in train/ and val/ (or test/), or all in one: split 80 to 20
@@ -42,23 +44,25 @@ def datasets(spec: str | Path, *, size: int | None = None, seed: int = 0, downlo
     - digits: scikit-learn's handwritten digits
     - CIFAR10:FOLDER, and so on: torchvision's data set in that folder; fetched only where `download` is set
 
-    size:  of the inputs in pixels; None: the first image's shorter side, 224 at most
+    size:         of the inputs in pixels; None: the first image's shorter side, 224 at most
+    skip_broken:  do not mind images that cannot be read among the few that are looked at here
+
     Raises UserError for a path or name that is none of these, and for data that cannot be used.
     """
     path, (name, _, root) = Path(spec), str(spec).partition(":")
     if path.is_dir():
-        data = _folder(path, size, seed)
+        data = _folder(path, size, seed, skip_broken)
     elif path.is_file():
         if path.suffix.lower() != ".zip":
             raise UserError(f"{path} is neither a folder nor a .zip of images")
-        data = _images(image_parts(Zip(path)), size, seed)
+        data = _images(image_parts(Zip(path)), size, seed, skip_broken)
     elif name == "digits":
         data = digits(size=size or 32, seed=seed)
     elif root:
         train, val, classes, mirror = named_datasets.load(name, Path(root), download)
         if val is None:
             train, val = _split(train, named_datasets.labels(train), seed)
-        data = _described(train, val, classes, size, mirror)
+        data = _described(train, val, classes, size, mirror, skip_broken)
     else:
         raise UserError(
             f"there is no folder or zip {spec} (torchvision's data sets are given as NAME:FOLDER, e.g. CIFAR10:data)"
@@ -88,6 +92,8 @@ def from_tensors(
     """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice."""
     channels, size = train[0].shape[1], train[0].shape[-1]
     require(channels in (1, 3), f"images have 1 or 3 channels, grey or colour, not {channels}")
+    for _, labels in (train, val):
+        _require_known(labels, classes)
     return Data(
         TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror
     )
@@ -111,43 +117,96 @@ def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRA
     return [i for i in range(len(labels)) if i not in val], sorted(val)
 
 
-def train_batches(
-    data: Data, epoch: int, *, seed: int, batch_size: int, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """(images [B, C, S, S], labels [B]) of one epoch, shuffled and augmented by (seed, epoch), whatever `workers`.
+@dataclass(frozen=True)
+class Loading:
+    """How batches are loaded, and which share of them this process has of several that train together.
 
-    The last, incomplete batch is left out unless it is the only one.
+    batch_size:   images in a batch of one process
+    workers:      processes that load; 0 loads in this one
+    pin:          into memory from which a GPU copies fast
+    skip_broken:  leave out images that cannot be read, and tell of each; otherwise one ends the run
+    rank, ranks:  this process's number and how many there are
     """
-    transform = transforms.augmentation(data.preprocessing, data.mirror)
-    order = torch.randperm(len(data.train), generator=generator(seed, "order", epoch)).tolist()
-    inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch))
-    return _loader(inputs, batch_size, workers, pin, sampler=order, drop_last=len(order) > batch_size)
+
+    batch_size: int
+    workers: int = 0
+    pin: bool = False
+    skip_broken: bool = False
+    rank: int = 0
+    ranks: int = 1
 
 
-def val_batches(data: Data, *, batch_size: int, workers: int = 0, pin: bool = False) -> DataLoader:
-    """(images, labels) of the whole validation set, in order."""
-    return _loader(_Inputs(data.val, transforms.evaluation(data.preprocessing), ()), batch_size, workers, pin)
+def train_batches(
+    data: Data, epoch: int, loading: Loading, *, seed: int, auto_augment: str | None = None, random_erase: float = 0.0
+) -> DataLoader:
+    """(images [B, C, S, S], labels [B], why some were left out) of one epoch, shuffled and augmented by (seed, epoch)
+    alone, whatever the number of workers.
+
+    The k-th batches of all ranks together are the k-th batch that one process would have. The last, incomplete batch is
+    left out unless it is the only one.
+    """
+    transform = transforms.augmentation(data.preprocessing, data.mirror, auto_augment, random_erase)
+    inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch), loading.skip_broken)
+    order = DistributedSampler(inputs, loading.ranks, loading.rank, seed=derived_seed(seed, "order", epoch))
+    return _loader(inputs, loading, order, drop_last=len(order) > loading.batch_size)
 
 
-def batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches; a UserError in a worker process is told as it was raised, without a traceback in front."""
+def val_batches(data: Data, loading: Loading) -> DataLoader:
+    """(images, labels, why some were left out) of this rank's share of the validation set, in order."""
+    inputs = _Inputs(data.val, transforms.evaluation(data.preprocessing), (), loading.skip_broken)
+    return _loader(inputs, loading, range(loading.rank, len(inputs), loading.ranks))
+
+
+def batches(
+    loader: DataLoader, tell: Callable[[str], None] = lambda sentence: None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches (images, labels); `tell` is told of each image left out.
+
+    A UserError in a worker process is raised as it was there, without a traceback in front.
+    """
     try:
-        yield from loader
+        for images, labels, broken in loader:
+            for sentence in broken:
+                tell(sentence)
+            if len(labels):
+                yield images, labels
     except UserError as error:
         raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
-class _Inputs(Dataset):
-    """(input, label) of a data set's items; the transform's randomness is seeded by `seed` and the item's index."""
+def mixed(
+    inputs: Iterable[tuple[Tensor, Tensor]], mixing: transforms.Mixing, *seed: int | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches, each mixed (see transforms.mixing) by draws that the seed and its number determine."""
+    for number, (images, labels) in enumerate(inputs):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(*seed, number))
+            images, labels = mixing(images, labels)
+        yield images, labels
 
-    def __init__(self, items: Dataset, transform: transforms.Transform, seed: tuple[int | str, ...]) -> None:
-        self.items, self.transform, self.seed = items, transform, seed
+
+class _Inputs(Dataset):
+    """(input, label) of a data set's items; the transform's randomness is seeded by `seed` and the item's index.
+
+    An image that cannot be read raises a UserError, or with `skip_broken` is this error's sentence instead.
+    """
+
+    def __init__(
+        self, items: Dataset, transform: transforms.Transform, seed: tuple[int | str, ...], skip_broken: bool
+    ) -> None:
+        self.items, self.transform, self.seed, self.skip_broken = items, transform, seed, skip_broken
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.items[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+        try:
+            image, label = self.items[index]
+        except UNREADABLE as error:
+            sentence = str(error) if isinstance(error, UserError) else f"cannot read image {index}: {error}"
+            if not self.skip_broken:
+                raise UserError(sentence) from error
+            return sentence
         if not self.seed:
             return self.transform(image), int(label)
         with torch.random.fork_rng(devices=[]):
@@ -155,26 +214,46 @@ class _Inputs(Dataset):
             return self.transform(image), int(label)
 
 
-def _loader(inputs: Dataset, batch_size: int, workers: int, pin: bool, **order) -> DataLoader:
-    # With a generator of its own the loader draws nothing from the global one.
-    return DataLoader(inputs, batch_size, num_workers=workers, pin_memory=pin, generator=torch.Generator(), **order)
+def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
+    readable = [item for item in items if not isinstance(item, str)]
+    images, labels = default_collate(readable) if readable else (torch.empty(0), torch.empty(0, dtype=torch.long))
+    return images, labels, [item for item in items if isinstance(item, str)]
 
 
-def _folder(path: Path, size: int | None, seed: int) -> Data:
+def _loader(inputs: Dataset, loading: Loading, order: Iterable[int], drop_last: bool = False) -> DataLoader:
+    return DataLoader(
+        inputs,
+        loading.batch_size,
+        sampler=order,
+        num_workers=loading.workers,
+        pin_memory=loading.pin,
+        drop_last=drop_last,
+        collate_fn=_collate,
+        generator=torch.Generator(),  # of its own, so that nothing is drawn from the global one
+    )
+
+
+def _folder(path: Path, size: int | None, seed: int, skip_broken: bool) -> Data:
     if idx.find(path, idx.TRAIN, "images-idx3"):
         train, val = (idx.dataset(path, part) for part in (idx.TRAIN, idx.VAL))
         classes = [str(label) for label in range(int(train.tensors[1].max()) + 1)]
-        return _described(train, val, classes, size, mirror=False)
+        _require_known(val.tensors[1], classes)
+        return _described(train, val, classes, size, False, skip_broken)
     zips = [
         next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None)
         for names in (TRAIN_FOLDERS, VAL_FOLDERS)
     ]
     if zips[0] is None:
-        return _images(image_parts(Folder(path)), size, seed)
-    return _images([part for file in zips if file for part in image_parts(Zip(file))], size, seed)
+        return _images(image_parts(Folder(path)), size, seed, skip_broken)
+    return _images([part for file in zips if file for part in image_parts(Zip(file))], size, seed, skip_broken)
 
 
-def _images(parts: list[ImageFiles], size: int | None, seed: int) -> Data:
+def _require_known(labels: Tensor, classes: Sequence[str]) -> None:
+    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    require(not len(wrong), f"an image has the label {wrong[:1].tolist()}, and there are {len(classes)} classes, from 0")
+
+
+def _images(parts: list[ImageFiles], size: int | None, seed: int, skip_broken: bool) -> Data:
     train = parts[0]
     if len(parts) > 1 and parts[1].classes != train.classes:
         missing = sorted(set(train.classes) ^ set(parts[1].classes))
@@ -182,7 +261,7 @@ def _images(parts: list[ImageFiles], size: int | None, seed: int) -> Data:
             f"training and validation images in {train.files} differ in their classes: {', '.join(missing)} in one only"
         )
     subsets = parts[:2] if len(parts) > 1 else _split(train, train.labels, seed)
-    return _described(*subsets, train.classes, size, mirror=True)
+    return _described(*subsets, train.classes, size, True, skip_broken)
 
 
 def _split(items: Dataset, labels: Sequence[int], seed: int) -> tuple[Dataset, Dataset]:
@@ -190,14 +269,29 @@ def _split(items: Dataset, labels: Sequence[int], seed: int) -> tuple[Dataset, D
     return Subset(items, train), Subset(items, val)
 
 
-def _described(train: Dataset, val: Dataset, classes: list[str], size: int | None, mirror: bool) -> Data:
+def _described(
+    train: Dataset, val: Dataset, classes: list[str], size: int | None, mirror: bool, skip_broken: bool
+) -> Data:
     if not len(train) or not len(val):
         raise UserError("there are too few images for a training and a validation set")
-    first = train[0][0]
+    images = _looked_at(train, skip_broken)
+    first = next(images, None)
+    if first is None:
+        raise UserError("none of the training images looked at can be read")
     height, width = first.shape[-2:] if isinstance(first, Tensor) else first.size[::-1]
-    looks = min(len(train), _LOOKED_AT)
-    grey = all(_is_grey(train[look * len(train) // looks][0]) for look in range(looks))
+    grey = _is_grey(first) and all(map(_is_grey, images))
     return Data(train, val, classes, Preprocessing.standard(size or min(height, width, 224), 1 if grey else 3), mirror)
+
+
+def _looked_at(items: Dataset, skip_broken: bool) -> Iterator:
+    """A few images, spread over all."""
+    looks = min(len(items), _LOOKED_AT)
+    for look in range(looks):
+        try:
+            yield items[look * len(items) // looks][0]
+        except UNREADABLE:
+            if not skip_broken:
+                raise
 
 
 def _is_grey(image) -> bool:

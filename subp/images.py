@@ -6,14 +6,14 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from subp.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 TRAIN_FOLDERS, VAL_FOLDERS = ("train",), ("val", "valid", "validation", "test")
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, SyntaxError, ValueError, RuntimeError),  # what PIL raises of damaged files
     *(zipfile.BadZipFile, Image.DecompressionBombError),
 )
@@ -28,7 +28,9 @@ def open_image(file: bytes | Path) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         image.load()
-    except _UNREADABLE as error:
+    except UnidentifiedImageError as error:  # PIL would name an object in memory
+        raise UserError(f"{name}it is no image of a known format") from error
+    except UNREADABLE as error:
         raise UserError(f"{name}{error}") from error
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
@@ -48,6 +50,10 @@ class Folder:
             names += [Path(folder, file).relative_to(self.path).as_posix() for file in files]
         return sorted(filter(_is_image, names))
 
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders that lie directly in the one of that prefix."""
+        return [entry.name for entry in os.scandir(self.path / prefix) if entry.is_dir()]
+
     def read(self, name: str) -> bytes:
         """The content of the file of that name."""
         return (self.path / name).read_bytes()
@@ -66,6 +72,11 @@ class Zip:
     def names(self) -> list[str]:
         """Sorted."""
         return sorted(filter(_is_image, self._zip().namelist()))
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders that lie directly in the one of that prefix."""
+        inside = (name.removeprefix(prefix) for name in self._zip().namelist() if name.startswith(prefix))
+        return sorted({folder for folder, slash, _ in (name.partition("/") for name in inside) if slash})
 
     def read(self, name: str) -> bytes:
         """The content of the file of that name."""
@@ -101,6 +112,11 @@ class ImageFiles(Dataset):
                     f"{files}: the image {name} lies in no class folder; images are laid out as <class>/<file>"
                 )
         self.classes = sorted({parts[0] for parts in inner})
+        for folder in files.folders(prefix):
+            if folder not in self.classes and not _is_hidden(PurePosixPath(folder)):
+                raise UserError(
+                    f"{files}: the class folder {prefix}{folder} holds no images: put some in, or take the folder away"
+                )
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.labels = [numbers[parts[0]] for parts in inner]
 
@@ -111,7 +127,7 @@ class ImageFiles(Dataset):
         name = self.names[index]
         try:
             image = open_image(self.files.read(name))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UserError(f"cannot read the image {name} in {self.files}: {error}") from error
         return image, self.labels[index]
 
@@ -146,5 +162,8 @@ def _common_folders(names: list[str]) -> str:
 
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in SUFFIXES and not _is_hidden(path)
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)

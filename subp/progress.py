@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import rich.progress as bars
 from rich.console import Console
 
+from subp.rearrange import LayerReport
 from subp.sparsifier import LayerState
 
 
@@ -16,6 +17,7 @@ class Progress:
         columns = ("{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("")
+        self._skipped: set[str] = set()
 
     @classmethod
     def silent(cls) -> "Progress":
@@ -29,10 +31,18 @@ class Progress:
             if row.reason:
                 dense.setdefault(row.reason, []).append(row.name)
         pruned = [row for row in rows if not row.reason]
-        self._print(f"prunes {len(pruned)} layers in blocks of {pruned[0].n}{'; dense stay:' if dense else ''}")
+        in_blocks = f" in blocks of {pruned[0].n}" if pruned[0].n else ""
+        self._print(f"prunes {len(pruned)} layers{in_blocks}{'; dense stay:' if dense else ''}")
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self._print(f"  {', '.join(names[:3])}{more}: {reason}")
+
+    def rearranged(self, rows: Sequence[LayerReport]) -> None:
+        """How far the filters of each layer are put in another order, and why not."""
+        self._print(f"rearranges the filters of {sum(row.free > 0 for row in rows)} of {len(rows)} layers; in order stay:")
+        for row in rows:
+            if row.reason:
+                self._print(f"  {row.outputs - row.free} of {row.weight.removesuffix('.weight')}'s {row.outputs}: {row.reason}")
 
     def run(self, epochs: int, done: int) -> bars.Progress:
         """A context manager for the whole run of which `done` epochs are behind."""
@@ -48,6 +58,12 @@ class Progress:
     def advance(self) -> None:
         """A batch is done."""
         self._bar.advance(self._task)
+
+    def skipped(self, sentence: str) -> None:
+        """An image was left out; told once."""
+        if sentence not in self._skipped:
+            self._skipped.add(sentence)
+            self._print(f"skipped: {sentence}")
 
     def epoch(self, row: dict) -> None:
         """`row`: an entry of the history."""

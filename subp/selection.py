@@ -3,20 +3,33 @@
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from subp.errors import UserError
-from subp.masking import weight_name, weight_of
+from subp.masking import weight_names, weight_of
 
-PRUNABLE = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)  # of attention the input projection; the other is a Linear
+# Of attention the input projection, the other is a Linear; of recurrent layers the matrices of all gates.
+PRUNABLE = (nn.Conv2d, nn.Linear, nn.MultiheadAttention, nn.RNNBase)
+_GATES = {"LSTM": 4, "GRU": 3}
+
+
+class Place(NamedTuple):
+    """A weight to prune: the layer, and the attribute that holds the weight."""
+
+    layer: nn.Module
+    weight: str
 
 
 def select_layers(
-    model: nn.Module, n: int, exclude: Sequence[str] = (), include: Sequence[str] = ()
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """(layers to prune by name, reason by name of each layer left dense), both in the model's order.
+    model: nn.Module, n: int, exclude: Sequence[str] = (), include: Sequence[str] = (), m: int = 1
+) -> tuple[dict[str, Place], dict[str, str]]:
+    """(places to prune by name, reason by name of each layer left dense), both in the model's order.
+
+    A place has its layer's name; in recurrent layers, which have several, 'rnn.weight_ih_l0' and so on. n must divide
+    a layer's outputs (of a convolution's group, or of a gate), m its inputs.
 
     As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
     last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do
@@ -26,30 +39,57 @@ def select_layers(
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
     if not candidates:
-        raise UserError(f"{type(model).__name__} has no Conv2d or Linear layer to prune")
+        raise UserError(f"{type(model).__name__} has no Conv2d, Linear or recurrent layer to prune")
+    known = [place for name, layer in candidates.items() for place in places_of(name, layer)]
     for pattern in (*exclude, *include):
-        if not any(fnmatchcase(name, pattern) for name in candidates):
+        if not any(fnmatchcase(name, pattern) for name in known):
             raise UserError(
-                f"the pattern {pattern!r} matches no Conv2d, Linear or attention layer; "
-                f"names are like {next(iter(candidates))!r}"
+                f"the pattern {pattern!r} matches no Conv2d, Linear, attention or recurrent layer; "
+                f"names are like {known[0]!r}"
             )
-
     uses = Counter(id(parameter) for layer in model.modules() for parameter in layer.parameters(recurse=False))
     roles = _roles(candidates)
     chosen, skipped = {}, {}
-    for name, layer in weighted.items():
-        reason = _misfit(layer, n, uses) or _choice(name, roles, exclude, include)
-        if reason:
-            skipped[name] = reason
-        else:
-            chosen[name] = layer
+    for layer_name, layer in weighted.items():
+        if reason := _unsupported(layer):
+            skipped[layer_name] = reason
+            continue
+        for name, place in places_of(layer_name, layer).items():
+            if reason := _misfit(place, n, m, uses) or _choice(name, roles, exclude, include):
+                skipped[name] = reason
+            else:
+                chosen[name] = place
     if not chosen:
-        reasons = "; ".join(f"{name or type(model).__name__}: {skipped[name]}" for name in list(candidates)[:3])
-        more = f"; and {len(candidates) - 3} more" if len(candidates) > 3 else ""
+        reasons = "; ".join(f"{name or type(model).__name__}: {reason}" for name, reason in list(skipped.items())[:3])
+        more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         raise UserError(
             f"no layer is left to prune with n = {n} ({reasons}{more}): take another n, or include a layer by name"
         )
     return chosen, skipped
+
+
+def places_of(layer_name: str, layer: nn.Module) -> dict[str, Place]:
+    """The weights of a layer that can be pruned, by name: the layer's own, or in recurrent layers one each."""
+    if not isinstance(layer, nn.RNNBase):
+        return {layer_name: Place(layer, weight_names(layer)[0])}
+    return {f"{layer_name}.{weight}".lstrip("."): Place(layer, weight) for weight in weight_names(layer)}
+
+
+def all_places(model: nn.Module) -> dict[str, Place]:
+    """The weights of all of a model's layers of kinds that can be pruned, by name, in the model's order."""
+    return {
+        name: place
+        for layer_name, layer in model.named_modules()
+        if isinstance(layer, PRUNABLE)
+        for name, place in places_of(layer_name, layer).items()
+        if weight_of(*place) is not None  # None: attention with three weights
+    }
+
+
+def parameter_names(model: nn.Module, places: dict[str, Place]) -> dict[str, str]:
+    """Place's name -> that of its weight among the model's parameters, before masks are put on."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {name: names[id(weight_of(*place))] for name, place in places.items()}
 
 
 def _has_matrix(layer: nn.Module) -> bool:
@@ -69,25 +109,33 @@ def _roles(candidates: dict[str, nn.Module]) -> dict[str, str]:
     return classifier | {name: "stem (first convolution)" for name in convolutions[:1]}
 
 
-def _misfit(layer: nn.Module, n: int, uses: Counter) -> str | None:
-    """Why blocks of n cannot be put on the layer, or None if they can."""
+def _unsupported(layer: nn.Module) -> str | None:
+    """Why no mask can be put on the layer, or None if one can."""
     if not isinstance(layer, PRUNABLE):
         return f"{type(layer).__name__} is not supported"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized already"
-    if weight_name(layer) not in layer._parameters:  # torch.nn.utils.prune, weight_norm and spectral_norm
+    if weight_names(layer)[0] not in layer._parameters:  # torch.nn.utils.prune, weight_norm and spectral_norm
         return "its weight is computed from other parameters"
-    weight = weight_of(layer)
-    if weight is None:
+    if weight_of(layer) is None:
         return "its queries, keys and values have a weight each"
+    return None
+
+
+def _misfit(place: Place, n: int, m: int, uses: Counter) -> str | None:
+    """Why blocks of n outputs, or groups of m inputs, cannot be put on the weight, or None if they can."""
+    layer, weight = place.layer, weight_of(*place)
     if uses[id(weight)] > 1:
         return "its weight is shared with another layer"
-    outputs, groups = weight.shape[0], getattr(layer, "groups", 1)
-    if groups > 1 and weight.shape[1] == 1:
+    outputs, inputs, groups = *weight.shape[:2], getattr(layer, "groups", 1)
+    if groups > 1 and inputs == 1:
         return "depthwise"
-    if outputs // groups % n:
-        of_group = f" of each of its {groups} groups" if groups > 1 else ""
-        return f"{outputs // groups} outputs{of_group} do not divide into blocks of {n}"
+    parts = _GATES.get(layer.mode, 1) if isinstance(layer, nn.RNNBase) else groups
+    if outputs // parts % n:
+        of_part = "" if parts == 1 else f" of each of its {parts} {'groups' if groups > 1 else 'gates'}"
+        return f"{outputs // parts} outputs{of_part} do not divide into blocks of {n}"
+    if inputs % m:
+        return f"{inputs} inputs do not divide into groups of {m}"
     return None
 
 

@@ -13,68 +13,34 @@ that into one made on the same side, before or after the sparsifier, as the one 
 
 A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
 epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
-equal, get equal masks; and there is no generator whose state would have to be saved.
+equal, get equal masks; and there is no generator whose state would have to be saved. (Methods whose masks settle keep
+that of epoch `end` afterwards; it is part of the model's state.)
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp import blocks, masking, schedules
-from subp.criteria import CRITERIA, score
+from subp import blocks, budgets, masking, schedules
+from subp.criteria import score
 from subp.errors import require
-from subp.methods import METHODS
-from subp.schedules import SCHEDULES
+from subp.macs import count_macs
+from subp.methods import METHODS, Step, hrbp
+from subp.rearrange import LayerReport, by_l1_norm, example_input
+from subp.rearrange import rearrange as rearrange_filters
+from subp.regrouping import Regrouping
 from subp.seeds import generator
-from subp.selection import select_layers
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the masks depend on, besides weights and epoch. Checked when made."""
-
-    n: int
-    sparsity: float
-    method: str
-    criterion: str
-    schedule: str
-    epochs: int
-    start: int
-    end: int
-    tau: float
-    alpha: float
-    soft: bool
-    decay: float
-    exclude: tuple[str, ...]
-    include: tuple[str, ...]
-    seed: int
-
-    def __post_init__(self) -> None:
-        require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
-        require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
-        for kind, name, known in (
-            ("method", self.method, METHODS),
-            ("criterion", self.criterion, CRITERIA),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
-            require(name in known, f"there is no {kind} {name!r}: choose from {', '.join(known)}")
-        require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
-        require(
-            0 <= self.start <= self.end < self.epochs,
-            f"the schedule, from epoch {self.start} to {self.end}, must lie within epochs 0 to {self.epochs - 1}",
-        )
-        require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
-        require(math.isfinite(self.alpha), f"alpha = {self.alpha} is not finite")
-        require(0 <= self.decay < math.inf, f"decay = {self.decay}: it is a number of at least 0")
+from subp.selection import all_places, parameter_names, places_of, select_layers
+from subp.settings import Settings
 
 
 @dataclass(frozen=True)
 class LayerState:
-    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason (`n` is None)."""
+    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None without blocks."""
 
     name: str
     type: str
@@ -86,20 +52,32 @@ class LayerState:
 class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
-    model:           any nn.Module; its Conv2d and Linear layers, and the input projections of MultiheadAttention, are
-                     pruned where n divides their outputs (of each group, if grouped)
-    n:               outputs in a block
-    sparsity:        fraction of each group's blocks that is pruned in the end, in [0, 1)
-    method:          a name in subp.methods.METHODS
-    criterion:       a name in subp.criteria.CRITERIA: "l1", "l2", "bpar"
+    model:           any nn.Module; its Conv2d and Linear layers, the input projections of MultiheadAttention and the
+                     matrices of recurrent layers are pruned where n divides their outputs (of each group, if grouped;
+                     of each gate, if recurrent)
+    n:               outputs in a block, for methods that have blocks
+    m:               inputs in a group, for "sr-ste": N:M with N = (1 - sparsity) * m
+    sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own units;
+                     0.75 unless a target is given
+    target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up to
+                     1, a fraction of the dense network's. Every pruned layer gets the same sparsity, the least that does
+    target_weights:  instead: weights of the whole network in the end, likewise
+    method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need `input_shape`
+    criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
+    scoring:         "weight" scores the trained weights, pruned ones as they stand; "masked" scores pruned ones as
+                     zeros, which tie, so that nothing but regrowing brings them back
     schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
                      paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
-                     `start` is later than that
+                     `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
     tau:             temperature of regrowing, see subp.methods.subp
     alpha:           weight of the redundancy in "bpar"
-    soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none
+    soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
+                     None: the method's own
     decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
-                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16)
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
+                     adds it once a step of the optimizer
+    rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
+                     subp.rearrange; needs `input_shape`); `rearranged` then says of each layer how far, and why not
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
@@ -112,30 +90,36 @@ class Sparsifier:
         model: nn.Module,
         *,
         n: int = 16,
-        sparsity: float = 0.75,
+        m: int = 4,
+        sparsity: float | None = None,
+        target_macs: float | None = None,
+        target_weights: float | None = None,
+        input_shape: Sequence[int] | None = None,
         method: str = "subp",
-        criterion: str = "bpar",
+        criterion: str | None = None,
+        scoring: str = "weight",
         schedule: str = "cubic-ease-out",
         epochs: int,
         start: int | None = None,
         end: int | None = None,
         tau: float = 0.01,
         alpha: float = 1.0,
-        soft: bool = True,
+        soft: bool | None = None,
         decay: float = 2e-4,
+        rearrange: bool = False,
         exclude: Sequence[str] = (),
         include: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        default_start, default_end = schedules.default_span(epochs)
-        if end is None:
-            end = default_end if start is None or start <= default_end else max(start, epochs - 1)
-        start = min(default_start, end) if start is None else start
-        self.settings = Settings(
+        given = [option for option in (sparsity, target_macs, target_weights) if option is not None]
+        require(len(given) <= 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
+        settings = Settings.completed(
             n=n,
-            sparsity=sparsity,
+            m=m,
+            sparsity=sparsity if sparsity is not None else 0.0 if given else 0.75,
             method=method,
             criterion=criterion,
+            scoring=scoring,
             schedule=schedule,
             epochs=epochs,
             start=start,
@@ -150,66 +134,142 @@ class Sparsifier:
         )
         self.model = model
         self.epoch: int | None = None  # of the last step
-        self.layers, self.skipped = select_layers(model, n, exclude, include)
-        self._block_masks = {name: masking.attach(layer, n, soft, decay) for name, layer in self.layers.items()}
+        self._method = METHODS[method]
+        self.places, self.skipped = select_layers(
+            model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
+        )
+        if sparsity is None and given:
+            settings = replace(settings, sparsity=self._solved(n, m, target_macs, target_weights, input_shape))
+        self.settings = settings
+        require(
+            input_shape is not None or not (rearrange or self._method.regroups),
+            f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model with",
+        )
+        names = parameter_names(model, self.places)
+        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange else []
+        self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups else None
+        follow = partial(self._method.choose, at=self._at("", 0)) if self._method.every_forward else None
+        self._masks = {
+            name: masking.attach(
+                layer,
+                self._method.mask_shape(masking.weight_of(layer, weight), n),
+                self.settings.soft,
+                decay,
+                name=weight,
+                follow=follow,
+            )
+            for name, (layer, weight) in self.places.items()
+        }
+
+    def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
+        return rearrange_filters(self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights))
+
+    def _solved(self, n, m, target_macs, target_weights, input_shape) -> float:
+        """The sparsity at which the whole network meets its target."""
+        places = all_places(self.model)
+        if target_weights is not None:
+            target, unit = target_weights, "weights"
+            costs = {name: masking.weight_of(*place).numel() for name, place in places.items()}
+        else:
+            require(input_shape is not None, "target_macs needs an input_shape, such as (3, 224, 224), to count with")
+            costs, target, unit = count_macs(self.model, places, input_shape), target_macs, "multiply-accumulates"
+        require(target > 0, f"a target of {target} {unit} is not above 0")
+        shares = [
+            budgets.Share(costs[name], self._method.ranked(masking.weight_of(*place), n, m))
+            for name, place in self.places.items()
+            if name in costs
+        ]
+        dense = sum(costs.values()) - sum(share.cost for share in shares)
+        return budgets.sparsity_for(target, dense, shares, unit)
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Layer name -> its mask [G, I], bool; the live buffers. All blocks are kept until the first step."""
-        return {name: block_mask.mask for name, block_mask in self._block_masks.items()}
+        """Layer name -> its mask, bool, [G, I] of blocks or of the method's other unit; the live buffers. Everything is
+        kept until the first step.
+        """
+        return {name: mask.mask for name, mask in self._masks.items()}
 
     @property
     def density(self) -> float:
         """Fraction of the masked layers' weights that is kept."""
-        sizes = {name: masking.weight_of(layer).numel() for name, layer in self.layers.items()}
+        sizes = {name: masking.trained_weight(*place).numel() for name, place in self.places.items()}
         return sum(blocks.density(mask) * sizes[name] for name, mask in self.masks.items()) / sum(sizes.values())
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         require(self.attached, "this model is folded: its masks cannot move any more")
-        rate = schedules.pruning_rate(
-            self.settings.schedule, epoch, self.settings.start, self.settings.end, self.settings.sparsity
-        )
-        for name, layer in self.layers.items():
-            self._block_masks[name].mask.copy_(self._choose(name, masking.trained_weight(layer), epoch, rate))
+        settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
+        orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
+        for name, place in self.places.items():
+            weight, mask = masking.trained_weight(*place), self._masks[name].mask
+            require(
+                bool(weight.isfinite().all()),
+                f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
+            )
+            if not settled:
+                if self.settings.scoring == "masked":
+                    weight = torch.where(blocks.expand_mask(mask, weight.shape), weight, 0)
+                mask.copy_(self._method.choose(weight, self._at(name, epoch, orders.get(name))))
         self.epoch = epoch
 
-    def _choose(self, name: str, weight: Tensor, epoch: int, rate: float) -> Tensor:
-        s = self.settings
-        scores = score(blocks.to_blocks(weight, s.n), s.criterion, s.alpha)
-        require(
-            bool(scores.isfinite().all()),
-            f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
+    def _regrouped(self, epoch: int) -> dict[str, Tensor]:
+        """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
+        rate = self._at("", epoch).rate
+        return self._regrouping.orders(
+            {name: hrbp.kernel_mask(masking.trained_weight(*place), rate) for name, place in self.places.items()}
         )
-        return METHODS[s.method](scores, s.sparsity, rate, s.tau, generator(s.seed, "mask", name, epoch))
+
+    def _at(self, name: str, epoch: int, order: Tensor | None = None) -> Step:
+        s = self.settings
+        rate = schedules.pruning_rate(s.schedule, epoch, s.start, s.end, s.sparsity)
+        draws = generator(s.seed, "mask", name, epoch)
+        return Step(s.n, s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
+
+    def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
+        """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        """
+        if not self.settings.soft:
+            return
+        for mask in self._masks.values():
+            mask.decay = 0.0
+
+        def add(*_) -> None:
+            for name, mask in self.masks.items() if self.attached else ():
+                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self.settings.decay)
+
+        optimizer.register_step_pre_hook(add)
 
     @property
     def attached(self) -> bool:
         """Whether the masks are still on the model: False once it is folded."""
-        return all(masking.is_masked(layer) for layer in self.layers.values())
+        return all(weight in masking.masked_weights(layer) for layer, weight in self.places.values())
 
-    def fold(self) -> nn.Module:
-        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again."""
-        return masking.fold(self.model)
+    def fold(self, model: nn.Module | None = None) -> nn.Module:
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again. Where the
+        method regroups, the outputs of a group then stand side by side, and the model computes what it did.
+
+        model: another one with this one's masks, such as a copy whose weights are averaged
+        """
+        model = self.model if model is None else model
+        masked = any(masking.masked_weights(layer) for layer in model.modules())
+        masking.fold(model)
+        if masked and self._regrouping:
+            self._regrouping.fold(model, self.masks)
+        return model
 
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
-        masks = self.masks
+        masks, n = self.masks, self.settings.n if self._method.uses_n else None
         rows = []
-        for name, layer in self.model.named_modules():
-            if name in masks:
-                rows.append(
-                    LayerState(
-                        name,
-                        parametrize.type_before_parametrizations(layer).__name__,
-                        self.settings.n,
-                        blocks.density(masks[name]),
-                        None,
-                    )
-                )
-            elif name in self.skipped:
-                rows.append(LayerState(name, type(layer).__name__, None, 1.0, self.skipped[name]))
+        for layer_name, layer in self.model.named_modules():
+            kind = parametrize.type_before_parametrizations(layer).__name__
+            for name in {layer_name: None} | places_of(layer_name, layer):
+                if name in masks:
+                    rows.append(LayerState(name, kind, n, blocks.density(masks[name]), None))
+                elif name in self.skipped:
+                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))
         return rows
 
     def state_dict(self) -> dict:

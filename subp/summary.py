@@ -1,5 +1,5 @@
-"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer and each input projection
-of MultiheadAttention (under the module's name), found from the zeros alone.
+"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, each input projection of
+MultiheadAttention (under the module's name) and each matrix of recurrent layers, found from the zeros alone.
 
     for row in inspect(model, input_shape=(3, 224, 224)):
         print(row.name, row.n, row.density, row.macs)
@@ -18,8 +18,9 @@ from torch.nn.utils import parametrize
 
 from subp.blocks import density as kept_share
 from subp.blocks import is_uniform, nonzero_blocks
+from subp.macs import count_macs
 from subp.masking import weight_of
-from subp.selection import PRUNABLE
+from subp.selection import Place, all_places
 
 BLOCK_SIZES = (64, 32, 16, 8, 4)
 _INDEX_BYTES = 4
@@ -59,13 +60,9 @@ class Row:
 
 def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
     """Rows in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, PRUNABLE) and weight_of(layer) is not None  # None: attention with three weights
-    }
-    macs = count_macs(model, layers, input_shape) if input_shape else {}
-    return [_row_of(name, layer, macs.get(name)) for name, layer in layers.items()]
+    places = all_places(model)
+    macs = count_macs(model, places, input_shape) if input_shape else {}
+    return [_row_of(name, place, macs.get(name)) for name, place in places.items()]
 
 
 def find_n(weight: Tensor, groups: int = 1) -> int | None:
@@ -82,39 +79,6 @@ def find_n(weight: Tensor, groups: int = 1) -> int | None:
     if least == 1:
         return None
     return max(n for n, share in kept.items() if share <= 1.02 * least and 1 - share >= 0.98 * (1 - least))
-
-
-@torch.no_grad()
-def count_macs(model: nn.Module, layers: dict[str, nn.Module], input_shape: Sequence[int]) -> dict[str, int]:
-    """Layer name -> multiply-accumulates of a forward pass of one input; a layer that runs twice counts twice."""
-    macs: dict[str, int] = {}
-    names = {layer: name for name, layer in layers.items()}
-
-    def add(layer: nn.Module, values: int) -> None:
-        # Each output value takes one multiplication for every weight of its output channel.
-        name = names[layer]
-        macs[name] = macs.get(name, 0) + values * weight_of(layer)[0].numel()
-
-    def count(layer: nn.Module, inputs, named_inputs, output) -> None:
-        if not isinstance(layer, nn.MultiheadAttention):
-            add(layer, output.numel())
-        else:  # of the same sequence three times, as in vision transformers
-            queries = inputs[0] if inputs else named_inputs["query"]
-            tokens = queries.numel() // layer.embed_dim
-            add(layer, tokens * 3 * layer.embed_dim)
-            add(layer.out_proj, tokens * layer.embed_dim)  # whose weight is used without a call of it
-
-    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in layers.values()]
-    training = [module for module in model.modules() if module.training]
-    some = next(model.parameters())
-    try:
-        model.eval()(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in training:
-            module.training = True
-    return macs
 
 
 def table(rows: Sequence[Row], title: str = "") -> Table:
@@ -166,9 +130,9 @@ def row(name: str, kind: str, weight: Tensor, groups: int, macs: int | None) -> 
     return Row(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)
 
 
-def _row_of(name: str, layer: nn.Module, macs: int | None) -> Row:
-    kind = parametrize.type_before_parametrizations(layer).__name__
-    return row(name, kind, weight_of(layer).detach(), getattr(layer, "groups", 1), macs)
+def _row_of(name: str, place: Place, macs: int | None) -> Row:
+    kind = parametrize.type_before_parametrizations(place.layer).__name__
+    return row(name, kind, weight_of(*place).detach(), getattr(place.layer, "groups", 1), macs)
 
 
 def _total(rows: Sequence[Row], field: str) -> int | None:

@@ -1,41 +1,41 @@
 """Training a network dense or uniformly 1xN sparse: SGD with momentum, warm-up and cosine learning rate, label
-smoothing.
+smoothing, and what else torchvision's reference recipes offer (config.py).
 
     result = training.train(data.digits(), Config(model="resnet20", epochs=20, lr=0.05))
     result.model            # folded, in eval mode
     result.history[-1]      # {"epoch": 19, "val_accuracy": 0.98, "density": 0.25, ...}
 
+Started by torchrun, the processes share each batch, and the first alone writes and talks.
+
 With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the
-end leaves `model.safetensors`, the folded network. A run that was interrupted and resumed gives, on a CPU and with the
-same number of threads, the same bits as one that was not: learning rates, masks, order and augmentation depend on the
-epoch and the seed alone (seeds.py).
+end leaves `model.safetensors`, the folded network. A run that was killed and resumed, any number of times, gives on a
+CPU and with the same number of threads and processes the same bits as one that was not: learning rates, masks, order
+and augmentation depend on the epoch and the seed alone (seeds.py), and an epoch cut short is done again from its start.
 """
 
-import csv
-import io
 import json
-import math
 import os
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subp import checkpoint, models
+from subp import checkpoint, distributed, log, models, sparse_compute
 from subp.checkpoint import Checkpoint
-from subp.config import MACHINE, Config
-from subp.data import Data, batches, train_batches, val_batches
+from subp.config import MACHINE, SPARSIFIER, Config
+from subp.data import Data, Loading, batches, mixed, train_batches, val_batches
+from subp.distributed import Ranks
 from subp.errors import UserError, require
+from subp.loop import evaluate, learning_rate, parameter_groups, train_epoch
+from subp.precision import Precision
 from subp.progress import Progress
 from subp.seeds import derived_seed
 from subp.sparsifier import Sparsifier
-from subp.transforms import Preprocessing
+from subp.transforms import mixing
 
-CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
+CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
 
 
 @dataclass
@@ -68,173 +68,232 @@ def train(
         weights is None or (model is None and not resume),
         "only a new run of a named network begins with the weights of a file",
     )
-    progress = progress or Progress.silent()
     output = _checked_output(output, resume)
-    torch.manual_seed(derived_seed(config.seed, "initialisation"))
-    architecture = None
-    if model is None:
-        architecture = {
-            "name": config.model,
-            "num_classes": len(data.classes),
-            "in_channels": data.preprocessing.channels,
+    require(output is not None or not config.tensorboard, "TensorBoard's files need an output folder")
+    with distributed.joined(config.device) as ranks:
+        progress = progress if progress and ranks.first else Progress.silent()
+        run = _Run(data, config, model, weights, ranks)
+        if resume:
+            run.restore(checkpoint.load(output / CHECKPOINT))
+        if run.sparsifier:
+            progress.layers(run.sparsifier.summary())
+            if run.sparsifier.rearranged:
+                progress.rearranged(run.sparsifier.rearranged)
+        files = _Files(output, run, config.tensorboard) if output and ranks.first else None
+        with progress.run(config.epochs, len(run.history)):
+            for epoch in range(len(run.history), config.epochs):
+                run.epoch(epoch, progress)
+                if files:
+                    files.write()
+                progress.epoch(run.history[-1])
+        for network in (run.model, run.delivered):
+            sparse_compute.detach(network)
+            if run.sparsifier:
+                run.sparsifier.fold(network)
+        folded = run.delivered
+        if files:
+            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.metadata))
+    return Result(folded.eval(), run.history)
+
+
+class _Run:
+    """All that a run is made of, put together and moved on an epoch at a time."""
+
+    def __init__(
+        self, data: Data, config: Config, model: nn.Module | None, weights: str | Path | None, ranks: Ranks
+    ) -> None:
+        self.data, self.config, self.ranks = data, config, ranks
+        self.history: list[dict] = []
+        self.precision = Precision(config.amp, config.channels_last, ranks.device)
+        self.loading = Loading(
+            ranks.share(config.batch_size),
+            config.workers,
+            ranks.device.type == "cuda",
+            config.skip_broken,
+            ranks.rank,
+            ranks.count,
+        )
+        torch.manual_seed(derived_seed(config.seed, "initialisation"))
+        architecture = None
+        if model is None:
+            architecture = {
+                "name": config.model,
+                "num_classes": len(data.classes),
+                "in_channels": data.preprocessing.channels,
+            }
+            model = models.create(**architecture, weights_file=weights)
+        self.model = self.precision.place_model(model)
+        self._require_fit()
+        self.sparsifier = make_sparsifier(model, config, data.preprocessing.shape)
+        self.optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
+        if self.sparsifier:
+            self.sparsifier.decay_in(self.optimizer)
+        if config.sparse_compute:
+            self._compute_sparsely()
+        self.about = {
+            "architecture": architecture,
+            "classes": data.classes,
+            "preprocessing": data.preprocessing.as_dict(),
+            "config": asdict(config) if architecture else asdict(config) | {"model": type(model).__name__},
+            "sparsifier": asdict(self.sparsifier.settings) if self.sparsifier else None,
         }
-        model = models.create(**architecture, weights_file=weights)
-    model.to(_device(config.device))
-    _require_fit(model, data.preprocessing)
-    sparsifier = make_sparsifier(model, config)
-    optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
+        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        )
+        self._network = torch.compile(model) if config.compile else model
+        self._parallel = ranks.parallel(self._network)
 
-    about = {
-        "architecture": architecture,
-        "classes": data.classes,
-        "preprocessing": data.preprocessing.as_dict(),
-        "config": asdict(config) if architecture else asdict(config) | {"model": type(model).__name__},
-        "sparsifier": asdict(sparsifier.settings) if sparsifier else None,
-    }
-    history = _restore(checkpoint.load(output / CHECKPOINT), about, model, sparsifier, optimizer) if resume else []
-    if sparsifier:
-        progress.layers(sparsifier.summary())
-    if output:
-        _make_folder(output)
-        if history:  # the run may have ended between checkpoint and log
-            write_log(output / LOG, history)
-    with progress.run(config.epochs, len(history)):
-        for epoch in range(len(history), config.epochs):
-            history.append(_one_epoch(epoch, data, config, model, sparsifier, optimizer, progress))
-            if output:
-                state = Checkpoint(
-                    model.state_dict(), _momenta(model, optimizer), about | {"epoch": epoch + 1, "history": history}
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that the run is for: the one of averaged weights, if there is one."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def metadata(self) -> dict:
+        """Of a checkpoint of now."""
+        scaler = self.precision.scaler.state_dict()
+        state = {"epoch": len(self.history), "history": self.history}
+        return self.about | state | ({"scaler": scaler} if scaler else {})
+
+    def checkpoint(self) -> Checkpoint:
+        """All that `restore` needs."""
+        average = self.average.state_dict() if self.average else {}
+        average = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
+        return Checkpoint(self.model.state_dict(), _momenta(self.model, self.optimizer), self.metadata, average)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Puts the state back everywhere. Raises UserError, naming what differs, if it is another run's."""
+        ours = json.loads(json.dumps(self.about))
+        # A setting that is younger than the checkpoint was what it is by default.
+        config = {field.name: field.default for field in fields(Config)} | saved.metadata["config"]
+        for was, now in ((config, ours["config"]), (saved.metadata["preprocessing"], ours["preprocessing"])):
+            for name in sorted(now.keys() - set(MACHINE)):
+                require(
+                    json.dumps(was.get(name)) == json.dumps(now[name]),
+                    f"the run to resume has {name} = {was.get(name)}, not {now[name]}: resume it with its own options",
                 )
-                checkpoint.save(output / CHECKPOINT, state)
-                write_log(output / LOG, history)
-            progress.epoch(history[-1])
-    if sparsifier:
-        sparsifier.fold()
-    if output:
-        folded = Checkpoint(model.state_dict(), metadata=about | {"epoch": config.epochs, "history": history})
-        checkpoint.save(output / MODEL, folded)
-    return Result(model.eval(), history)
+        require(
+            saved.metadata["classes"] == ours["classes"],
+            "the run to resume was trained on other classes than this data has",
+        )
+        checkpoint.fill(self.model, saved.model, "the weights of the run to resume")
+        self.history = saved.metadata["history"]
+        if self.sparsifier and self.history:
+            self.sparsifier.epoch = len(self.history) - 1
+        for name, parameter in self.model.named_parameters():
+            if name in saved.optimizer:
+                self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
+        if self.average:
+            checkpoint.fill(self.average.module, saved.average, "the averaged weights of the run to resume")
+            self.average.n_averaged.fill_(len(self.history))  # no more is asked of it than whether it is 0
+        if "scaler" in saved.metadata:
+            self.precision.scaler.load_state_dict(saved.metadata["scaler"])
 
+    def epoch(self, epoch: int, progress: Progress) -> None:
+        """Trains and evaluates; a new entry in the history."""
+        config, ranks = self.config, self.ranks
+        torch.manual_seed(derived_seed(config.seed, "training", epoch, ranks.rank))  # dropout and the like
+        if self.sparsifier:
+            self.sparsifier.step(epoch)
+            ranks.broadcast(self.sparsifier.masks.values())
+        loader = train_batches(
+            self.data,
+            epoch,
+            self.loading,
+            seed=config.seed,
+            auto_augment=config.auto_augment,
+            random_erase=config.random_erase,
+        )
+        broken: list[str] = []
+        inputs, steps = batches(loader, broken.append), len(loader)
+        if mix := mixing(len(self.data.classes), config.mixup, config.cutmix):
+            inputs = mixed(inputs, mix, config.seed, "mixing", epoch, ranks.rank)
 
-def make_sparsifier(model: nn.Module, config: Config) -> Sparsifier | None:
-    """The run's sparsifier, its masks on the model; None for dense training."""
-    if config.method == "dense":
-        return None
-    names = (
-        "n",
-        "sparsity",
-        "method",
-        "criterion",
-        "schedule",
-        "epochs",
-        "tau",
-        "alpha",
-        "soft",
-        "exclude",
-        "include",
-        "seed",
-    )
-    return Sparsifier(model, **{name: getattr(config, name) for name in names})
+        def rate(batch: int) -> float:
+            warmup = min(config.warmup_epochs, config.epochs) * steps
+            return learning_rate(epoch * steps + batch, config.epochs * steps, warmup, config.lr)
 
+        def after_step() -> None:
+            if self.average:
+                self.average.update_parameters(self.model)
+            progress.advance()
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """For the optimizer: weight decay on matrices and kernels, none on parameters of one dimension (biases, norms)."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+        progress.batches(epoch, steps)
+        trained = train_epoch(
+            self._parallel,
+            inputs,
+            self.optimizer,
+            rate,
+            ranks,
+            self.precision,
+            label_smoothing=config.label_smoothing,
+            accumulate=config.accumulate,
+            after_step=after_step,
+        )
+        ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
+        network = self.delivered if self.average else self._network
+        val = batches(val_batches(self.data, self.loading), broken.append)
+        evaluated = evaluate(network, val, ranks, self.precision)
+        for sentence in ranks.gather(broken):
+            progress.skipped(sentence)
+        density = self.sparsifier.density if self.sparsifier else 1.0
+        self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
 
-
-def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:
-    """Of step 0 .. steps - 1: up to `peak` in a straight line over the warm-up, then down to 0 along half a cosine."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps))) / 2
-
-
-def train_epoch(
-    model: nn.Module,
-    inputs: Iterable[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
-    label_smoothing: float = 0.0,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Trains on the batches (images [B, C, H, W], labels [B]); `rate(i)` is the learning rate of batch i; `advance` is
-    called after each.
-
-    Returns train_loss (mean), train_accuracy (0 to 1) and images_per_s, loading included.
-    """
-    device = next(model.parameters()).device
-    totals, images_seen, started = torch.zeros(2, device=device), 0, time.perf_counter()
-    model.train()
-    for batch, (images, labels) in enumerate(inputs):
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(batch)
-        logits = model(images)
-        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-        images_seen += len(labels)
-        advance()
-    mean_loss, accuracy = (totals / images_seen).tolist()
-    require(
-        math.isfinite(mean_loss), "the loss is not finite: training diverged, try a lower learning rate or a warm-up"
-    )
-    return {
-        "train_loss": mean_loss,
-        "train_accuracy": accuracy,
-        "images_per_s": images_seen / (time.perf_counter() - started),
-    }
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """val_loss (mean) and val_accuracy (0 to 1) over the batches, in eval mode, which the model is left in."""
-    device = next(model.parameters()).device
-    totals, images_seen = torch.zeros(2, device=device), 0
-    model.eval()
-    for images, labels in inputs:
-        logits, labels = model(images.to(device)), labels.to(device)
-        totals += torch.stack([cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()])
-        images_seen += len(labels)
-    mean_loss, accuracy = (totals / images_seen).tolist()
-    return {"val_loss": mean_loss, "val_accuracy": accuracy}
-
-
-def write_log(path: Path, history: list[dict]) -> None:
-    """One CSV line an epoch."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(history[0]))
-    writer.writeheader()
-    writer.writerows(history)
-    checkpoint.write_atomically(path, text.getvalue().encode())
-
-
-def _one_epoch(epoch, data: Data, config: Config, model, sparsifier, optimizer, progress: Progress) -> dict:
-    torch.manual_seed(derived_seed(config.seed, "training", epoch))  # dropout and the like
-    if sparsifier:
-        sparsifier.step(epoch)
-    pin = config.device.startswith("cuda")
-    loader = train_batches(data, epoch, seed=config.seed, batch_size=config.batch_size, workers=config.workers, pin=pin)
-    steps = len(loader)
-
-    def rate(batch: int) -> float:
-        return learning_rate(
-            epoch * steps + batch, config.epochs * steps, min(config.warmup_epochs, config.epochs) * steps, config.lr
+    def _compute_sparsely(self) -> None:
+        config = self.config
+        plain = not (config.amp or config.channels_last or config.compile)
+        require(
+            plain and self.ranks.device.type == "cpu",
+            "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
+        )
+        layers = sparse_compute.attach(self.model)
+        require(
+            layers > 0,
+            f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",
         )
 
-    progress.batches(epoch, steps)
-    trained = train_epoch(model, batches(loader), optimizer, rate, config.label_smoothing, progress.advance)
-    evaluated = evaluate(
-        model, batches(val_batches(data, batch_size=config.batch_size, workers=config.workers, pin=pin))
-    )
-    density = sparsifier.density if sparsifier else 1.0
-    return {"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density}
+    @torch.no_grad()
+    def _require_fit(self) -> None:
+        """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
+        shape, classes = self.data.preprocessing.shape, len(self.data.classes)
+        try:
+            logits = self.model.eval()(self.precision.place(torch.zeros(1, *shape)))
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
+        outputs = list(logits.shape[1:])
+        require(outputs == [classes], f"the network gives {outputs} outputs an image, and the data has {classes} classes")
+
+
+class _Files:
+    """What a run leaves in its folder after each epoch. The first checkpoint is written before the first epoch, so that
+    a run can be resumed from the beginning.
+    """
+
+    def __init__(self, output: Path, run: _Run, tensorboard: bool) -> None:
+        _make_folder(output)
+        self._output, self._run = output, run
+        self._scalars = log.Scalars(output / TENSORBOARD, len(run.history)) if tensorboard else None
+        if run.history:  # the run may have ended between checkpoint and log
+            log.write_csv(output / LOG, run.history)
+        else:
+            checkpoint.save(output / CHECKPOINT, run.checkpoint())
+
+    def write(self) -> None:
+        """After an epoch."""
+        checkpoint.save(self._output / CHECKPOINT, self._run.checkpoint())
+        log.write_csv(self._output / LOG, self._run.history)
+        if self._scalars:
+            self._scalars.write(self._run.history[-1])
+
+
+def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:
+    """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
+    if config.method == "dense":
+        return None
+    options = {name: getattr(config, name) for name in SPARSIFIER}
+    return Sparsifier(model, input_shape=input_shape, **options)
 
 
 def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
@@ -247,17 +306,6 @@ def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
     return Path(output)
 
 
-@torch.no_grad()
-def _require_fit(model: nn.Module, about: Preprocessing) -> None:
-    """Refuses a network that cannot take the images, such as one too deep for small ones."""
-    device, shape = next(model.parameters()).device, (about.channels, about.size, about.size)
-    try:
-        model.eval()(torch.zeros(1, *shape, device=device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
-
-
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -266,38 +314,7 @@ def _make_folder(path: Path) -> None:
     require(os.access(path, os.W_OK), f"the folder {path} is not writable")
 
 
-def _restore(saved: Checkpoint, about: dict, model: nn.Module, sparsifier: Sparsifier | None, optimizer) -> list[dict]:
-    """Puts the checkpoint's state back everywhere; returns the history of the epochs done.
-
-    Raises UserError, naming what differs, if the checkpoint is of another run: `about` is this one's metadata.
-    """
-    ours = json.loads(json.dumps(about))
-    for part in ("config", "preprocessing"):
-        for name in ours[part].keys() - set(MACHINE):
-            was, now = saved.metadata[part].get(name), ours[part][name]
-            require(was == now, f"the run to resume has {name} = {was}, not {now}: resume it with its own options")
-    require(
-        saved.metadata["classes"] == ours["classes"],
-        "the run to resume was trained on other classes than this data has",
-    )
-    checkpoint.fill(model, saved.model, "the weights of the run to resume")
-    if sparsifier:
-        sparsifier.epoch = saved.metadata["epoch"] - 1
-    for name, parameter in model.named_parameters():
-        if name in saved.optimizer:
-            optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
-    return saved.metadata["history"]
-
-
 def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """SGD's only state, by parameter name; the learning rate follows from the step."""
     state = ((name, optimizer.state[parameter].get("momentum_buffer")) for name, parameter in model.named_parameters())
     return {name: buffer for name, buffer in state if buffer is not None}
-
-
-def _device(name: str) -> torch.device:
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -1,11 +1,12 @@
 """From an image to the network's input, with and without augmentation, and what a checkpoint remembers of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from subp.config import AUTO_AUGMENT
 from subp.vision import import_torchvision
 
 _SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
@@ -31,12 +32,18 @@ class Preprocessing:
             return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one input."""
+        return self.channels, self.size, self.size
+
     def as_dict(self) -> dict:
         """JSON-able."""
         return asdict(self)
 
 
 Transform = Callable[[object], Tensor]
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def evaluation(preprocessing: Preprocessing) -> Transform:
@@ -46,9 +53,14 @@ def evaluation(preprocessing: Preprocessing) -> Transform:
     return _pipeline(preprocessing, geometry)
 
 
-def augmentation(preprocessing: Preprocessing, mirror: bool) -> Transform:
+def augmentation(
+    preprocessing: Preprocessing, mirror: bool, auto_augment: str | None = None, random_erase: float = 0.0
+) -> Transform:
     """As `evaluation`, randomly (from PyTorch's global generator): small images shifted by up to 1/8, large ones
     cropped and scaled, and half of them mirrored where `mirror` says that this keeps the class.
+
+    auto_augment:  a policy besides, by its name in config.AUTO_AUGMENT
+    random_erase:  probability that a rectangle of the image is blanked
     """
     v2 = import_torchvision().transforms.v2
     size = preprocessing.size
@@ -56,10 +68,23 @@ def augmentation(preprocessing: Preprocessing, mirror: bool) -> Transform:
         geometry = [v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(size, padding=size // 8)]
     else:
         geometry = [v2.RandomResizedCrop(size)]
-    return _pipeline(preprocessing, [*geometry, v2.RandomHorizontalFlip()] if mirror else geometry)
+    geometry += [v2.RandomHorizontalFlip()] if mirror else []
+    geometry += [getattr(v2, AUTO_AUGMENT[auto_augment])()] if auto_augment else []
+    return _pipeline(preprocessing, geometry, [v2.RandomErasing(random_erase)] if random_erase else [])
 
 
-def _pipeline(preprocessing: Preprocessing, geometry: list) -> Transform:
+def mixing(classes: int, mixup: float, cutmix: float) -> Mixing | None:
+    """(images [B, C, S, S], labels [B]) -> images mixed in pairs, labels [B, classes] in proportion, randomly (from
+    PyTorch's global generator); by mixup or cutmix of these parameters alpha of their beta distributions, 0 for not,
+    or for each batch one of both. None if neither.
+    """
+    v2 = import_torchvision().transforms.v2
+    ways = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+    ways += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
+    return v2.RandomChoice(ways) if ways else None
+
+
+def _pipeline(preprocessing: Preprocessing, geometry: list, last: Sequence = ()) -> Transform:
     v2 = import_torchvision().transforms.v2
     return v2.Compose(
         [
@@ -68,6 +93,7 @@ def _pipeline(preprocessing: Preprocessing, geometry: list) -> Transform:
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
+            *last,
             v2.ToPureTensor(),
         ]
     )

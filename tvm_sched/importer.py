@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from tvm_sched.errors import UserError
 
 WEIGHT_AT = {"conv2d": 1, "convolution": 1, "linear": 1, "matmul": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen operator -> its weight's argument
+RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_")  # compiled, their outputs are wrong
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}  # what may stand between a parameter and the operator it weighs
 
 
@@ -58,6 +59,8 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     outputs = program.call_spec.out_spec
     if outputs.type not in (None, tuple, list) or not all(output.is_leaf() for output in outputs.children()):
         raise UserError("the network returns something else than a tensor or a tuple of tensors; wrap it in a module that does not")
+    if any(str(node.target).startswith(RECURRENT) for node in program.graph.nodes):
+        raise UserError("the network has recurrent layers (LSTM, GRU, RNN), which this compiler does not take: run it in PyTorch")
     require_finite(program)
     try:
         mod = from_exported_program(program, unwrap_unit_return_tuple=True)

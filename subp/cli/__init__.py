@@ -16,7 +16,7 @@ import click
 from subp.errors import UserError as TrainingError
 from tvm_sched.errors import UserError as DeploymentError
 
-COMMANDS = ("quickstart", "train", "inspect", "export", "compile", "bundle", "tune", "bench", "run", "doctor")
+COMMANDS = ("quickstart", "train", "convert", "inspect", "export", "compile", "bundle", "tune", "bench", "advise", "run", "doctor")
 
 # What a user can mend among the system's errors: paths, permissions, space.
 MENDABLE = {

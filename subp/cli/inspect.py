@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
+@click.option("--code", help="FILE.py:FUNCTION that makes the network of a checkpoint of your own; the file is run.")
+def command(file: Path, code: str | None) -> None:
     """Show FILE's layers: block size, density, uniform or not, multiply-accumulates, bytes dense and as BSR.
 
     FILE is a checkpoint or a folded network of `subp train`, an ONNX file, or what `subp compile` wrote: of that also
@@ -25,14 +26,18 @@ def command(file: Path) -> None:
     from subp.cli.terminal import console
 
     tables = {".so": compiled_table, ".onnx": onnx_table}
-    console().print(tables.get(file.suffix, checkpoint_table)(file))
+    if file.suffix in tables:
+        console().print(tables[file.suffix](file))
+    else:
+        console().print(checkpoint_table(file, code))
 
 
-def checkpoint_table(file: Path) -> "Table":
-    """The layers of a checkpoint."""
-    from subp import checkpoint, summary
+def checkpoint_table(file: Path, code: str | None = None) -> "Table":
+    """The layers of a checkpoint, whose network `code` makes if it is one of the user's own."""
+    from subp import summary
+    from subp.cli.networks import load_coded
 
-    model, metadata = checkpoint.load_model(file)
+    model, metadata = load_coded(file, code)
     about = metadata.get("preprocessing")
     input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
     return summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape))

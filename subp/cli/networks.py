@@ -12,6 +12,8 @@ import click
 from subp.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tvm_sched.engines import Network
     from tvm_sched.suite import LayerShape
 
@@ -28,6 +30,7 @@ _OPTIONS = {
     "seed": (int, "Of a named network's weights and mask [0]."),
     "size": (click.IntRange(1), "Height and width of the images [the checkpoint's, or 224]."),
     "batch": (click.IntRange(1), "Images at a time [1]."),
+    "code": (str, "FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."),
 }
 
 
@@ -64,9 +67,10 @@ def load_network(model: str, settings: dict) -> tuple["Network", dict]:
         return exported_network(path), {}
     if path.suffix == ".safetensors":
         _refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
-        return checkpoint_network(path, settings["size"], settings["batch"] or 1)
+        return checkpoint_network(path, settings["size"], settings["batch"] or 1, settings.get("code"))
     if path.is_file():
         raise UserError(f"{model} is neither a checkpoint (.safetensors) nor an exported program (.pt2)")
+    _refuse(settings, ("code",), f"{model} is the name of a network, not a checkpoint")
     chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
     network = random_network(model, **chosen)
     mask = f"a random 1x{network.n} mask, {network.sparsity:.0%} pruned" if network.n else "no mask"
@@ -75,22 +79,21 @@ def load_network(model: str, settings: dict) -> tuple["Network", dict]:
 
 
 def _refuse(settings: dict, names: Iterable[str], reason: str) -> None:
-    given = [f"--{name}" for name in names if settings[name] is not None]
+    given = [f"--{name}" for name in names if settings.get(name) is not None]
     if given:
         raise UserError(f"{reason}: leave out {' and '.join(given)}")
 
 
-def checkpoint_network(path: Path, size: int | None, batch: int) -> tuple["Network", dict]:
+def checkpoint_network(path: Path, size: int | None, batch: int, code: str | None = None) -> tuple["Network", dict]:
     """The folded network of a checkpoint, taking images of its own size unless another is given; so does the metadata's
-    preprocessing.
+    preprocessing. code: what makes the network, if it is a file of the user's.
     """
     import torch
 
-    from subp.checkpoint import load_model
     from subp.transforms import Preprocessing
     from tvm_sched.engines import Network
 
-    module, metadata = load_model(path)
+    module, metadata = load_coded(path, code)
     about = metadata.get("preprocessing") or {}
     channels = about.get("channels", 3)
     if about and size not in (None, about["size"]):
@@ -98,6 +101,19 @@ def checkpoint_network(path: Path, size: int | None, batch: int) -> tuple["Netwo
     size = size or about.get("size", DEFAULTS["size"])
     x = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
     return Network.of(path.stem, module, x), metadata
+
+
+def load_coded(path: Path, code: str | None) -> tuple["nn.Module", dict]:
+    """`checkpoint.load_model`, of a network that `code` makes if that is given."""
+    from subp import checkpoint, models
+
+    if code is None:
+        return checkpoint.load_model(path)
+    architecture = checkpoint.load(path).metadata.get("architecture") or {}
+    missing = {"num_classes", "in_channels"} - architecture.keys()
+    if missing:
+        raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
+    return checkpoint.load_model(path, models.create(**architecture | {"name": code}))
 
 
 def exported_network(path: Path) -> "Network":

@@ -1,11 +1,12 @@
 """Options and argument types that several commands share."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+from subp.config import Config
 from subp.errors import UserError
 
 
@@ -60,6 +61,13 @@ class Numbers(click.ParamType):
         if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a list of positive whole numbers, such as 1,2", param, ctx)
         return [int(part) for part in parts]
+
+
+def setting(name: str, help: str, **kind) -> Callable:
+    """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of click.option"""
+    default = getattr(Config, name.removeprefix("--").replace("-", "_"))
+    shown = default is not None and default is not False
+    return click.option(name, default=default, is_flag=default is False, show_default=shown, help=help, **kind)
 
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -13,7 +13,7 @@ from subp import checkpoint, models, training
 from subp.checkpoint import write_atomically
 from subp.cli.checks import check
 from subp.config import Config
-from subp.data import Data, val_batches
+from subp.data import Data, Loading, batches, val_batches
 from subp.progress import Progress
 from tvm_sched import engines
 from tvm_sched.engines import Engine, Network
@@ -33,7 +33,7 @@ class Images:
     @classmethod
     def of(cls, data: Data) -> "Images":
         """All validation images."""
-        inputs, labels = zip(*val_batches(data, batch_size=64))
+        inputs, labels = zip(*batches(val_batches(data, Loading(64))))
         return cls(torch.cat(inputs).numpy(), torch.cat(labels).numpy())
 
     def accuracy(self, outputs: np.ndarray) -> float:

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from subp.cli.options import INPUT_FILE
+from subp.cli.loop_options import loop_options
+from subp.cli.method_options import method_options, with_preset
 from subp.config import Config
-from subp.schedules import SCHEDULES
 
 
 @click.command()
@@ -21,135 +21,28 @@ from subp.schedules import SCHEDULES
     help="Folder for checkpoint.safetensors, log.csv and at the end model.safetensors, the folded network.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder, with its settings.")
+@click.option("--auto-resume", is_flag=True, help="Resume if the output folder holds a checkpoint, or else begin.")
 @click.option(
     "--model",
     default=Config.model,
     show_default=True,
-    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), or one of torchvision's.",
+    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of torchvision's, timm/NAME, "
+    "or FILE.py:FUNCTION, called with num_classes and in_channels.",
 )
-@click.option(
-    "--method",
-    type=click.Choice(["dense", "subp"]),
-    default=Config.method,
-    show_default=True,
-    help="Prune while training, or not at all.",
-)
-@click.option(
-    "--n",
-    type=int,
-    default=Config.n,
-    show_default=True,
-    help="Block size: output channels that are kept or pruned together.",
-)
-@click.option(
-    "--sparsity",
-    type=float,
-    default=Config.sparsity,
-    show_default=True,
-    help="Fraction of each group's blocks that is pruned in the end, from 0 to below 1.",
-)
-@click.option(
-    "--criterion",
-    type=click.Choice(["l1", "l2", "bpar"]),
-    default=Config.criterion,
-    show_default=True,
-    help="Score of a block: its L1 norm, its L2 norm, or its share of the norm less its angular redundancy.",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(list(SCHEDULES)),
-    default=Config.schedule,
-    show_default=True,
-    help="How the pruning rate climbs over the epochs.",
-)
-@click.option(
-    "--tau",
-    type=float,
-    default=Config.tau,
-    show_default=True,
-    help="Temperature of regrowing: towards 0 the best of the pruned blocks, large values any.",
-)
-@click.option("--alpha", type=float, default=Config.alpha, show_default=True, help="Weight of the redundancy in bpar.")
-@click.option("--hard", is_flag=True, help="No gradient to pruned weights, instead of a straight-through one.")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Also leave layers dense whose name matches, such as '*.downsample.*'; repeatable.",
-)
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="PATTERN",
-    help="Prune layers whose name matches although they are stem or classifier; repeatable.",
-)
-@click.option("--epochs", type=int, default=Config.epochs, show_default=True, help="Passes over the training images.")
-@click.option(
-    "--batch-size", type=int, default=Config.batch_size, show_default=True, help="Images in a step of training."
-)
-@click.option(
-    "--lr", type=float, default=Config.lr, show_default=True, help="Highest learning rate; falls to 0 along a cosine."
-)
-@click.option(
-    "--weight-decay",
-    type=float,
-    default=Config.weight_decay,
-    show_default=True,
-    help="Not applied to biases and norms.",
-)
-@click.option(
-    "--label-smoothing",
-    type=float,
-    default=Config.label_smoothing,
-    show_default=True,
-    help="Share of each label that is spread over all classes, from 0 to below 1.",
-)
-@click.option(
-    "--warmup-epochs",
-    type=int,
-    default=Config.warmup_epochs,
-    show_default=True,
-    help="Epochs in which the learning rate rises from 0.",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(1),
-    help="Input size in pixels.  [default: the first image's shorter side, 224 at most; 32 for digits]",
-)
-@click.option(
-    "--weights",
-    type=INPUT_FILE,
-    metavar="FILE",
-    help="Begin with these weights: a state dict of the same network (torch.save's, or .safetensors).",
-)
-@click.option(
-    "--seed",
-    type=int,
-    default=Config.seed,
-    show_default=True,
-    help="Of initialisation, order, augmentation, masks and split.",
-)
-@click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
-@click.option(
-    "--workers",
-    type=int,
-    default=Config.workers,
-    show_default=True,
-    help="Processes that load images; 0 loads in the main one.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]")
-@click.option("--device", default=Config.device, show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@method_options
+@loop_options
 @click.pass_context
 def command(
     ctx: click.Context,
     data: str,
     output: Path,
     resume: bool,
-    hard: bool,
+    auto_resume: bool,
     size: int | None,
     weights: Path | None,
     download: bool,
     threads: int | None,
+    preset: str | None,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -157,26 +50,30 @@ def command(
     DATA is a folder or a zip of images <class>/<file> (with train and val or test parts, or split 80 to 20); a folder
     with train.zip and val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or
     NAME:FOLDER for a data set of torchvision's, such as CIFAR10:data.
+
+    Several processes: torchrun --nproc-per-node 2 -m subp train DATA ...
     """
     import torch
+    from rich.console import Console
 
-    from subp import checkpoint, training
+    from subp import checkpoint, distributed, training
     from subp.cli.terminal import console
     from subp.data import datasets
     from subp.progress import Progress
 
     if threads:
         torch.set_num_threads(threads)
-    options["soft"] = not hard
+    given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    settings = with_preset(preset, given)
+    if auto_resume and (output / training.CHECKPOINT).exists():
+        resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / training.CHECKPOINT).metadata
-        given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-        given |= {"soft"} if "hard" in given else set()
-        options = saved["config"] | {name: value for name, value in options.items() if name in given}
+        settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
-    config = Config(**options)
-    output_console = console()
-    images = datasets(data, size=size, seed=config.seed, download=download)
+    config = Config(**settings)
+    output_console = console() if distributed.is_first() else Console(quiet=True)
+    images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)
     result = training.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
     output_console.print(

@@ -1,5 +1,5 @@
-"""The pruning methods, one file each: pure steps from scores to a mask."""
+"""The pruning methods: one file each, a pure step to a mask; `registry.METHODS` has them by name."""
 
-from subp.methods import subp
+from subp.methods.registry import METHODS, Method, Step
 
-METHODS = {"subp": subp.step}
+__all__ = ["METHODS", "Method", "Step"]

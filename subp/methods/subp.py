@@ -15,10 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-
-def count(fraction: float, channels: int) -> int:
-    """floor(fraction * channels); a product that only floating error puts below a whole number counts as that one."""
-    return int(fraction * channels + 1e-6)
+from subp.methods.ranking import count, keep_best, lowest
 
 
 def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator) -> Tensor:
@@ -30,14 +27,11 @@ def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, gener
     tau:           temperature: near 0 regrows the best of the pruned blocks, large values draw uniformly
     generator:     on the CPU whatever the device of the scores, so that every machine draws alike
     """
-    channels = scores.shape[1]
-    pruned = min(count(sparsity, channels), channels - 1)
-    regrown = min(count(sparsity - pruning_rate, channels), pruned)
-    lowest = scores.argsort(dim=1, stable=True)[:, :pruned]
-    mask = torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest, False)
+    pruned, mask = lowest(scores, sparsity), keep_best(scores, sparsity)
+    regrown = min(count(sparsity - pruning_rate, scores.shape[1]), pruned.shape[1])
     if regrown:
-        drawn = draw(normalize(scores.gather(1, lowest), dim=1) / tau, regrown, generator)
-        mask.scatter_(1, lowest.gather(1, drawn), True)
+        drawn = draw(normalize(scores.gather(1, pruned), dim=1) / tau, regrown, generator)
+        mask.scatter_(1, pruned.gather(1, drawn), True)
     return mask
 
 

@@ -1,4 +1,6 @@
-"""Networks by name: the papers' ones that torchvision lacks, else torchvision's own classifiers."""
+"""Networks by name: the papers' ones that torchvision lacks, torchvision's classifiers, timm's (`timm/NAME`), and one's
+own (`path/to/file.py:function`).
+"""
 
 import difflib
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from subp.errors import UserError
+from subp.models import elsewhere
 from subp.models.cifar_resnet import CifarResNet
 from subp.models.mobilenet_v1 import MobileNetV1
 from subp.models.weights import load_weights
@@ -26,12 +29,18 @@ _WITHOUT_AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name
 def create(name: str, num_classes: int, in_channels: int = 3, weights_file: str | Path | None = None) -> nn.Module:
     """A new network, randomly initialised from PyTorch's global generator or with the weights of a local file.
 
-    name:          one of `OWN`, or of torchvision's classification models ("resnet18", "mobilenet_v3_small", ...)
+    name:          one of `OWN`; or of torchvision's classification models ("resnet18", "mobilenet_v3_small", ...);
+                   "timm/NAME"; or "FILE.py:FUNCTION", which is called as function(num_classes=..., in_channels=...)
     in_channels:   of the images; a torchvision network gets a new first convolution where it is not 3
-    weights_file:  a state dict saved by torch.save, or a .safetensors file, whose names and shapes are the network's
+    weights_file:  a state dict saved by torch.save, a .safetensors file, or a checkpoint of subp's, whose names and
+                   shapes are the network's
     """
     if name in OWN:
         model = OWN[name](num_classes=num_classes, in_channels=in_channels)
+    elif elsewhere.is_file(name):
+        model = elsewhere.from_file(name, num_classes, in_channels)
+    elif name.startswith(elsewhere.TIMM):
+        model = elsewhere.from_timm(name, num_classes, in_channels)
     else:
         model = _from_torchvision(name, num_classes, in_channels)
     if weights_file is not None:

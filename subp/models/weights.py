@@ -4,33 +4,71 @@ import pickle
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from subp.errors import UserError
+from subp.masking import fold_state_dict
+
+_OURS = "subp"  # the key in a header that marks our checkpoints, see subp.checkpoint
+_NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
+_PREFIX = "module."  # of a model that was wrapped in DataParallel
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a state dict file, `torch.save`'s or .safetensors, whose names and shapes must be the model's."""
+    """Loads the state dict in a file, whose names and shapes must be the model's."""
     state, own = read_state_dict(path), model.state_dict()
-    for key in [*own, *state]:
-        if key not in state or key not in own or state[key].shape != own[key].shape:
-            there, here = (list(tensors[key].shape) if key in tensors else "missing" for tensors in (state, own))
-            raise UserError(f"{path} does not fit the model: {key} is {there} in the file and {here} in the model")
+    parts = {
+        "missing": [name for name in own if name not in state],
+        "unknown": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    differences = [f"{what}: {_first(names)}" for what, names in parts.items() if names]
+    if differences:
+        raise UserError(f"{path} does not fit the model ({'; '.join(differences)})")
     model.load_state_dict(state)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict file by name. Raises UserError for a path that is none."""
+    """The tensors of a state dict file by name: of .safetensors, of what torch.save wrote (also nested under
+    "state_dict", or with the prefix of DataParallel), or the folded network of a checkpoint of subp's, with averaged
+    weights where they were averaged.
+
+    Nothing but tensors and plain values is unpickled. Raises UserError for a path that is none of these.
+    """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a readable state dict file: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than a state dict: save model.state_dict()")
+    if all(name.startswith(_PREFIX) for name in state):
+        state = {name.removeprefix(_PREFIX): value for name, value in state.items()}
     return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dictionary
+        if _OURS not in (file.metadata() or {}):
+            return state
+    averaged = any(name.startswith("average.") for name in state)
+    part = "average." if averaged else "model."
+    return fold_state_dict({name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)})
+
+
+def _read_pickle(path: Path) -> object:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    nested = next((key for key in _NESTED if isinstance(state, dict) and isinstance(state.get(key), dict)), None)
+    return state[nested] if nested else state
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -35,9 +35,9 @@ def test_l1_and_l2_are_sums_of_magnitudes_and_lengths():
                 assert scores[g, i].item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("groups_at_once", [1, 2, 100])
-def test_bpar_equals_its_formula_however_many_groups_are_taken_at_once(monkeypatch, groups_at_once):
-    monkeypatch.setattr(criteria, "_PAIRS_AT_ONCE", groups_at_once * 5 * 5)
+@pytest.mark.parametrize("pairs_at_once", [1, 5, 10, 25, 50, 2500])  # a row, two rows, a group, two, all
+def test_bpar_equals_its_formula_however_many_cosines_are_taken_at_once(monkeypatch, pairs_at_once):
+    monkeypatch.setattr(criteria, "_PAIRS_AT_ONCE", pairs_at_once)
     blocks = some_blocks(3, 5, 6)
     blocks[1, 3] = 0
     scores = criteria.bpar(blocks, alpha=0.7)
@@ -54,7 +54,8 @@ def test_bpar_of_a_group_of_zeros_is_finite():
     assert criteria.bpar(torch.zeros(1, 4, 8)).isfinite().all()
 
 
-def test_bpar_never_holds_the_cosines_of_all_groups(monkeypatch):
+@pytest.mark.parametrize("groups, channels, pairs_at_once", [(8, 64, 64 * 64), (2, 64, 8 * 64), (1, 4096, 1 << 22)])
+def test_bpar_never_holds_all_cosines(monkeypatch, groups, channels, pairs_at_once):
     class Watch(TorchDispatchMode):
         largest = 0
 
@@ -63,12 +64,11 @@ def test_bpar_never_holds_the_cosines_of_all_groups(monkeypatch):
             self.largest = max([self.largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))])
             return result
 
-    groups, channels = 8, 64
-    monkeypatch.setattr(criteria, "_PAIRS_AT_ONCE", channels * channels)
+    monkeypatch.setattr(criteria, "_PAIRS_AT_ONCE", pairs_at_once)
     blocks = some_blocks(groups, channels, 4)
     with Watch() as watch:
         criteria.bpar(blocks)
-    assert watch.largest == channels * channels
+    assert watch.largest == pairs_at_once < groups * channels**2
 
 
 def test_half_precision_weights_are_scored_in_full():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -70,7 +71,7 @@ def all_batches(loader):
 
 
 def epoch(loaded, number=0, seed=0, workers=0):
-    return all_batches(data.train_batches(loaded, number, seed=seed, batch_size=4, workers=workers))
+    return all_batches(data.train_batches(loaded, number, data.Loading(4, workers), seed=seed))
 
 
 def same(a, b):
@@ -103,7 +104,7 @@ def test_a_zip_gives_the_same_data_as_the_folder(folder, tmp_path):
         assert again.classes == loaded.classes and again.preprocessing == loaded.preprocessing
         assert same(epoch(again), epoch(loaded))
         assert same(
-            all_batches(data.val_batches(again, batch_size=3)), all_batches(data.val_batches(loaded, batch_size=3))
+            all_batches(data.val_batches(again, data.Loading(3))), all_batches(data.val_batches(loaded, data.Loading(3)))
         )
 
 
@@ -141,7 +142,7 @@ def test_idx_files_hold_images_and_labels(tmp_path, suffix):
     made = write_mnist(tmp_path, suffix)
     loaded = data.datasets(tmp_path)
     assert (loaded.preprocessing.size, loaded.preprocessing.channels, loaded.mirror) == (28, 1, False)
-    images, labels = all_batches(data.val_batches(loaded, batch_size=3))
+    images, labels = all_batches(data.val_batches(loaded, data.Loading(3)))
     expected = (made["t10k"][0][:, None].float() / 255 - 0.5) / 0.5
     torch.testing.assert_close(images, expected)
     assert labels.tolist() == made["t10k"][1].tolist()
@@ -168,8 +169,8 @@ def test_an_epoch_has_every_image_but_those_of_an_incomplete_last_batch():
     loaded = data.from_tensors((images, torch.arange(10)), (images, torch.arange(10)), [str(i) for i in range(10)])
     seen = epoch(loaded)[1].tolist()
     assert len(seen) == len(set(seen)) == 8
-    assert all_batches(data.val_batches(loaded, batch_size=4))[1].tolist() == list(range(10))
-    whole = all_batches(data.train_batches(loaded, 0, seed=0, batch_size=64))
+    assert all_batches(data.val_batches(loaded, data.Loading(4)))[1].tolist() == list(range(10))
+    whole = all_batches(data.train_batches(loaded, 0, data.Loading(64), seed=0))
     assert sorted(whole[1].tolist()) == list(range(10))
 
 
@@ -195,7 +196,7 @@ def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(folder):
     expected = (cropped.reshape(96, 96, 3).permute(2, 0, 1) / 255 - torch.tensor(p.mean)[:, None, None]) / torch.tensor(
         p.std
     )[:, None, None]
-    got = all_batches(data.val_batches(loaded, batch_size=1))[0][0]
+    got = all_batches(data.val_batches(loaded, data.Loading(1)))[0][0]
     assert (got - expected).abs().mean() < 0.15  # libraries place the crop within half a pixel
 
 
@@ -239,8 +240,36 @@ def test_a_broken_image_is_named(tmp_path, workers):
     files["dog/1.jpg"] = files["dog/1.jpg"][:200]
     loaded = data.datasets(write_zip(tmp_path / "images.zip", files))
     with pytest.raises(UserError, match=r"^cannot read the image dog/1.jpg in .*images.zip") as raised:
-        epoch(loaded, workers=workers), all_batches(data.val_batches(loaded, batch_size=4, workers=workers))
+        epoch(loaded, workers=workers), all_batches(data.val_batches(loaded, data.Loading(4, workers)))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_left_out_and_named_where_that_is_asked_for(tmp_path, workers):
+    files = tree(3)
+    for name in ("cat/0.jpg", "dog/1.jpg"):
+        files[name] = files[name][:200]
+    loaded = data.datasets(write_zip(tmp_path / "images.zip", files), skip_broken=True)
+    loading, told, count = data.Loading(2, workers, skip_broken=True), [], 0
+    for loader in (data.train_batches(loaded, 0, loading, seed=0), data.val_batches(loaded, loading)):
+        count += sum(len(labels) for _, labels in data.batches(loader, told.append))
+    assert count == len(files) - 2
+    assert [sentence.partition(" in ")[0] for sentence in sorted(told)] == [
+        "cannot read the image cat/0.jpg",
+        "cannot read the image dog/1.jpg",
+    ]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_empty_class_folder_is_named(tmp_path, zipped):
+    write_folder(tmp_path / "tree", tree(3, prefix="train/") | tree(3, prefix="val/"))
+    (tmp_path / "tree" / "val" / "eel").mkdir()
+    (tmp_path / "tree" / "val" / ".hidden").mkdir()
+    path = tmp_path / "tree"
+    if zipped:
+        path = shutil.make_archive(str(tmp_path / "tree"), "zip", tmp_path / "tree")
+    with pytest.raises(UserError, match="the class folder val/eel holds no images: put some in, or take the folder away"):
+        data.datasets(path)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +334,13 @@ def tiff(pixels):
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), "uint8"))[:40])
+    (tmp_path / "y.png").write_bytes(b"text")
     with pytest.raises(UserError, match="x.png"):
         open_image(tmp_path / "x.png")
+    with pytest.raises(UserError, match="y.png: it is no image of a known format"):
+        open_image(tmp_path / "y.png")
+    with pytest.raises(UserError, match="^it is no image of a known format$"):
+        open_image(b"text")
 
 
 def test_folders_around_the_classes_are_left_out(tmp_path):
@@ -325,6 +359,13 @@ def test_tensors_have_one_or_three_channels():
     part = torch.zeros(2, 2, 8, 8), torch.tensor([0, 1])
     with pytest.raises(UserError, match="1 or 3 channels, grey or colour, not 2"):
         data.from_tensors(part, part, ["a", "b"])
+
+
+def test_labels_beyond_the_classes_are_refused():
+    images = torch.zeros(2, 1, 8, 8)
+    good, bad = (images, torch.tensor([0, 1])), (images, torch.tensor([0, 2]))
+    with pytest.raises(UserError, match=r"an image has the label \[2\], and there are 2 classes, from 0"):
+        data.from_tensors(good, bad, ["a", "b"])
 
 
 def test_broken_archives_are_refused(tmp_path):
@@ -371,5 +412,5 @@ def test_incomplete_idx_folders_are_refused(tmp_path):
 def test_the_shared_data_sets_load(name, counts, size, channels):
     loaded = data.datasets(SHARED / name)
     assert (len(loaded.train), len(loaded.val)) == counts and len(loaded.classes) == 10
-    images, labels = next(data.batches(data.train_batches(loaded, 0, seed=0, batch_size=32)))
+    images, labels = next(data.batches(data.train_batches(loaded, 0, data.Loading(32), seed=0)))
     assert images.shape == (32, channels, size, size) and labels.unique().numel() > 3

@@ -14,7 +14,7 @@ DECAY = 0.25
 def masked_layer(soft, decay=DECAY):
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 8, 3)
-    block_mask = masking.attach(layer, 4, soft, decay)
+    block_mask = masking.attach(layer, (2, 6), soft, decay)
     block_mask.mask[0, :3] = False
     block_mask.mask[1, 2:5] = False
     return layer, block_mask.mask
@@ -65,7 +65,7 @@ def test_pruned_weights_are_positive_zeros_even_where_the_trained_ones_are_not_f
 def test_the_trained_parameter_stays_the_same_object_through_attaching_and_folding():
     layer = nn.Conv2d(6, 8, 3)
     weight = layer.weight
-    masking.attach(layer, 4, True, DECAY)
+    masking.attach(layer, (2, 6), True, DECAY)
     assert layer.parametrizations.weight.original is weight
     assert masking.fold(layer).weight is weight
 
@@ -111,17 +111,26 @@ def test_a_copy_has_masks_and_weights_of_its_own():
     assert not torch.equal(twin(x), layer(x))
 
 
+def test_folding_a_copy_leaves_the_original_masked():
+    layer, mask = masked_layer(soft=True)
+    model = nn.Sequential(layer)
+    twin = masking.fold(copy.deepcopy(model))
+    assert type(twin[0]) is nn.Conv2d and masking.masked_weights(layer)
+    assert torch.equal(layer.weight, torch.where(dense_mask(mask), layer.parametrizations.weight.original, 0))
+    assert torch.equal(masking.fold(model)[0].weight, twin[0].weight)
+
+
 def test_a_masked_model_saves_its_masks_with_its_weights():
     layer, mask = masked_layer(soft=True)
     other = nn.Conv2d(6, 8, 3)
-    loaded = masking.attach(other, 4, True, DECAY)
+    loaded = masking.attach(other, (2, 6), True, DECAY)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(loaded.mask, mask)
 
 
 def test_channels_last_weights_stay_so():
     layer = nn.Conv2d(6, 8, 3).to(memory_format=torch.channels_last)
-    masking.attach(layer, 4, True, DECAY).mask[0, 0] = False
+    masking.attach(layer, (2, 6), True, DECAY).mask[0, 0] = False
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -52,14 +52,14 @@ def test_patterns_exclude_and_include():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d, Linear or attention layer"):
+    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d, Linear, attention or recurrent layer"):
         select_layers(Mixed(), 16, exclude=["poinwise"])
 
 
 @pytest.mark.parametrize(
     "model, n, message",
     [
-        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv2d or Linear layer to prune"),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv2d, Linear or recurrent layer to prune"),
         (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide"),
         (nn.Linear(8, 16), 16, "Linear: classifier"),
     ],
@@ -107,4 +107,4 @@ def test_torchvision_networks_keep_stem_and_classifier_dense(name, dense):
     convolutions = [n for n, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     linears = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     assert convolutions[0] in skipped and linears[-1] in skipped
-    assert all(masking.weight_of(layer).shape[0] % 8 == 0 for layer in layers.values())
+    assert all(masking.weight_of(*place).shape[0] % 8 == 0 for place in layers.values())

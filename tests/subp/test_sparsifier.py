@@ -223,7 +223,7 @@ def test_the_summary_lists_every_layer_once_in_order():
         ({"n": 0}, "n = 0"),
         ({"n": 7}, "no layer is left to prune with n = 7"),
         ({"method": "magic"}, "there is no method 'magic': choose from subp"),
-        ({"criterion": "l3"}, "there is no criterion 'l3': choose from l1, l2, bpar"),
+        ({"criterion": "l3"}, "there is no criterion of subp 'l3': choose from bpar, l1, l2"),
         ({"schedule": "sine"}, "there is no schedule 'sine': choose from linear, cosine"),
         ({"epochs": 0}, "epochs = 0"),
         ({"start": 2, "end": 10}, "from epoch 2 to 10, must lie within epochs 0 to 9"),

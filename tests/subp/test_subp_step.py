@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from subp.methods.subp import count, draw, step
+from subp.methods.ranking import count
+from subp.methods.subp import draw, step
 
 
 def generator(seed=0):

@@ -6,6 +6,8 @@ from rich.console import Console
 from torch import nn
 
 from subp import Sparsifier, models, summary
+from subp.macs import count_macs
+from subp.selection import all_places
 
 
 def uniform_weight(outputs, inputs, kernel, n, kept):
@@ -99,8 +101,7 @@ def test_grouped_and_reused_layers_count_what_they_compute():
 def test_published_networks_have_their_published_macs(name, giga):
     with torch.device("meta"):
         model = models.create(name, 1000)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
-    total = sum(summary.count_macs(model, layers, (3, 224, 224)).values())
+    total = sum(count_macs(model, all_places(model), (3, 224, 224)).values())
     assert total / 1e9 == pytest.approx(giga, rel=0.01)  # He et al., table 1; Howard et al., table 6
 
 
@@ -130,3 +131,14 @@ def test_the_table_has_a_line_for_each_layer_and_totals():
     text = console.file.getvalue()
     assert "32x1000" in text and "10x32" in text
     assert "32,320" in text and f"{(8000 + 320) / 32320:.1%}" in text
+
+
+@pytest.mark.parametrize("kind, gates", [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_recurrent_layers_have_a_row_a_matrix(kind, gates):
+    model = nn.Sequential(kind(8, 16, batch_first=True))
+    rows = {row.name: row for row in summary.inspect(model, (5, 8))}
+    assert {name: row.shape for name, row in rows.items()} == {
+        "0.weight_ih_l0": (gates * 16, 8),
+        "0.weight_hh_l0": (gates * 16, 16),
+    }
+    assert rows["0.weight_hh_l0"].macs == 5 * gates * 16 * 16

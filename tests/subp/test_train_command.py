@@ -3,13 +3,16 @@
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from subp import checkpoint, models
 from subp.cli.inspect import command as inspect
+from subp.cli.method_options import with_preset
 from subp.cli.train import command as train
 from subp.criteria import CRITERIA
 from subp.errors import UserError
 from subp.methods import METHODS
+from subp.settings import SCORINGS
 
 RUN = ["digits", "--model", "resnet20", "--size", "8", "--batch-size", "256", "--epochs", "2", "--threads", "1"]
 
@@ -40,6 +43,39 @@ def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
     assert "resumes after 2 of 2 epochs" in result.output
     with pytest.raises(UserError, match="the run to resume has lr = 0.1, not 0.2"):
         call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
+
+
+def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begins(run, tmp_path):
+    output, _ = run
+    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet32"):
+        call(train, "digits", "--resume", "-o", output, "--model", "resnet32")
+    assert "resumes after 2 of 2" in call(train, "digits", "--auto-resume", "-o", output).output
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        call(train, *RUN, "--resume", "-o", tmp_path / "none")
+    begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
+    assert "epoch 1/1" in begun.output and "resumes" not in begun.output
+
+
+def test_a_preset_fills_in_what_is_not_given_and_a_run_to_resume_must_have_it(run):
+    preset = {"model": "resnet50", "sparsity": 98.5 / 128, "exclude": ()}
+    assert with_preset("resnet50-1.0g", {"n": 8}) == preset | {"n": 8}
+    assert with_preset("resnet50-1.0g", {"sparsity": 0.5}) == preset | {"sparsity": 0.5}
+    assert "sparsity" not in with_preset("resnet50-1.0g", {"target_macs": 0.25})
+    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet50"):
+        call(train, "digits", "--resume", "-o", run[0], "--exclude", "layer1.*", "--preset", "resnet50-1.0g")
+
+
+def test_broken_images_are_named_once_where_they_are_left_out(tmp_path):
+    for number in range(12):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(path)
+    path.write_bytes(path.read_bytes()[:40])
+    run = [tmp_path / "images", *RUN[1:], "--size", "8"]
+    with pytest.raises(UserError, match=f"cannot read the image b/{path.name} in .*images"):
+        call(train, *run, "-o", tmp_path / "ends")
+    result = call(train, *run, "-o", tmp_path / "goes on", "--skip-broken")
+    assert result.output.count("skipped: cannot read the image b/11.png") == 1 and "epoch 2/2" in result.output
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.safetensors"])
@@ -85,9 +121,11 @@ def test_training_begins_with_the_weights_given(tmp_path):
     assert torch.allclose(trained.fc.bias, torch.full((10,), 7.0), atol=1e-4)
     with pytest.raises(UserError, match="only a new run"):
         call(train, *options, "--resume")
+    assert "resumes after 1 of 1 epochs" in call(train, *options, "--auto-resume").output
 
 
 def test_the_choices_offered_are_those_there_are():
     choices = {option.name: option.type.choices for option in train.params if hasattr(option.type, "choices")}
     assert list(choices["criterion"]) == list(CRITERIA)
+    assert list(choices["scoring"]) == list(SCORINGS)
     assert list(choices["method"]) == ["dense", *METHODS]

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 import subp
-from subp import checkpoint, data, training
+from subp import checkpoint, data, loop, training
 from subp.config import Config
 from subp.errors import UserError
 from subp.progress import Progress
@@ -105,7 +105,7 @@ def test_a_run_learns_and_ends_sparse_folded_and_logged(tmp_path):
     assert metadata["epoch"] == 12 and metadata["classes"] == list("abcd")
     assert metadata["preprocessing"] == json.loads(json.dumps(DATA.preprocessing.as_dict()))
     assert metadata["sparsifier"]["sparsity"] == 0.75
-    accuracy = training.evaluate(loaded, data.batches(data.val_batches(DATA, batch_size=7)))["val_accuracy"]
+    accuracy = loop.evaluate(loaded, data.batches(data.val_batches(DATA, data.Loading(7))))["val_accuracy"]
     assert accuracy == pytest.approx(last["val_accuracy"])
 
 
@@ -117,7 +117,7 @@ def test_dense_and_sparse_runs_of_one_seed_start_from_the_same_weights():
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
-    rates = [training.learning_rate(step, 100, 10, 0.5) for step in range(100)]
+    rates = [loop.learning_rate(step, 100, 10, 0.5) for step in range(100)]
     assert rates[:10] == pytest.approx([0.05 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(0.5)
     assert rates[55] == pytest.approx(0.25)
@@ -132,7 +132,7 @@ def test_a_run_of_nothing_but_warm_up_has_a_rate():
 def test_weight_decay_spares_biases_and_norms_and_every_parameter_is_in_one_group():
     model = dropping()
     training.make_sparsifier(model, CONFIG)
-    decayed, spared = training.parameter_groups(model, 1e-4)
+    decayed, spared = loop.parameter_groups(model, 1e-4)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0.0)
     assert {id(p) for p in decayed["params"]} == {
         id(m) for m in (model.stem.weight, model.conv.parametrizations.weight.original, model.fc.weight)
@@ -145,8 +145,8 @@ def test_one_step_of_training_equals_sgd_by_hand():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     weight, bias = (p.detach().clone().requires_grad_() for p in model.parameters())
     x, y = torch.randn(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
-    optimizer = torch.optim.SGD(training.parameter_groups(model, 0.1), lr=1.0, momentum=0.9)
-    stats = training.train_epoch(model, [(x, y)], optimizer, lambda batch: 0.5)
+    optimizer = torch.optim.SGD(loop.parameter_groups(model, 0.1), lr=1.0, momentum=0.9)
+    stats = loop.train_epoch(model, [(x, y)], optimizer, lambda batch: 0.5)
     log_p = (x.flatten(1) @ weight.T + bias).log_softmax(1)
     loss = -sum(log_p[i, y[i]] for i in range(5)) / 5
     loss.backward()
@@ -169,7 +169,7 @@ def test_an_earlier_run_is_not_overwritten(tmp_path):
 
 
 def test_resuming_another_run_is_refused(tmp_path):
-    short = replace(CONFIG, epochs=1)
+    short = replace(CONFIG, epochs=1, sparsity=0.75)
     training.train(DATA, short, model=dropping(), output=tmp_path)
 
     def resume(config=short, images=DATA):
@@ -182,11 +182,11 @@ def test_resuming_another_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         training.train(DATA, short, output=tmp_path / "none", resume=True)
     other = dropping()
-    other.fc = nn.Linear(16, 5)
-    with pytest.raises(UserError, match="the weights of the run to resume do not fit Dropping: size mismatch for fc"):
+    other.conv = nn.Conv2d(8, 16, 5)
+    with pytest.raises(UserError, match="the weights of the run to resume do not fit Dropping: size mismatch for conv"):
         training.train(DATA, short, model=other, output=tmp_path, resume=True)
     with pytest.raises(UserError, match="the run to resume has model = Dropping, not Sequential"):
-        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3))
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 12), nn.Flatten())
         training.train(DATA, short, model=model, output=tmp_path, resume=True)
     assert len(resume(replace(short, workers=1)).history) == 1
 

@@ -11,12 +11,12 @@ from math import ceil, log, log2, prod
 import numpy as np
 
 from tvm_sched import pattern
-from tvm_sched.kernels import phases, pixel_lanes_conv2d, winograd_conv2d
+from tvm_sched.kernels import columns_conv2d, phases, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Work, candidates, cycles
 from tvm_sched.kernels.winograd_conv2d import FORMS, Form
 from tvm_sched.targets import Target
 
-DIRECT, PIXEL_LANES = "direct", "pixel lanes"  # how a layer can run, besides the Winograd forms
+DIRECT, PIXEL_LANES, COLUMNS = "direct", "pixel lanes", "columns"  # how a layer can run, besides the Winograd forms
 COPY_CYCLES = 4  # of a vector
 
 
@@ -55,6 +55,12 @@ class Layer:
         weight = phases.phase_weight(self.weight, stride)
         return replace(self, weight=weight, channels=weight.shape[1], stride=(1, 1), padding=(0, 0, 0, 0))
 
+    @cached_property
+    def as_columns(self) -> "Layer":
+        """The layer as a 1x1 convolution of its columns."""
+        weight = columns_conv2d.matrix(pattern.ungroup(self.weight, self.groups))
+        return replace(self, weight=weight, channels=weight.shape[1], groups=1)
+
     def phases_shape(self, target: Target) -> tuple[int, int, int]:
         """(rows, columns, channels) of the phases that the phased layer reads; whole vectors of channels."""
         _, height, width = self.image
@@ -66,7 +72,7 @@ class Layer:
 class Plan:
     """How a layer runs: with which kernel, as it is or on phases of its image, with which blocks, and why."""
 
-    layer: Layer  # the given one, or its phased one
+    layer: Layer  # the given one, its phased one, or its columns
     how: str | Form
     n: int
     kept: np.ndarray  # bool [G, C] of `layer`
@@ -74,6 +80,7 @@ class Plan:
     density: float  # fraction of the blocks of that size that are kept
     why: str
     phased: bool
+    cycles: float  # by estimate, on the target's cores
 
     @property
     def kernel(self) -> str:
@@ -90,7 +97,7 @@ class Plan:
         groups, channels = self.kept.shape
         most = max(1, int(self.kept.sum(axis=1).max()))
         taps = prod(layer.weight.shape[2:])
-        return round(prod(layer.image) * groups * self.n * taps * (most / channels * layer.channels if self.phased else most))
+        return round(prod(layer.image) * groups * self.n * taps * most / channels * layer.channels)
 
 
 def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
@@ -110,24 +117,50 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
             if found and pixel_lanes_conv2d.narrow(found.n, target) and takes_pixel_lanes(layer, n, target):
                 estimates[phased, PIXEL_LANES, n] = pixel_lanes_cycles(work, target)
 
+    columns = {} if ignore_zeros else patterned(layer, {n: packings[False, n] for n in pattern.SIZES})
+    for n, kept in columns.items():
+        work = layer.work(len(kept), max(1, int(kept.sum(axis=1).max())), n)
+        estimates[False, COLUMNS, n] = columns_cycles(work, target)
+
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes
 
     def preference(plan):
         """Estimates are rounded to 4 %; among equals the simpler: direct, and a block of few vectors."""
         _, how, n = plan
-        simplicity = how.size if isinstance(how, Form) else [DIRECT, PIXEL_LANES].index(how)
+        simplicity = how.size if isinstance(how, Form) else [DIRECT, PIXEL_LANES, COLUMNS].index(how)
         return round(log(estimates[plan]) / 0.04), simplicity, abs(log2(n / simplest))
 
     phased, how, n = min(estimates, key=preference)
+    if how == COLUMNS:
+        return columns_plan(layer.as_columns, n, columns[n])
     why = reason(layer, found, n, packings[False, n], ignore_zeros)
-    return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased)
+    return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased, estimates[phased, how, n])
 
 
 def packed(layer: Layer, ignore_zeros: bool) -> dict[int, np.ndarray]:
     """By block size, the blocks that must be kept."""
     used = pattern.occupancy(layer.weight, layer.groups, ignore_zeros)
     return {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
+
+
+def patterned(layer: Layer, kept: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """By block size, the columns that must be kept, where the kernels of kept blocks share patterns: where those are fewer."""
+    taps = prod(layer.weight.shape[2:])
+    if taps == 1:
+        return {}
+    columns = packed(layer.as_columns, False)
+    return {n: blocks for n, blocks in columns.items() if blocks.sum(axis=1).max() < taps * kept[n].sum(axis=1).max()}
+
+
+def columns_plan(layer: Layer, n: int, kept: np.ndarray) -> Plan:
+    """The plan of a layer that is given as its columns."""
+    own = pattern.occupancy(layer.weight)
+    found = pattern.find(own)
+    density = float(pattern.kept_blocks(own, found.n).mean()) if found else float(kept.mean())
+    most = int(kept.sum(axis=1).max())
+    why = f"{1 - most / layer.channels:.0%} of the columns are skipped: the kernels of a block share the positions that they keep"
+    return Plan(layer, COLUMNS, n, kept, found and found.n, density, why, False)
 
 
 def reason(layer: Layer, found: pattern.Pattern | None, n: int, kept: np.ndarray, ignore_zeros: bool) -> str:
@@ -191,3 +224,9 @@ def pixel_lanes_cycles(work: Work, target: Target) -> float:
     copied = prod(flat.image) * work.channels / target.lanes if prod(work.stride) > 1 else 0  # vectors
     tile = pixel_lanes_conv2d.candidates(flat, target.lanes, target, most=1)[0]
     return pixel_lanes_conv2d.cycles(flat, target.lanes, tile, target) + COPY_CYCLES * copied
+
+
+@lru_cache(maxsize=4096)
+def columns_cycles(work: Work, target: Target) -> float:
+    """Cycles of the best tile."""
+    return columns_conv2d.estimate(work, target)

@@ -10,9 +10,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched import pattern
 from tvm_sched.explain import LayerChoice
-from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, phases, pixel_lanes_conv2d, winograd_conv2d
+from tvm_sched.kernels import columns_conv2d, depthwise_conv2d, direct_conv2d, phases, pixel_lanes_conv2d, winograd_conv2d
 from tvm_sched.passes.constants import as_array, constant, is_op, shape_of
-from tvm_sched.passes.layer_plan import PIXEL_LANES, Layer, choose
+from tvm_sched.passes.layer_plan import COLUMNS, PIXEL_LANES, Layer, choose
 from tvm_sched.targets import Target
 
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
@@ -88,7 +88,9 @@ class _Selector(PyExprMutator):
             self.record(layer.weight.size, None, layer.op, shape, None, 0.0, 0, layer.channels, layer.macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan = choose(layer, self.target, self.ignore_zeros)
-        data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, layer.groups), plan.kept, plan.n)
+        data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, plan.layer.groups), plan.kept, plan.n)
+        if plan.how == COLUMNS:
+            indices = columns_conv2d.places(indices, layer.channels, layer.weight.shape[2:], layer.dilation)
         packed = [constant(each) for each in (data, indices) if each is not None]
         told = (plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
         self.record(layer.weight.size, packed[0], layer.op, shape, *told, kept_macs=plan.kept_macs(layer))
@@ -107,6 +109,9 @@ class _Selector(PyExprMutator):
             x = self.builder_.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
             compute, name = pixel_lanes_conv2d.compute, pixel_lanes_conv2d.NAME
             arguments = {"shape": shape_of(call), "lanes": self.target.lanes}
+        elif plan.how == COLUMNS:
+            compute, name = columns_conv2d.compute, columns_conv2d.NAME
+            arguments = {"out_channels": len(layer.weight), "kernel": layer.weight.shape[2:]} | geometry
         else:
             compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
         return self.builder_.call_te(compute, x, *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)

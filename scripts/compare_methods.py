@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""Trains every cell of a grid of methods and writes a row for each to a CSV file.
+
+    python scripts/compare_methods.py results/methods.json --data DIR           all cells, one after the other
+    python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    and 2 2: two processes, half the cells each
+
+DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are skipped: a run that was cut off
+goes on where it was. `subp.experiments` explains grids and columns; scripts/plot_results.py makes a page of the rows.
+"""
+
+import time
+from pathlib import Path
+
+import click
+
+from subp import experiments
+from subp.errors import UserError
+
+SHORT = {"epochs": 2, "train_images": 500}
+
+
+@click.command()
+@click.argument("grid", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--data", envvar="SUBP_DATA", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the data sets."
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("results/methods.csv"), show_default=True)
+@click.option(
+    "--work", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/methods"), show_default=True,
+    help="Folder for dense networks that cells begin with.",
+)
+@click.option("--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M cells.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads.")
+@click.option("--list", "listing", is_flag=True, help="Show the cells and what they cost; train nothing.")
+@click.option("--trial", is_flag=True, help=f"Every cell for {SHORT['epochs']} epochs on {SHORT['train_images']} images, to see that it runs.")
+def command(grid, data, output, work, part, threads, listing, trial):
+    """Train every cell of GRID, a row each."""
+    import torch
+
+    torch.set_num_threads(threads)
+    cells = [shortened(cell) if trial else cell for cell in experiments.read_grid(grid)]
+    if listing:
+        for number, cell in enumerate(cells, 1):
+            click.echo(f"{number:3} {described(cell)}")
+        click.echo(f"{len(cells)} cells, {sum(cell.images for cell in cells):,} images")
+        return
+    done = {row["cell"] for row in experiments.read_rows(output)}
+    first, step = part
+    todo = [cell for cell in cells[first - 1 :: step] if cell.key not in done]
+    work.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(todo, 1):
+        started = time.perf_counter()
+        try:
+            row = experiments.run(cell, data, work, click.echo)
+        except UserError as error:
+            raise click.ClickException(f"{described(cell)}: {error}") from error
+        experiments.add_row(output, row)
+        rate = cell.images / (time.perf_counter() - started)
+        left = sum(other.images for other in todo[number:]) / rate / 60
+        click.echo(
+            f"[{number}/{len(todo)}] {described(cell)}: accuracy {row['accuracy']:.2%}, density {row['density']:.1%}, "
+            f"{row['images_per_s']} images/s, {row['seconds']} s; about {left:.0f} minutes to go"
+        )
+
+
+def shortened(cell):
+    """The cell, for a trial."""
+    from dataclasses import replace
+
+    return replace(cell, **SHORT, pretrain_epochs=1 if cell.pretrain_epochs else 0)
+
+
+def described(cell) -> str:
+    """One line."""
+    variant = f" ({cell.variant})" if cell.variant else ""
+    return f"{cell.network} {cell.method}{variant} n {cell.n} sparsity {cell.sparsity} seed {cell.seed}, {cell.epochs} epochs"
+
+
+if __name__ == "__main__":
+    command()

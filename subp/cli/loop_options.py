@@ -1,0 +1,53 @@
+"""The options of `subp train` that say how it trains, whatever the method."""
+
+from collections.abc import Callable
+
+import click
+
+from subp.cli.options import INPUT_FILE, setting
+from subp.config import AMP, AUTO_AUGMENT
+
+
+_OPTIONS = (
+    setting("--epochs", "Passes over the training images."),
+    setting("--batch-size", "Images in a step of training, of all processes together."),
+    setting("--lr", "Highest learning rate; falls to 0 along a cosine."),
+    setting("--weight-decay", "Not applied to biases and norms."),
+    setting("--label-smoothing", "Share of each label that is spread over all classes, from 0 to below 1."),
+    setting("--warmup-epochs", "Epochs in which the learning rate rises from 0."),
+    setting("--mixup", "Mix images in pairs: parameter alpha of mixup, such as 0.2; 0 for not."),
+    setting("--cutmix", "Paste parts of images into others: parameter alpha of cutmix, such as 1; 0 for not."),
+    setting("--random-erase", "Probability that a rectangle of a training image is blanked."),
+    setting("--auto-augment", "A policy of torchvision's for the training images.", type=click.Choice(list(AUTO_AUGMENT))),
+    setting("--ema", "Deliver averaged weights: what the average keeps of itself in a step, such as 0.999; 0 for not."),
+    setting("--accumulate", "Parts in which a batch passes through the network, where memory is short."),
+    setting("--amp", "Compute in bfloat16 or float16 where that is safe.", type=click.Choice(list(AMP))),
+    setting("--channels-last", "Lay images and weights out pixel by pixel."),
+    setting("--compile", "Compile the network by torch.compile; needs a C++ compiler on CPUs."),
+    setting("--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."),
+    click.option(
+        "--size",
+        type=click.IntRange(1),
+        help="Input size in pixels.  [default: the first image's shorter side, 224 at most; 32 for digits]",
+    ),
+    click.option(
+        "--weights",
+        type=INPUT_FILE,
+        metavar="FILE",
+        help="Begin with these weights: a state dict of the same network (.pt, .pth, .safetensors), or a checkpoint.",
+    ),
+    setting("--seed", "Of initialisation, order, augmentation, masks and split."),
+    click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it."),
+    setting("--skip-broken", "Leave out images that cannot be read, naming each, instead of ending."),
+    setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),
+    setting("--workers", "Processes that load images; 0 loads in the main one."),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"),
+    setting("--device", "cpu, cuda, cuda:1, mps, ..."),
+)
+
+
+def loop_options(command: Callable) -> Callable:
+    """Adds the options to a command, which gets them by the names of `Config`'s fields, where it has them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,23 @@
+"""What several methods share: how many are pruned, and a mask of the best."""
+
+import torch
+from torch import Tensor
+
+
+def count(fraction: float, candidates: int) -> int:
+    """floor(fraction * candidates); a product that only floating error puts below a whole number counts as that one."""
+    return int(fraction * candidates + 1e-6)
+
+
+def lowest(scores: Tensor, sparsity: float) -> Tensor:
+    """Indices [R, P] of the P = floor(sparsity * C) lowest of each row of scores [R, C], but for one at most.
+
+    Of equal scores the first is the lower.
+    """
+    candidates = scores.shape[1]
+    return scores.argsort(dim=1, stable=True)[:, : min(count(sparsity, candidates), candidates - 1)]
+
+
+def keep_best(scores: Tensor, sparsity: float) -> Tensor:
+    """Bool [R, C]: every row of scores [R, C] keeps all but its floor(sparsity * C) lowest, and at least one."""
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest(scores, sparsity), False)

@@ -1,0 +1,86 @@
+"""`subp advise`: estimates that fall with sparsity, accuracies beside them."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from subp import models
+from subp.cli.advise import Choice, command, estimated, pareto, trace
+from subp.errors import UserError
+from subp.macs import count_macs
+from subp.selection import all_places
+from tvm_sched import targets
+from tvm_sched.plan_costs import layer_cycles
+
+TARGET = replace(targets.get("x86-avx512"), cores=1)
+FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_layers_are_traced_with_their_multiply_adds():
+    model = models.create("mobilenet_v1_x0_25", 10)
+    layers = trace(model, (3, 64, 64))
+    macs = count_macs(model, all_places(model), (3, 64, 64))
+    assert {name: layer.macs for name, layer in layers.items()} == macs
+
+
+def test_estimates_fall_with_sparsity_and_with_the_frequency():
+    model = models.create("resnet20", 10)
+    dense, *pruned = estimated(model, (3, 32, 32), TARGET, [16], [0.5, 0.75, 0.9], 1.0)
+    times = [choice.ms for choice in pruned]
+    assert dense.ms > times[0] > times[1] > times[2]
+    assert estimated(model, (3, 32, 32), TARGET, [], [], 2.0)[0].ms == pytest.approx(dense.ms / 2)
+
+
+def test_no_layer_is_faster_than_the_machine():
+    for layer in trace(models.create("resnet20", 10), (3, 32, 32)).values():
+        if layer.weight.shape[2:] == (1, 1):  # Winograd takes fewer multiply-adds
+            assert layer_cycles(layer, TARGET) >= layer.macs / (TARGET.lanes * TARGET.fma_per_cycle)
+
+
+def test_the_table_has_a_line_a_sparsity_and_a_picture_is_written(tmp_path):
+    result = call("resnet20", *FEW, "--picture", tmp_path / "a.png")
+    assert result.exit_code == 0
+    assert "1x8" in result.output and "1x16" in result.output and "90%" in result.output
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def results(path, *rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("network", "method", "variant", "n", "sparsity", "accuracy"), *rows])
+    return path
+
+
+def test_mean_accuracies_stand_beside_the_estimates(tmp_path):
+    file = results(
+        tmp_path / "r.csv",
+        ("resnet20", "dense", "", 16, 0.0, 0.9),
+        ("resnet20", "subp", "", 16, 0.5, 0.8),
+        ("resnet20", "subp", "", 16, 0.5, 0.7),
+        ("resnet20", "subp", "tau 1", 16, 0.9, 0.1),
+        ("resnet20", "magnitude", "", 16, 0.9, 0.2),
+    )
+    result = call("resnet20", *FEW, "--results", file, "--picture", tmp_path / "a.png")
+    assert "75.0%" in result.output and "90.0%" in result.output
+    assert "10.0%" not in result.output and "20.0%" not in result.output
+    with pytest.raises(UserError, match="has no row of the network 'resnet32'"):
+        call("resnet32", *FEW, "--results", file)
+
+
+def test_the_front_holds_what_nothing_faster_reaches():
+    points = [(None, 10, 0.9), (16, 5, 0.85), (8, 6, 0.84), (32, 4, 0.7), (4, 3, None)]
+    choices = [Choice(n, 0.5, ms, accuracy) for n, ms, accuracy in points]
+    assert [choice.n for choice in pareto(choices)] == [32, 16, None]
+
+
+def test_wrong_input_is_told():
+    with pytest.raises(UserError, match="sparsities are per cent below 100, not 100"):
+        call("resnet20", "--sparsity", "100")
+    with pytest.raises(UserError, match="there is no model"):
+        call("resnet21", *FEW)

@@ -1,0 +1,65 @@
+"""Training over two processes, gloo on CPUs, as torchrun starts them."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from two_ranks import CONFIG, DATA, net
+
+from subp import checkpoint, training
+from subp.distributed import Ranks
+from subp.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """(folder, output of the processes, what each of the two reports)."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).with_name("two_ranks.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(script), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_masks_and_weights_are_bit_equal_on_every_rank_after_every_step(ranks):
+    _, _, (first, second) = ranks
+    assert len(first["masks"]) == CONFIG.epochs and len(set(first["masks"])) > 1
+    assert first["masks"] == second["masks"]
+    assert first["weights"] == second["weights"]
+
+
+def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks):
+    folder, _, (first, second) = ranks
+    alone = training.train(DATA, CONFIG, model=net())
+    together = checkpoint.load_model(folder / "run" / training.MODEL, net())[0]
+    for name, tensor in alone.model.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    for ours, theirs, others in zip(alone.history, first["history"], second["history"]):
+        for name in ours.keys() - {"images_per_s"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+            assert theirs[name] == others[name]
+
+
+def test_one_rank_alone_writes_and_talks(ranks):
+    folder, told, (first, second) = ranks
+    assert first["gathered"] == second["gathered"] == ["of 0", "of 1"]
+    assert {path.name for path in (folder / "run").iterdir()} == {training.CHECKPOINT, training.LOG, training.MODEL}
+    assert told.count("epoch 1/1") == told.count("validation accuracy ") - 1 == 1
+    assert checkpoint.load(folder / "command" / training.CHECKPOINT).metadata["epoch"] == 1
+
+
+def test_a_batch_must_divide_among_the_ranks():
+    with pytest.raises(UserError, match="batch_size = 9 does not divide among 2 processes"):
+        Ranks(0, 2, torch.device("cpu")).share(9)
+
+
+def test_a_batch_in_parts_trains_as_in_one_piece():
+    whole, parts = (training.train(DATA, replace(CONFIG, accumulate=parts), model=net()) for parts in (1, 3))
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    assert parts.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], rel=1e-5)
