@@ -14,6 +14,7 @@ from subp.masking import weight_names, weight_of
 # Of attention the input projection, the other is a Linear; of recurrent layers the matrices of all gates.
 PRUNABLE = (nn.Conv2d, nn.Linear, nn.MultiheadAttention, nn.RNNBase)
 _GATES = {"LSTM": 4, "GRU": 3}
+NARROWEST = 4  # outputs in a block that a layer takes where wider ones do not fit
 
 
 class Place(NamedTuple):
@@ -28,8 +29,8 @@ def select_layers(
 ) -> tuple[dict[str, Place], dict[str, str]]:
     """(places to prune by name, reason by name of each layer left dense), both in the model's order.
 
-    A place has its layer's name; in recurrent layers, which have several, 'rnn.weight_ih_l0' and so on. n must divide
-    a layer's outputs (of a convolution's group, or of a gate), m its inputs.
+    A place has its layer's name; in recurrent layers, which have several, 'rnn.weight_ih_l0' and so on. Blocks of n, or
+    narrower ones (`block_size`), must divide a layer's outputs (of a convolution's group, or of a gate), m its inputs.
 
     As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
     last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do
@@ -66,6 +67,27 @@ def select_layers(
             f"no layer is left to prune with n = {n} ({reasons}{more}): take another n, or include a layer by name"
         )
     return chosen, skipped
+
+
+def block_size(place: Place, n: int) -> int | None:
+    """The outputs in a block of this weight: n, or half of it, a quarter and so on down to `NARROWEST`, whichever is the
+    first that divides the outputs (of a convolution's group, or of a gate). None if none does.
+
+    Mobile networks have layers of 24 or 40 outputs: with n = 16 these take blocks of 8.
+    """
+    outputs = place_outputs(place)[0]
+    while outputs % n:
+        if n % 2 or n // 2 < NARROWEST:
+            return None
+        n //= 2
+    return n
+
+
+def place_outputs(place: Place) -> tuple[int, int]:
+    """(outputs of a part that blocks must not leave, number of parts): of a convolution's groups, of a recurrent layer's gates, or 1."""
+    layer = place.layer
+    parts = _GATES.get(layer.mode, 1) if isinstance(layer, nn.RNNBase) else getattr(layer, "groups", 1)
+    return weight_of(*place).shape[0] // parts, parts
 
 
 def places_of(layer_name: str, layer: nn.Module) -> dict[str, Place]:
@@ -127,13 +149,13 @@ def _misfit(place: Place, n: int, m: int, uses: Counter) -> str | None:
     layer, weight = place.layer, weight_of(*place)
     if uses[id(weight)] > 1:
         return "its weight is shared with another layer"
-    outputs, inputs, groups = *weight.shape[:2], getattr(layer, "groups", 1)
+    inputs, groups = weight.shape[1], getattr(layer, "groups", 1)
     if groups > 1 and inputs == 1:
         return "depthwise"
-    parts = _GATES.get(layer.mode, 1) if isinstance(layer, nn.RNNBase) else groups
-    if outputs // parts % n:
+    if block_size(place, n) is None:
+        outputs, parts = place_outputs(place)
         of_part = "" if parts == 1 else f" of each of its {parts} {'groups' if groups > 1 else 'gates'}"
-        return f"{outputs // parts} outputs{of_part} do not divide into blocks of {n}"
+        return f"{outputs} outputs{of_part} do not divide into blocks of {f'{NARROWEST} to ' if n > NARROWEST else ''}{n}"
     if inputs % m:
         return f"{inputs} inputs do not divide into groups of {m}"
     return None

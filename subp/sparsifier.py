@@ -34,7 +34,7 @@ from subp.rearrange import LayerReport, by_l1_norm, example_input
 from subp.rearrange import rearrange as rearrange_filters
 from subp.regrouping import Regrouping
 from subp.seeds import generator
-from subp.selection import all_places, parameter_names, places_of, select_layers
+from subp.selection import all_places, block_size, parameter_names, places_of, select_layers
 from subp.settings import Settings
 
 
@@ -53,9 +53,9 @@ class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
     model:           any nn.Module; its Conv2d and Linear layers, the input projections of MultiheadAttention and the
-                     matrices of recurrent layers are pruned where n divides their outputs (of each group, if grouped;
-                     of each gate, if recurrent)
-    n:               outputs in a block, for methods that have blocks
+                     matrices of recurrent layers are pruned
+    n:               outputs in a block, for methods that have blocks; fewer in a layer whose outputs (of each group, if
+                     grouped; of each gate, if recurrent) n does not divide, see subp.selection.block_size
     m:               inputs in a group, for "sr-ste": N:M with N = (1 - sparsity) * m
     sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own units;
                      0.75 unless a target is given
@@ -138,8 +138,9 @@ class Sparsifier:
         self.places, self.skipped = select_layers(
             model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
         )
+        self._n = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
         if sparsity is None and given:
-            settings = replace(settings, sparsity=self._solved(n, m, target_macs, target_weights, input_shape))
+            settings = replace(settings, sparsity=self._solved(m, target_macs, target_weights, input_shape))
         self.settings = settings
         require(
             input_shape is not None or not (rearrange or self._method.regroups),
@@ -152,7 +153,7 @@ class Sparsifier:
         self._masks = {
             name: masking.attach(
                 layer,
-                self._method.mask_shape(masking.weight_of(layer, weight), n),
+                self._method.mask_shape(masking.weight_of(layer, weight), self._n[name]),
                 self.settings.soft,
                 decay,
                 name=weight,
@@ -164,7 +165,7 @@ class Sparsifier:
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
         return rearrange_filters(self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights))
 
-    def _solved(self, n, m, target_macs, target_weights, input_shape) -> float:
+    def _solved(self, m, target_macs, target_weights, input_shape) -> float:
         """The sparsity at which the whole network meets its target."""
         places = all_places(self.model)
         if target_weights is not None:
@@ -175,7 +176,7 @@ class Sparsifier:
             costs, target, unit = count_macs(self.model, places, input_shape), target_macs, "multiply-accumulates"
         require(target > 0, f"a target of {target} {unit} is not above 0")
         shares = [
-            budgets.Share(costs[name], self._method.ranked(masking.weight_of(*place), n, m))
+            budgets.Share(costs[name], self._method.ranked(masking.weight_of(*place), self._n[name], m))
             for name, place in self.places.items()
             if name in costs
         ]
@@ -224,7 +225,7 @@ class Sparsifier:
         s = self.settings
         rate = schedules.pruning_rate(s.schedule, epoch, s.start, s.end, s.sparsity)
         draws = generator(s.seed, "mask", name, epoch)
-        return Step(s.n, s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
+        return Step(self._n.get(name, s.n), s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
@@ -261,12 +262,13 @@ class Sparsifier:
 
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
-        masks, n = self.masks, self.settings.n if self._method.uses_n else None
+        masks = self.masks
         rows = []
         for layer_name, layer in self.model.named_modules():
             kind = parametrize.type_before_parametrizations(layer).__name__
             for name in {layer_name: None} | places_of(layer_name, layer):
                 if name in masks:
+                    n = self._n[name] if self._method.uses_n else None
                     rows.append(LayerState(name, kind, n, blocks.density(masks[name]), None))
                 elif name in self.skipped:
                     rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))

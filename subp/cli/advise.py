@@ -144,13 +144,13 @@ def with_zeros(module: "nn.Module", layers: dict[str, "Layer"], n: int, sparsity
     from subp.blocks import expand_mask
     from subp.methods import random_uniform
     from subp.seeds import generator
-    from subp.selection import select_layers
+    from subp.selection import block_size, select_layers
 
     pruned = dict(layers)
-    for name in select_layers(module, n)[0]:
+    for name, place in select_layers(module, n)[0].items():
         if name in layers:
             weight = layers[name].weight
-            mask = random_uniform.step(weight.shape[0] // n, weight.shape[1], sparsity, generator(0, name))
+            mask = random_uniform.step(weight.shape[0] // block_size(place, n), weight.shape[1], sparsity, generator(0, name))
             pruned[name] = replace(layers[name], weight=weight * expand_mask(mask, weight.shape).numpy())
     return pruned
 

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize, prune
 
 from subp import masking, models
 from subp.errors import UserError
-from subp.selection import select_layers
+from subp.selection import Place, block_size, select_layers
 from subp.sparsifier import Sparsifier
 
 
@@ -19,7 +19,9 @@ class Mixed(nn.Module):
         self.pointwise = nn.Conv2d(32, 64, 1)
         self.grouped = nn.Conv2d(64, 64, 3, groups=4)
         self.narrow_groups = nn.Conv2d(64, 32, 3, groups=4)
-        self.odd = nn.Conv2d(32, 20, 1)
+        self.narrower_groups = nn.Conv2d(32, 8, 3, groups=4)
+        self.even = nn.Conv2d(32, 20, 1)
+        self.odd = nn.Conv2d(32, 10, 1)
         self.up = nn.ConvTranspose2d(20, 16, 2)
         self.hidden = nn.Linear(16, 32)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
@@ -31,12 +33,12 @@ class Mixed(nn.Module):
 
 def test_convolutions_and_linear_layers_that_fit_are_pruned_and_every_other_has_its_reason():
     layers, skipped = select_layers(Mixed(), 16)
-    assert list(layers) == ["pointwise", "grouped", "hidden"]
+    assert list(layers) == ["pointwise", "grouped", "narrow_groups", "even", "hidden"]
     assert skipped == {
         "stem": "stem (first convolution)",
         "depthwise": "depthwise",
-        "narrow_groups": "8 outputs of each of its 4 groups do not divide into blocks of 16",
-        "odd": "20 outputs do not divide into blocks of 16",
+        "narrower_groups": "2 outputs of each of its 4 groups do not divide into blocks of 4 to 16",
+        "odd": "10 outputs do not divide into blocks of 4 to 16",
         "up": "ConvTranspose2d is not supported",
         "normed": "its weight is parametrized already",
         "tied": "its weight is shared with another layer",
@@ -47,7 +49,7 @@ def test_convolutions_and_linear_layers_that_fit_are_pruned_and_every_other_has_
 
 def test_patterns_exclude_and_include():
     layers, skipped = select_layers(Mixed(), 16, exclude=["p*wise", "hid*"], include=["stem", "head"])
-    assert list(layers) == ["stem", "grouped", "head"]
+    assert list(layers) == ["stem", "grouped", "narrow_groups", "even", "head"]
     assert skipped["pointwise"] == "excluded by 'p*wise'"
 
 
@@ -60,13 +62,18 @@ def test_a_pattern_that_matches_nothing_is_refused():
     "model, n, message",
     [
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv2d, Linear or recurrent layer to prune"),
-        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide"),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide into blocks of 4 to 16"),
         (nn.Linear(8, 16), 16, "Linear: classifier"),
     ],
 )
 def test_a_model_with_nothing_to_prune_is_refused_with_the_reasons(model, n, message):
     with pytest.raises(UserError, match=message):
         select_layers(model, n)
+
+
+@pytest.mark.parametrize("outputs, n, expected", [(64, 16, 16), (24, 16, 8), (40, 32, 8), (20, 16, 4), (10, 16, None), (6, 6, 6), (9, 6, None), (7, 1, 1)])
+def test_blocks_are_narrower_where_wide_ones_do_not_fit(outputs, n, expected):
+    assert block_size(Place(nn.Linear(8, outputs), "weight"), n) == expected
 
 
 def test_weights_computed_from_other_parameters_stay_dense():

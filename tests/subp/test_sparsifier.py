@@ -210,7 +210,7 @@ def test_the_summary_lists_every_layer_once_in_order():
         ("1", "Conv2d", 8, 0.25, None),
         ("4", "Conv2d", 8, 0.25, None),
         ("6", "Linear", 8, 0.25, None),
-        ("7", "Linear", None, 1.0, "10 outputs do not divide into blocks of 8"),
+        ("7", "Linear", None, 1.0, "10 outputs do not divide into blocks of 4 to 8"),
     ]
 
 
@@ -269,3 +269,13 @@ def test_data_parallel_ranks_have_equal_masks_after_every_step(tmp_path):
     for epoch in range(3):
         first, second = (torch.load(tmp_path / f"{epoch}.{rank}") for rank in range(2))
         assert equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["subp", "nonuniform", "one-by-n", "random"])
+def test_a_layer_that_wide_blocks_do_not_fit_takes_narrower_ones(method):
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 24, 1), nn.Conv2d(24, 32, 1), nn.Flatten(), nn.Linear(32 * 36, 10))
+    sparsifier = Sparsifier(model, n=16, sparsity=0.5, method=method, epochs=1, start=0, end=0)
+    sparsifier.step(0)
+    assert {row.name: row.n for row in sparsifier.summary() if row.n} == {"1": 8, "2": 16}
+    assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {"1": (3, 32), "2": (2, 24)}
+    assert sparsifier.density == pytest.approx(0.5)

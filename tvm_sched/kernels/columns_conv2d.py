@@ -16,7 +16,7 @@ import numpy as np
 from tvm import te
 
 from tvm_sched.kernels import direct_conv2d, register_tile
-from tvm_sched.kernels.register_tile import LOADS_PER_CYCLE, Work
+from tvm_sched.kernels.register_tile import Work
 from tvm_sched.targets import Target
 
 NAME = "columns_conv2d"  # of the function; its block is direct_conv2d's
@@ -57,4 +57,4 @@ def estimate(work: Work, target: Target) -> float:
     work = replace(work, kernel=(1, 1), padded=True, indexed=True)
     tile = register_tile.candidates(work, target, most=1)[0]
     steps = work.groups * work.kept * work.batch * work.height * work.width / (tile.rows * tile.cols)
-    return register_tile.cycles(work, tile, target) + 2 * steps / LOADS_PER_CYCLE / target.cores
+    return register_tile.cycles(work, tile, target) + 2 * steps / target.loads_per_cycle / target.cores

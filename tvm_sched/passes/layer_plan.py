@@ -133,7 +133,7 @@ def choose(layer: Layer, target: Target, ignore_zeros: bool = False) -> Plan:
 
     phased, how, n = min(estimates, key=preference)
     if how == COLUMNS:
-        return columns_plan(layer.as_columns, n, columns[n])
+        return columns_plan(layer.as_columns, n, columns[n], estimates[phased, how, n])
     why = reason(layer, found, n, packings[False, n], ignore_zeros)
     return Plan(variants[phased], how, n, packings[phased, n], found and found.n, density, why, phased, estimates[phased, how, n])
 
@@ -153,14 +153,14 @@ def patterned(layer: Layer, kept: dict[int, np.ndarray]) -> dict[int, np.ndarray
     return {n: blocks for n, blocks in columns.items() if blocks.sum(axis=1).max() < taps * kept[n].sum(axis=1).max()}
 
 
-def columns_plan(layer: Layer, n: int, kept: np.ndarray) -> Plan:
+def columns_plan(layer: Layer, n: int, kept: np.ndarray, cycles: float) -> Plan:
     """The plan of a layer that is given as its columns."""
     own = pattern.occupancy(layer.weight)
     found = pattern.find(own)
     density = float(pattern.kept_blocks(own, found.n).mean()) if found else float(kept.mean())
     most = int(kept.sum(axis=1).max())
     why = f"{1 - most / layer.channels:.0%} of the columns are skipped: the kernels of a block share the positions that they keep"
-    return Plan(layer, COLUMNS, n, kept, found and found.n, density, why, False)
+    return Plan(layer, COLUMNS, n, kept, found and found.n, density, why, False, cycles)
 
 
 def reason(layer: Layer, found: pattern.Pattern | None, n: int, kept: np.ndarray, ignore_zeros: bool) -> str:
