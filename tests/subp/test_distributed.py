@@ -15,26 +15,34 @@ from subp.distributed import Ranks
 from subp.errors import UserError
 
 
+pytestmark = pytest.mark.xdist_group("ranks")  # their processes start once, in one worker
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """(folder, output of the processes, what each of the two reports)."""
+    """(folder, what each of the two processes reports)."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("two_ranks.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, str(script), str(folder)], capture_output=True, text=True)
+    torchrun(str(Path(__file__).with_name("two_ranks.py")), str(folder))
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def torchrun(*words: str) -> str:
+    """What two processes print that run this."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return folder, done.stdout, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return done.stdout
 
 
 def test_masks_and_weights_are_bit_equal_on_every_rank_after_every_step(ranks):
-    _, _, (first, second) = ranks
+    _, (first, second) = ranks
     assert len(first["masks"]) == CONFIG.epochs and len(set(first["masks"])) > 1
     assert first["masks"] == second["masks"]
     assert first["weights"] == second["weights"]
 
 
 def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks):
-    folder, _, (first, second) = ranks
+    folder, (first, second) = ranks
     alone = training.train(DATA, CONFIG, model=net())
     together = checkpoint.load_model(folder / "run" / training.MODEL, net())[0]
     for name, tensor in alone.model.state_dict().items():
@@ -45,12 +53,17 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
             assert theirs[name] == others[name]
 
 
-def test_one_rank_alone_writes_and_talks(ranks):
-    folder, told, (first, second) = ranks
+def test_one_rank_alone_writes(ranks):
+    folder, (first, second) = ranks
     assert first["gathered"] == second["gathered"] == ["of 0", "of 1"]
     assert {path.name for path in (folder / "run").iterdir()} == {training.CHECKPOINT, training.LOG, training.MODEL}
+
+
+def test_the_command_trains_with_two_processes_of_which_one_talks(tmp_path):
+    options = ["--model", "resnet20", "--size", "8", "--batch-size", "512", "--epochs", "1", "--threads", "1"]
+    told = torchrun("-m", "subp", "train", "digits", *options, "-o", str(tmp_path / "run"))
     assert told.count("epoch 1/1") == told.count("validation accuracy ") - 1 == 1
-    assert checkpoint.load(folder / "command" / training.CHECKPOINT).metadata["epoch"] == 1
+    assert checkpoint.load(tmp_path / "run" / training.CHECKPOINT).metadata["epoch"] == 1
 
 
 def test_a_batch_must_divide_among_the_ranks():

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from subp import data, training
-from subp.cli import exit_code
 from subp.config import Config
 from subp.distributed import Ranks
 from subp.sparsifier import Sparsifier
@@ -66,9 +65,6 @@ def main(folder):
     report = {"gathered": gathered, "masks": masks, "history": result.history, "weights": digest(result.model.state_dict())}
     (folder / f"{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
-    code = exit_code(["train", "digits", "--model", "resnet20", "--size", "8", "--batch-size", "512", "--epochs", "1",
-                      "--threads", "1", "-o", str(folder / "command")])  # fmt: skip
-    sys.exit(code)
 
 
 if __name__ == "__main__":
