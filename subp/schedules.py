@@ -59,3 +59,8 @@ def pruning_rate(schedule: str, epoch: int, start: int, end: int, sparsity: floa
     if epoch <= start:
         return 0.0
     return sparsity * SCHEDULES[schedule]((epoch - start) / (end - start))
+
+
+def count(fraction: float, candidates: int) -> int:
+    """floor(fraction * candidates); a product that only floating error puts below a whole number counts as that one."""
+    return int(fraction * candidates + 1e-6)

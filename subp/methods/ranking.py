@@ -1,12 +1,9 @@
-"""What several methods share: how many are pruned, and a mask of the best."""
+"""What several methods share: which are pruned, and a mask of the best."""
 
 import torch
 from torch import Tensor
 
-
-def count(fraction: float, candidates: int) -> int:
-    """floor(fraction * candidates); a product that only floating error puts below a whole number counts as that one."""
-    return int(fraction * candidates + 1e-6)
+from subp.schedules import count
 
 
 def lowest(scores: Tensor, sparsity: float) -> Tensor:

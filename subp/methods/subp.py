@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from subp.methods.ranking import count, keep_best, lowest
+from subp.methods.ranking import keep_best, lowest
+from subp.schedules import count
 
 
 def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator) -> Tensor:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from subp.methods.ranking import count
 from subp.methods.subp import draw, step
+from subp.schedules import count
 
 
 def generator(seed=0):

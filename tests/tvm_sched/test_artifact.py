@@ -253,7 +253,7 @@ def test_a_loaded_artifact_is_not_saved_again(saved, tmp_path):
 def test_an_existing_file_survives_a_save_that_fails(compiled, tmp_path, monkeypatch):
     path = tmp_path / "net.so"
     path.write_bytes(b"precious")
-    monkeypatch.setattr(toolchain, "linker", lambda target: ["false"])
+    monkeypatch.setattr(toolchain, "linker", lambda target, cc=None: ["false"])
     refused(lambda: compiled.save(path), "false cannot link")
     monkeypatch.undo()
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
