@@ -9,8 +9,6 @@ from subp.cli import quickstart
 from subp.cli.checks import CheckFailed
 from subp.cli.quickstart import Budget, Quickstart
 
-pytestmark = pytest.mark.xdist_group("quickstart")
-
 SMALL = Budget(epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64)
 
 

@@ -15,9 +15,6 @@ from subp.distributed import Ranks
 from subp.errors import UserError
 
 
-pytestmark = pytest.mark.xdist_group("ranks")  # their processes start once, in one worker
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """(folder, what each of the two processes reports)."""
