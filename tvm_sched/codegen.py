@@ -1,18 +1,21 @@
 """From scheduled functions to machine code: TVM's own lowering, with passes of ours in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
 import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
+from tvm.tirx import PrimFunc
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
+from tvm.tirx.transform import prim_func_pass
 
 from tvm_sched.passes.constants import is_op
-from tvm_sched.passes.flatten_indices import flatten_indices
+from tvm_sched.passes.flatten_indices import with_flat_indices
 from tvm_sched.passes.hoist_constants import PREPARE
-from tvm_sched.passes.insert_prefetches import insert_prefetches
-from tvm_sched.passes.keep_registers import keep_registers
+from tvm_sched.passes.insert_prefetches import with_prefetches
+from tvm_sched.passes.keep_registers import with_registers
 from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"
@@ -23,12 +26,17 @@ def build(mod: IRModule, target: Target):
     return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
 
 
+def each(rewrite: Callable[[PrimFunc], PrimFunc]):
+    """The pass that rewrites each TIR function."""
+    return prim_func_pass(lambda func, _mod, _context: rewrite(func), opt_level=0, name=rewrite.__name__)
+
+
 def passes():
     """(passes of the whole module, of the host's part, of other devices' parts), as TVM wants them."""
     lower, finalize_host, finalize_device = get_tir_pipeline("default")
     return (
-        tvm.transform.Sequential([flatten_indices, insert_prefetches, lower]),
-        lambda: tvm.transform.Sequential([keep_registers, finalize_host()]),
+        tvm.transform.Sequential([each(with_flat_indices), each(with_prefetches), lower]),
+        lambda: tvm.transform.Sequential([each(with_registers), finalize_host()]),
         finalize_device,
     )
 

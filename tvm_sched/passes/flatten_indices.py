@@ -7,26 +7,16 @@ kernel's time. Here the row's number joins the column's while p is still one var
 
 from functools import reduce
 
-import tvm
 import tvm_ffi
-from tvm import IRModule, ir, tirx
+from tvm import ir, tirx
 from tvm.sym import Analyzer
 from tvm.tirx import PrimFunc
 
 DIVISIONS = (tirx.FloorDiv, tirx.FloorMod)
 
 
-@tvm.transform.module_pass(opt_level=0)
-def flatten_indices(mod: IRModule, _) -> IRModule:
-    """Rewrites loads and stores of all TIR functions, before their blocks are lowered."""
-    for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc):
-            mod.update_func(var, with_flat_indices(func))
-    return mod
-
-
 def with_flat_indices(func: PrimFunc) -> PrimFunc:
-    """The function with the pixels of its arguments addressed by one number where that takes no division."""
+    """The function with the pixels of its arguments addressed by one number where that takes no division. To run before blocks are lowered."""
     arguments = set(func.params)
 
     def load(expr):

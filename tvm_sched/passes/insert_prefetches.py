@@ -9,9 +9,8 @@ A schedule marks the loop of its sum (`loops.prefetch_weights`): that is all tha
 
 from itertools import product
 
-import tvm
 import tvm_ffi
-from tvm import IRModule, ir, tirx
+from tvm import ir, tirx
 from tvm.s_tir import SBlockRealize
 from tvm.tirx import PrimFunc
 
@@ -21,15 +20,6 @@ from tvm_sched.kernels.loops import PREFETCH
 AHEAD = 4096  # bytes; a few hundred nanoseconds of work
 LINE, FLOAT = 64, 4  # bytes
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
-
-
-@tvm.transform.module_pass(opt_level=0)
-def insert_prefetches(mod: IRModule, _) -> IRModule:
-    """Puts prefetches into the marked loops of all TIR functions."""
-    for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc):
-            mod.update_func(var, with_prefetches(func))
-    return mod
 
 
 def with_prefetches(func: PrimFunc) -> PrimFunc:

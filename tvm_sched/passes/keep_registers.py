@@ -7,22 +7,17 @@ nobody takes becomes registers for certain.
 
 from math import prod
 
-import tvm
 import tvm_ffi
-from tvm import DataType, IRModule, tirx
+from tvm import DataType, tirx
 from tvm.tirx import PrimFunc
 
 ON_STACK = "disable_lower_builtin"  # TVM's annotation: this allocation is left to the code generator
 MOST = 1 << 14  # bytes of a buffer; larger ones are no registers
 
 
-@tvm.transform.module_pass(opt_level=0)
-def keep_registers(mod: IRModule, _) -> IRModule:
-    """Marks the small local buffers of all TIR functions. To run right before LowerTVMBuiltin."""
-    for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc):
-            mod.update_func(var, tvm_ffi.structural_map(func, (tirx.AllocBuffer, on_stack)))
-    return mod
+def with_registers(func: PrimFunc) -> PrimFunc:
+    """The function with its small local buffers marked. To run right before LowerTVMBuiltin."""
+    return tvm_ffi.structural_map(func, (tirx.AllocBuffer, on_stack))
 
 
 def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
