@@ -38,7 +38,7 @@ _OPTIONS = (
         "sr-ste: N:M; dense: nothing.",
         type=click.Choice(METHODS),
     ),
-    setting("--n", "Block size: output channels that are kept or pruned together."),
+    setting("--n", "Block size: output channels that are kept or pruned together; in layers that it does not divide a half, a quarter, ..., of it."),
     setting("--m", "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
     setting(
         "--sparsity",
