@@ -43,7 +43,8 @@ class BestRecords:
 
     def best(self, func: PrimFunc) -> Schedule | None:
         """The schedule recorded for `func`; None if there is none."""
-        mod, line = workload(func), self.line(func)
+        mod = workload(func)
+        line = self.line(mod)
         if line is None:
             return None
         sch = Schedule(mod)
@@ -56,11 +57,11 @@ class BestRecords:
 
     def kind(self, func: PrimFunc) -> str:
         """What the schedule of `func` comes from, in words."""
-        return "estimate" if "estimated_tile" in (self.line(func) or {}) else "record"
+        return "estimate" if "estimated_tile" in (self.line(workload(func)) or {}) else "record"
 
-    def line(self, func: PrimFunc) -> dict | None:
-        """The line of `func`; None if there is none."""
-        return self.lines.get(str(structural_hash(workload(func))))
+    def line(self, mod: IRModule) -> dict | None:
+        """The line of a kernel, `mod` as `records.workload` makes it; None if there is none."""
+        return self.lines.get(str(structural_hash(mod)))
 
 
 def write_best(records: Path, folder: Path) -> int:

@@ -63,9 +63,14 @@ def fetched(package: str, arch: str) -> Path:
         with zipfile.ZipFile(wheels[0]) as wheel:
             for member in FILES[package].values():
                 (made / Path(member).name).write_bytes(wheel.read(member))
-        try:
-            made.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+        keep(made, folder)
     return folder
+
+
+def keep(made: Path, folder: Path) -> None:
+    """Moves a finished folder to where it is kept, unless another process has put one there meanwhile."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise

@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tvm_sched.wheels import keep
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "debian"
 MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")  # old releases move from the one to the other
 OLDEST = "bullseye"  # Debian 11, glibc 2.31: the oldest system that is promised to do
@@ -60,11 +62,7 @@ def root(packages: tuple[str, ...] = ("libstdc++6",), release: str = OLDEST, arc
             raise Unavailable(f"{', '.join(packages)} of Debian's {release} for {architecture}: {failure}")
         for package in sorted((apt / "archives").glob("*.deb")):
             subprocess.run(["dpkg-deb", "--extract", str(package), str(unpacked)], check=True)
-        try:
-            unpacked.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+        keep(unpacked, folder)
     return folder
 
 

@@ -135,15 +135,15 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: 
         sums * per_register * (fma_cycles or 1 / target.fma_per_cycle), loads / target.loads_per_cycle, target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
-    transpose, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
+    load, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
     if target.scalar_operand == "lane":
-        transpose, store = NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES
+        load, store = NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES
     else:
         step += STEP_CYCLES
     # A loop over the kept channels that ends costs about 20 cycles.
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * work.groups * work.n // tile.rows
     product = register_tiles * (work.kept * step + 20)
-    transposition = vectors * (transpose * work.channels + store * work.groups * work.n)
+    transposition = vectors * (load * work.channels + store * work.groups * work.n)
     left = 0.0
     if rest:
         bands = bands_of(work.width, lanes)
