@@ -1,8 +1,8 @@
 """Comparing methods: a grid of cells, each one training run by the ordinary trainer and one row of a CSV file.
 
 A grid is a JSON file: {"defaults": {field: value}, "cells": [{field: value or list of values}, ...]}, the fields being
-those of `Cell`. A list, except of `exclude`, makes a cell for each of its values; cells run in the order of the file, so
-the important ones come first. A cell that has its row is not run again.
+those of `Cell`. A list, outside `options`, makes a cell for each of its values; a cell's options add to the defaults'.
+Cells run in the order of the file, so the important ones come first. A cell that has its row is not run again.
 
 Accuracy is that of the last epoch, on the whole validation set; `pretrain_epochs` of a cell's `epochs` train the dense
 network that a one-shot method begins with, so equal `epochs` are equal work.
@@ -86,7 +86,8 @@ def read_grid(path: Path) -> list[Cell]:
     """The cells of a grid file, in order. Raises UserError, saying where, for one that cannot be read."""
     try:
         grid = json.loads(path.read_text())
-        entries = [grid.get("defaults", {}) | entry for entry in grid["cells"]]
+        defaults = grid.get("defaults", {})
+        entries = [defaults | entry | {"options": defaults.get("options", {}) | entry.get("options", {})} for entry in grid["cells"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a grid of cells: {error!r}") from error
     cells = [cell for number, entry in enumerate(entries) for cell in _expanded(entry, f"cell {number + 1} of {path}")]
