@@ -59,6 +59,11 @@ class BestRecords:
         """What the schedule of `func` comes from, in words."""
         return "estimate" if "estimated_tile" in (self.line(workload(func)) or {}) else "record"
 
+    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
+        """What `func` takes by its record, an estimate at `ghz`; None if there is none."""
+        line = self.line(workload(func))
+        return line and line["seconds"] / (ghz if "estimated_tile" in line else 1)
+
     def line(self, mod: IRModule) -> dict | None:
         """The line of a kernel, `mod` as `records.workload` makes it; None if there is none."""
         return self.lines.get(str(structural_hash(mod)))

@@ -10,6 +10,7 @@ An estimate, by static analysis; nothing is measured. What is assumed:
 - Calls cost nothing beside their work, cores do not throttle, and nothing else runs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -39,10 +40,23 @@ class Board:
 
     ghz: float
     dram_gb_s: float  # sustained by all cores together
-    last_cache_bytes: int
+    last_cache_bytes: float
+
+    def dram_seconds(self, call: "Call") -> float:
+        """What a call has to wait for DRAM at least."""
+        return (call.stored + (call.moved if call.moved > self.last_cache_bytes else 0)) / self.dram_gb_s * 1e-9
 
 
 RASPBERRY_PI_5 = Board(ghz=2.4, dram_gb_s=10.0, last_cache_bytes=2 * 1024 * 1024)  # of LPDDR4X-4267's 17.1 GB/s; 10 is an assumption
+
+
+@dataclass(frozen=True)
+class Call:
+    """Of a function in a network: the bytes of weights that it reads, and those of the activations that it reads and writes."""
+
+    func: PrimFunc
+    stored: int
+    moved: int
 
 
 @dataclass(frozen=True)
@@ -95,24 +109,29 @@ class Estimator:
 
     def network_seconds(self, mod: IRModule, board: Board) -> float:
         """Seconds of 'main' of a fused, not yet scheduled network (`pipeline.fused`)."""
-        prepared, total = set(), 0.0
-        for binding in pipeline.kernel_bindings(mod):
-            name, args = binding.value.args[:2]
-            weights = [arg for arg in args if isinstance(arg, GenericConst) or arg in prepared]
-            if len(weights) == len(args):  # computed once, when the network is loaded
-                prepared.add(binding.var)
-                continue
-            stored = sum(codegen.bytes_of(each.ty) for each in weights)
-            moved = codegen.bytes_of(binding.var.ty) + sum(codegen.bytes_of(arg.ty) for arg in args if arg not in weights)
-            far = stored + (moved if moved > board.last_cache_bytes else 0)
-            guess = self.guess(mod[name])
-            cycles = guess.cycles if guess else (stored + moved) / MOVED_PER_CYCLE / self.target.cores
-            total += max(cycles / board.ghz, far / board.dram_gb_s) * 1e-9
+        total = 0.0
+        for call in calls(mod):
+            guess = self.guess(call.func)
+            cycles = guess.cycles if guess else (call.stored + call.moved) / MOVED_PER_CYCLE / self.target.cores
+            total += max(cycles / board.ghz * 1e-9, board.dram_seconds(call))
         return total
 
 
-def kernel_cycles(kernel, sch: Schedule, tile, target: Target, fma_cycles: float) -> float:
-    """Cycles of a function that holds `kernel`, on the busiest core."""
+def calls(mod: IRModule) -> Iterator[Call]:
+    """Those of 'main' of a fused network, without what is computed once, when the network is loaded."""
+    prepared = set()
+    for binding in pipeline.kernel_bindings(mod):
+        name, args = binding.value.args[:2]
+        weights = [arg for arg in args if isinstance(arg, GenericConst) or arg in prepared]
+        if len(weights) == len(args):
+            prepared.add(binding.var)
+            continue
+        moved = codegen.bytes_of(binding.var.ty) + sum(codegen.bytes_of(arg.ty) for arg in args if arg not in weights)
+        yield Call(mod[name], sum(codegen.bytes_of(each.ty) for each in weights), moved)
+
+
+def kernel_cycles(kernel, sch: Schedule, tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Cycles of a function that holds `kernel`, on the busiest core. `fma_cycles` as in `register_tile.cycles`."""
     if kernel is depthwise_conv2d:
         return depthwise_conv2d.cycles(sch, tile, target, fma_cycles)
     notes = sch.get(find_block(sch, kernel.NAME)).annotations

@@ -70,6 +70,11 @@ class Records:
         """What the schedule of `func` comes from, in words."""
         return "record"
 
+    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
+        """What `func` takes by its fastest record, whatever the frequency; None if there is none."""
+        records = self.measured(func, most=1)
+        return median(map(float, records[0].run_secs)) if records else None
+
     def measured(self, func: PrimFunc, most: int | None = None) -> list:
         """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the most.
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +12,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options import INPUT_FILE, Numbers, OutputFile, target_option
+from subp.cli.options import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
 from subp.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from rich.console import Console
+    from torch import Tensor, nn
+    from tvm import IRModule
 
-    from tvm_sched.passes.layer_plan import Layer
     from tvm_sched.targets import Target
 
 SIZES = [4, 8, 16, 32, 64]
 SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
-GHZ = {"cortex-a76": 2.4}  # Raspberry Pi 5
+A76 = "cortex-a76"  # estimated as on a Raspberry Pi 5
 OTHER_GHZ = 3.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to prune the network. n is None for the dense one; accuracy where one was measured, with its seeds."""
+    """A way to prune the network. n is None for the dense one; `measured` is the share of `ms` that tuning records tell; accuracy where
+    one was measured, with its seeds.
+    """
 
     n: int | None
     sparsity: float
     ms: float
+    measured: float = 0.0
     accuracy: float | None = None
     seeds: int = 0
 
@@ -44,115 +50,102 @@ class Choice:
 @click.command()
 @click.argument("model")
 @target_option
-@click.option("--size", type=click.IntRange(1), default=224, show_default=True, help="Height and width of the images.")
+@click.option("--size", type=click.IntRange(1), help="Height and width of the images [the checkpoint's, or 224].")
 @click.option("--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]")
 @click.option("--sparsity", "sparsities", type=Numbers(), default=SPARSITIES, help="Per cent, comma-separated.  [default: 50 to 95]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
-@click.option("--ghz", type=float, help="The CPU's frequency.  [default: 2.4 for cortex-a76, else 3.0]")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--ghz", type=float, help=f"The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else {OTHER_GHZ:g}]")
+@click.option("--code", help="FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run.")
 @click.option("--results", type=INPUT_FILE, help="CSV of scripts/compare_methods.py: measured accuracies stand beside the latencies.")
 @click.option("--network", help="The network's name in that file.  [default: MODEL]")
 @click.option("--method", default="subp", show_default=True, help="The method in that file.")
 @click.option("--picture", type=OutputFile(), help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.")
-def command(model, target, size, sizes, sparsities, threads, ghz, results, network, method, picture) -> None:
-    """Estimate MODEL's latency for block sizes and sparsities, and show accuracies beside it.
+def command(model, target, size, sizes, sparsities, threads, records, ghz, code, results, network, method, picture) -> None:
+    """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
-    MODEL is a network's name or a checkpoint. Latencies are estimates of convolutions and linear layers alone, by the
-    model of the machine that chooses kernels: read the ratios. `subp bench` measures.
+    MODEL is a network's name or a checkpoint. Nothing is measured: each choice of N and sparsity is lowered to kernels, a few
+    seconds each, whose times are those of tuning records, or the machine model's where there is none. `subp bench` measures.
     """
     from dataclasses import replace
 
     from subp.checkpoint import write_atomically
     from subp.cli.terminal import console
     from tvm_sched import targets
+    from tvm_sched.compiler import open_records
 
     if any(sparsity >= 100 for sparsity in sparsities):
         raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
     cpu = replace(targets.get(target), cores=threads)
-    ghz = ghz or GHZ.get(cpu.family, OTHER_GHZ)
-    module, in_channels = _network(model)
-    choices = estimated(module, (in_channels, size, size), cpu, sizes, [each / 100 for each in sparsities], ghz)
+    module, x = _network(model, size, code)
+    made = lowered(module, x, cpu, sizes, [each / 100 for each in sparsities], console())
+    choices = predicted(made, cpu, ghz, open_records(records, cpu))
     if results:
         choices = with_accuracies(choices, results, network or model, method)
-    title = f"{model} at {size}x{size}, {target}, {threads} thread{'s' * (threads > 1)} at {ghz:g} GHz: estimated"
+    title = f"{model} at {x.shape[2]}x{x.shape[3]}, {target}, {threads} thread{'s' * (threads > 1)}: predicted"
     console().print(table(choices, title))
     if picture:
         write_atomically(picture, draw(choices, title))
 
 
-def _network(model: str) -> tuple["nn.Module", int]:
-    """(the network, its input channels)"""
-    from subp import checkpoint, models
-    from subp.cli.networks import CLASSES
-
-    if not model.endswith(".safetensors"):
-        return models.create(model, CLASSES), 3
-    module, metadata = checkpoint.load_model(model)
-    return module, metadata["architecture"]["in_channels"]
-
-
-def estimated(
-    module: "nn.Module", input_shape: Sequence[int], target: "Target", sizes: Sequence[int], sparsities: Sequence[float], ghz: float
-) -> list[Choice]:
-    """The dense network, then every block size at every sparsity that leaves a layer to prune."""
-    from tvm_sched.plan_costs import network_cycles
-
-    layers = trace(module, input_shape)
-    choices = [Choice(None, 0.0, network_cycles(list(layers.values()), target) / ghz / 1e6)]
-    for n in sizes:
-        for sparsity in sparsities:
-            pruned = with_zeros(module, layers, n, sparsity)
-            choices.append(Choice(n, sparsity, network_cycles(list(pruned.values()), target) / ghz / 1e6))
-    return choices
-
-
-def trace(module: "nn.Module", input_shape: Sequence[int]) -> dict[str, "Layer"]:
-    """The convolutions and linear layers that run on one image, as if dense, by name."""
-    import numpy as np
+def _network(model: str, size: int | None, code: str | None) -> tuple["nn.Module", "Tensor"]:
+    """(the network, an input)"""
     import torch
 
-    from tvm_sched.passes.layer_plan import Layer
+    from subp import models
+    from subp.cli.networks import CLASSES, DEFAULTS, checkpoint_network
 
-    layers = {}
-
-    def note(name):
-        def hook(layer, inputs, output):
-            if isinstance(layer, torch.nn.Conv2d):
-                top, left = layer.padding if isinstance(layer.padding, tuple) else (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
-                geometry = (layer.groups, layer.stride, (top, left, top, left), layer.dilation)
-                image, channels = (output.shape[0], *output.shape[2:]), layer.in_channels
-            else:
-                geometry, image, channels = (), (1, 1, output.numel() // layer.out_features), layer.in_features
-            shape = tuple(layer.weight.shape)
-            weight = np.ones(shape + (1,) * (4 - len(shape)), "float32")
-            layers[name] = Layer(type(layer).__name__, weight, image, channels, *geometry)
-
-        return hook
-
-    kinds = (torch.nn.Conv2d, torch.nn.Linear)
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in module.named_modules() if isinstance(layer, kinds)]
-    with torch.no_grad():
-        module.eval()(torch.zeros(1, *input_shape))
-    for hook in hooks:
-        hook.remove()
-    return layers
+    if not model.endswith(".safetensors"):
+        return models.create(model, CLASSES), torch.zeros(1, 3, *[size or DEFAULTS["size"]] * 2)
+    network, _ = checkpoint_network(Path(model), size, 1, code)
+    return network.module, network.example_input
 
 
-def with_zeros(module: "nn.Module", layers: dict[str, "Layer"], n: int, sparsity: float) -> dict[str, "Layer"]:
-    """The layers with random uniform 1xN zeros in those that would be pruned."""
+def lowered(
+    module: "nn.Module", x: "Tensor", target: "Target", sizes: Sequence[int], sparsities: Sequence[float], console: "Console"
+) -> dict[tuple[int | None, float], "IRModule"]:
+    """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every sparsity."""
+    from rich.progress import track
+
+    from tvm_sched import importer, pipeline
+    from tvm_sched.quiet import quiet
+
+    keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
+    made = {}
+    for n, sparsity in track(keys, "lowering", console=console, transient=True, disable=not console.is_terminal):
+        network = with_zeros(module, n, sparsity) if n else module
+        with quiet():
+            made[n, sparsity] = pipeline.fused(importer.from_torch(network, x), target, dense=n is None).mod
+    return made
+
+
+def predicted(made: dict[tuple[int | None, float], "IRModule"], target: "Target", ghz: float | None, records) -> list[Choice]:
+    """The choices with their latencies, the dense network first."""
     from dataclasses import replace
 
-    from subp.blocks import expand_mask
-    from subp.methods import random_uniform
-    from subp.seeds import generator
-    from subp.selection import block_size, select_layers
+    from tvm_sched.estimate import RASPBERRY_PI_5, Board
+    from tvm_sched.predict import predict
 
-    pruned = dict(layers)
-    for name, place in select_layers(module, n)[0].items():
-        if name in layers:
-            weight = layers[name].weight
-            mask = random_uniform.step(weight.shape[0] // block_size(place, n), weight.shape[1], sparsity, generator(0, name))
-            pruned[name] = replace(layers[name], weight=weight * expand_mask(mask, weight.shape).numpy())
-    return pruned
+    board = RASPBERRY_PI_5 if target.family == A76 else Board(OTHER_GHZ, math.inf, math.inf)
+    predictions = predict(made, target, replace(board, ghz=ghz or board.ghz), records)
+    return [Choice(n, sparsity, 1e3 * each.seconds, each.measured) for (n, sparsity), each in predictions.items()]
+
+
+def with_zeros(module: "nn.Module", n: int, sparsity: float) -> "nn.Module":
+    """A copy with random uniform 1xN zeros, and no others, in the layers that would be pruned."""
+    import copy
+
+    import torch
+
+    from subp.masking import trained_weight
+    from subp.sparsifier import Sparsifier
+
+    copied = copy.deepcopy(module)
+    sparsifier = Sparsifier(copied, n=n, sparsity=sparsity, method="random", epochs=1)
+    for place in sparsifier.places.values():
+        torch.nn.init.ones_(trained_weight(*place))
+    sparsifier.step(0)
+    return sparsifier.fold()
 
 
 def with_accuracies(choices: Sequence[Choice], results: Path, network: str, method: str) -> list[Choice]:
@@ -197,8 +190,15 @@ def table(choices: Sequence[Choice], title: str):
         line = [choice for choice in pruned if choice.sparsity == sparsity]
         fastest = min(line, key=lambda choice: choice.ms)
         rows.add_row(f"{sparsity:.0%}", *(("*" if choice is fastest else "") + _cell(choice, dense) for choice in line))
-    rows.caption = "ms and times as fast as dense; * the fastest of its line; accuracy where measured"
+    rows.caption = "ms and times as fast as dense; * the fastest of its line; accuracy where measured" + _sources(choices)
     return rows
+
+
+def _sources(choices: Sequence[Choice]) -> str:
+    shares = [choice.measured for choice in choices]
+    if not any(shares):
+        return "\nall times are estimates"
+    return f"\n{min(shares):.0%} to {max(shares):.0%} of each time is measured, by tuning records; the rest is estimated"
 
 
 def _cell(choice: Choice, dense: Choice) -> str:
@@ -228,8 +228,8 @@ def draw(choices: Sequence[Choice], title: str) -> bytes:
             axes.annotate(each.name, (each.ms, 100 * each.accuracy), fontsize=7, textcoords="offset points", xytext=(4, -9))
     else:
         axes.axhline(choices[0].ms, color="grey", linestyle=":", label="dense")
-    axes.set_xlabel("latency, ms, estimated" if front else "sparsity, %")
-    axes.set_ylabel("accuracy, %" if front else "latency, ms, estimated")
+    axes.set_xlabel("latency, ms, predicted" if front else "sparsity, %")
+    axes.set_ylabel("accuracy, %" if front else "latency, ms, predicted")
     axes.legend(fontsize=8)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)

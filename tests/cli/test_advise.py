@@ -1,18 +1,18 @@
-"""`subp advise`: estimates that fall with sparsity, accuracies beside them."""
+"""`subp advise`: predictions that fall with sparsity, accuracies beside them."""
 
 import csv
 from dataclasses import replace
 
 import pytest
+import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from subp import models
-from subp.cli.advise import Choice, command, estimated, pareto, trace
+from subp.blocks import to_blocks
+from subp.cli.advise import Choice, command, lowered, pareto, predicted, with_zeros
 from subp.errors import UserError
-from subp.macs import count_macs
-from subp.selection import all_places
 from tvm_sched import targets
-from tvm_sched.plan_costs import layer_cycles
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]
@@ -22,25 +22,27 @@ def call(*arguments):
     return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
 
 
-def test_layers_are_traced_with_their_multiply_adds():
-    model = models.create("mobilenet_v1_x0_25", 10)
-    layers = trace(model, (3, 64, 64))
-    macs = count_macs(model, all_places(model), (3, 64, 64))
-    assert {name: layer.macs for name, layer in layers.items()} == macs
-
-
-def test_estimates_fall_with_sparsity_and_with_the_frequency():
+def choices(sizes, sparsities, ghz=None):
     model = models.create("resnet20", 10)
-    dense, *pruned = estimated(model, (3, 32, 32), TARGET, [16], [0.5, 0.75, 0.9], 1.0)
+    made = lowered(model, torch.zeros(1, 3, 32, 32), TARGET, sizes, sparsities, Console(quiet=True))
+    return predicted(made, TARGET, ghz, None)
+
+
+def test_predictions_fall_with_sparsity_and_with_the_frequency():
+    dense, *pruned = choices([16], [0.5, 0.75, 0.9], 1.0)
     times = [choice.ms for choice in pruned]
     assert dense.ms > times[0] > times[1] > times[2]
-    assert estimated(model, (3, 32, 32), TARGET, [], [], 2.0)[0].ms == pytest.approx(dense.ms / 2)
+    assert not any(choice.measured for choice in (dense, *pruned))
+    assert choices([], [], 2.0)[0].ms == pytest.approx(dense.ms / 2)
 
 
-def test_no_layer_is_faster_than_the_machine():
-    for layer in trace(models.create("resnet20", 10), (3, 32, 32)).values():
-        if layer.weight.shape[2:] == (1, 1):  # Winograd takes fewer multiply-adds
-            assert layer_cycles(layer, TARGET) >= layer.macs / (TARGET.lanes * TARGET.fma_per_cycle)
+def test_zeros_are_the_choices_own():
+    model = models.create("resnet20", 10)
+    model.layer2[1].conv1.weight.data.zero_()  # as a checkpoint may have them
+    pruned = with_zeros(model, 8, 0.75)
+    kept = to_blocks(pruned.layer2[1].conv1.weight, 8).ne(0).any(2)
+    assert kept.sum(1).tolist() == [8] * 4 and not pruned.layer1[0].conv1.weight.isnan().any()
+    assert pruned.conv1.weight.all() and not model.layer2[1].conv1.weight.any()
 
 
 def test_the_table_has_a_line_a_sparsity_and_a_picture_is_written(tmp_path):
@@ -57,7 +59,7 @@ def results(path, *rows):
     return path
 
 
-def test_mean_accuracies_stand_beside_the_estimates(tmp_path):
+def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
     file = results(
         tmp_path / "r.csv",
         ("resnet20", "dense", "", 16, 0.0, 0.9),
@@ -75,7 +77,7 @@ def test_mean_accuracies_stand_beside_the_estimates(tmp_path):
 
 def test_the_front_holds_what_nothing_faster_reaches():
     points = [(None, 10, 0.9), (16, 5, 0.85), (8, 6, 0.84), (32, 4, 0.7), (4, 3, None)]
-    choices = [Choice(n, 0.5, ms, accuracy) for n, ms, accuracy in points]
+    choices = [Choice(n, 0.5, ms, accuracy=accuracy) for n, ms, accuracy in points]
     assert [choice.n for choice in pareto(choices)] == [32, 16, None]
 
 

@@ -78,14 +78,14 @@ def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
     return sorted(found, key=lambda tile: (loads(tile), tile.rows))
 
 
-def cycles(sch: Schedule, tile: Tile, target: Target, fma_cycles: float) -> float:
-    """Estimated cycles of the function on the target's cores, a vector's multiply-add taking `fma_cycles`."""
+def cycles(sch: Schedule, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles of the function on the target's cores, a vector's multiply-add taking `fma_cycles` where that is known."""
     batch, height, width, channels, kernel_h, kernel_w = (int(sch.get(loop).extent) for loop in sch.get_loops(find_block(sch, NAME)))
     vector = vector_width(channels, target.lanes)
     vectors = ceil(channels / vector) * ceil(vector / target.lanes)
     pixels = ceil(height / tile.rows) * tile.rows * ceil(width / tile.cols) * tile.cols
     shares = batch * tile.bands
-    return batch * pixels * vectors * kernel_h * kernel_w * fma_cycles * ceil(shares / target.cores) / shares
+    return batch * pixels * vectors * kernel_h * kernel_w * (fma_cycles or 1 / target.fma_per_cycle) * ceil(shares / target.cores) / shares
 
 
 def vector_width(channels: int, lanes: int) -> int:
