@@ -28,8 +28,8 @@ def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def unit_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sums of values [O, I, *kernel] over the weights of each unit of a mask of `shape`, which they get: what `expand_mask`
-    spreads, added up.
+    """Sums, of `shape`, of values [O, I, *kernel] over each unit of a mask of that shape: over the weights to which
+    `expand_mask` spreads the unit's element.
     """
     rows = values.reshape(shape[0], -1, *values.shape[1:]).sum(1)
     return rows.sum_to_size(*shape, *[1] * (rows.ndim - len(shape))).reshape(shape)
