@@ -27,6 +27,14 @@ def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows.reshape(*rows.shape, *[1] * (len(shape) - rows.ndim))
 
 
+def unit_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sums, of `shape`, of values [O, I, *kernel] over each unit of a mask of that shape: over the weights to which
+    `expand_mask` spreads the unit's element.
+    """
+    rows = values.reshape(shape[0], -1, *values.shape[1:]).sum(1)
+    return rows.sum_to_size(*shape, *[1] * (rows.ndim - len(shape))).reshape(shape)
+
+
 def nonzero_blocks(weight: Tensor, n: int) -> Tensor:
     """[G, I], bool: the blocks of `weight` that hold any nonzero."""
     return (to_blocks(weight, n) != 0).any(-1)

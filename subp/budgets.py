@@ -1,13 +1,13 @@
-"""From a budget of the whole network, of multiply-accumulates or of weights, to the one sparsity of its pruned layers.
+"""From a budget of the whole network, of multiply-accumulates or of weights, to the sparsities of its pruned layers.
 
-A layer that ranks C blocks together keeps C - floor(p C) of them, so a network's cost falls in steps as the sparsity p
-grows:
+A layer that ranks C blocks together keeps C - floor(p C) of them, and at least one, so a network's cost falls in steps as
+the layers' sparsities p_l grow:
 
-    cost(p) = sum of dense layers + sum over pruned layers of cost_l * (C_l - floor(p C_l)) / C_l
+    cost = sum of dense layers + sum over pruned layers of cost_l * (C_l - min(floor(p_l C_l), C_l - 1)) / C_l
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from subp.errors import UserError, require
@@ -23,43 +23,52 @@ class Share:
     cost: int
     candidates: int
 
+    def pruned(self, sparsity: float) -> int:
+        """How many of the candidates go."""
+        return min(count(sparsity, self.candidates), self.candidates - 1)
+
     def kept(self, sparsity: float) -> float:
         """The cost of what is kept."""
-        kept = self.candidates - min(count(sparsity, self.candidates), self.candidates - 1)
-        return self.cost * kept / self.candidates
+        return self.cost * (self.candidates - self.pruned(sparsity)) / self.candidates
 
 
-def sparsity_for(target: float, dense: int, shares: Sequence[Share], unit: str) -> float:
-    """The least sparsity at which the network costs no more than `target`.
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost.
 
-    target:  a cost, or, up to 1, a fraction of the whole dense network's
+    limit:   the most
+    shares:  of the pruned layers
     dense:   cost of the layers that are not pruned
     unit:    of the costs, for messages
     Raises UserError where the dense layers, and one block in each group of the others, cost more than that.
     """
-    total = dense + sum(share.cost for share in shares)
-    limit = target * total if target <= 1 else target
 
-    def cost(sparsity: float) -> float:
-        return dense + sum(share.kept(sparsity) for share in shares)
+    limit: float
+    shares: Sequence[Share]
+    dense: int
+    unit: str
 
-    least = cost(1)
-    require(
-        limit >= least,
-        f"{limit / 1e6:,.1f} million {unit} cannot be reached: what stays dense and one block a group are "
-        f"{least / 1e6:,.1f} of {total / 1e6:,.1f} million",
-    )
-    low, high = 0.0, 1.0  # cost(high) <= limit
-    if cost(low) <= limit:
-        return low
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(middle) <= limit else (middle, high)
-    return min(count(high, share.candidates) / share.candidates for share in shares if _steps_between(share, low, high))
+    def __post_init__(self) -> None:
+        least, total = (self.cost([sparsity] * len(self.shares)) for sparsity in (1.0, 0.0))
+        require(
+            self.limit >= least,
+            f"{self.limit / 1e6:,.1f} million {self.unit} cannot be reached: what stays dense and one block a group are "
+            f"{least / 1e6:,.1f} of {total / 1e6:,.1f} million",
+        )
 
+    def cost(self, sparsities: Sequence[float]) -> float:
+        """Of the network with these sparsities of its pruned layers."""
+        return self.dense + sum(share.kept(sparsity) for share, sparsity in zip(self.shares, sparsities, strict=True))
 
-def _steps_between(share: Share, low: float, high: float) -> bool:
-    return count(low, share.candidates) < count(high, share.candidates)
+    def sparsities(self, allocation: Callable[[float], Sequence[float]]) -> list[float]:
+        """The sparsities, in whole blocks, at the least level of an allocation (subp.allocation) that meets the budget."""
+        low, high = 0.0, 1.0  # cost at high <= limit
+        if self.cost(allocation(low)) <= self.limit:
+            return [0.0] * len(self.shares)
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.cost(allocation(middle)) <= self.limit else (middle, high)
+        return [share.pruned(sparsity) / share.candidates for share, sparsity in zip(self.shares, allocation(high), strict=True)]
 
 
 def parse(text: str) -> float:

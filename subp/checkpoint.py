@@ -9,6 +9,7 @@ Metadata, JSON under the header key "subp":
     classes         names, in the order of the logits
     preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
     sparsifier      its settings, or null after dense training
+    sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     config          the training's settings
     epoch           epochs done
     scaler          state of the scaling of losses in fp16; not there otherwise
@@ -40,6 +41,7 @@ _KINDS = {  # of the metadata's values, where they are there; a list's are those
     "classes": [str],
     "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
     "sparsifier": {},
+    "sparsities": {},
     "config": {},
     "epoch": int,
     "scaler": {},

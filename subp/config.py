@@ -14,8 +14,8 @@ AUTO_AUGMENT = {  # policies -> torchvision's classes
 }
 MACHINE = ("workers", "device", "skip_broken", "tensorboard")  # settings that a resumed run may change
 SPARSIFIER = (  # settings that are subp.Sparsifier's options
-    *("method", "n", "m", "sparsity", "target_macs", "target_weights", "criterion", "scoring", "schedule", "start", "end"),
-    *("tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
+    *("method", "n", "m", "sparsity", "target_macs", "target_weights", "allocation", "criterion", "scoring", "schedule"),
+    *("start", "end", "tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
 )
 
 
@@ -30,6 +30,7 @@ class Config:
     sparsity: float | None = None  # 0.75 without a target
     target_macs: float | None = None
     target_weights: float | None = None
+    allocation: str = "equal"  # a name in subp.allocation.ALLOCATIONS
     criterion: str | None = None
     scoring: str = "weight"
     schedule: str = "cubic-ease-out"

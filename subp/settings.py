@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from subp import schedules
+from subp.allocation import ALLOCATIONS
 from subp.errors import require
 from subp.methods import METHODS, sr_ste
 
@@ -17,7 +18,10 @@ class Settings:
 
     n: int
     m: int
-    sparsity: float
+    sparsity: float | None  # of this and the two targets exactly one is given
+    target_macs: float | None
+    target_weights: float | None
+    allocation: str
     method: str
     criterion: str | None
     scoring: str
@@ -36,15 +40,23 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
         require(self.m >= 1, f"m = {self.m}: a group has at least 1 input")
-        require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
+        require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
+        require(self.sparsity is None or 0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        _known("allocation", self.allocation, ALLOCATIONS)
         _known("schedule", self.schedule, schedules.SCHEDULES)
         _known("scoring", self.scoring, SCORINGS)
         if METHODS[self.method].criteria:
             _known(f"criterion of {self.method}", self.criterion, METHODS[self.method].criteria)
         else:
             require(self.criterion is None, f"{self.method} has no criterion to choose: leave it out")
+        n_of_m = METHODS[self.method].uses_m
         require(
-            not METHODS[self.method].uses_m or sr_ste.kept_of(self.m, self.sparsity) is not None,
+            not n_of_m or self.allocation == "equal",
+            f"{self.method} keeps N of M weights in every layer: it has no allocation but equal, not {self.allocation}",
+        )
+        require(
+            not n_of_m or self.sparsity is None or sr_ste.kept_of(self.m, self.sparsity) is not None,
             f"sparsity = {self.sparsity} leaves no whole number of {self.m} weights: "
             f"choose it and m so that (1 - sparsity) * m is whole, such as 0.5 and 4 for 2:4",
         )
@@ -68,7 +80,8 @@ class Settings:
         if end is None:
             late = start is not None and start > last
             end = last if not late else start if method.one_shot else max(start, options["epochs"] - 1)
-        defaults |= {"start": min(first, end), "end": end}
+        targets = (options["target_macs"], options["target_weights"])
+        defaults |= {"start": min(first, end), "end": end, "sparsity": 0.75 if targets == (None, None) else None}
         return cls(**options | {name: value for name, value in defaults.items() if options[name] is None})
 
 

@@ -18,23 +18,23 @@ that of epoch `end` afterwards; it is part of the model's state.)
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp import blocks, budgets, masking, schedules
+from subp import blocks, masking, schedules
 from subp.criteria import score
 from subp.errors import require
-from subp.macs import count_macs
+from subp.layer_sparsities import find_budget, find_sparsities
 from subp.methods import METHODS, Step, hrbp
 from subp.rearrange import LayerReport, by_l1_norm, example_input
 from subp.rearrange import rearrange as rearrange_filters
 from subp.regrouping import Regrouping
 from subp.seeds import generator
-from subp.selection import all_places, block_size, parameter_names, places_of, select_layers
+from subp.selection import block_size, parameter_names, places_of, select_layers
 from subp.settings import Settings
 
 
@@ -60,8 +60,12 @@ class Sparsifier:
     sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own units;
                      0.75 unless a target is given
     target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up to
-                     1, a fraction of the dense network's. Every pruned layer gets the same sparsity, the least that does
+                     1, a fraction of the dense network's. The network gets the largest below it that whole blocks allow
     target_weights:  instead: weights of the whole network in the end, likewise
+    allocation:      how that is shared out among the pruned layers, a name in subp.allocation: "equal", the same sparsity for
+                     all; "erk", by their shapes; "global", by their weights as they are now, which data-parallel ranks
+                     must have alike by then. With these two, `sparsity` is the fraction of all pruned layers' weights
+                     together. The attribute `sparsities` says what each layer got
     method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need `input_shape`
     criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
     scoring:         "weight" scores the trained weights, pruned ones as they stand; "masked" scores pruned ones as
@@ -94,6 +98,7 @@ class Sparsifier:
         sparsity: float | None = None,
         target_macs: float | None = None,
         target_weights: float | None = None,
+        allocation: str = "equal",
         input_shape: Sequence[int] | None = None,
         method: str = "subp",
         criterion: str | None = None,
@@ -111,12 +116,13 @@ class Sparsifier:
         include: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        given = [option for option in (sparsity, target_macs, target_weights) if option is not None]
-        require(len(given) <= 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
-        settings = Settings.completed(
+        self.settings = Settings.completed(
             n=n,
             m=m,
-            sparsity=sparsity if sparsity is not None else 0.0 if given else 0.75,
+            sparsity=sparsity,
+            target_macs=target_macs,
+            target_weights=target_weights,
+            allocation=allocation,
             method=method,
             criterion=criterion,
             scoring=scoring,
@@ -139,49 +145,32 @@ class Sparsifier:
             model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
         )
         self._n = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
-        if sparsity is None and given:
-            settings = replace(settings, sparsity=self._solved(m, target_macs, target_weights, input_shape))
-        self.settings = settings
+        weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
+        units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
+        candidates = {name: self._method.ranked(weight, self._n[name], m) for name, weight in weights.items()}
+        budget = find_budget(model, self.places, candidates, self.settings, input_shape)
         require(
             input_shape is not None or not (rearrange or self._method.regroups),
             f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model with",
         )
         names = parameter_names(model, self.places)
         self.rearranged = self._rearranged(names.values(), input_shape) if rearrange else []
+        self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
         self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups else None
-        follow = partial(self._method.choose, at=self._at("", 0)) if self._method.every_forward else None
         self._masks = {
             name: masking.attach(
                 layer,
-                self._method.mask_shape(masking.weight_of(layer, weight), self._n[name]),
+                units[name],
                 self.settings.soft,
                 decay,
                 name=weight,
-                follow=follow,
+                follow=partial(self._method.choose, at=self._at(name, 0)) if self._method.every_forward else None,
             )
             for name, (layer, weight) in self.places.items()
         }
 
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
         return rearrange_filters(self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights))
-
-    def _solved(self, m, target_macs, target_weights, input_shape) -> float:
-        """The sparsity at which the whole network meets its target."""
-        places = all_places(self.model)
-        if target_weights is not None:
-            target, unit = target_weights, "weights"
-            costs = {name: masking.weight_of(*place).numel() for name, place in places.items()}
-        else:
-            require(input_shape is not None, "target_macs needs an input_shape, such as (3, 224, 224), to count with")
-            costs, target, unit = count_macs(self.model, places, input_shape), target_macs, "multiply-accumulates"
-        require(target > 0, f"a target of {target} {unit} is not above 0")
-        shares = [
-            budgets.Share(costs[name], self._method.ranked(masking.weight_of(*place), self._n[name], m))
-            for name, place in self.places.items()
-            if name in costs
-        ]
-        dense = sum(costs.values()) - sum(share.cost for share in shares)
-        return budgets.sparsity_for(target, dense, shares, unit)
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -216,16 +205,19 @@ class Sparsifier:
 
     def _regrouped(self, epoch: int) -> dict[str, Tensor]:
         """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
-        rate = self._at("", epoch).rate
         return self._regrouping.orders(
-            {name: hrbp.kernel_mask(masking.trained_weight(*place), rate) for name, place in self.places.items()}
+            {name: hrbp.kernel_mask(masking.trained_weight(*place), self._rate(name, epoch)) for name, place in self.places.items()}
         )
+
+    def _rate(self, name: str, epoch: int) -> float:
+        s = self.settings
+        return schedules.pruning_rate(s.schedule, epoch, s.start, s.end, self.sparsities[name])
 
     def _at(self, name: str, epoch: int, order: Tensor | None = None) -> Step:
         s = self.settings
-        rate = schedules.pruning_rate(s.schedule, epoch, s.start, s.end, s.sparsity)
+        scores = partial(score, criterion=s.criterion, alpha=s.alpha)
         draws = generator(s.seed, "mask", name, epoch)
-        return Step(self._n.get(name, s.n), s.m, s.sparsity, rate, s.tau, partial(score, criterion=s.criterion, alpha=s.alpha), draws, order)
+        return Step(self._n[name], s.m, self.sparsities[name], self._rate(name, epoch), s.tau, scores, draws, order)
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
@@ -275,12 +267,12 @@ class Sparsifier:
         return rows
 
     def state_dict(self) -> dict:
-        """Settings, epoch of the last step and masks (copies)."""
+        """Settings, the layers' sparsities, epoch of the last step and masks (copies)."""
         masks = {name: mask.clone() for name, mask in self.masks.items()}
-        return {"settings": asdict(self.settings), "epoch": self.epoch, "masks": masks}
+        return {"settings": asdict(self.settings), "sparsities": dict(self.sparsities), "epoch": self.epoch, "masks": masks}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes masks and epoch from `state`; lists in its settings, as JSON has them, stand for tuples.
+        """Takes sparsities, masks and epoch from `state`; lists in its settings, as JSON has them, stand for tuples.
 
         Raises UserError, naming what differs, for other settings or layers.
         """
@@ -302,6 +294,19 @@ class Sparsifier:
                 saved.shape == mask.shape,
                 f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
             )
+        self.load_sparsities(state["sparsities"])
         for name, mask in masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
+
+    def load_sparsities(self, saved: dict[str, float]) -> None:
+        """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, which
+        these need not be. Raises UserError, naming what differs, for other layers, or where they follow from the
+        settings and are not these.
+        """
+        others = sorted(self.sparsities.keys() ^ saved.keys())
+        require(not others, f"the sparsities saved are of other layers: {', '.join(others)} in one only")
+        for name, own in self.sparsities.items():
+            free = self.settings.allocation == "global" and isinstance(saved[name], float) and 0 <= saved[name] < 1
+            require(free or saved[name] == own, f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {own}")
+        self.sparsities = dict(saved)

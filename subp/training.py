@@ -154,6 +154,8 @@ class _Run:
         """Of a checkpoint of now."""
         scaler = self.precision.scaler.state_dict()
         state = {"epoch": len(self.history), "history": self.history}
+        if self.sparsifier:
+            state["sparsities"] = self.sparsifier.sparsities
         return self.about | state | ({"scaler": scaler} if scaler else {})
 
     def checkpoint(self) -> Checkpoint:
@@ -179,6 +181,8 @@ class _Run:
         )
         checkpoint.fill(self.model, saved.model, "the weights of the run to resume")
         self.history = saved.metadata["history"]
+        if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
+            self.sparsifier.load_sparsities(saved.metadata["sparsities"])
         if self.sparsifier and self.history:
             self.sparsifier.epoch = len(self.history) - 1
         for name, parameter in self.model.named_parameters():

@@ -14,6 +14,7 @@ from subp.schedules import SCHEDULES
 METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "one-by-n", "one-by-n-uniform", "hrbp", "hrbp++", "sr-ste")
 CRITERIA = ("l1", "l2", "bpar")
 SCORINGS = ("weight", "masked")
+ALLOCATIONS = ("equal", "erk", "global")
 
 
 class Budget(click.ParamType):
@@ -42,16 +43,23 @@ _OPTIONS = (
     setting("--m", "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
     setting(
         "--sparsity",
-        "Fraction of each group's blocks that is pruned in the end, from 0 to below 1.  [default: 0.75]",
+        "Fraction of each group's blocks (of all pruned layers' weights together, where --allocation is not equal) that is "
+        "pruned in the end, from 0 to below 1.  [default: 0.75]",
         type=float,
     ),
     setting(
         "--target-macs",
         "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, or a "
-        "number such as 1.03G; all pruned layers get the one sparsity that does.",
+        "number such as 1.03G.",
         type=Budget(),
     ),
     setting("--target-weights", "Instead: the whole network's weights, a fraction or a number such as 2.9M.", type=Budget()),
+    setting(
+        "--allocation",
+        "How pruning is shared out among layers. equal: all the same sparsity; erk: by their shapes, wide layers more; global: by "
+        "their weights at the beginning, for a network that --weights brings.",
+        type=click.Choice(ALLOCATIONS),
+    ),
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from subp import Sparsifier, models, summary
-from subp.budgets import Share, parse, sparsity_for
+from subp.allocation import equal
+from subp.budgets import Budget, Share, parse
 from subp.errors import UserError
 from subp.macs import count_macs
 from subp.presets import INPUT_SHAPE, PRESETS
@@ -20,15 +21,15 @@ def cost(sparsity, dense, shares):
 @pytest.mark.parametrize("target", [1.0, 0.9, 0.5, 0.31, 0.2, 4321.0])
 def test_the_least_sparsity_that_meets_the_budget_is_found(target):
     dense, shares = 500, [(3000, 16), (2500, 24), (4000, 7)]
-    found = sparsity_for(target, dense, [Share(*share) for share in shares], "multiply-accumulates")
     limit = target * 10_000 if target <= 1 else target
+    found = max(Budget(limit, [Share(*share) for share in shares], dense, "multiply-accumulates").sparsities(equal(3)))
     steps = sorted({j / c for _, c in shares for j in range(c)})
     assert found == pytest.approx(next(p for p in steps if cost(p, dense, shares) <= limit), abs=1e-9)
 
 
 def test_a_budget_below_what_stays_dense_is_refused():
     with pytest.raises(UserError, match="0.0 million weights cannot be reached"):
-        sparsity_for(0.01, 500, [Share(1000, 10)], "weights")
+        Budget(15, [Share(1000, 10)], 500, "weights")
 
 
 @pytest.mark.parametrize(

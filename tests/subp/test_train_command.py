@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from subp import checkpoint, models
+from subp.allocation import ALLOCATIONS
 from subp.cli.inspect import command as inspect
 from subp.cli.method_options import with_preset
 from subp.cli.train import command as train
@@ -128,4 +129,5 @@ def test_the_choices_offered_are_those_there_are():
     choices = {option.name: option.type.choices for option in train.params if hasattr(option.type, "choices")}
     assert list(choices["criterion"]) == list(CRITERIA)
     assert list(choices["scoring"]) == list(SCORINGS)
+    assert list(choices["allocation"]) == list(ALLOCATIONS)
     assert list(choices["method"]) == ["dense", *METHODS]
