@@ -32,7 +32,7 @@ class Config:
     target_weights: float | None = None
     allocation: str = "equal"  # a name in subp.allocation.ALLOCATIONS
     criterion: str | None = None
-    scoring: str = "weight"
+    scoring: str | None = None
     schedule: str = "cubic-ease-out"
     start: int | None = None
     end: int | None = None

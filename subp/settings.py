@@ -9,7 +9,7 @@ from subp.allocation import ALLOCATIONS
 from subp.errors import require
 from subp.methods import METHODS, sr_ste
 
-SCORINGS = ("weight", "masked")
+SCORINGS = ("active", "weight", "masked")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings:
         require(self.sparsity is None or 0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
         _known("allocation", self.allocation, ALLOCATIONS)
         _known("schedule", self.schedule, schedules.SCHEDULES)
-        _known("scoring", self.scoring, SCORINGS)
+        _known(f"scoring of {self.method}", self.scoring, METHODS[self.method].scorings)
         if METHODS[self.method].criteria:
             _known(f"criterion of {self.method}", self.criterion, METHODS[self.method].criteria)
         else:
@@ -74,7 +74,7 @@ class Settings:
         """The settings of these options: what is None among them is as the method and the number of epochs have it."""
         _known("method", options["method"], METHODS)
         method = METHODS[options["method"]]
-        defaults = {"criterion": method.criteria[0] if method.criteria else None, "soft": method.soft}
+        defaults = {"criterion": method.criteria[0] if method.criteria else None, "scoring": method.scorings[0], "soft": method.soft}
         start, end = options["start"], options["end"]
         first, last = (0, 0) if method.one_shot else schedules.default_span(options["epochs"])
         if end is None:

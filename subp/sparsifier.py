@@ -68,8 +68,9 @@ class Sparsifier:
                      together. The attribute `sparsities` says what each layer got
     method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need `input_shape`
     criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
-    scoring:         "weight" scores the trained weights, pruned ones as they stand; "masked" scores pruned ones as
-                     zeros, which tie, so that nothing but regrowing brings them back
+    scoring:         "active", for methods that regrow: kept units rank before pruned ones, each by the trained weights as
+                     they stand; "weight": kept and pruned ones compete; "masked": pruned ones are scored as zeros, which
+                     tie; None: the method's own
     schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
                      paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
                      `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
@@ -102,7 +103,7 @@ class Sparsifier:
         input_shape: Sequence[int] | None = None,
         method: str = "subp",
         criterion: str | None = None,
-        scoring: str = "weight",
+        scoring: str | None = None,
         schedule: str = "cubic-ease-out",
         epochs: int,
         start: int | None = None,
@@ -200,7 +201,8 @@ class Sparsifier:
             if not settled:
                 if self.settings.scoring == "masked":
                     weight = torch.where(blocks.expand_mask(mask, weight.shape), weight, 0)
-                mask.copy_(self._method.choose(weight, self._at(name, epoch, orders.get(name))))
+                active = mask.clone() if self.settings.scoring == "active" else None
+                mask.copy_(self._method.choose(weight, self._at(name, epoch, active, orders.get(name))))
         self.epoch = epoch
 
     def _regrouped(self, epoch: int) -> dict[str, Tensor]:
@@ -213,11 +215,11 @@ class Sparsifier:
         s = self.settings
         return schedules.pruning_rate(s.schedule, epoch, s.start, s.end, self.sparsities[name])
 
-    def _at(self, name: str, epoch: int, order: Tensor | None = None) -> Step:
+    def _at(self, name: str, epoch: int, active: Tensor | None = None, order: Tensor | None = None) -> Step:
         s = self.settings
         scores = partial(score, criterion=s.criterion, alpha=s.alpha)
         draws = generator(s.seed, "mask", name, epoch)
-        return Step(self._n[name], s.m, self.sparsities[name], self._rate(name, epoch), s.tau, scores, draws, order)
+        return Step(self._n[name], s.m, self.sparsities[name], self._rate(name, epoch), s.tau, scores, draws, active, order)
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward

@@ -73,7 +73,8 @@ _OPTIONS = (
     ),
     setting(
         "--scoring",
-        "Whether pruned blocks are scored by the weights that they still train, or as zeros, which tie.",
+        "active: kept blocks rank before pruned ones, which come back by lot, likelier the better they score; weight: all compete "
+        "by the weights that they train; masked: pruned ones count as zeros, which tie.  [default: active for subp and nonuniform, else weight]",
         type=click.Choice(SCORINGS),
     ),
     setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),

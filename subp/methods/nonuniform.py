@@ -10,7 +10,10 @@ from torch import Generator, Tensor
 from subp.methods import subp
 
 
-def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator) -> Tensor:
+def step(
+    scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator, active: Tensor | None = None
+) -> Tensor:
     """The mask of one epoch, bool [G, I], from scores [G, I]; the arguments are those of `subp.step`."""
-    ranked = subp.step(scores.reshape(1, -1), sparsity, pruning_rate, tau, generator)
+    whole = None if active is None else active.reshape(1, -1)
+    ranked = subp.step(scores.reshape(1, -1), sparsity, pruning_rate, tau, generator, whole)
     return ranked.reshape(scores.shape)

@@ -15,6 +15,11 @@ def lowest(scores: Tensor, sparsity: float) -> Tensor:
     return scores.argsort(dim=1, stable=True)[:, : min(count(sparsity, candidates), candidates - 1)]
 
 
+def ranks(scores: Tensor, active: Tensor) -> Tensor:
+    """Places [R, C], higher is better: by the scores, but all that are active (bool [R, C]) before all that are not."""
+    return scores.argsort(dim=1, stable=True).argsort(dim=1) + scores.shape[1] * active
+
+
 def keep_best(scores: Tensor, sparsity: float) -> Tensor:
     """Bool [R, C]: every row of scores [R, C] keeps all but its floor(sparsity * C) lowest, and at least one."""
     return torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest(scores, sparsity), False)

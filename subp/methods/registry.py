@@ -30,6 +30,7 @@ class Step:
 
     score:  blocks [G, I, elements] -> scores [G, I], by the criterion chosen
     rate:   p_t, climbing to `sparsity`
+    active: the units kept until now, where these rank before the others
     order:  for a method that regroups, the outputs [O] in an order of which each n consecutive ones are a group
     """
 
@@ -40,6 +41,7 @@ class Step:
     tau: float
     score: Callable[[Tensor], Tensor]
     generator: Generator
+    active: Tensor | None = None
     order: Tensor | None = None
 
 
@@ -56,6 +58,7 @@ class Method:
     regroups:       groups of outputs are chosen at each step, and folded into the order of the filters in the end
     every_forward:  the mask follows the weights at every forward pass in training, not only once an epoch
     criteria:       the criteria to choose from, the default first; none where the method has no scores
+    scorings:       what the scores of pruned units are, the default first; see subp.sparsifier
     soft:           whether gradients reach pruned weights by default
     """
 
@@ -69,6 +72,7 @@ class Method:
     regroups: bool = False
     every_forward: bool = False
     criteria: tuple[str, ...] = ()
+    scorings: tuple[str, ...] = ("weight", "masked")
     soft: bool = True
 
     def mask_shape(self, weight: Tensor, n: int) -> tuple[int, ...]:
@@ -82,11 +86,11 @@ class Method:
 
 
 def _subp(weight: Tensor, at: Step) -> Tensor:
-    return subp.step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.tau, at.generator)
+    return subp.step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.tau, at.generator, at.active)
 
 
 def _nonuniform(weight: Tensor, at: Step) -> Tensor:
-    return nonuniform.step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.tau, at.generator)
+    return nonuniform.step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.tau, at.generator, at.active)
 
 
 def _random(weight: Tensor, at: Step) -> Tensor:
@@ -113,10 +117,11 @@ def _hrbp(weight: Tensor, at: Step, patterns: bool) -> Tensor:
     return hrbp.step(weight, at.order, at.n, at.rate, patterns)
 
 
+_REGROWS = {"scorings": ("active", "weight", "masked")}
 _ONE_SHOT = {"settles": True, "one_shot": True, "soft": False}
 METHODS: dict[str, Method] = {
-    "subp": Method(_subp, criteria=("bpar", "l1", "l2")),
-    "nonuniform": Method(_nonuniform, ranks_layer=True, criteria=("l1", "l2")),
+    "subp": Method(_subp, criteria=("bpar", "l1", "l2"), **_REGROWS),
+    "nonuniform": Method(_nonuniform, ranks_layer=True, criteria=("l1", "l2"), **_REGROWS),
     "random": Method(_random, **_ONE_SHOT),
     "magnitude": Method(_magnitude, unit="weight", uses_n=False, ranks_layer=True, settles=True, soft=False),
     "filter": Method(_filters, unit="filter", uses_n=False, ranks_layer=True, criteria=("l2", "l1", "bpar")),

@@ -6,20 +6,24 @@ Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218; details
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-The scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block
-that grew important outranks a kept one and comes back, also after regrowing has ended. (Scored under their mask, all
-pruned blocks would tie at 0.)
+Scores are those of the raw weights, pruned ones included, so that no two tie. Given which blocks were `active`, 1. takes
+those that were not first: a pruned block comes back by being drawn, the likelier the better it scores, and after regrowing
+has ended the mask stays. Else all compete: under soft training pruned weights grow, as no loss ever sees them, and push
+trained ones out, in every epoch, to the end. (The public code scores weights under their mask: then all pruned blocks tie
+at 0, are ranked by their index and drawn by lot.)
 """
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from subp.methods.ranking import keep_best, lowest
+from subp.methods.ranking import keep_best, lowest, ranks
 from subp.schedules import count
 
 
-def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator) -> Tensor:
+def step(
+    scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator, active: Tensor | None = None
+) -> Tensor:
     """The mask of one epoch, bool [G, I]: every group keeps exactly I - P + K_t blocks, its I - P best ones among them.
 
     scores:        [G, I], higher is better; compared within a group
@@ -27,8 +31,10 @@ def step(scores: Tensor, sparsity: float, pruning_rate: float, tau: float, gener
     pruning_rate:  p_t, the fraction pruned for good by now, in [0, p]
     tau:           temperature: near 0 regrows the best of the pruned blocks, large values draw uniformly
     generator:     on the CPU whatever the device of the scores, so that every machine draws alike
+    active:        bool [G, I], the mask of the epoch before; None: all blocks compete
     """
-    pruned, mask = lowest(scores, sparsity), keep_best(scores, sparsity)
+    order = scores if active is None else ranks(scores, active)
+    pruned, mask = lowest(order, sparsity), keep_best(order, sparsity)
     regrown = min(count(sparsity - pruning_rate, scores.shape[1]), pruned.shape[1])
     if regrown:
         drawn = draw(normalize(scores.gather(1, pruned), dim=1) / tau, regrown, generator)

@@ -9,7 +9,8 @@ from torch import nn
 from subp import Sparsifier
 from subp.errors import UserError
 from subp.masking import trained_weight
-from subp.methods import METHODS, filters, magnitude, nonuniform, random_uniform, sr_ste
+from subp.methods import METHODS, filters, magnitude, nonuniform, random_uniform, sr_ste, subp
+from subp.seeds import generator
 
 CONVOLUTION, HIDDEN = "1", "3"
 
@@ -150,7 +151,17 @@ def test_scores_of_zeros_keep_pruned_blocks_pruned_and_scores_of_weights_let_the
         sparsifier.step(3)
         return bool(sparsifier.masks[CONVOLUTION][group, channel])
 
-    assert kept_again("weight") and not kept_again("masked")
+    assert kept_again("weight") and not kept_again("masked") and not kept_again("active")
+
+
+def test_active_blocks_rank_first_and_of_the_others_the_best_are_drawn():
+    def step(scores, active, rate):
+        return subp.step(torch.tensor([scores]), 0.5, rate, 1e-3, generator(0, "draws"), torch.tensor([active]))[0].tolist()
+
+    scores, active = [1.0, 2.0, 9.0, 8.0, 3.0, 7.0], [True, True, False, False, True, False]
+    assert step(scores, active, 0.5) == active  # all that may stay do, however the others score
+    assert step(scores, active, 0.25) == [True, True, True, False, True, False]  # and the best of the others is drawn
+    assert step(scores, [True] * 6, 0.5) == [False, False, True, True, False, True]
 
 
 def test_layers_whose_inputs_do_not_divide_stay_dense_under_n_of_m():
@@ -171,7 +182,8 @@ def test_methods_without_blocks_prune_layers_that_blocks_do_not_fit():
         ({"method": "sr-ste", "sparsity": 0.7}, "sparsity = 0.7 leaves no whole number of 4 weights"),
         ({"method": "magnitude", "criterion": "l1"}, "magnitude has no criterion to choose"),
         ({"method": "nonuniform", "criterion": "bpar"}, "there is no criterion of nonuniform 'bpar'"),
-        ({"scoring": "both"}, "there is no scoring 'both': choose from weight, masked"),
+        ({"scoring": "both"}, "there is no scoring of subp 'both': choose from active, weight, masked"),
+        ({"scoring": "active", "method": "filter"}, "there is no scoring of filter 'active': choose from weight, masked"),
     ],
 )
 def test_options_that_a_method_does_not_have_are_refused(options, message):
