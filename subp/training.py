@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subp import checkpoint, distributed, log, models, sparse_compute
+from subp import checkpoint, distributed, log, masking, models, sparse_compute
 from subp.checkpoint import Checkpoint
 from subp.config import MACHINE, SPARSIFIER, Config
 from subp.data import Data, Loading, batches, mixed, train_batches, val_batches
@@ -137,7 +137,8 @@ class _Run:
             "config": asdict(config) if architecture else asdict(config) | {"model": type(model).__name__},
             "sparsifier": asdict(self.sparsifier.settings) if self.sparsifier else None,
         }
-        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
+        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged. (Masks
+        # that follow the weights follow the average's, once an epoch.)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         )
@@ -231,6 +232,7 @@ class _Run:
             accumulate=config.accumulate,
             after_step=after_step,
         )
+        masking.follow_weights(self.delivered)
         ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
         network = self.delivered if self.average else self._network
         val = batches(val_batches(self.data, self.loading), broken.append)
