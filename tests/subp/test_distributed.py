@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_ranks import CONFIG, DATA, net
+from two_ranks import CONFIG, DAMAGED, DATA, SKIPPING, net
 
 from subp import checkpoint, training
 from subp.distributed import Ranks
@@ -48,6 +48,14 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
         for name in ours.keys() - {"images_per_s"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
             assert theirs[name] == others[name]
+
+
+def test_ranks_stay_in_step_where_images_cannot_be_read(ranks):
+    _, (first, second) = ranks
+    (alone,) = training.train(DAMAGED, SKIPPING, model=net()).history
+    for (theirs,) in (first["skipping"], second["skipping"]):
+        for name in alone.keys() - {"images_per_s"}:
+            assert theirs[name] == pytest.approx(alone[name], rel=1e-4), name
 
 
 def test_one_rank_alone_writes(ranks):
