@@ -72,6 +72,7 @@ def train(
     require(output is not None or not config.tensorboard, "TensorBoard's files need an output folder")
     with distributed.joined(config.device) as ranks:
         progress = progress if progress and ranks.first else Progress.silent()
+        ranks.wait()  # the first may still be writing the checkpoint of a run before this one
         saved = checkpoint.load(output / CHECKPOINT) if resume else None
         if saved:
             _require_same_options(saved.metadata, data, config, model)

@@ -1,5 +1,9 @@
 """`subp train` and `subp inspect` as called."""
 
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -9,6 +13,7 @@ from subp import checkpoint, models
 from subp.cli.inspect import command as inspect
 from subp.cli.method_options import with_preset
 from subp.cli.train import command as train
+from subp.config import Config
 from subp.criteria import CRITERIA
 from subp.errors import UserError
 from subp.methods import METHODS
@@ -146,6 +151,16 @@ def test_training_begins_with_the_weights_given(tmp_path):
     with pytest.raises(UserError, match="only a new run"):
         call(train, *options, "--resume")
     assert "finished" in call(train, *options, "--auto-resume").output
+
+
+def test_the_recipes_of_the_documentation_are_accepted_as_written():
+    lines = (Path(__file__).parents[2] / "docs" / "training.md").read_text().splitlines()
+    recipes = [shlex.split(line) for line in lines if line.startswith("    subp train")]
+    assert len(recipes) == 3
+    for _, _, *words in recipes:
+        given = train.make_context("train", words).params
+        config = Config(**{name: value for name, value in given.items() if name in {field.name for field in fields(Config)}})
+        assert config.epochs >= 100
 
 
 def test_the_choices_offered_are_those_there_are():
