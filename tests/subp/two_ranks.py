@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ class Damaged(TensorDataset):
 
 DAMAGED = replace(DATA, train=Damaged(*DATA.train.tensors))
 SKIPPING = replace(CONFIG, epochs=1, batch_size=2, skip_broken=True)
+COMPILING = replace(CONFIG, epochs=2, compile=True, ema=0.0)
 
 
 def digest(tensors):
@@ -77,8 +79,10 @@ def main(folder):
     gathered = Ranks(rank, 2, torch.device("cpu")).gather([f"of {rank}"])
     result = training.train(DATA, CONFIG, model=net(), output=folder / "run")
     training.train(DATA, CONFIG, model=net(), output=folder / "run", resume=True)
-    skipping = training.train(DAMAGED, SKIPPING, model=net())
-    report = {"skipping": skipping.history, "gathered": gathered, "masks": masks, "history": result.history, "weights": digest(result.model.state_dict())}
+    report = {"gathered": gathered, "masks": masks[:], "history": result.history, "weights": digest(result.model.state_dict())}
+    report["skipping"] = training.train(DAMAGED, SKIPPING, model=net()).history
+    torch.compile = partial(torch.compile, backend="aot_eager")  # all of it but the C++ compiler
+    report["compiled"] = training.train(DATA, COMPILING, model=net()).history
     (folder / f"{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
 
