@@ -80,3 +80,15 @@ class Config:
         for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
             value = getattr(self, name)
             require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")
+
+
+def as_typed(name: str, value: object) -> str:
+    """How a setting of this value is given to `subp train`: "--lr 0.1", "--hard", "no --sparsity"."""
+    option = f"--{name.replace('_', '-')}"
+    if name == "soft":
+        return {True: "--soft", False: "--hard", None: "neither --soft nor --hard"}[value]
+    if isinstance(value, (list, tuple)):
+        return " ".join(f"{option} {item}" for item in value) or f"no {option}"
+    if value is None or isinstance(value, bool):
+        return option if value else f"no {option}"
+    return f"{option} {value}"

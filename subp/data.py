@@ -124,7 +124,8 @@ class Loading:
     batch_size:   images in a batch of one process
     workers:      processes that load; 0 loads in this one
     pin:          into memory from which a GPU copies fast
-    skip_broken:  leave out images that cannot be read, and tell of each; otherwise one ends the run
+    skip_broken:  do without images that cannot be read, and tell of each; otherwise one ends the run. In training the next
+                  one of the data set that can be read stands in for it: batches stay whole, and ranks in step
     rank, ranks:  this process's number and how many there are
     """
 
@@ -139,28 +140,28 @@ class Loading:
 def train_batches(
     data: Data, epoch: int, loading: Loading, *, seed: int, auto_augment: str | None = None, random_erase: float = 0.0
 ) -> DataLoader:
-    """(images [B, C, S, S], labels [B], why some were left out) of one epoch, shuffled and augmented by (seed, epoch)
+    """(images [B, C, S, S], labels [B], why others stand in for some) of one epoch, shuffled and augmented by (seed, epoch)
     alone, whatever the number of workers.
 
     The k-th batches of all ranks together are the k-th batch that one process would have. The last, incomplete batch is
     left out unless it is the only one.
     """
     transform = transforms.augmentation(data.preprocessing, data.mirror, auto_augment, random_erase)
-    inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch), loading.skip_broken)
+    inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch), loading.skip_broken, replace=True)
     order = DistributedSampler(inputs, loading.ranks, loading.rank, seed=derived_seed(seed, "order", epoch))
     return _loader(inputs, loading, order, drop_last=len(order) > loading.batch_size)
 
 
 def val_batches(data: Data, loading: Loading) -> DataLoader:
     """(images, labels, why some were left out) of this rank's share of the validation set, in order."""
-    inputs = _Inputs(data.val, transforms.evaluation(data.preprocessing), (), loading.skip_broken)
+    inputs = _Inputs(data.val, transforms.evaluation(data.preprocessing), (), loading.skip_broken, replace=False)
     return _loader(inputs, loading, range(loading.rank, len(inputs), loading.ranks))
 
 
 def batches(
     loader: DataLoader, tell: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches (images, labels); `tell` is told of each image left out.
+    """The loader's batches (images, labels); `tell` is told of each image that could not be read.
 
     A UserError in a worker process is raised as it was there, without a traceback in front.
     """
@@ -186,38 +187,53 @@ def mixed(
 
 
 class _Inputs(Dataset):
-    """(input, label) of a data set's items; the transform's randomness is seeded by `seed` and the item's index.
+    """(input or None, label, why images could not be read) of a data set's items; the transform's randomness is seeded by
+    `seed` and the item's index.
 
-    An image that cannot be read raises a UserError, or with `skip_broken` is this error's sentence instead.
+    An image that cannot be read raises a UserError. With `skip_broken` there is no input instead, or with `replace` too,
+    that of the next image that can be read; UserError where there is none.
     """
 
     def __init__(
-        self, items: Dataset, transform: transforms.Transform, seed: tuple[int | str, ...], skip_broken: bool
+        self, items: Dataset, transform: transforms.Transform, seed: tuple[int | str, ...], skip_broken: bool, replace: bool
     ) -> None:
-        self.items, self.transform, self.seed, self.skip_broken = items, transform, seed, skip_broken
+        self.items, self.transform, self.seed, self.skip_broken, self.replace = items, transform, seed, skip_broken, replace
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+    def __getitem__(self, index: int) -> tuple[Tensor | None, int, list[str]]:
+        broken = []
+        for step in range(len(self.items) if self.replace else 1):
+            try:
+                image, label = self._item((index + step) % len(self.items))
+            except UserError as error:
+                if not self.skip_broken:
+                    raise
+                broken.append(str(error))
+                continue
+            if not self.seed:
+                return self.transform(image), label, broken
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(derived_seed(*self.seed, index))
+                return self.transform(image), label, broken
+        require(not self.replace, "none of the training images can be read")
+        return None, 0, broken
+
+    def _item(self, index: int) -> tuple[object, int]:
         try:
             image, label = self.items[index]
+        except UserError:
+            raise
         except UNREADABLE as error:
-            sentence = str(error) if isinstance(error, UserError) else f"cannot read image {index}: {error}"
-            if not self.skip_broken:
-                raise UserError(sentence) from error
-            return sentence
-        if not self.seed:
-            return self.transform(image), int(label)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(*self.seed, index))
-            return self.transform(image), int(label)
+            raise UserError(f"cannot read image {index}: {error}") from error
+        return image, int(label)
 
 
-def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
-    readable = [item for item in items if not isinstance(item, str)]
+def _collate(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
+    readable = [(image, label) for image, label, _ in items if image is not None]
     images, labels = default_collate(readable) if readable else (torch.empty(0), torch.empty(0, dtype=torch.long))
-    return images, labels, [item for item in items if isinstance(item, str)]
+    return images, labels, [sentence for *_, broken in items for sentence in broken]
 
 
 def _loader(inputs: Dataset, loading: Loading, order: Iterable[int], drop_last: bool = False) -> DataLoader:

@@ -40,6 +40,11 @@ class Ranks:
             return network
         return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None)
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
     def sum(self, values: Tensor) -> Tensor:
         """`values`, summed over the processes in place."""
         if self.count > 1:

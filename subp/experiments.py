@@ -149,7 +149,7 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
 
 def _pretrained(cell: Cell, data: Data, work: Path, common: dict, tell: Callable[[str], None]) -> Path:
     require(cell.pretrain_epochs < cell.epochs, f"pretrain_epochs = {cell.pretrain_epochs} leaves none for {cell.method}")
-    options = {name: value for name, value in cell.options if name not in SPARSIFIER}
+    options = {name: value for name, value in cell.options if name not in (*SPARSIFIER, "sparse_compute")}  # they need masks
     config = Config(**common, method="dense", epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
     about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in asdict(config).items()}]
     name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()

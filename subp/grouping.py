@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_PASSES = 50  # over all pairs of items; in practice a few suffice
+_PASSES = 50  # over all pairs of items, at most: groups that are there take a few, 2048 random items all of them
 
 
 def balanced_groups(features: Tensor, n: int) -> Tensor:
@@ -14,7 +14,8 @@ def balanced_groups(features: Tensor, n: int) -> Tensor:
     takes, one at a time, the item that has most in common with the group. Then items swap groups while that gains,
     the best swaps first. Deterministic: among equals the first.
     """
-    common = features.double() @ features.double().T
+    features = features.float()  # sums of 0s and 1s: exact
+    common = features @ features.T
     common.fill_diagonal_(0)
     return _by_swaps(common, _greedy(common, n), n)
 
@@ -26,41 +27,65 @@ def overlap(features: Tensor, order: Tensor, n: int) -> float:
 
 
 def _greedy(common: Tensor, n: int) -> Tensor:
-    free = torch.ones(len(common), dtype=torch.bool, device=common.device)
+    shared = common.sum(1, dtype=torch.float64)  # with all that are free; infinite for what is taken
     order = []
     for _ in range(len(common) // n):
-        shared = common @ free.double()
-        member = int(torch.where(free, shared, torch.inf).argmin())
-        affinity = torch.zeros_like(shared)
+        member = int(shared.argmin())
+        affinity = torch.where(shared.isinf(), -torch.inf, 0.0)
         for _ in range(n):
             order.append(member)
-            free[member] = False
             affinity += common[member]
-            member = int(torch.where(free, affinity, -1).argmax())
+            affinity[member] = -torch.inf
+            member = int(affinity.argmax())
+        shared -= common[order[-n:]].sum(0)
+        shared[order[-n:]] = torch.inf
     return torch.tensor(order)
 
 
 def _by_swaps(common: Tensor, order: Tensor, n: int) -> Tensor:
     """Swaps pairs of items of different groups while the sum grows; in a pass no group takes part in two swaps, so that
-    each gains what it promised.
+    each gains what it promised. From pass to pass only what concerns groups that changed is computed anew.
     """
-    groups = len(common) // n
+    size, groups = len(common), len(common) // n
+    places = torch.arange(size)
+    home = places // n
+    common = common[order].index_select(1, order)
+    with_group = common.reshape(groups, n, size).sum(1)  # [groups, S]: what each item has in common with a group
+    peak = torch.empty(groups, n, groups)  # the most that an item can gain by a swap with one of a group
+    changed = torch.arange(groups)
     for _ in range(_PASSES if groups > 1 else 0):
-        ordered = common[order][:, order]
-        to_group = ordered.reshape(-1, groups, n).sum(2)  # [S, groups]: what an item has in common with each group
-        home = torch.arange(len(order)) // n
-        leaving = to_group[:, home] - to_group.gather(1, home.unsqueeze(1))  # [i, j]: i's gain from j's group without j
-        gains = leaving + leaving.T - 2 * ordered
-        gains[home.unsqueeze(1) == home] = 0
-        best, partners = gains.max(1)
-        busy, swapped = torch.zeros(groups, dtype=torch.bool), False
-        for i in best.argsort(descending=True, stable=True).tolist():
-            j = int(partners[i])
-            if best[i] <= 1e-9:
-                break
-            if not busy[home[i]] and not busy[home[j]]:
-                busy[home[i]] = busy[home[j]] = swapped = True
-                order[[i, j]] = order[[j, i]]
-        if not swapped:
+        moving = with_group - with_group[home, places]  # [groups, S]: an item's gain in a group that nobody leaves
+        gains = common.reshape(groups, -1).index_select(0, changed).reshape(-1, n, groups, n).mul_(-2)
+        gains += moving.T.reshape(groups, n, groups, 1)[changed]
+        gains += moving.reshape(groups, 1, groups, n)[changed]
+        gains[torch.arange(len(changed)), :, changed] = 0
+        peak[changed] = gains.amax(3)
+        peak[:, :, changed] = gains.amax(1).permute(1, 2, 0)
+        best, group = peak.reshape(size, groups).max(1)
+        first, group = _apart(best, group, n)
+        if not len(first):
             break
+        others = group.unsqueeze(1) * n + torch.arange(n)  # of which one swaps: that with the most to gain
+        second = n * group + (moving[home[first].unsqueeze(1), others] - 2 * common[first.unsqueeze(1), others]).argmax(1)
+        there, back = torch.cat([first, second]), torch.cat([second, first])
+        with_group.index_add_(0, home[there], common[back] - common[there])
+        with_group[:, there] = with_group[:, back]
+        common[there] = common[back]
+        common.index_copy_(1, there, common.index_select(1, back))
+        order[there] = order[back]
+        changed = home[there]
     return order
+
+
+def _apart(best: Tensor, group: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(items, groups): swaps of an item with one of its best group that gain, the best first, no group being in two."""
+    gain, other = best.tolist(), group.tolist()
+    busy, swaps = set(), []
+    for item in best.argsort(descending=True, stable=True).tolist():
+        if gain[item] <= 0:
+            break
+        pair = {item // n, other[item]}
+        if not busy & pair:
+            busy |= pair
+            swaps.append((item, other[item]))
+    return tuple(torch.tensor(swaps, dtype=torch.long).reshape(-1, 2).T)

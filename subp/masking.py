@@ -29,7 +29,8 @@ class Mask(nn.Module):
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
              accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. `add_decay`, with `decay`
              0, adds it once a step instead.
-    follow:  weight -> mask, asked at every forward pass in training; None: the mask stays until it is set
+    follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays until
+             it is set
     """
 
     def __init__(
@@ -53,6 +54,18 @@ class Mask(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Lets `layer.weight = value` set the trained parameter."""
         return weight
+
+
+@torch.no_grad()
+def follow_weights(model: nn.Module) -> None:
+    """Chooses every mask that follows its weight anew, by the weights as they are now: after an optimizer's step they are
+    not those of the last forward pass, nor are averaged ones.
+    """
+    for layer in model.modules():
+        for name in masked_weights(layer):
+            mask = layer.parametrizations[name][0]
+            if mask.follow:
+                mask.mask.copy_(mask.follow(trained_weight(layer, name)))
 
 
 @torch.no_grad()

@@ -47,7 +47,9 @@ class Progress:
     def run(self, epochs: int, done: int) -> bars.Progress:
         """A context manager for the whole run of which `done` epochs are behind."""
         self.epochs = epochs
-        if done:
+        if done >= epochs:
+            self._print(f"the run is finished: its {epochs} epochs are done")
+        elif done:
             self._print(f"resumes after {done} of {epochs} epochs")
         return self._bar
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from subp import checkpoint, distributed, log, models, sparse_compute
+from subp import checkpoint, distributed, log, masking, models, sparse_compute
 from subp.checkpoint import Checkpoint
-from subp.config import MACHINE, SPARSIFIER, Config
+from subp.config import MACHINE, SPARSIFIER, Config, as_typed
 from subp.data import Data, Loading, batches, mixed, train_batches, val_batches
 from subp.distributed import Ranks
 from subp.errors import UserError, require
@@ -72,12 +72,16 @@ def train(
     require(output is not None or not config.tensorboard, "TensorBoard's files need an output folder")
     with distributed.joined(config.device) as ranks:
         progress = progress if progress and ranks.first else Progress.silent()
+        ranks.wait()  # the first may still be writing the checkpoint of a run before this one
+        saved = checkpoint.load(output / CHECKPOINT) if resume else None
+        if saved:
+            _require_same_options(saved.metadata, data, config, model)
         run = _Run(data, config, model, weights, ranks)
-        if resume:
-            run.restore(checkpoint.load(output / CHECKPOINT))
-        if run.sparsifier:
+        if saved:
+            run.restore(saved)
+        if run.sparsifier and len(run.history) < config.epochs:
             progress.layers(run.sparsifier.summary())
-            if run.sparsifier.rearranged:
+            if run.sparsifier.rearranged and not run.history:
                 progress.rearranged(run.sparsifier.rearranged)
         files = _Files(output, run, config.tensorboard) if output and ranks.first else None
         with progress.run(config.epochs, len(run.history)):
@@ -134,10 +138,11 @@ class _Run:
             "architecture": architecture,
             "classes": data.classes,
             "preprocessing": data.preprocessing.as_dict(),
-            "config": asdict(config) if architecture else asdict(config) | {"model": type(model).__name__},
+            "config": _settings(config, None if architecture else model),
             "sparsifier": asdict(self.sparsifier.settings) if self.sparsifier else None,
         }
-        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
+        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged. (Masks
+        # that follow the weights follow the average's, once an epoch.)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         )
@@ -165,20 +170,7 @@ class _Run:
         return Checkpoint(self.model.state_dict(), _momenta(self.model, self.optimizer), self.metadata, average)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Puts the state back everywhere. Raises UserError, naming what differs, if it is another run's."""
-        ours = json.loads(json.dumps(self.about))
-        # A setting that is younger than the checkpoint was what it is by default.
-        config = {field.name: field.default for field in fields(Config)} | saved.metadata["config"]
-        for was, now in ((config, ours["config"]), (saved.metadata["preprocessing"], ours["preprocessing"])):
-            for name in sorted(now.keys() - set(MACHINE)):
-                require(
-                    json.dumps(was.get(name)) == json.dumps(now[name]),
-                    f"the run to resume has {name} = {was.get(name)}, not {now[name]}: resume it with its own options",
-                )
-        require(
-            saved.metadata["classes"] == ours["classes"],
-            "the run to resume was trained on other classes than this data has",
-        )
+        """Puts the state back everywhere. Raises UserError, naming what differs, if it is another network's."""
         checkpoint.fill(self.model, saved.model, "the weights of the run to resume")
         self.history = saved.metadata["history"]
         if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
@@ -235,6 +227,7 @@ class _Run:
             accumulate=config.accumulate,
             after_step=after_step,
         )
+        masking.follow_weights(self.delivered)
         ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
         network = self.delivered if self.average else self._network
         val = batches(val_batches(self.data, self.loading), broken.append)
@@ -268,6 +261,28 @@ class _Run:
             raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
         outputs = list(logits.shape[1:])
         require(outputs == [classes], f"the network gives {outputs} outputs an image, and the data has {classes} classes")
+
+
+def _settings(config: Config, model: nn.Module | None) -> dict:
+    """The run's, JSON-able; model: the user's own, if it is one."""
+    return asdict(config) | ({"model": type(model).__name__} if model else {})
+
+
+def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
+    """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
+    # A setting that is younger than the checkpoint was what it is by default.
+    was = {field.name: field.default for field in fields(Config)} | saved["config"] | {"size": saved["preprocessing"]["size"]}
+    now = _settings(config, model) | {"size": data.preprocessing.size}
+    others = [
+        f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"
+        for name in now
+        if name not in MACHINE and json.dumps(was[name]) != json.dumps(now[name])
+    ]
+    require(not others, f"the run to resume has {' and '.join(others)}: resume it with its own options")
+    for name, own in json.loads(json.dumps(data.preprocessing.as_dict())).items():
+        trained_on = saved["preprocessing"].get(name)
+        require(trained_on == own, f"the run to resume was trained on images of {name} = {trained_on}, this data has {own}")
+    require(saved["classes"] == data.classes, "the run to resume was trained on other classes than this data has")
 
 
 class _Files:

@@ -1,17 +1,15 @@
 """From scheduled functions to machine code: TVM's own lowering, with passes of ours in it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
 import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
-from tvm.tirx import PrimFunc
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
-from tvm.tirx.transform import prim_func_pass
 
 from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.each import each
 from tvm_sched.passes.flatten_indices import with_flat_indices
 from tvm_sched.passes.hoist_constants import PREPARE
 from tvm_sched.passes.insert_prefetches import with_prefetches
@@ -24,11 +22,6 @@ PIPELINE = "tvm_sched"
 def build(mod: IRModule, target: Target):
     """The executable of scheduled TIR functions, and of Relax functions that call them where these have been lowered to the virtual machine's."""
     return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
-
-
-def each(rewrite: Callable[[PrimFunc], PrimFunc]):
-    """The pass that rewrites each TIR function."""
-    return prim_func_pass(lambda func, _mod, _context: rewrite(func), opt_level=0, name=rewrite.__name__)
 
 
 def passes():

@@ -14,16 +14,23 @@ from tvm_sched.importer import Imported
 from tvm_sched.passes.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.channels_last import channels_last
 from tvm_sched.passes.constants import is_op
+from tvm_sched.passes.each import each
 from tvm_sched.passes.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.fold_constants import fold_constants
 from tvm_sched.passes.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.legalize import legalize
 from tvm_sched.passes.schedule_functions import Scheduled, schedule_functions, takes_int64
 from tvm_sched.passes.select_kernels import Selection, select_kernels
-from tvm_sched.passes.vector_math import vector_math
+from tvm_sched.passes.vector_math import with_vector_math
 from tvm_sched.passes.write_in_place import write_in_place
 from tvm_sched.records import Records
 from tvm_sched.targets import Target
+
+
+def with_narrow_indices(func: PrimFunc) -> PrimFunc:
+    """The function with loops and shapes in int32 where its data allow: what schedules and vector units want, and Relax does not give."""
+    return func if takes_int64(func) else tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({"main": func}))["main"]
+
 
 CLEAN = tvm.transform.Sequential([fold_constants, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
 FUSE = tvm.transform.Sequential(
@@ -34,6 +41,8 @@ FUSE = tvm.transform.Sequential(
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
+        each(with_vector_math),
+        each(with_narrow_indices),
     ]
 )
 
@@ -59,15 +68,7 @@ def fused(imported: Imported, target: Target, dense: bool = False) -> Selection:
         # 4. A kernel for each layer, its weight packed.
         selection = select_kernels(mod, target, imported.layers, ignore_zeros=dense)
         # 5. Lower to TIR functions; elementwise chains go into the kernels before them.
-        return replace(selection, mod=narrow_indices(vector_math(FUSE(selection.mod))))
-
-
-def narrow_indices(mod: IRModule) -> IRModule:
-    """Loops and shapes of TIR functions in int32 where their data allow: what schedules and vector units want, and Relax does not give."""
-    for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc) and not takes_int64(func):
-            mod.update_func(var, tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({var: func}))[var])
-    return mod
+        return replace(selection, mod=FUSE(selection.mod))
 
 
 def lower(imported: Imported, target: Target, records: Records | None = None, dense: bool = False) -> Lowered:

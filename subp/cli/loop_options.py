@@ -38,7 +38,7 @@ _OPTIONS = (
     ),
     setting("--seed", "Of initialisation, order, augmentation, masks and split."),
     click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it."),
-    setting("--skip-broken", "Leave out images that cannot be read, naming each, instead of ending."),
+    setting("--skip-broken", "Do without images that cannot be read, naming each, instead of ending."),
     setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),
     setting("--workers", "Processes that load images; 0 loads in the main one."),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"),

@@ -21,5 +21,10 @@ def ranks(scores: Tensor, active: Tensor) -> Tensor:
 
 
 def keep_best(scores: Tensor, sparsity: float) -> Tensor:
-    """Bool [R, C]: every row of scores [R, C] keeps all but its floor(sparsity * C) lowest, and at least one."""
-    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest(scores, sparsity), False)
+    """Bool [R, C]: every row of scores [R, C] keeps all but its `lowest`."""
+    pruned = min(count(sparsity, scores.shape[1]), scores.shape[1] - 1)
+    if pruned == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    highest = scores.kthvalue(pruned, dim=1, keepdim=True).values  # of the pruned
+    tied = scores == highest
+    return (scores > highest) | (tied & (tied.cumsum(1) > pruned - (scores < highest).sum(1, keepdim=True)))

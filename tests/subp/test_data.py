@@ -15,7 +15,7 @@ from PIL import Image
 
 from subp import data
 from subp.errors import UserError
-from subp.images import open_image
+from subp.images import Folder, image_parts, open_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -245,19 +245,25 @@ def test_a_broken_image_is_named(tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_left_out_and_named_where_that_is_asked_for(tmp_path, workers):
-    files = tree(3)
-    for name in ("cat/0.jpg", "dog/1.jpg"):
+def test_where_it_is_asked_for_another_stands_in_for_a_broken_image_in_training_and_none_in_validation(tmp_path, workers):
+    files = tree(3, ("dog",), "train/") | tree(2, ("cat",), "train/") | tree(1, ("cat", "dog"), "val/")
+    for name in ("train/cat/0.jpg", "train/dog/2.jpg", "val/dog/0.jpg"):
         files[name] = files[name][:200]
     loaded = data.datasets(write_zip(tmp_path / "images.zip", files), skip_broken=True)
-    loading, told, count = data.Loading(2, workers, skip_broken=True), [], 0
+    loading, told, seen = data.Loading(1, workers, skip_broken=True), [], []
     for loader in (data.train_batches(loaded, 0, loading, seed=0), data.val_batches(loaded, loading)):
-        count += sum(len(labels) for _, labels in data.batches(loader, told.append))
-    assert count == len(files) - 2
-    assert [sentence.partition(" in ")[0] for sentence in sorted(told)] == [
-        "cannot read the image cat/0.jpg",
-        "cannot read the image dog/1.jpg",
-    ]
+        seen.append(sorted(int(label) for _, labels in data.batches(loader, told.append) for label in labels))
+    assert seen == [[0, 0, 0, 1, 1], [0]]  # cat 1 stands in for cat 0 and, after the last of all, for dog 2
+    assert {sentence.partition(" in ")[0] for sentence in told} == {
+        f"cannot read the image {name}" for name in ("train/cat/0.jpg", "train/dog/2.jpg", "val/dog/0.jpg")
+    }
+
+
+def test_where_no_image_can_be_read_there_is_none_to_stand_in(tmp_path):
+    (items,) = image_parts(Folder(write_folder(tmp_path, {name: content[:200] for name, content in tree(2).items()})))
+    loaded = data.Data(items, items, items.classes, data.Preprocessing.standard(8, 3), mirror=True)
+    with pytest.raises(UserError, match="none of the training images can be read"):
+        all_batches(data.train_batches(loaded, 0, data.Loading(4, skip_broken=True), seed=0))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_ranks import CONFIG, DATA, net
+from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, net
 
 from subp import checkpoint, training
 from subp.distributed import Ranks
@@ -48,6 +48,19 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
         for name in ours.keys() - {"images_per_s"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
             assert theirs[name] == others[name]
+
+
+@pytest.mark.parametrize(
+    "part, images, config",
+    [("skipping", DAMAGED, SKIPPING), ("compiled", DATA, replace(COMPILING, compile=False))],
+    ids=["images cannot be read", "compiled"],
+)
+def test_ranks_stay_in_step_with_what_one_process_does(ranks, part, images, config):
+    alone = training.train(images, config, model=net()).history
+    for report in ranks[1]:
+        for ours, theirs in zip(alone, report[part], strict=True):
+            for name in ours.keys() - {"images_per_s"}:
+                assert theirs[name] == pytest.approx(ours[name], rel=1e-4), name
 
 
 def test_one_rank_alone_writes(ranks):

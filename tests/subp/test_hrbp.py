@@ -30,6 +30,17 @@ def test_hidden_groups_are_found_among_noise():
     assert (found.reshape(8, 8) == found.reshape(8, 8)[:, :1]).all()
 
 
+def test_no_swap_of_two_items_gains_anything_any_more():
+    draws = torch.Generator().manual_seed(2)
+    features = (torch.rand(40, 30, generator=draws) < torch.rand(40, 1, generator=draws)).float()
+    found = balanced_groups(features, 5)
+    assert torch.equal(found, balanced_groups(features.bool(), 5))
+    for i, j in itertools.combinations(range(40), 2):
+        swapped = found.clone()
+        swapped[[i, j]] = swapped[[j, i]]
+        assert overlap(features, swapped, 5) <= overlap(features, found, 5)
+
+
 def test_overlap_counts_what_pairs_of_a_group_have_in_common():
     features = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1], [0, 1, 1]]).float()
     assert overlap(features, torch.tensor([0, 1, 2, 3]), 2) == 1 + 2

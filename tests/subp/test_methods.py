@@ -9,7 +9,7 @@ from torch import nn
 from subp import Sparsifier
 from subp.errors import UserError
 from subp.masking import trained_weight
-from subp.methods import METHODS, filters, magnitude, nonuniform, random_uniform, sr_ste, subp
+from subp.methods import METHODS, filters, magnitude, nonuniform, random_uniform, ranking, sr_ste, subp
 from subp.seeds import generator
 
 CONVOLUTION, HIDDEN = "1", "3"
@@ -44,6 +44,16 @@ def test_magnitude_keeps_the_largest_weights_of_the_layer():
     mask = magnitude.step(weight, 0.7)
     kept, pruned = weight[mask].abs(), weight[~mask].abs()
     assert mask.shape == weight.shape and len(pruned) == int(0.7 * 270) and kept.min() > pruned.max()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (6, 33)])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.75, 0.99])
+def test_all_but_the_lowest_are_kept_and_of_equal_scores_the_first_are_lower(shape, sparsity):
+    scores = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).round()
+    pruned = min(int(sparsity * shape[1]), shape[1] - 1)
+    order = scores.argsort(dim=1, stable=True)
+    expected = torch.ones(shape, dtype=torch.bool).scatter(1, order[:, :pruned], False)
+    assert torch.equal(ranking.keep_best(scores, sparsity), expected)
 
 
 def test_filters_of_least_score_are_pruned_whole():

@@ -117,6 +117,18 @@ def test_averaged_weights_fold_by_every_method(method):
     assert loop.evaluate(result.model, val)["val_loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.95])
+def test_n_to_m_masks_are_those_of_the_weights_delivered(tmp_path, ema):
+    result = train(method="sr-ste", sparsity=0.5, ema=ema, output=tmp_path)
+    saved = checkpoint.load(tmp_path / training.CHECKPOINT)
+    weight = (saved.average or saved.model)["2.parametrizations.weight.original"]
+    of_four = weight.reshape(8, 2, 4, 3, 3)
+    second = of_four.abs().sort(2, descending=True).values[:, :, 1:2]
+    expected = torch.where(of_four.abs() >= second, of_four, 0).reshape(weight.shape)
+    assert torch.equal(result.model[2].weight.detach(), expected)
+    assert torch.equal(checkpoint.load_model(tmp_path / training.CHECKPOINT, net())[0][2].weight, expected)
+
+
 @pytest.mark.parametrize("mixup, cutmix", [(0.4, 0.0), (0.0, 1.0)])
 def test_mixed_images_and_labels_are_made_of_two_in_the_same_proportion(mixup, cutmix):
     x = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 32, 32)

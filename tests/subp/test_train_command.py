@@ -1,5 +1,9 @@
 """`subp train` and `subp inspect` as called."""
 
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,6 +14,7 @@ from subp.allocation import ALLOCATIONS
 from subp.cli.inspect import command as inspect
 from subp.cli.method_options import with_preset
 from subp.cli.train import command as train
+from subp.config import Config
 from subp.criteria import CRITERIA
 from subp.errors import UserError
 from subp.methods import METHODS
@@ -41,16 +46,40 @@ def test_training_tells_each_epoch_what_stayed_dense_and_where_the_result_is(run
 def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
     output, _ = run
     result = call(train, "digits", "--resume", "-o", output)
-    assert "resumes after 2 of 2 epochs" in result.output
-    with pytest.raises(UserError, match="the run to resume has lr = 0.1, not 0.2"):
+    assert "the run is finished: its 2 epochs are done" in result.output
+    refused = r"the run to resume has --lr 0.1 \(not --lr 0.2\): resume it with its own options"
+    with pytest.raises(UserError, match=refused):
         call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--sparsity", "0.75"], "no --sparsity (not --sparsity 0.75)"),
+        (["--target-macs", "0.5", "--hard"], "no --target-macs (not --target-macs 0.5) and neither --soft nor --hard (not --hard)"),
+        (["--exclude", "*.conv1", "--exclude", "fc"], "--exclude layer1.* (not --exclude *.conv1 --exclude fc)"),
+        (["--channels-last", "--size", "16"], "no --channels-last (not --channels-last) and --size 8 (not --size 16)"),
+    ],
+)
+def test_what_differs_from_the_run_to_resume_is_told_as_it_is_typed(run, options, told):
+    with pytest.raises(UserError) as refused:
+        call(train, "digits", "--resume", "-o", run[0], *options)
+    assert str(refused.value) == f"the run to resume has {told}: resume it with its own options"
+
+
+def test_of_a_finished_run_only_that_is_told(tmp_path):
+    options = [*RUN, "--epochs", "1", "--rearrange", "--auto-resume", "-o", tmp_path]
+    begun = call(train, *options).output.splitlines()
+    assert any(line.startswith("rearranges the filters") for line in begun)
+    again = call(train, *options).output.splitlines()
+    assert again == ["the run is finished: its 1 epochs are done", begun[-1]]
 
 
 def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begins(run, tmp_path):
     output, _ = run
-    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet32"):
+    with pytest.raises(UserError, match=r"the run to resume has --model resnet20 \(not --model resnet32\)"):
         call(train, "digits", "--resume", "-o", output, "--model", "resnet32")
-    assert "resumes after 2 of 2" in call(train, "digits", "--auto-resume", "-o", output).output
+    assert "finished" in call(train, "digits", "--auto-resume", "-o", output).output
     with pytest.raises(UserError, match="there is no checkpoint"):
         call(train, *RUN, "--resume", "-o", tmp_path / "none")
     begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
@@ -62,7 +91,7 @@ def test_a_preset_fills_in_what_is_not_given_and_a_run_to_resume_must_have_it(ru
     assert with_preset("resnet50-1.0g", {"n": 8}) == preset | {"n": 8}
     assert with_preset("resnet50-1.0g", {"sparsity": 0.5}) == preset | {"sparsity": 0.5}
     assert "sparsity" not in with_preset("resnet50-1.0g", {"target_macs": 0.25})
-    with pytest.raises(UserError, match="the run to resume has model = resnet20, not resnet50"):
+    with pytest.raises(UserError, match=r"the run to resume has --model resnet20 \(not --model resnet50\)"):
         call(train, "digits", "--resume", "-o", run[0], "--exclude", "layer1.*", "--preset", "resnet50-1.0g")
 
 
@@ -122,7 +151,17 @@ def test_training_begins_with_the_weights_given(tmp_path):
     assert torch.allclose(trained.fc.bias, torch.full((10,), 7.0), atol=1e-4)
     with pytest.raises(UserError, match="only a new run"):
         call(train, *options, "--resume")
-    assert "resumes after 1 of 1 epochs" in call(train, *options, "--auto-resume").output
+    assert "finished" in call(train, *options, "--auto-resume").output
+
+
+def test_the_recipes_of_the_documentation_are_accepted_as_written():
+    lines = (Path(__file__).parents[2] / "docs" / "training.md").read_text().splitlines()
+    recipes = [shlex.split(line) for line in lines if line.startswith("    subp train")]
+    assert len(recipes) == 3
+    for _, _, *words in recipes:
+        given = train.make_context("train", words).params
+        config = Config(**{name: value for name, value in given.items() if name in {field.name for field in fields(Config)}})
+        assert config.epochs >= 100
 
 
 def test_the_choices_offered_are_those_there_are():

@@ -175,7 +175,7 @@ def test_resuming_another_run_is_refused(tmp_path):
     def resume(config=short, images=DATA):
         return training.train(images, config, model=dropping(), output=tmp_path, resume=True)
 
-    with pytest.raises(UserError, match="the run to resume has sparsity = 0.75, not 0.5"):
+    with pytest.raises(UserError, match=r"the run to resume has --sparsity 0.75 \(not --sparsity 0.5\): resume"):
         resume(replace(short, sparsity=0.5))
     with pytest.raises(UserError, match="trained on other classes"):
         resume(images=replace(DATA, classes=list("abce")))
@@ -185,7 +185,7 @@ def test_resuming_another_run_is_refused(tmp_path):
     other.conv = nn.Conv2d(8, 16, 5)
     with pytest.raises(UserError, match="the weights of the run to resume do not fit Dropping: size mismatch for conv"):
         training.train(DATA, short, model=other, output=tmp_path, resume=True)
-    with pytest.raises(UserError, match="the run to resume has model = Dropping, not Sequential"):
+    with pytest.raises(UserError, match=r"the run to resume has --model Dropping \(not --model Sequential\)"):
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 12), nn.Flatten())
         training.train(DATA, short, model=model, output=tmp_path, resume=True)
     assert len(resume(replace(short, workers=1)).history) == 1

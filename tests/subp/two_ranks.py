@@ -3,10 +3,13 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from subp import data, training
 from subp.config import Config
@@ -44,6 +47,20 @@ def net():
 DATA = data.from_tensors(images(32, 0), images(15, 1), list("abc"))
 
 
+class Damaged(TensorDataset):
+    """Some of the images cannot be read: with two ranks of a batch of two, all images that one of them has."""
+
+    def __getitem__(self, index):
+        if index in (3, 4, 9, 31):
+            raise OSError("truncated")
+        return super().__getitem__(index)
+
+
+DAMAGED = replace(DATA, train=Damaged(*DATA.train.tensors))
+SKIPPING = replace(CONFIG, epochs=1, batch_size=2, skip_broken=True)
+COMPILING = replace(CONFIG, epochs=2, compile=True, ema=0.0)
+
+
 def digest(tensors):
     return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors.values())).hexdigest()
 
@@ -62,7 +79,10 @@ def main(folder):
     gathered = Ranks(rank, 2, torch.device("cpu")).gather([f"of {rank}"])
     result = training.train(DATA, CONFIG, model=net(), output=folder / "run")
     training.train(DATA, CONFIG, model=net(), output=folder / "run", resume=True)
-    report = {"gathered": gathered, "masks": masks, "history": result.history, "weights": digest(result.model.state_dict())}
+    report = {"gathered": gathered, "masks": masks[:], "history": result.history, "weights": digest(result.model.state_dict())}
+    report["skipping"] = training.train(DAMAGED, SKIPPING, model=net()).history
+    torch.compile = partial(torch.compile, backend="aot_eager")  # all of it but the C++ compiler
+    report["compiled"] = training.train(DATA, COMPILING, model=net()).history
     (folder / f"{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
 

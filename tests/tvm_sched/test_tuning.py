@@ -144,14 +144,14 @@ def test_records_of_another_number_of_threads_are_not_used(tuned):
 
 def test_a_cut_off_last_line_stops_compile_but_not_tune(copy):
     path = copy / RECORDS
-    whole = path.read_bytes()
+    whole, schedules = path.read_bytes(), distinct(copy)
     path.write_bytes(whole[:-30])
     with pytest.raises(UserError, match="the last line of .* is cut off"):
         tvm_sched.compile(*network(), threads=1, records=copy)
     assert path.read_bytes() == whole[:-30]
     tune(copy)
     assert path.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert len(lines(path)) == whole.count(b"\n")
+    assert distinct(copy) == schedules  # how many lines depends on which is looked at again
     tvm_sched.compile(*network(), threads=1, records=copy)
 
 

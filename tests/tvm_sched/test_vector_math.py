@@ -10,7 +10,8 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched import targets
-from tvm_sched.passes.vector_math import vector_math
+from tvm_sched.passes.each import each
+from tvm_sched.passes.vector_math import with_vector_math
 
 FUNCTIONS = {
     "exp": (tirx.exp, np.exp),
@@ -23,7 +24,7 @@ FUNCTIONS = {
 
 def computed(of_number, numbers: np.ndarray) -> tuple[tvm.IRModule, np.ndarray]:
     x = te.placeholder(numbers.shape, "float32")
-    mod = vector_math(function([x], te.compute(numbers.shape, lambda i: of_number(x[i]))))
+    mod = each(with_vector_math)(function([x], te.compute(numbers.shape, lambda i: of_number(x[i]))))
     return mod, run(Schedule(mod), targets.host(), [numbers], numbers.shape)
 
 
@@ -49,5 +50,5 @@ def test_no_call_of_the_mathematical_library_is_left():
 
 def test_other_types_keep_their_calls():
     x = te.placeholder((4,), "float64")
-    mod = vector_math(function([x], te.compute((4,), lambda i: tirx.exp(x[i]))))
+    mod = each(with_vector_math)(function([x], te.compute((4,), lambda i: tirx.exp(x[i]))))
     assert "T.exp(" in mod.script()

@@ -16,6 +16,7 @@ import numpy as np
 from tvm import te
 
 from tvm_sched.kernels import direct_conv2d, register_tile
+from tvm_sched.kernels.loops import output_size
 from tvm_sched.kernels.register_tile import Work
 from tvm_sched.targets import Target
 
@@ -26,9 +27,7 @@ def compute(x, data, columns, *, out_channels, kernel, stride=(1, 1), padding=(0
     """The algorithm, free of any order. `kernel` is (height, width) of the whole one, `padding` (top, left, bottom, right)."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
     groups, kept, _, _, n = (int(extent) for extent in data.shape)
-    top, left, bottom, right = padding
-    out_height = (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    out_width = (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    out_height, out_width = output_size((height, width), kernel, stride, padding, dilation)
     padded = direct_conv2d.pad(x, padding)
     k = te.reduce_axis((0, kept), "k")
 

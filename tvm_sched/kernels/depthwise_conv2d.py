@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import bands, partition
+from tvm_sched.kernels.loops import bands, output_size, partition
 from tvm_sched.targets import Target
 
 NAME = "depthwise_conv2d"
@@ -26,9 +26,8 @@ def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
     """The algorithm, free of any order. `padding` is (top, left, bottom, right)."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
     kernel_h, kernel_w, _ = (int(extent) for extent in weight.shape)
-    top, left, bottom, right = padding
-    out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
-    out_width = (width + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    top, left, _, _ = padding
+    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding, dilation)
     r, q = te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")
 
     def product(b, h, w, c):

@@ -14,7 +14,7 @@ from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition, prefetch_weights
+from tvm_sched.kernels.loops import output_size, partition, prefetch_weights
 from tvm_sched.kernels.register_tile import Tile, Work, candidates
 from tvm_sched.targets import Target
 
@@ -29,9 +29,7 @@ def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0,
     """
     batch, height, width, channels = x.shape
     groups, kept, kernel_h, kernel_w, n = (int(extent) for extent in data.shape)
-    top, left, bottom, right = padding
-    out_height = (height + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
-    out_width = (width + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding, dilation)
     if any(padding):
         x = pad(x, padding)
     k, r, q = te.reduce_axis((0, kept), "k"), te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")

@@ -14,7 +14,7 @@ Results saturate where the function would overflow or underflow: exp(100) is 2.4
 from math import e, log, log2
 
 import tvm_ffi
-from tvm import IRModule, ir, tirx
+from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
 EXP_RANGE = (-126 * log(2), 127.49 * log(2))  # 2^n is a normal number for n in [-126, 127]
@@ -33,12 +33,9 @@ ERF_P = (
 ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02)
 
 
-def vector_math(mod: IRModule) -> IRModule:
-    """Rewrites the float32 calls in all TIR functions of the module."""
-    for var, func in list(mod.functions_items()):
-        if isinstance(func, PrimFunc):
-            mod.update_func(var, tvm_ffi.structural_map(func, (ir.Call, rewrite)))
-    return mod
+def with_vector_math(func: PrimFunc) -> PrimFunc:
+    """The function with its float32 calls rewritten."""
+    return tvm_ffi.structural_map(func, (ir.Call, rewrite))
 
 
 def rewrite(call: ir.Call):
