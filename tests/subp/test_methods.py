@@ -10,7 +10,6 @@ from subp import Sparsifier
 from subp.errors import UserError
 from subp.masking import trained_weight
 from subp.methods import METHODS, filters, magnitude, nonuniform, random_uniform, ranking, sr_ste, subp
-from subp.seeds import generator
 
 CONVOLUTION, HIDDEN = "1", "3"
 
@@ -166,7 +165,7 @@ def test_scores_of_zeros_keep_pruned_blocks_pruned_and_scores_of_weights_let_the
 
 def test_active_blocks_rank_first_and_of_the_others_the_best_are_drawn():
     def step(scores, active, rate):
-        return subp.step(torch.tensor([scores]), 0.5, rate, 1e-3, generator(0, "draws"), torch.tensor([active]))[0].tolist()
+        return subp.step(torch.tensor([scores]), 0.5, rate, 1e-3, generator(), torch.tensor([active]))[0].tolist()
 
     scores, active = [1.0, 2.0, 9.0, 8.0, 3.0, 7.0], [True, True, False, False, True, False]
     assert step(scores, active, 0.5) == active  # all that may stay do, however the others score
