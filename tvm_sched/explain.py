@@ -1,5 +1,6 @@
 """What was chosen for each layer, and why: the rows that `compile --explain` prints and that an artifact carries."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,11 +31,17 @@ class LayerChoice:
 
 
 def table(choices: Iterable[LayerChoice]) -> Table:
-    """The rows as a table for the terminal."""
+    """The rows as a table for the terminal; calls that differ in nothing, as the steps of a recurrent layer, are one line."""
     rows = Table(show_edge=False, pad_edge=False)
     for column in ("layer", "op", "shape", "1xN", "kept", "kernel", "schedule", "why"):
         rows.add_column(column, overflow="fold")
-    for choice in choices:
-        n = f"1x{choice.n}" if choice.n else "-"
-        rows.add_row(choice.name, choice.op, choice.shape, n, f"{choice.kept}/{choice.total}", choice.kernel, choice.schedule, choice.why)
+    for line, times in Counter(map(line_of, choices)).items():
+        name, op, *rest = line
+        rows.add_row(name, f"{op}, {times} times" if times > 1 else op, *rest)
     return rows
+
+
+def line_of(choice: LayerChoice) -> tuple[str, ...]:
+    """A choice in words, column by column."""
+    n = f"1x{choice.n}" if choice.n else "-"
+    return choice.name, choice.op, choice.shape, n, f"{choice.kept}/{choice.total}", choice.kernel, choice.schedule, choice.why

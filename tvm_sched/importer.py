@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from tvm_sched import recurrent
 from tvm_sched.errors import UserError
 
-WEIGHT_AT = {"conv2d": 1, "convolution": 1, "linear": 1, "matmul": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen operator -> its weight's argument
-RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_")  # compiled, their outputs are wrong
+WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen's core operator -> its weight's argument
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}  # what may stand between a parameter and the operator it weighs
 
 
@@ -59,14 +59,15 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     outputs = program.call_spec.out_spec
     if outputs.type not in (None, tuple, list) or not all(output.is_leaf() for output in outputs.children()):
         raise UserError("the network returns something else than a tensor or a tuple of tensors; wrap it in a module that does not")
-    if any(str(node.target).startswith(RECURRENT) for node in program.graph.nodes):
-        raise UserError("the network has recurrent layers (LSTM, GRU, RNN), which this compiler does not take: run it in PyTorch")
     require_finite(program)
     try:
-        mod = from_exported_program(program, unwrap_unit_return_tuple=True)
+        core = recurrent.decomposed(program)
+        mod = from_exported_program(core, unwrap_unit_return_tuple=True, run_ep_decomposition=False)
+    except UserError:
+        raise
     except Exception as error:  # of any kind: TVM's importer has many ways to stop
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
-    return Imported(mod, program, layers(program), (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
+    return Imported(mod, program, layers(core), (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
 
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
@@ -93,11 +94,15 @@ def require_finite(program: ExportedProgram) -> None:
 
 
 def layers(program: ExportedProgram) -> list[tuple[str, int]]:
-    """(name, numbers in the weight) of each convolution and matrix product, in the order in which the network computes them."""
-    found = []
+    """(name, numbers in the weight) of each convolution and matrix product, in the order in which the network computes them; of products
+    by one matrix, as the steps of a recurrent layer are, the first.
+    """
+    found, matrices = [], set()
     for node in program.graph.nodes:
         at = WEIGHT_AT.get(operator(node))
-        if at is not None:
+        if at is not None and node.args[at] not in matrices:
+            if operator(node) != "convolution":
+                matrices.add(node.args[at])
             weight = source(node.args[at])
             found.append((name_of(weight, node, program), weight.meta["val"].numel()))
     return found

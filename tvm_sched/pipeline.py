@@ -1,6 +1,6 @@
 """From an imported network to a module that is ready for code generation, as one list of numbered phases."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -86,20 +86,24 @@ def lower(imported: Imported, target: Target, records: Records | None = None, de
 
 
 def with_calls(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
-    """The choices with their schedules, calls and costs. Fusion reorders calls, so a layer is known by the constant that holds its weight."""
-    found, made_of, calls = {}, {}, Counter()
+    """The choices with their schedules, calls and costs. Fusion reorders calls, so a layer is known by the constant that holds its weight; of calls
+    that share one, the first tells of what is stored.
+    """
+    found, made_of, calls = defaultdict(list), {}, Counter()
     for binding in kernel_bindings(scheduled.mod):
         function, args = binding.value.args[:2]
         weights = [arg.value for arg in args if isinstance(arg, GenericConst)] + [w for arg in args for w in made_of.get(arg, ())]
         name = function.name_hint
         if name in scheduled.knobs:
             layer = {"schedule": scheduled.knobs[name], "function": name, "call": calls[name]}
-            found |= {weight: layer | {"weights": prod(weight.shape)} for weight in weights}
+            for weight in weights:
+                found[weight].append(layer | {"weights": 0 if found[weight] else prod(weight.shape)})
         elif weights:  # a transformation of weights: the kernel is the call that takes its result
             made_of[binding.var] = weights
         calls[name] += 1
+    told = {weight: iter(layers) for weight, layers in found.items()}
     return [
-        choice if weight is None else replace(choice, **found.get(weight.value, {"schedule": "none: folded away"}))
+        choice if weight is None else replace(choice, **next(told.get(weight.value, iter(())), {"schedule": "none: folded away"}))
         for choice, weight in zip(selection.choices, selection.weights)
     ]
 

@@ -144,17 +144,3 @@ def test_what_cannot_be_compiled_is_told_in_one_line(network, dtype, words):
     with pytest.raises(UserError, match=words) as caught:
         importer.from_torch(network, torch.zeros(2, 3, dtype=dtype))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_networks_are_refused(kind):
-    class Reader(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = kind(8, 16, batch_first=True)
-
-        def forward(self, x):
-            return self.rnn(x)[0]
-
-    with pytest.raises(UserError, match="has recurrent layers"):
-        importer.from_torch(Reader(), torch.zeros(1, 3, 8))

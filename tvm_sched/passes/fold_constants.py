@@ -2,8 +2,10 @@
 
 TVM's FoldConstant compiles a function for every operator that it folds, 50 ms each; a transformer has hundreds of them. So what NumPy can do in
 a line is done here first, and the rest left to TVM's pass. Constant positions, by which a network gathers, become int32: that is what schedules
-take (`schedule_functions.takes_int64`).
+take (`schedule_functions.takes_int64`); and those that count from the end, as in x[:, -1], count from the start: TVM's take reads before x there.
 """
+
+from math import prod
 
 import numpy as np
 import tvm
@@ -111,9 +113,12 @@ class _Folder(PyExprMutator):
     def visit_call_(self, call):
         call = super().visit_call_(call)
         positions = as_array(call.args[1]) if any(is_op(call, name) for name in GATHERS) else None
-        if positions is None or positions.dtype != "int64":
+        if positions is None:
             return call
-        return relax.Call(call.op, [call.args[0], constant(positions.astype("int32"))], call.attrs, call.ty_args)
+        shape, axis = shape_of(call.args[0]), call.attrs.axis
+        extent = prod(shape) if axis is None else shape[int(axis)]
+        from_start = np.where(positions < 0, positions + extent, positions)
+        return relax.Call(call.op, [call.args[0], constant(from_start.astype("int32"))], call.attrs, call.ty_args)
 
     def visit_var_(self, var):
         return self.known[var] if var in self.known else super().visit_var_(var)

@@ -47,6 +47,8 @@ class _Selector(PyExprMutator):
         self.target, self.ignore_zeros = target, ignore_zeros
         self.layers = list(layers)
         self.choices, self.weights = [], []
+        self.names = {}  # weight -> the name of its layer
+        self.packings = {}  # (weight, how it is applied) -> its plan and packed constants: a layer that runs several times is stored once
 
     def visit_call_(self, call):
         call = super().visit_call_(call)
@@ -72,7 +74,7 @@ class _Selector(PyExprMutator):
         if groups == channels == out_channels:
             packed = constant(weight[:, 0].transpose(1, 2, 0))
             why = "depthwise: a block has one input channel, nothing to skip"
-            self.record(weight.size, packed, op, shape, None, 1.0, 1, 1, layer.macs, "depthwise", why, kept_macs=layer.macs)
+            self.record(call, weight.size, packed, op, shape, None, 1.0, 1, 1, layer.macs, "depthwise", why, kept_macs=layer.macs)
             return self.builder_.call_te(depthwise_conv2d.compute, x, packed, primfunc_name_hint=depthwise_conv2d.NAME, **geometry)
         return self.blocks(call, layer, shape, direct_conv2d.conv2d, geometry)
 
@@ -85,15 +87,14 @@ class _Selector(PyExprMutator):
     def blocks(self, call, layer, shape, direct, geometry):
         """The layer as 1xN blocks, dense or sparse; `direct` is its direct kernel's compute."""
         if not layer.weight.any() and not self.ignore_zeros:
-            self.record(layer.weight.size, None, layer.op, shape, None, 0.0, 0, layer.channels, layer.macs, "zeros", "no block is kept")
+            self.record(call, layer.weight.size, None, layer.op, shape, None, 0.0, 0, layer.channels, layer.macs, "zeros", "no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
-        plan = choose(layer, self.target, self.ignore_zeros)
-        data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, plan.layer.groups), plan.kept, plan.n)
-        if plan.how == COLUMNS:
-            indices = columns_conv2d.places(indices, layer.channels, layer.weight.shape[2:], layer.dilation)
-        packed = [constant(each) for each in (data, indices) if each is not None]
-        told = (plan.found_n, plan.density, data.shape[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
-        self.record(layer.weight.size, packed[0], layer.op, shape, *told, kept_macs=plan.kept_macs(layer))
+        key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation
+        if key not in self.packings:
+            self.packings[key] = self.pack(layer)
+        plan, *packed = self.packings[key]
+        told = (plan.found_n, plan.density, shape_of(packed[0])[1], plan.layer.channels, layer.macs, plan.kernel, plan.why)
+        self.record(call, layer.weight.size, packed[0], layer.op, shape, *told, kept_macs=plan.kept_macs(layer))
         x = call.args[0]
         if plan.phased:
             shape, padding = plan.layer.phases_shape(self.target), layer.padding[:2]
@@ -116,18 +117,30 @@ class _Selector(PyExprMutator):
             compute, name, arguments = direct, direct_conv2d.NAME, {"out_channels": len(layer.weight)} | geometry
         return self.builder_.call_te(compute, x, *packed, primfunc_name_hint=name, primfunc_attrs=FUSABLE, **arguments)
 
+    def pack(self, layer):
+        """[the layer's plan, its packed data, and the indices where it has them]."""
+        plan = choose(layer, self.target, self.ignore_zeros)
+        data, indices = pattern.pack(pattern.ungroup(plan.layer.weight, plan.layer.groups), plan.kept, plan.n)
+        if plan.how == COLUMNS:
+            indices = columns_conv2d.places(indices, layer.channels, layer.weight.shape[2:], layer.dilation)
+        return [plan, *(constant(each) for each in (data, indices) if each is not None)]
+
     def winograd_weight(self, data, form):
         """The transformed weight, a computation that `hoist_constants` will move out of the call."""
         g = constant(np.array(form.weight, "float32"))
         return self.builder_.emit_te(winograd_conv2d.transform_weight, data, g, primfunc_name_hint="winograd_weight", primfunc_attrs=OPAQUE)
 
-    def record(self, size, packed, *choice, kept_macs=0):
-        """Notes the choice (the fields of a LayerChoice after the name) under the name of the next layer whose weight has that size."""
-        at = next((i for i, (_, numbers) in enumerate(self.layers) if numbers == size), None)
-        name = f"layer {len(self.choices)}" if at is None else self.layers[at][0]
-        self.layers = self.layers if at is None else self.layers[at + 1:]
+    def record(self, call, size, packed, *choice, kept_macs=0):
+        """Notes the choice (the fields of a LayerChoice after the name) for a call whose weight holds `size` numbers: under the name of the next
+        layer whose weight has that size, or the name that this very weight has had before.
+        """
+        weight = call.args[1].value
+        if weight not in self.names:
+            at = next((i for i, (_, numbers) in enumerate(self.layers) if numbers == size), None)
+            self.names[weight] = f"layer {len(self.choices)}" if at is None else self.layers[at][0]
+            self.layers = self.layers if at is None else self.layers[at + 1:]
         self.weights.append(packed)
-        self.choices.append(LayerChoice(name, *choice, kept_macs=kept_macs))
+        self.choices.append(LayerChoice(self.names[weight], *choice, kept_macs=kept_macs))
 
 
 def one_matrix(weight: np.ndarray) -> np.ndarray | None:
