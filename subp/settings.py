@@ -36,7 +36,7 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
         require(self.m >= 1, f"m = {self.m}: a group has at least 1 input")
-        require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        require(0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1): it is a fraction, 0.75 for 75 %")
         _known("schedule", self.schedule, schedules.SCHEDULES)
         _known("scoring", self.scoring, SCORINGS)
         if METHODS[self.method].criteria:
