@@ -1,14 +1,20 @@
 """SUBP, soft uniform block pruning: one epoch's step, from block scores [G, I] to a uniform mask [G, I].
 
-Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218; details as in their public code):
+Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
 
 1. prune the P = floor(p C) blocks that score lowest;
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-The scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block
-that grew important outranks a kept one and comes back, also after regrowing has ended. (Scored under their mask, all
-pruned blocks would tie at 0.)
+Theirs besides: the scores by BPAR (subp.criteria), the forward pass on w*m, and the gradient that goes straight through,
+with SR-STE's term on pruned blocks (subp.masking). This project's, where it leaves their public code:
+
+- scores are those of the raw weights, pruned ones included: under soft training these still move, so a pruned block that
+  grew important outranks a kept one and comes back, also after regrowing has ended. Theirs are those of w*m, where all
+  pruned blocks tie (`scoring="masked"`);
+- tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
+- p_t climbs by the usual cubic by default, not by their x^3 (subp.schedules);
+- of each group one block stays at least.
 """
 
 import torch
