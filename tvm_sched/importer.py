@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from tvm_sched.errors import UserError
 
-WEIGHT_AT = {"conv1d": 1, "conv2d": 1, "convolution": 1, "linear": 1, "matmul": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen operator -> its weight's argument
+WEIGHT_AT = {"conv1d": 1, "conv2d": 1, "convolution": 1, "linear": 1, "matmul": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen -> weight's place
 RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_")  # compiled, their outputs are wrong
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}  # what may stand between a parameter and the operator it weighs
 

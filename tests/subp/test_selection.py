@@ -97,7 +97,8 @@ def test_without_a_linear_layer_the_last_convolution_is_the_classifier():
 
 
 def test_convolutions_along_one_axis_are_pruned_too():
-    model = nn.Sequential(nn.Conv1d(4, 16, 3), nn.Conv1d(16, 24, 5), nn.Conv1d(24, 24, 3, groups=24), nn.Flatten(), nn.Linear(24, 5))
+    depthwise = nn.Conv1d(24, 24, 3, groups=24)
+    model = nn.Sequential(nn.Conv1d(4, 16, 3), nn.Conv1d(16, 24, 5), depthwise, nn.Flatten(), nn.Linear(24, 5))
     sparsifier = Sparsifier(model, n=16, epochs=1)
     assert [(row.name, row.n, row.reason) for row in sparsifier.summary()] == [
         ("0", None, "stem (first convolution)"),

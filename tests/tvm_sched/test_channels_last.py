@@ -301,7 +301,9 @@ def test_a_convolution_whose_weight_is_computed():
     permutations(Dynamic(), 2, 4, 5, 6)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}, {"groups": 2}, {"groups": 8, "padding": "same"}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}, {"groups": 2}, {"groups": 8, "padding": "same"}]
+)
 def test_convolutions_along_one_axis_are_of_images_of_one_row(kwargs):
     """One permutation in front, one behind."""
     torch.manual_seed(0)
