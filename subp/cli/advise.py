@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SIZES = [4, 8, 16, 32, 64]
 SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
-COLUMNS = ("network", "method", "n", "sparsity", "accuracy")  # of the CSV of results
 GHZ = {"cortex-a76": 2.4}  # Raspberry Pi 5
 OTHER_GHZ = 3.0
 
@@ -45,8 +44,7 @@ class Choice:
 @click.command()
 @click.argument("model")
 @target_option
-@click.option("--size", type=click.IntRange(1), help="Height and width of the images [the checkpoint's, or 224].")
-@click.option("--code", help="FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run.")
+@click.option("--size", type=click.IntRange(1), default=224, show_default=True, help="Height and width of the images.")
 @click.option("--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]")
 @click.option("--sparsity", "sparsities", type=Numbers(), default=SPARSITIES, help="Per cent, comma-separated.  [default: 50 to 95]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
@@ -55,7 +53,7 @@ class Choice:
 @click.option("--network", help="The network's name in that file.  [default: MODEL]")
 @click.option("--method", default="subp", show_default=True, help="The method in that file.")
 @click.option("--picture", type=OutputFile(), help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.")
-def command(model, target, size, code, sizes, sparsities, threads, ghz, results, network, method, picture) -> None:
+def command(model, target, size, sizes, sparsities, threads, ghz, results, network, method, picture) -> None:
     """Estimate MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
     MODEL is a network's name or a checkpoint. Latencies are estimates of convolutions and linear layers alone, by the
@@ -71,8 +69,7 @@ def command(model, target, size, code, sizes, sparsities, threads, ghz, results,
         raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
     cpu = replace(targets.get(target), cores=threads)
     ghz = ghz or GHZ.get(cpu.family, OTHER_GHZ)
-    module, (in_channels, own_size) = _network(model, code)
-    size = size or own_size
+    module, in_channels = _network(model)
     choices = estimated(module, (in_channels, size, size), cpu, sizes, [each / 100 for each in sparsities], ghz)
     if results:
         choices = with_accuracies(choices, results, network or model, method)
@@ -82,18 +79,15 @@ def command(model, target, size, code, sizes, sparsities, threads, ghz, results,
         write_atomically(picture, draw(choices, title))
 
 
-def _network(model: str, code: str | None) -> tuple["nn.Module", tuple[int, int]]:
-    """(the network, the channels and the size of its images)"""
-    from subp import models
-    from subp.cli.networks import CLASSES, DEFAULTS, load_coded
+def _network(model: str) -> tuple["nn.Module", int]:
+    """(the network, its input channels)"""
+    from subp import checkpoint, models
+    from subp.cli.networks import CLASSES
 
     if not model.endswith(".safetensors"):
-        if code:
-            raise UserError(f"{model} is the name of a network, not a checkpoint: leave out --code")
-        return models.create(model, CLASSES), (3, DEFAULTS["size"])
-    module, metadata = load_coded(Path(model), code)
-    images = {"channels": 3, "size": DEFAULTS["size"]} | (metadata.get("preprocessing") or {})
-    return module, (images["channels"], images["size"])
+        return models.create(model, CLASSES), 3
+    module, metadata = checkpoint.load_model(model)
+    return module, metadata["architecture"]["in_channels"]
 
 
 def estimated(
@@ -122,21 +116,19 @@ def trace(module: "nn.Module", input_shape: Sequence[int]) -> dict[str, "Layer"]
 
     def note(name):
         def hook(layer, inputs, output):
-            shape = tuple(layer.weight.shape)
-            row = (1,) * (4 - len(shape))  # along one axis: an image of one row
-            if isinstance(layer, torch.nn.Linear):
-                geometry, image, channels = (), (1, 1, output.numel() // layer.out_features), layer.in_features
+            if isinstance(layer, torch.nn.Conv2d):
+                top, left = layer.padding if isinstance(layer.padding, tuple) else (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
+                geometry = (layer.groups, layer.stride, (top, left, top, left), layer.dilation)
+                image, channels = (output.shape[0], *output.shape[2:]), layer.in_channels
             else:
-                padding = layer.padding if isinstance(layer.padding, tuple) else tuple(size // 2 for size in layer.kernel_size)
-                top, left = (0,) * len(row) + padding
-                geometry = (layer.groups, row + layer.stride, (top, left, top, left), row + layer.dilation)
-                image, channels = (output.shape[0], *row, *output.shape[2:]), layer.in_channels
-            weight = np.ones(shape[:2] + row + shape[2:], "float32")
+                geometry, image, channels = (), (1, 1, output.numel() // layer.out_features), layer.in_features
+            shape = tuple(layer.weight.shape)
+            weight = np.ones(shape + (1,) * (4 - len(shape)), "float32")
             layers[name] = Layer(type(layer).__name__, weight, image, channels, *geometry)
 
         return hook
 
-    kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
     hooks = [layer.register_forward_hook(note(name)) for name, layer in module.named_modules() if isinstance(layer, kinds)]
     with torch.no_grad():
         module.eval()(torch.zeros(1, *input_shape))
@@ -167,12 +159,13 @@ def with_accuracies(choices: Sequence[Choice], results: Path, network: str, meth
     """The choices with the mean accuracies that the CSV file has of them; its `dense` rows are the dense network's."""
     from dataclasses import replace
 
+    columns = ("network", "method", "n", "sparsity", "accuracy")
     found: dict[tuple, list[float]] = {}
     try:
         with open(results, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if not row.get("variant")]
-        if not all(row.get(column) is not None for row in rows for column in COLUMNS):
-            raise ValueError(f"a row needs {', '.join(COLUMNS)}")
+        if not all(row.get(column) is not None for row in rows for column in columns):
+            raise ValueError(f"a row needs {', '.join(columns)}")
         rows = [row for row in rows if row["network"] == network]
         for row in rows:
             if row["method"] in (method, "dense"):

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from torch import nn
 
 from subp import models
-from subp.checkpoint import Checkpoint, save
 from subp.cli.advise import Choice, command, estimated, pareto, trace
 from subp.errors import UserError
 from subp.macs import count_macs
@@ -18,14 +16,6 @@ from tvm_sched.plan_costs import layer_cycles
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]
-
-
-OWN = """
-from torch import nn
-
-def build(num_classes, in_channels):
-    return nn.Sequential(nn.Conv2d(in_channels, 16, 3), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
-"""
 
 
 def call(*arguments):
@@ -83,6 +73,13 @@ def test_mean_accuracies_stand_beside_the_estimates(tmp_path):
         call("resnet32", *FEW, "--results", file)
 
 
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"])
+def test_another_file_than_one_of_results_is_told(content, tmp_path):
+    (tmp_path / "r.csv").write_bytes(content)
+    with pytest.raises(UserError, match="is no CSV file of results"):
+        call("resnet20", *FEW, "--results", tmp_path / "r.csv")
+
+
 def test_the_front_holds_what_nothing_faster_reaches():
     points = [(None, 10, 0.9), (16, 5, 0.85), (8, 6, 0.84), (32, 4, 0.7), (4, 3, None)]
     choices = [Choice(n, 0.5, ms, accuracy) for n, ms, accuracy in points]
@@ -94,33 +91,3 @@ def test_wrong_input_is_told():
         call("resnet20", "--sparsity", "100")
     with pytest.raises(UserError, match="there is no model"):
         call("resnet21", *FEW)
-    with pytest.raises(UserError, match="leave out --code"):
-        call("resnet20", "--code", "a.py:f", *FEW)
-
-
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"])
-def test_another_file_than_one_of_results_is_told(content, tmp_path):
-    (tmp_path / "r.csv").write_bytes(content)
-    with pytest.raises(UserError, match="is no CSV file of results"):
-        call("resnet20", *FEW, "--results", tmp_path / "r.csv")
-
-
-def test_a_checkpoint_brings_the_size_of_its_images_and_its_own_network_by_code(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    own, path = f"{tmp_path / 'own.py'}:build", tmp_path / "c.safetensors"
-    architecture = {"name": own, "num_classes": 5, "in_channels": 1}
-    about = {"architecture": architecture, "preprocessing": {"channels": 1, "size": 28}}
-    save(path, Checkpoint(models.create(**architecture).state_dict(), metadata=about))
-    assert "at 28x28" in call(path, *FEW[:2], *FEW[4:], "--code", own).output
-    with pytest.raises(UserError, match="--code"):
-        call(path, *FEW)
-
-
-def test_convolutions_along_one_axis_are_traced_as_they_are_compiled():
-    model = nn.Sequential(nn.Conv1d(4, 8, 3, stride=2, padding=2, dilation=2), nn.Conv1d(8, 16, 3, padding="same"))
-    layers = trace(model, (4, 19))
-    assert {name: layer.macs for name, layer in layers.items()} == count_macs(model, all_places(model), (4, 19))
-    assert [(layer.weight.shape, layer.image, layer.padding) for layer in layers.values()] == [
-        ((8, 4, 1, 3), (1, 1, 10), (0, 2, 0, 2)),
-        ((16, 8, 1, 3), (1, 1, 10), (0, 1, 0, 1)),
-    ]
