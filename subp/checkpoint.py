@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from subp import masking, models
 from subp.errors import UserError, require
-from subp.models import elsewhere
+from subp.models import elsewhere, weights
 
 VERSION = 1
 _KEY = "subp"
@@ -150,11 +150,7 @@ def _of_other_kind(name: str, value: object, kind: object) -> Iterator[str]:
 
 def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Loads a state dict. Raises UserError, saying that `what` does not fit and where, if it is another network's."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(f"{what} do not fit {type(model).__name__}: {reason}") from error
+    weights.fill(model, state, f"{what} do not fit {type(model).__name__}")
 
 
 def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:

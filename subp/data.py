@@ -272,10 +272,10 @@ def _require_known(labels: Tensor, classes: Sequence[str]) -> None:
 def _images(parts: list[ImageFiles], size: int | None, seed: int, skip_broken: bool) -> Data:
     train = parts[0]
     if len(parts) > 1 and parts[1].classes != train.classes:
-        missing = sorted(set(train.classes) ^ set(parts[1].classes))
-        raise UserError(
-            f"training and validation images in {train.files} differ in their classes: {', '.join(missing)} in one only"
-        )
+        classes = {"training": set(train.classes), "validation": set(parts[1].classes)}
+        alone = {part: sorted(names - set.intersection(*classes.values())) for part, names in classes.items()}
+        told = " and ".join(f"{', '.join(names)} only in {part}" for part, names in alone.items() if names)
+        raise UserError(f"training and validation images in {train.files} differ in their classes: {told}")
     subsets = parts[:2] if len(parts) > 1 else _split(train, train.labels, seed)
     return _described(*subsets, train.classes, size, True, skip_broken)
 

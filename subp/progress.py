@@ -31,7 +31,8 @@ class Progress:
             if row.reason:
                 dense.setdefault(row.reason, []).append(row.name)
         pruned = [row for row in rows if not row.reason]
-        in_blocks = f" in blocks of {pruned[0].n}" if pruned[0].n else ""
+        sizes = sorted({row.n for row in pruned if row.n}, reverse=True)
+        in_blocks = f" in blocks of {' and '.join(map(str, sizes))}" if sizes else ""
         self._print(f"prunes {len(pruned)} layers{in_blocks}{'; dense stay:' if dense else ''}")
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

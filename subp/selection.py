@@ -12,7 +12,7 @@ from subp.errors import UserError
 from subp.masking import weight_names, weight_of
 
 # Of attention the input projection, the other is a Linear; of recurrent layers the matrices of all gates.
-PRUNABLE = (nn.Conv2d, nn.Linear, nn.MultiheadAttention, nn.RNNBase)
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention, nn.RNNBase)
 _GATES = {"LSTM": 4, "GRU": 3}
 NARROWEST = 4  # outputs in a block that a layer takes where wider ones do not fit
 
@@ -32,7 +32,7 @@ def select_layers(
     A place has its layer's name; in recurrent layers, which have several, 'rnn.weight_ih_l0' and so on. Blocks of n, or
     narrower ones (`block_size`), must divide a layer's outputs (of a convolution's group, or of a gate), m its inputs.
 
-    As the authors do, the stem (first Conv2d), depthwise convolutions and the classifier (last Linear; without any, the
+    As the authors do, the stem (first convolution), depthwise convolutions and the classifier (last linear layer; without any, the
     last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those that blocks of n do
     not fit. Stem or classifier are pruned after all where `include` matches. Raises UserError if nothing is left to
     prune, or if a pattern matches no layer that could be pruned.
@@ -40,12 +40,12 @@ def select_layers(
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
     if not candidates:
-        raise UserError(f"{type(model).__name__} has no Conv2d, Linear or recurrent layer to prune")
+        raise UserError(f"{type(model).__name__} has no Conv1d, Conv2d, Linear, attention or recurrent layer to prune")
     known = [place for name, layer in candidates.items() for place in places_of(name, layer)]
     for pattern in (*exclude, *include):
         if not any(fnmatchcase(name, pattern) for name in known):
             raise UserError(
-                f"the pattern {pattern!r} matches no Conv2d, Linear, attention or recurrent layer; "
+                f"the pattern {pattern!r} matches no Conv1d, Conv2d, Linear, attention or recurrent layer; "
                 f"names are like {known[0]!r}"
             )
     uses = Counter(id(parameter) for layer in model.modules() for parameter in layer.parameters(recurse=False))
@@ -70,17 +70,21 @@ def select_layers(
 
 
 def block_size(place: Place, n: int) -> int | None:
-    """The outputs in a block of this weight: n, or half of it, a quarter and so on down to `NARROWEST`, whichever is the
-    first that divides the outputs (of a convolution's group, or of a gate). None if none does.
+    """The outputs in a block of this weight: the first of `block_sizes` that divides the outputs (of a convolution's group,
+    or of a gate). None if none does.
 
     Mobile networks have layers of 24 or 40 outputs: with n = 16 these take blocks of 8.
     """
     outputs = place_outputs(place)[0]
-    while outputs % n:
-        if n % 2 or n // 2 < NARROWEST:
-            return None
-        n //= 2
-    return n
+    return next((size for size in block_sizes(n) if outputs % size == 0), None)
+
+
+def block_sizes(n: int) -> list[int]:
+    """n, half of it, a quarter and so on, down to `NARROWEST`."""
+    sizes = [n]
+    while sizes[-1] % 2 == 0 and sizes[-1] // 2 >= NARROWEST:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 def place_outputs(place: Place) -> tuple[int, int]:
@@ -122,7 +126,7 @@ def _has_matrix(layer: nn.Module) -> bool:
 
 
 def _roles(candidates: dict[str, nn.Module]) -> dict[str, str]:
-    convolutions = [name for name, layer in candidates.items() if isinstance(layer, nn.Conv2d)]
+    convolutions = [name for name, layer in candidates.items() if isinstance(layer, (nn.Conv1d, nn.Conv2d))]
     linears = [name for name, layer in candidates.items() if isinstance(layer, nn.Linear)]
     if linears:
         classifier = {linears[-1]: "classifier (last linear layer)"}
@@ -155,7 +159,7 @@ def _misfit(place: Place, n: int, m: int, uses: Counter) -> str | None:
     if block_size(place, n) is None:
         outputs, parts = place_outputs(place)
         of_part = "" if parts == 1 else f" of each of its {parts} {'groups' if groups > 1 else 'gates'}"
-        return f"{outputs} outputs{of_part} do not divide into blocks of {f'{NARROWEST} to ' if n > NARROWEST else ''}{n}"
+        return f"{outputs} outputs{of_part} do not divide into blocks of {' or '.join(map(str, block_sizes(n)))}"
     if inputs % m:
         return f"{inputs} inputs do not divide into groups of {m}"
     return None

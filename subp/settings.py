@@ -42,7 +42,7 @@ class Settings:
         require(self.m >= 1, f"m = {self.m}: a group has at least 1 input")
         given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
         require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
-        require(self.sparsity is None or 0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1)")
+        require(self.sparsity is None or 0 <= self.sparsity < 1, f"sparsity = {self.sparsity} is not in [0, 1): it is a fraction, 0.75 for 75 %")
         _known("allocation", self.allocation, ALLOCATIONS)
         _known("schedule", self.schedule, schedules.SCHEDULES)
         _known(f"scoring of {self.method}", self.scoring, METHODS[self.method].scorings)

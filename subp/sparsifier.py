@@ -52,7 +52,7 @@ class LayerState:
 class Sparsifier:
     """Masks on all prunable layers of a model; see the module's docstring for the use.
 
-    model:           any nn.Module; its Conv2d and Linear layers, the input projections of MultiheadAttention and the
+    model:           any nn.Module; its Conv1d, Conv2d and Linear layers, the input projections of MultiheadAttention and the
                      matrices of recurrent layers are pruned
     n:               outputs in a block, for methods that have blocks; fewer in a layer whose outputs (of each group, if
                      grouped; of each gate, if recurrent) n does not divide, see subp.selection.block_size

@@ -1,4 +1,4 @@
-"""What a network's layers hold: `inspect(model)` gives a row for each Conv2d and Linear layer, each input projection of
+"""What a network's layers hold: `inspect(model)` gives a row for each Conv1d, Conv2d and Linear layer, each input projection of
 MultiheadAttention (under the module's name) and each matrix of recurrent layers, found from the zeros alone.
 
     for row in inspect(model, input_shape=(3, 224, 224)):

@@ -256,9 +256,10 @@ class _Run:
         shape, classes = self.data.preprocessing.shape, len(self.data.classes)
         try:
             logits = self.model.eval()(self.precision.place(torch.zeros(1, *shape)))
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # of any kind: the network may be the user's
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
+        require(isinstance(logits, Tensor), f"the network gives a {type(logits).__name__}, and training needs one tensor, a number for each class")
         outputs = list(logits.shape[1:])
         require(outputs == [classes], f"the network gives {outputs} outputs an image, and the data has {classes} classes")
 

@@ -152,15 +152,22 @@ def with_accuracies(choices: Sequence[Choice], results: Path, network: str, meth
     """The choices with the mean accuracies that the CSV file has of them; its `dense` rows are the dense network's."""
     from dataclasses import replace
 
-    with open(results, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("network") == network and not row.get("variant")]
+    columns = ("network", "method", "n", "sparsity", "accuracy")
+    found: dict[tuple, list[float]] = {}
+    try:
+        with open(results, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if not row.get("variant")]
+        if not all(row.get(column) is not None for row in rows for column in columns):
+            raise ValueError(f"a row needs {', '.join(columns)}")
+        rows = [row for row in rows if row["network"] == network]
+        for row in rows:
+            if row["method"] in (method, "dense"):
+                key = (None, 0.0) if row["method"] == "dense" else (int(row["n"]), float(row["sparsity"]))
+                found.setdefault(key, []).append(float(row["accuracy"]))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{results} is no CSV file of results: {error}") from error
     if not rows:
         raise UserError(f"{results} has no row of the network {network!r}: name one with --network")
-    found: dict[tuple, list[float]] = {}
-    for row in rows:
-        if row["method"] in (method, "dense"):
-            key = (None, 0.0) if row["method"] == "dense" else (int(row["n"]), float(row["sparsity"]))
-            found.setdefault(key, []).append(float(row["accuracy"]))
     return [
         replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key])) if (key := (choice.n, choice.sparsity)) in found else choice
         for choice in choices

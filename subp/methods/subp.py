@@ -1,16 +1,22 @@
 """SUBP, soft uniform block pruning: one epoch's step, from block scores [G, I] to a uniform mask [G, I].
 
-Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218; details as in their public code):
+Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
 
 1. prune the P = floor(p C) blocks that score lowest;
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-Scores are those of the raw weights, pruned ones included, so that no two tie. Given which blocks were `active`, 1. takes
-those that were not first: a pruned block comes back by being drawn, the likelier the better it scores, and after regrowing
-has ended the mask stays. Else all compete: under soft training pruned weights grow, as no loss ever sees them, and push
-trained ones out, in every epoch, to the end. (The public code scores weights under their mask: then all pruned blocks tie
-at 0, are ranked by their index and drawn by lot.)
+Theirs besides: the scores by BPAR (subp.criteria), the forward pass on w*m, and the gradient that goes straight through,
+with SR-STE's term on pruned blocks (subp.masking). This project's, where it leaves their public code:
+
+- scores are those of the raw weights, pruned ones included, so that no two tie. Given which blocks were `active`, 1. takes
+  those that were not first: a pruned block comes back by being drawn, the likelier the better it scores, and once
+  regrowing has ended the mask stays. Else all compete: under soft training pruned weights grow, as no loss ever sees them,
+  and push trained ones out, to the last epoch. Theirs are the scores of w*m: all pruned blocks tie, are ranked by their
+  index and drawn by lot (`scoring="masked"`);
+- tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
+- p_t climbs by the usual cubic by default, not by their x^3 (subp.schedules);
+- of each group one block stays at least.
 """
 
 import torch

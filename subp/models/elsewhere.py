@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 
 from torch import nn
@@ -28,7 +29,10 @@ def from_file(name: str, num_classes: int, in_channels: int) -> nn.Module:
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} {_failure(error, path)}") from error
     build = getattr(module, function, None)
     require(callable(build), f"{file} has no function {function!r}")
     options = {"num_classes": num_classes, "in_channels": in_channels}
@@ -36,9 +40,19 @@ def from_file(name: str, num_classes: int, in_channels: int) -> nn.Module:
         inspect.signature(build).bind(**options)
     except TypeError as error:
         raise UserError(f"{name} must be callable with num_classes and in_channels: {error}") from error
-    model = build(**options)
+    try:
+        model = build(**options)
+    except Exception as error:
+        raise UserError(f"{name} {_failure(error, path)}") from error
     require(isinstance(model, nn.Module), f"{name} returns {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _failure(error: Exception, path: Path) -> str:
+    """What went wrong in the user's file, and in which of its lines."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return f"fails{f' in line {line}' if line else ''}: {type(error).__name__}: {error}"
 
 
 def from_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -17,7 +17,12 @@ _PREFIX = "module."  # of a model that was wrapped in DataParallel
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads the state dict in a file, whose names and shapes must be the model's."""
-    state, own = read_state_dict(path), model.state_dict()
+    fill(model, read_state_dict(path), f"{path} does not fit the model")
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
+    """Loads a state dict. Raises UserError, the sentence `misfit` and what differs, if its names or shapes are not the model's."""
+    own = model.state_dict()
     parts = {
         "missing": [name for name in own if name not in state],
         "unknown": [name for name in state if name not in own],
@@ -29,7 +34,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     }
     differences = [f"{what}: {_first(names)}" for what, names in parts.items() if names]
     if differences:
-        raise UserError(f"{path} does not fit the model ({'; '.join(differences)})")
+        raise UserError(f"{misfit} ({'; '.join(differences)})")
     model.load_state_dict(state)
 
 
@@ -45,7 +50,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a readable state dict file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a readable state dict file: {_reason(error)}") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than a state dict: save model.state_dict()")
     if all(name.startswith(_PREFIX) for name in state):
@@ -67,6 +72,11 @@ def _read_pickle(path: Path) -> object:
     state = torch.load(path, map_location="cpu", weights_only=True)
     nested = next((key for key in _NESTED if isinstance(state, dict) and isinstance(state.get(key), dict)), None)
     return state[nested] if nested else state
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says; one of an empty or cut file may say nothing."""
+    return next(iter(str(error).splitlines()), "it is empty or cut short")
 
 
 def _first(names: list[str]) -> str:

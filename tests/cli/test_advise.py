@@ -75,6 +75,13 @@ def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
         call("resnet32", *FEW, "--results", file)
 
 
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"])
+def test_another_file_than_one_of_results_is_told(content, tmp_path):
+    (tmp_path / "r.csv").write_bytes(content)
+    with pytest.raises(UserError, match="is no CSV file of results"):
+        call("resnet20", *FEW, "--results", tmp_path / "r.csv")
+
+
 def test_the_front_holds_what_nothing_faster_reaches():
     points = [(None, 10, 0.9), (16, 5, 0.85), (8, 6, 0.84), (32, 4, 0.7), (4, 3, None)]
     choices = [Choice(n, 0.5, ms, accuracy=accuracy) for n, ms, accuracy in points]

@@ -70,6 +70,9 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="something other than a state dict"):
         models.create("resnet20", 10, weights_file=tmp_path / "other.pth")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(UserError, match="is not a readable state dict file: it is empty or cut short"):
+        models.create("resnet20", 10, weights_file=tmp_path / "empty.pth")
 
 
 def test_weights_of_another_architecture_are_refused_with_the_first_names(tmp_path):
@@ -122,6 +125,10 @@ def wrong(classes):
 
 def no_network(num_classes, in_channels):
     return num_classes
+
+
+def failing(num_classes, in_channels):
+    raise ValueError("no such width")
 """
 
 
@@ -139,11 +146,15 @@ def test_a_network_of_ones_own_comes_from_a_function_in_a_file(own_file):
         ("absent", "has no function 'absent'"),
         ("wrong", "must be callable with num_classes and in_channels"),
         ("no_network", "returns int, not a torch.nn.Module"),
+        ("failing", "fails in line 19: ValueError: no such width"),
     ):
         with pytest.raises(UserError, match=message):
             models.create(f"{own_file}:{function}", 5)
     with pytest.raises(UserError, match="there is no file"):
         models.create("nowhere.py:build", 5)
+    own_file.write_text("import parts\ndef build(:")
+    with pytest.raises(UserError, match="fails in line 2: SyntaxError"):
+        models.create(f"{own_file}:build", 5)
 
 
 def test_a_checkpoint_runs_no_file_that_it_names(own_file, tmp_path):

@@ -210,6 +210,19 @@ def test_a_gpu_that_is_not_there_is_told():
         train(device="cuda")
 
 
+def test_a_network_of_several_outputs_is_told():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return self.net(x), x
+
+    with pytest.raises(UserError, match="the network gives a tuple, and training needs one tensor"):
+        train(Several())
+
+
 def test_a_network_of_other_classes_is_told():
     model = net()
     model[-1] = nn.Linear(8, 5)

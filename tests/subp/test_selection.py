@@ -9,6 +9,7 @@ from subp import masking, models
 from subp.errors import UserError
 from subp.selection import Place, block_size, select_layers
 from subp.sparsifier import Sparsifier
+from subp.summary import inspect
 
 
 class Mixed(nn.Module):
@@ -37,8 +38,8 @@ def test_convolutions_and_linear_layers_that_fit_are_pruned_and_every_other_has_
     assert skipped == {
         "stem": "stem (first convolution)",
         "depthwise": "depthwise",
-        "narrower_groups": "2 outputs of each of its 4 groups do not divide into blocks of 4 to 16",
-        "odd": "10 outputs do not divide into blocks of 4 to 16",
+        "narrower_groups": "2 outputs of each of its 4 groups do not divide into blocks of 16 or 8 or 4",
+        "odd": "10 outputs do not divide into blocks of 16 or 8 or 4",
         "up": "ConvTranspose2d is not supported",
         "normed": "its weight is parametrized already",
         "tied": "its weight is shared with another layer",
@@ -54,15 +55,15 @@ def test_patterns_exclude_and_include():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv2d, Linear, attention or recurrent layer"):
+    with pytest.raises(UserError, match="the pattern 'poinwise' matches no Conv1d, Conv2d, Linear, attention or recurrent layer"):
         select_layers(Mixed(), 16, exclude=["poinwise"])
 
 
 @pytest.mark.parametrize(
     "model, n, message",
     [
-        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv2d, Linear or recurrent layer to prune"),
-        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide into blocks of 4 to 16"),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), 16, "Sequential has no Conv1d, Conv2d, Linear, attention or recurrent layer to prune"),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 10, 1)), 16, "n = 16 .*1: 10 outputs do not divide into blocks of 16 or 8 or 4"),
         (nn.Linear(8, 16), 16, "Linear: classifier"),
     ],
 )
@@ -93,6 +94,20 @@ def test_without_a_linear_layer_the_last_convolution_is_the_classifier():
         model = models.create("squeezenet1_1", 16)
     assert select_layers(model, 16)[1]["classifier.1"] == "classifier (last convolution)"
     assert "classifier.1" in select_layers(model, 16, include=["classifier.1"])[0]
+
+
+def test_convolutions_along_one_axis_are_pruned_too():
+    depthwise = nn.Conv1d(24, 24, 3, groups=24)
+    model = nn.Sequential(nn.Conv1d(4, 16, 3), nn.Conv1d(16, 24, 5), depthwise, nn.Flatten(), nn.Linear(24, 5))
+    sparsifier = Sparsifier(model, n=16, epochs=1)
+    assert [(row.name, row.n, row.reason) for row in sparsifier.summary()] == [
+        ("0", None, "stem (first convolution)"),
+        ("1", 8, None),
+        ("2", None, "depthwise"),
+        ("4", None, "5 outputs do not divide into blocks of 16 or 8 or 4"),
+    ]
+    sparsifier.step(0)
+    assert [(row.n, row.density, row.macs) for row in inspect(sparsifier.fold(), (4, 9))][1] == (8, 0.25, 3 * 24 * 16 * 5)
 
 
 def test_a_second_sparsifier_on_one_model_is_refused():

@@ -210,7 +210,7 @@ def test_the_summary_lists_every_layer_once_in_order():
         ("1", "Conv2d", 8, 0.25, None),
         ("4", "Conv2d", 8, 0.25, None),
         ("6", "Linear", 8, 0.25, None),
-        ("7", "Linear", None, 1.0, "10 outputs do not divide into blocks of 4 to 8"),
+        ("7", "Linear", None, 1.0, "10 outputs do not divide into blocks of 8 or 4"),
     ]
 
 

@@ -302,6 +302,17 @@ def test_a_convolution_whose_weight_is_computed():
 
 
 @pytest.mark.parametrize(
+    "kwargs", [{}, {"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}, {"groups": 2}, {"groups": 8, "padding": "same"}]
+)
+def test_convolutions_along_one_axis_are_of_images_of_one_row(kwargs):
+    """One permutation in front, one behind."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(4, 8, 1), nn.ReLU(), nn.Conv1d(8, 16, 3, **kwargs), nn.ReLU())
+    made = operators(converted(network, torch.randn(2, 4, 13)))
+    assert made.count("nn.conv2d") == 2 and "nn.conv1d" not in made and made.count("permute_dims") == 2
+
+
+@pytest.mark.parametrize(
     ("network", "shape"),
     [
         (nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.AvgPool1d(2)), (2, 4, 12)),

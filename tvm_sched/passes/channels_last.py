@@ -134,6 +134,22 @@ class _Walk:
         x = self.convert(call.args[0]).last
         return self.emit_last(rx.nn.conv2d(x, constant(weight.transpose(0, 2, 3, 1)), data_layout="NHWC", kernel_layout="OHWI", **attrs))
 
+    def conv1d(self, call):
+        """As a conv2d of images of one row, for which there are kernels."""
+        weight = as_array(call.args[1])
+        if weight is None or call.attrs.data_layout != "NCW":
+            return None
+        (stride,), (dilation,), (left, right) = (call.attrs[key] for key in ("strides", "dilation", "padding"))
+        attrs = {"strides": [stride, stride], "padding": [0, left, 0, right], "dilation": [dilation, dilation]}
+        attrs |= {key: call.attrs[key] for key in ("groups", "out_dtype")}
+        x = self.convert(call.args[0]).last
+        batch, length, channels = shape_of(x)
+        row = self.builder.emit(rx.reshape(x, [batch, 1, length, channels]))
+        weight = constant(weight.transpose(0, 2, 1)[:, None])
+        made = self.builder.emit(rx.nn.conv2d(row, weight, data_layout="NHWC", kernel_layout="OHWI", **attrs))
+        batch, _, length, channels = shape_of(made)
+        return self.emit_last(rx.reshape(made, [batch, length, channels]))
+
     def pool(self, call):
         """Pools take a layout."""
         if call.attrs.layout != "NCHW":
@@ -250,6 +266,7 @@ def last_axis(axis: int, rank: int) -> int:
 
 HANDLERS = (
     ({"relax.nn.conv2d"}, _Walk.conv2d),
+    ({"relax.nn.conv1d"}, _Walk.conv1d),
     (POOLS, _Walk.pool),
     (UNARY, _Walk.unary),
     (BROADCAST, _Walk.broadcast),

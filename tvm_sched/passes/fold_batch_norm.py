@@ -14,6 +14,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched.passes.constants import as_array, constant, is_op
 
+CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv1d")
+
 
 def fold_batch_norm(mod: IRModule) -> IRModule:
     """Removes every nn.batch_norm of constant statistics from 'main'."""
@@ -53,12 +55,12 @@ class _Folder(PyExprMutator):
 
     def scale_and_shift(self, x, conv, bias, scale, shift):
         """scale * x + shift with one number a channel, in x's producer if that is a convolution and its `bias`."""
-        weight = as_array(conv.args[1]) if is_op(conv, "relax.nn.conv2d") else None
+        weight = as_array(conv.args[1]) if any(is_op(conv, name) for name in CONVOLUTIONS) else None
         per_channel, dtype = (-1,) + (1,) * (len(x.ty.shape) - 2), str(x.ty.dtype)
         if weight is None or bias is None:
             x = self.builder_.emit(relax.op.multiply(x, constant(scale.reshape(per_channel).astype(dtype))))
         else:
-            scaled = constant((weight * scale.reshape(-1, 1, 1, 1)).astype(weight.dtype))
+            scaled = constant((weight * scale.reshape((*per_channel, 1))).astype(weight.dtype))
             x = self.builder_.emit(relax.Call(conv.op, [conv.args[0], scaled], conv.attrs, conv.ty_args))
             shift = shift + scale * bias
         return relax.op.add(x, constant(shift.reshape(per_channel).astype(dtype)))
@@ -70,6 +72,7 @@ class _Folder(PyExprMutator):
             return value, 0.0
         bias = as_array(value.args[1])
         channels = int(x.ty.shape[1])
-        if bias is None or bias.size != channels or bias.shape[-3:] != (channels, 1, 1):
+        per_channel = (channels,) + (1,) * (len(x.ty.shape) - 2)
+        if bias is None or bias.size != channels or bias.shape[-len(per_channel) :] != per_channel:
             return value, None
         return self.lookup_binding(value.args[0]) if isinstance(value.args[0], relax.Var) else value.args[0], bias.reshape(-1).astype("float64")
