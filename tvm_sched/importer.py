@@ -62,6 +62,7 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     require_finite(program)
     try:
         core = recurrent.decomposed(program)
+        require_indexing_from_the_front(core)
         mod = from_exported_program(core, unwrap_unit_return_tuple=True, run_ep_decomposition=False)
     except UserError:
         raise
@@ -77,7 +78,7 @@ def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProg
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
             return torch.export.export(module.eval(), (example_input,))
-    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # of any kind: the network's own code runs
         raise UserError(f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}") from error
     finally:
         module.train(training)
@@ -91,6 +92,19 @@ def require_finite(program: ExportedProgram) -> None:
         layer, _, weight = bad[0].rpartition(".")
         more = f", nor are those of {len(bad) - 1} others" if len(bad) > 1 else ""
         raise UserError(f"weights of layer {layer or weight} ({weight}) are not finite{more}: was training cut off, or did it diverge?")
+
+
+def require_indexing_from_the_front(program: ExportedProgram) -> None:
+    """Raises UserError for x[:, i, j] with tensors i and j: TVM's importer takes i from one axis, then j from the next, every pair of them."""
+    for node in program.graph.nodes:
+        if operator(node) == "index":
+            axes = [axis for axis, index in enumerate(node.args[1]) if index is not None]
+            if len(axes) > 1 and axes != list(range(len(axes))):
+                place = (node.meta.get("stack_trace") or "").strip().splitlines()[-1:] or [node.name]
+                raise UserError(
+                    f"the network picks elements along axes {axes} together, but not along those before ({place[0].strip()}), which TVM's importer "
+                    "gets wrong: move these axes to the front before picking"
+                )
 
 
 def layers(program: ExportedProgram) -> list[tuple[str, int]]:

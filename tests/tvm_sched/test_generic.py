@@ -130,9 +130,10 @@ def test_means(shape, axes, keep):
     check(output, [x], lambda x: x.mean(axes, keepdim=keep))
 
 
-def test_a_sum_over_everything():
-    (x,) = tensors((9, 50))
-    check(topi.sum(x, (0, 1)), [x], lambda x: x.sum(), tolerance=1e-4)
+@pytest.mark.parametrize("shape", [(9, 50), (10, 16)])
+def test_a_mean_of_everything(shape):
+    (x,) = tensors(shape)
+    check(topi.divide(topi.sum(topi.nn.relu(x), (0, 1)), 7.0), [x], lambda x: x.relu().sum() / 7, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(4, 16), (3, 5, 49), (2, 197), (1, 1000), (6, 3)])

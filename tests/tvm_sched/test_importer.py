@@ -110,6 +110,16 @@ class Unsupported(nn.Module):
         return torch.linalg.qr(x)[0]
 
 
+class PicksPairs(nn.Module):
+    def forward(self, x):
+        return x[:, None][:, [0, 0], [1, -2]]
+
+
+class FailsInPython(nn.Module):
+    def forward(self, x):
+        return [x][1]
+
+
 class FailsInTvm(nn.Module):
     """TVM's importer stops at group_norm without affine terms with an internal error of its own."""
 
@@ -137,6 +147,8 @@ def program_of_any_batch():
         (Named(), torch.float32, "returns something else than a tensor or a tuple of tensors"),
         (Nested(), torch.float32, "returns something else than a tensor or a tuple of tensors"),
         (Unsupported(), torch.float32, "TVM cannot import this network: .*qr"),
+        (PicksPairs(), torch.float32, r"picks elements along axes \[1, 2\] together.*x\[:, None\]"),
+        (FailsInPython(), torch.float32, r"torch.export cannot trace.*list index out of range"),
         (FailsInTvm(), torch.float32, "TVM cannot import this network"),
     ],
 )

@@ -89,13 +89,13 @@ def schedule(sch: Schedule, run: list, target: Target):
 
 
 def split_reduction(sch: Schedule, block, target: Target) -> list:
-    """[one result a lane, result over the lanes] of a reduction; of a short one, only itself."""
+    """[one result a lane, result over the lanes] of a reduction; of a short one, or one to a single number, only itself."""
     every = axes(sch, block)
     reduced = [axis.loop for axis in every if axis.reduced]
     k = sch.fuse(*reduced) if len(reduced) > 1 else reduced[0]
     extent = int(sch.get(k).extent)
     width = target.lanes * (4 if extent >= 16 * target.lanes else 1)
-    if extent <= width:
+    if extent <= width or len(reduced) == len(every):  # TVM's rfactor wants an axis that stays
         return [block]
     outer, lane = sch.split(k, [None, width])
     if extent % width:

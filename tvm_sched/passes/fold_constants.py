@@ -52,6 +52,12 @@ def clipped(call, x):
     return x.clip(*(bound.value for bound in call.args[1:]))
 
 
+def from_start(positions, extent: int):
+    """Constant positions along an axis of `extent`, none of them negative, as int32; others as they are."""
+    array = as_array(positions)
+    return positions if array is None else constant(np.where(array < 0, array + extent, array).astype("int32"))
+
+
 FOLDS = {  # operator -> (the call, its tensors) -> array
     "relax.permute_dims": permuted,
     "relax.take": taken,
@@ -112,13 +118,14 @@ class _Folder(PyExprMutator):
 
     def visit_call_(self, call):
         call = super().visit_call_(call)
-        positions = as_array(call.args[1]) if any(is_op(call, name) for name in GATHERS) else None
-        if positions is None:
+        if any(is_op(call, name) for name in GATHERS):
+            shape, axis = shape_of(call.args[0]), call.attrs.axis
+            where = from_start(call.args[1], prod(shape) if axis is None else shape[int(axis)])
+        elif is_op(call, "relax.index_tensor") and isinstance(call.args[1], relax.Tuple):
+            where = relax.Tuple([from_start(*each) for each in zip(call.args[1].fields, shape_of(call.args[0]))])
+        else:
             return call
-        shape, axis = shape_of(call.args[0]), call.attrs.axis
-        extent = prod(shape) if axis is None else shape[int(axis)]
-        from_start = np.where(positions < 0, positions + extent, positions)
-        return relax.Call(call.op, [call.args[0], constant(from_start.astype("int32"))], call.attrs, call.ty_args)
+        return relax.Call(call.op, [call.args[0], where], call.attrs, call.ty_args)
 
     def visit_var_(self, var):
         return self.known[var] if var in self.known else super().visit_var_(var)
