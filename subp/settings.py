@@ -9,7 +9,7 @@ from subp.allocation import ALLOCATIONS
 from subp.errors import require
 from subp.methods import METHODS, sr_ste
 
-SCORINGS = ("active", "weight", "masked")
+SCORINGS = ("masked", "active", "weight")
 
 
 @dataclass(frozen=True)

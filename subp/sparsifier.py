@@ -11,10 +11,10 @@ Fold last: training afterwards fills the zeros again. Make the sparsifier before
 DistributedDataParallel. Masks change the order of a model's parameters, by which an optimizer saves its state: load
 that into one made on the same side, before or after the sparsifier, as the one it was saved from.
 
-A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights and the
-epoch, not on how many steps were taken before nor on PyTorch's global generator; data-parallel ranks, whose weights are
-equal, get equal masks; and there is no generator whose state would have to be saved. (Methods whose masks settle keep
-that of epoch `end` afterwards; it is part of the model's state.)
+A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights, the epoch
+and, where scores or settled masks ask for it, on the masks before, which are part of the model's state; not on PyTorch's
+global generator. Data-parallel ranks, whose weights are equal, get equal masks, and there is no generator whose state would
+have to be saved.
 """
 
 from collections.abc import Collection, Sequence
@@ -68,9 +68,9 @@ class Sparsifier:
                      together. The attribute `sparsities` says what each layer got
     method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need `input_shape`
     criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
-    scoring:         "active", for methods that regrow: kept units rank before pruned ones, each by the trained weights as
-                     they stand; "weight": kept and pruned ones compete; "masked": pruned ones are scored as zeros, which
-                     tie; None: the method's own
+    scoring:         of pruned units: "masked" scores them as zeros, so that they rank last and tie; "weight" by the weights
+                     that they train; "active", for methods that regrow, likewise, but kept ones rank before them; None: the
+                     method's own
     schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
                      paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
                      `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`

@@ -73,8 +73,8 @@ _OPTIONS = (
     ),
     setting(
         "--scoring",
-        "active: kept blocks rank before pruned ones, which come back by lot, likelier the better they score; weight: all compete "
-        "by the weights that they train; masked: pruned ones count as zeros, which tie.  [default: active for subp and nonuniform, else weight]",
+        "Of pruned blocks. masked: as zeros, so that they rank last and tie; weight: by the weights that they train; active: "
+        "likewise, but kept ones rank before them.  [default: masked for subp and nonuniform, else weight]",
         type=click.Choice(SCORINGS),
     ),
     setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),

@@ -117,7 +117,7 @@ def _hrbp(weight: Tensor, at: Step, patterns: bool) -> Tensor:
     return hrbp.step(weight, at.order, at.n, at.rate, patterns)
 
 
-_REGROWS = {"scorings": ("active", "weight", "masked")}
+_REGROWS = {"scorings": ("masked", "active", "weight")}
 _ONE_SHOT = {"settles": True, "one_shot": True, "soft": False}
 METHODS: dict[str, Method] = {
     "subp": Method(_subp, criteria=("bpar", "l1", "l2"), **_REGROWS),

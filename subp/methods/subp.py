@@ -9,11 +9,12 @@ Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
 Theirs besides: the scores by BPAR (subp.criteria), the forward pass on w*m, and the gradient that goes straight through,
 with SR-STE's term on pruned blocks (subp.masking). This project's, where it leaves their public code:
 
-- scores are those of the raw weights, pruned ones included, so that no two tie. Given which blocks were `active`, 1. takes
-  those that were not first: a pruned block comes back by being drawn, the likelier the better it scores, and once
-  regrowing has ended the mask stays. Else all compete: under soft training pruned weights grow, as no loss ever sees them,
-  and push trained ones out, to the last epoch. Theirs are the scores of w*m: all pruned blocks tie, are ranked by their
-  index and drawn by lot (`scoring="masked"`);
+- the scores of pruned blocks (`scoring`). Theirs are the scores of w*m ("masked", the default here too): pruned blocks
+  score lowest and tie. No tie decides what stays, for at least as many blocks are active as stay; and at tau = 0.01 the
+  draw takes the best of those that this very step prunes, so that masks only shrink. At tau = 1 it takes any.
+  With the scores of the raw weights, which are all different, pruned blocks come back by being drawn ("active": step 1.
+  takes those first that were not active) or by outranking others as well ("weight"). But no loss sees pruned weights: under
+  soft training they grow, and push trained ones out. Short trainings lose by it (results/README.md);
 - tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
 - p_t climbs by the usual cubic by default, not by their x^3 (subp.schedules);
 - of each group one block stays at least.

@@ -220,7 +220,7 @@ def test_a_resumed_run_has_the_sparsities_of_the_weights_it_began_with(tmp_path,
     assert saved[0].metadata["sparsities"] == saved[1].metadata["sparsities"]
     assert all(torch.equal(tensor, saved[1].model[name]) for name, tensor in saved[0].model.items())
     assert all(torch.equal(tensor, parts.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items())
-    with pytest.raises(UserError, match="the run to resume has allocation = global, not erk"):
+    with pytest.raises(UserError, match="the run to resume has --allocation global .not --allocation erk."):
         training.train(images, replace(config, allocation="erk"), output=tmp_path / "parts", resume=True)
 
 

@@ -191,7 +191,7 @@ def test_methods_without_blocks_prune_layers_that_blocks_do_not_fit():
         ({"method": "sr-ste", "sparsity": 0.7}, "sparsity = 0.7 leaves no whole number of 4 weights"),
         ({"method": "magnitude", "criterion": "l1"}, "magnitude has no criterion to choose"),
         ({"method": "nonuniform", "criterion": "bpar"}, "there is no criterion of nonuniform 'bpar'"),
-        ({"scoring": "both"}, "there is no scoring of subp 'both': choose from active, weight, masked"),
+        ({"scoring": "both"}, "there is no scoring of subp 'both': choose from masked, active, weight"),
         ({"scoring": "active", "method": "filter"}, "there is no scoring of filter 'active': choose from weight, masked"),
     ],
 )

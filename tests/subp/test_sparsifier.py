@@ -86,9 +86,9 @@ def test_masks_repeat_with_their_seed_whatever_the_global_generator_does():
     assert not equal(masks(0, 1), masks(1, 1))
 
 
-def test_masks_do_not_depend_on_steps_taken_before():
+def test_masks_by_the_weights_do_not_depend_on_steps_taken_before():
     model = network()
-    sparsifier, twin = Sparsifier(model, n=8, epochs=10), Sparsifier(network(), n=8, epochs=10)
+    sparsifier, twin = (Sparsifier(each, n=8, epochs=10, scoring="weight") for each in (model, network()))
     for epoch in range(6):
         sparsifier.step(epoch)
     twin.step(5)
@@ -106,7 +106,7 @@ def test_layers_of_one_shape_draw_differently():
 
 def test_a_pruned_block_that_grew_important_comes_back_after_regrowing_has_ended():
     model = network()
-    sparsifier = Sparsifier(model, n=8, criterion="l1", epochs=10)
+    sparsifier = Sparsifier(model, n=8, criterion="l1", scoring="weight", epochs=10)
     sparsifier.step(9)
     group, channel = (~sparsifier.masks["1"]).nonzero()[0].tolist()
     with torch.no_grad():
