@@ -135,8 +135,10 @@ def _curves(axes, lines: Sequence[Line], over: str, title: str) -> None:
             at = [getattr(line, over) for line in points]
             means, spreads = [100 * line.mean for line in points], [100 * (line.spread or 0) for line in points]
             axes.errorbar(at, means, yerr=spreads, marker="o", capsize=3, label=method)
-    if axes.has_data():
-        axes.legend(fontsize=8)
+    if not axes.has_data():
+        axes.set_visible(False)
+        return
+    axes.legend(fontsize=8)
     axes.set_xlabel("N" if over == "n" else over)
     axes.set_ylabel("accuracy, %")
     axes.set_title(title, fontsize=10)

@@ -13,7 +13,7 @@ from subp.schedules import SCHEDULES
 # Named here too, so that `--help` need not import PyTorch; a test compares them.
 METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "one-by-n", "one-by-n-uniform", "hrbp", "hrbp++", "sr-ste")
 CRITERIA = ("l1", "l2", "bpar")
-SCORINGS = ("weight", "masked")
+SCORINGS = ("masked", "active", "weight")
 ALLOCATIONS = ("equal", "erk", "global")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from subp.errors import UserError
 from subp.masking import fold_state_dict
@@ -29,7 +30,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
         "of another shape": [
             f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
             for name in own
-            if name in state and state[name].shape != own[name].shape
+            if name in state and not is_lazy(own[name]) and state[name].shape != own[name].shape
         ],
     }
     differences = [f"{what}: {_first(names)}" for what, names in parts.items() if names]
