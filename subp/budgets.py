@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from subp.errors import UserError, require
-from subp.schedules import count
+from subp.schedules import pruned_count
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -25,7 +25,7 @@ class Share:
 
     def pruned(self, sparsity: float) -> int:
         """How many of the candidates go."""
-        return min(count(sparsity, self.candidates), self.candidates - 1)
+        return pruned_count(sparsity, self.candidates)
 
     def kept(self, sparsity: float) -> float:
         """The cost of what is kept."""

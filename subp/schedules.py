@@ -64,3 +64,8 @@ def pruning_rate(schedule: str, epoch: int, start: int, end: int, sparsity: floa
 def count(fraction: float, candidates: int) -> int:
     """floor(fraction * candidates); a product that only floating error puts below a whole number counts as that one."""
     return int(fraction * candidates + 1e-6)
+
+
+def pruned_count(sparsity: float, candidates: int) -> int:
+    """How many of the candidates go: floor(sparsity * candidates), but one stays."""
+    return min(count(sparsity, candidates), candidates - 1)

@@ -201,7 +201,7 @@ class Sparsifier:
             if not settled:
                 if self.settings.scoring == "masked":
                     weight = torch.where(blocks.expand_mask(mask, weight.shape), weight, 0)
-                active = mask.clone() if self.settings.scoring == "active" else None
+                active = mask if self.settings.scoring == "active" else None
                 mask.copy_(self._method.choose(weight, self._at(name, epoch, active, orders.get(name))))
         self.epoch = epoch
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from subp.schedules import count
+from subp.schedules import pruned_count
 
 
 def lowest(scores: Tensor, sparsity: float) -> Tensor:
@@ -11,8 +11,7 @@ def lowest(scores: Tensor, sparsity: float) -> Tensor:
 
     Of equal scores the first is the lower.
     """
-    candidates = scores.shape[1]
-    return scores.argsort(dim=1, stable=True)[:, : min(count(sparsity, candidates), candidates - 1)]
+    return scores.argsort(dim=1, stable=True)[:, : pruned_count(sparsity, scores.shape[1])]
 
 
 def ranks(scores: Tensor, active: Tensor) -> Tensor:
@@ -22,7 +21,7 @@ def ranks(scores: Tensor, active: Tensor) -> Tensor:
 
 def keep_best(scores: Tensor, sparsity: float) -> Tensor:
     """Bool [R, C]: every row of scores [R, C] keeps all but its `lowest`."""
-    pruned = min(count(sparsity, scores.shape[1]), scores.shape[1] - 1)
+    pruned = pruned_count(sparsity, scores.shape[1])
     if pruned == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     highest = scores.kthvalue(pruned, dim=1, keepdim=True).values  # of the pruned
