@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/bench_mask_update.py > results/mask_update.csv
 
 Training steps (forward, backward, SGD; 224x224) and mask updates are made in turn on one thread, whose CPU time is
-taken, so that other processes on the core count little, and the least of the rounds counts. An epoch is an estimate: 1,281,167 images over the images/s measured, and over the 2500 images/s
-that one assumes of a data-centre GPU, with the update still made at this CPU's speed. The last rows hold the peak
-memory beyond weights and blocks of scoring one 512x2048x1x1 layer, in a process of its own, against the size of its
-cosines [32, 2048, 2048].
+taken, so that other processes on the core count little, and the least of the rounds counts. An epoch is an estimate:
+1,281,167 images over the images/s measured, and over the 2500 images/s that one assumes of a data-centre GPU, with the
+update still made at this CPU's speed. The last rows hold the peak memory beyond weights and blocks of scoring one
+512x2048x1x1 layer, in a process of its own, against the size of its cosines [32, 2048, 2048].
 """
 
 import argparse
@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from subp import blocks, criteria, models
-from subp.loop import parameter_groups
-from subp.sparsifier import Sparsifier
+from subp import models
+from subp.pruning import block_masks, criteria
+from subp.pruning.sparsifier import Sparsifier
+from subp.training.loop import parameter_groups
 
 IMAGES, GPU_IMAGES_PER_S = 1_281_167, 2500.0
 OUTPUTS, CHANNELS, N = 512, 2048, 16
@@ -52,7 +53,7 @@ def update_and_step(batch: int, rounds: int) -> tuple[float, float]:
 
 def scoring_memory() -> float:
     """MiB by which scoring raises this process's peak of resident memory."""
-    split = blocks.to_blocks(torch.randn(OUTPUTS, CHANNELS, 1, 1), N)
+    split = block_masks.to_blocks(torch.randn(OUTPUTS, CHANNELS, 1, 1), N)
     criteria.bpar(split[:1, :64])  # libraries loaded
     before = _peak_kib()
     criteria.bpar(split)

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Compiles networks for Cortex-A76, bundles them, and runs each bundle's `run.sh --check` as on a board with Debian 11, under QEMU.
+"""Compiles networks for Cortex-A76, bundles them, and runs each bundle's `run.sh --check` as on a board with Debian 11,
+under QEMU.
 
     python scripts/check_boards.py                 ResNet-18 and MobileNetV1, 1x16 at 75 % and dense, to results/boards_emulated.csv
 
-QEMU and Debian's libraries are fetched as for the tests (tests/end_to_end/arm64_root.py). Columns: network, size (of the image, in pixels), n and
-sparsity (of the mask; 0 is a dense network), target, max_abs_error (to PyTorch on this machine, of outputs of about unit scale), limit, so_bytes,
-bundle_bytes, check ('ok', or what went wrong). Exits with 1 if a check fails.
+QEMU and Debian's libraries are fetched as for the tests (tests/end_to_end/arm64_root.py). Columns: network, size (of
+the image, in pixels), n and sparsity (of the mask; 0 is a dense network), target, max_abs_error (to PyTorch on this
+machine, of outputs of about unit scale), limit, so_bytes, bundle_bytes, check ('ok', or what went wrong). Exits with 1
+if a check fails.
 """
 
 import csv
@@ -30,7 +32,12 @@ N, SIZE = 16, 224
 @click.command()
 @click.argument("networks", nargs=-1)
 @click.option("--target", default="cortex-a76", show_default=True, help="CPU to compile for, and to emulate.")
-@click.option("--output", default=Path("results/boards_emulated.csv"), show_default=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    default=Path("results/boards_emulated.csv"),
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
 def command(networks, target, output):
     """Check bundles of networks under emulation."""
     try:
@@ -56,9 +63,19 @@ def checked(network: str, sparsity: float, target: str, under: str) -> dict:
             archive.extractall(folder, filter="data")
         run = [str(Path(folder, "net", "run.sh")), "--check", "--json"]
         done = subprocess.run(run, env=os.environ | {"RUN_UNDER": under}, capture_output=True, text=True)
-        said = json.loads(done.stdout) if done.stdout else {"check": done.stderr.strip(), "max_abs_error": "", "limit": ""}
+        said = (
+            json.loads(done.stdout) if done.stdout else {"check": done.stderr.strip(), "max_abs_error": "", "limit": ""}
+        )
         sizes = {"so_bytes": library.stat().st_size, "bundle_bytes": bundle.stat().st_size}
-    return {"network": network, "size": SIZE, "n": N if sparsity else "", "sparsity": sparsity, "target": target, **said, **sizes}
+    return {
+        "network": network,
+        "size": SIZE,
+        "n": N if sparsity else "",
+        "sparsity": sparsity,
+        "target": target,
+        **said,
+        **sizes,
+    }
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -73,7 +90,9 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def subp(*arguments) -> None:
     """Runs a command line of ours, which tells what fails itself."""
-    done = subprocess.run([sys.executable, "-c", "from subp.cli import main; main()", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", "from subp.cli import main; main()", *map(str, arguments)], stdout=subprocess.DEVNULL
+    )
     if done.returncode:
         raise click.ClickException(f"'subp {' '.join(map(str, arguments))}' failed")
 

@@ -4,12 +4,13 @@
     python scripts/check_torchvision.py                       all of them, a row each, to results/torchvision.csv
     python scripts/check_torchvision.py resnet18 vit_b_16     only these
 
-Networks that have a row are skipped: a run that was cut off goes on where it was, and to try a network again its row is deleted. Each is tried
-in a process of its own, small ones first, for one thread.
+Networks that have a row are skipped: a run that was cut off goes on where it was, and to try a network again its row is
+deleted. Each is tried in a process of its own, small ones first, for one thread.
 
-Columns: network, size (of the image, in pixels), n and sparsity (of the mask, on all but stem and classifier), max_error (absolute, to PyTorch),
-scale (largest output; activations are scaled to about 1), sparse (layers that skip blocks), layers (convolutions and linear layers), compile_s
-(CPU time, export included), status ('ok', or why not). Exits with 1 if a network among those asked for is not ok.
+Columns: network, size (of the image, in pixels), n and sparsity (of the mask, on all but stem and classifier),
+max_error (absolute, to PyTorch), scale (largest output; activations are scaled to about 1), sparse (layers that skip
+blocks), layers (convolutions and linear layers), compile_s (CPU time, export included), status ('ok', or why not).
+Exits with 1 if a network among those asked for is not ok.
 """
 
 import csv
@@ -31,7 +32,12 @@ COLUMNS = ("network", "size", "n", "sparsity", "max_error", "scale", "sparse", "
 @click.argument("networks", nargs=-1)
 @click.option("--n", default=16, show_default=True, help="Block size.")
 @click.option("--sparsity", default=0.75, show_default=True, help="Fraction of blocks that are zero.")
-@click.option("--output", default=Path("results/torchvision.csv"), show_default=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    default=Path("results/torchvision.csv"),
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
 @click.option("--minutes", default=15.0, show_default=True, help="Time for a network, at most.")
 @click.option("--gigabytes", default=16, show_default=True, help="Memory for a network, at most.")
 @click.option("--one", is_flag=True, hidden=True, help="Print one network's row as JSON, in this process.")
@@ -53,7 +59,7 @@ def command(networks, n, sparsity, output, minutes, gigabytes, one):
 
 def smallest_first() -> list[str]:
     """Names of torchvision's classifiers, by the number of their parameters."""
-    from subp.vision import import_torchvision
+    from subp.common.vision import import_torchvision
 
     models = import_torchvision().models
 
@@ -88,7 +94,10 @@ def tried(name: str, n: int, sparsity: float, minutes: float, gigabytes: int) ->
     arguments = [sys.executable, __file__, "--one", "--n", str(n), "--sparsity", str(sparsity), name]
     try:
         result = subprocess.run(
-            arguments, capture_output=True, text=True, timeout=60 * minutes,
+            arguments,
+            capture_output=True,
+            text=True,
+            timeout=60 * minutes,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
         )
     except subprocess.TimeoutExpired:
@@ -97,7 +106,9 @@ def tried(name: str, n: int, sparsity: float, minutes: float, gigabytes: int) ->
         return row | json.loads(result.stdout.splitlines()[-1])
     said = [line for line in result.stderr.splitlines() if line.strip()][-1:] or [f"exit code {result.returncode}"]
     if result.returncode < 0 or "alloc" in said[0] or "Memory" in said[0]:
-        return row | {"status": f"too large to try here: it takes more than {gigabytes} GB of memory ({said[0].strip()})"}
+        return row | {
+            "status": f"too large to try here: it takes more than {gigabytes} GB of memory ({said[0].strip()})"
+        }
     return row | {"status": said[0].strip()}
 
 
@@ -106,7 +117,7 @@ def measured(name: str, n: int, sparsity: float) -> dict:
     import numpy as np
 
     import tvm_sched
-    from subp.cli.networks import random_network
+    from subp.deployment.networks import random_network
 
     network = random_network(name, n=n, sparsity=sparsity, seed=0, size=PIXELS.get(name, 224), batch=1)
     x = network.example_input.numpy()
@@ -124,7 +135,9 @@ def measured(name: str, n: int, sparsity: float) -> dict:
         "sparse": sum(0 < layer.kept < layer.total for layer in layers if layer.n),
         "layers": len(layers),
         "compile_s": compile_s,
-        "status": "ok" if max_error <= TOLERANCE else f"more than {TOLERANCE}; PyTorch itself is {rounding(network, expected):.2g} from float64",
+        "status": "ok"
+        if max_error <= TOLERANCE
+        else f"more than {TOLERANCE}; PyTorch itself is {rounding(network, expected):.2g} from float64",
     }
 
 

@@ -1,8 +1,10 @@
-"""What zeros inside the kernels buy: 3x3 layers with the same number of kept weights, as whole kernels (1xN) and as shared patterns (HRBP++).
+"""What zeros inside the kernels buy: 3x3 layers with the same number of kept weights, as whole kernels (1xN) and as
+shared patterns (HRBP++).
 
     taskset -c 1 python scripts/column_kernels.py [--target x86-avx512]
 
-Each layer is built dense and both ways, with the kernel that its plan chooses, and checked against PyTorch; calls in turn, least times.
+Each layer is built dense and both ways, with the kernel that its plan chooses, and checked against PyTorch; calls in
+turn, least times.
 """
 
 import time
@@ -14,7 +16,14 @@ from torch import nn
 
 import tvm_sched
 
-LAYERS = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1), (128, 28, 2), (256, 14, 2)]  # channels, size of the output, stride
+LAYERS = [
+    (64, 56, 1),
+    (128, 28, 1),
+    (256, 14, 1),
+    (512, 7, 1),
+    (128, 28, 2),
+    (256, 14, 2),
+]  # channels, size of the output, stride
 
 
 def pruned(weight: np.ndarray, n: int, density: float, unit: int) -> np.ndarray:
@@ -23,7 +32,7 @@ def pruned(weight: np.ndarray, n: int, density: float, unit: int) -> np.ndarray:
     units = weight.reshape(len(weight) // n, n, -1, unit)
     kept = np.zeros((len(units), 1, units.shape[2], 1), bool)
     for group in kept[:, 0, :, 0]:
-        group[rng.permutation(len(group))[:round(density * len(group))]] = True
+        group[rng.permutation(len(group))[: round(density * len(group))]] = True
     return (units * kept).reshape(weight.shape)
 
 
@@ -54,7 +63,10 @@ def main(target: str, n: int, density: float, calls: int) -> None:
                 artifact(x)
                 least[name] = min(least[name], time.perf_counter() - started)
         print(f"{channels} channels, {size}x{size}, stride {stride}: ", end="")
-        print("; ".join(f"{name} {1e6 * least[name]:.0f} us ({builds[name][0].explain()[0].kernel})" for name in builds), flush=True)
+        print(
+            "; ".join(f"{name} {1e6 * least[name]:.0f} us ({builds[name][0].explain()[0].kernel})" for name in builds),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python scripts/compare_methods.py results/methods.json --data DIR           all cells, one after the other
     python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    and 2 2: two processes, half the cells each
 
-DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are skipped: a run that was cut off
-goes on where it was. `subp.experiments` explains grids and columns; scripts/plot_results.py makes a page of the rows.
+DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are
+skipped: a run that was cut off goes on where it was. `subp.experiments` explains grids and columns;
+scripts/plot_results.py makes a page of the rows.
 """
 
 import time
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import click
 
-from subp import experiments
-from subp.errors import UserError
+from subp.training import experiments
+from subp_contract.errors import UserError
 
 SHORT = {"epochs": 2, "train_images": 500}
 
@@ -22,17 +23,30 @@ SHORT = {"epochs": 2, "train_images": 500}
 @click.command()
 @click.argument("grid", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--data", envvar="SUBP_DATA", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the data sets."
+    "--data",
+    envvar="SUBP_DATA",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the data sets.",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("results/methods.csv"), show_default=True)
 @click.option(
-    "--work", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/methods"), show_default=True,
+    "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("results/methods.csv"), show_default=True
+)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/methods"),
+    show_default=True,
     help="Folder for dense networks that cells begin with.",
 )
 @click.option("--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M cells.")
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 @click.option("--list", "listing", is_flag=True, help="Show the cells and what they cost; train nothing.")
-@click.option("--trial", is_flag=True, help=f"Every cell for {SHORT['epochs']} epochs on {SHORT['train_images']} images, to see that it runs.")
+@click.option(
+    "--trial",
+    is_flag=True,
+    help=f"Every cell for {SHORT['epochs']} epochs on {SHORT['train_images']} images, to see that it runs.",
+)
 def command(grid, data, output, work, part, threads, listing, trial):
     """Train every cell of GRID, a row each."""
     import torch
@@ -74,7 +88,10 @@ def shortened(cell):
 def described(cell) -> str:
     """One line."""
     variant = f" ({cell.variant})" if cell.variant else ""
-    return f"{cell.network} {cell.method}{variant} n {cell.n} sparsity {cell.sparsity} seed {cell.seed}, {cell.epochs} epochs"
+    return (
+        f"{cell.network} {cell.method}{variant} n {cell.n} sparsity {cell.sparsity} seed {cell.seed}, {cell.epochs} "
+        "epochs"
+    )
 
 
 if __name__ == "__main__":

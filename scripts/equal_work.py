@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""What equal rows buy: a network pruned to the same density with as many blocks in every block row, and with the largest blocks of the layer.
+"""What equal rows buy: a network pruned to the same density with as many blocks in every block row, and with the
+largest blocks of the layer.
 
     python scripts/equal_work.py [NETWORK]
 
 Both networks have the same random weights and, layer by layer, the same number of blocks. Two things are told:
 
-- Simulated: a kernel that computes just the blocks of each row, its rows dealt out to threads in equal ranges. The threads wait for the one with
-  the most blocks. Speed-up = blocks / blocks of the busiest thread, each layer weighted with its multiply-adds.
+- Simulated: a kernel that computes just the blocks of each row, its rows dealt out to threads in equal ranges. The
+  threads wait for the one with the most blocks. Speed-up = blocks / blocks of the busiest thread, each layer weighted
+  with its multiply-adds.
 - Measured: this compiler on both. It wants equal rows, so the shorter rows of the second network are filled with zeros.
 """
 
@@ -39,11 +41,16 @@ def command(network: str, n: int, sparsity: float, seconds: float):
     console.print(table)
     for threads in (1, 2):
         equal, unequal = measured([uniform, ragged], threads, seconds)
-        click.echo(f"measured, {threads} thread(s): equal rows {equal:.2f} ms, unequal rows {unequal:.2f} ms, {unequal / equal:.2f} times as long")
+        click.echo(
+            f"measured, {threads} thread(s): equal rows {equal:.2f} ms, unequal rows {unequal:.2f} ms, "
+            f"{unequal / equal:.2f} times as long"
+        )
 
 
 def pruned(network: str, n: int, sparsity: float, per_row: bool) -> torch.nn.Module:
-    """The network with zeros in all convolutions but stem and depthwise: in each block row the blocks of least L1 norm, or in the layer."""
+    """The network with zeros in all convolutions but stem and depthwise: in each block row the blocks of least L1 norm,
+    or in the layer.
+    """
     from subp import models
 
     torch.manual_seed(0)
@@ -81,7 +88,10 @@ def layers(module: torch.nn.Module, n: int) -> list[tuple[np.ndarray, int]]:
     for hook in hooks:
         hook.remove()
     return [
-        (blocks(weight, n).any(-1).any(-1).any(1).sum(1).numpy(), images[weight] * n * weight.shape[2] * weight.shape[3])
+        (
+            blocks(weight, n).any(-1).any(-1).any(1).sum(1).numpy(),
+            images[weight] * n * weight.shape[2] * weight.shape[3],
+        )
         for weight in prunable(module, n)
     ]
 

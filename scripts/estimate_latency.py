@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Estimates latencies of networks on a CPU that is not here, dense and 1x16 sparse, and the tile of each kernel that would be best there.
+"""Estimates latencies of networks on a CPU that is not here, dense and 1x16 sparse, and the tile of each kernel that
+would be best there.
 
     python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4]
 
-Static analysis: `tvm_sched/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into tuning_logs/FAMILY/best.jsonl,
-marked as estimated; a network whose row is there is not estimated again. The board around the core is that of a Raspberry Pi 5.
+Static analysis: `tvm_sched/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into
+tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The board
+around the core is that of a Raspberry Pi 5.
 """
 
 import csv
@@ -14,16 +16,17 @@ from pathlib import Path
 
 import click
 
-from subp.cli.networks import random_network
 from subp.cli.options import Numbers
-from tvm_sched import importer, pipeline, targets
-from tvm_sched.best_records import estimated, write_estimates
+from subp.deployment.networks import random_network
+from subp_contract.errors import UserError
+from tvm_sched import pipeline, targets
 from tvm_sched.compiler import SHIPPED
-from tvm_sched.errors import UserError
-from tvm_sched.estimate import RASPBERRY_PI_5, Estimator
+from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Estimator
+from tvm_sched.frontend import torch_export
 from tvm_sched.quiet import quiet
-from tvm_sched.records import workload
-from tvm_sched.tuning import tasks_of
+from tvm_sched.records.best import estimated, write_estimates
+from tvm_sched.records.database import workload
+from tvm_sched.tuning.search import tasks_of
 
 NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50")
 SPARSITIES = (0.75, 0.0, 0.9, 0.5)
@@ -33,7 +36,9 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 @click.command()
 @click.argument("target", default="cortex-a76")
-@click.option("--network", "networks", multiple=True, default=NETWORKS, help="A network [the five of the benchmark suite].")
+@click.option(
+    "--network", "networks", multiple=True, default=NETWORKS, help="A network [the five of the benchmark suite]."
+)
 @click.option("--threads", type=Numbers(), default="1,4", show_default=True)
 def command(target: str, networks: tuple[str, ...], threads: list[int]):
     """Estimate latencies and tiles for TARGET."""
@@ -61,7 +66,7 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
     """The rows of one network, one an estimator; the tiles of its kernels are written."""
     network = random_network(name, n=16, sparsity=sparsity, seed=0, size=224, batch=1)
     with quiet():
-        imported = importer.from_torch(network.module, network.example_input)
+        imported = torch_export.from_torch(network.module, network.example_input)
     rows = []
     for estimator in estimators:
         with quiet():
@@ -72,7 +77,8 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
         guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod, estimator.target)]
         lines = [
             estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
-            for func, guess in guesses if guess is not None
+            for func, guess in guesses
+            if guess is not None
         ]
         write_estimates(SHIPPED / estimator.target.family, lines)
     return rows

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""The main loop of every kernel for an Arm core, and the share of its cycles that multiply-adds alone would take, by llvm-mca: static analysis.
+"""The main loop of every kernel for an Arm core, and the share of its cycles that multiply-adds alone would take, by
+llvm-mca: static analysis.
 
     python scripts/main_loops.py [TARGET]
 
@@ -12,12 +13,26 @@ from pathlib import Path
 
 import click
 
-from tvm_sched import machine_model, main_loops, targets
-from tvm_sched.errors import UserError
+from subp_contract.errors import UserError
+from tvm_sched import targets
+from tvm_sched.estimation import machine_model, main_loops
 from tvm_sched.quiet import quiet
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-FIELDS = ("kernel", "n", "sparse", "size", "stride", "tile", "instructions", "fmas", "by_element", "stack", "cycles", "fma_bound")
+FIELDS = (
+    "kernel",
+    "n",
+    "sparse",
+    "size",
+    "stride",
+    "tile",
+    "instructions",
+    "fmas",
+    "by_element",
+    "stack",
+    "cycles",
+    "fma_bound",
+)
 
 
 @click.command()
@@ -33,7 +48,14 @@ def command(target: str):
     for case in main_loops.CASES:
         with quiet():
             tile, loop = main_loops.of(case, machine)
-        told = (len(loop.body), loop.fmas, loop.by_element, loop.stack, f"{loop.cycles(machine):.1f}", f"{loop.fma_bound(machine):.2f}")
+        told = (
+            len(loop.body),
+            loop.fmas,
+            loop.by_element,
+            loop.stack,
+            f"{loop.cycles(machine):.1f}",
+            f"{loop.fma_bound(machine):.2f}",
+        )
         rows.append((case.kernel, case.n, case.sparse, case.size, case.stride, tile, *told))
         click.echo(f"{case}: {tile}: {told[-1]} of the FMA bound")
     file = RESULTS / f"main_loops_{machine.name}.csv"

@@ -3,7 +3,8 @@
 
     python scripts/plot_results.py results/methods.csv      writes results/methods.md and results/methods.png
 
-Rows that differ in their seed alone are one line: mean and standard deviation (of the sample) of the accuracy, and how many seeds.
+Rows that differ in their seed alone are one line: mean and standard deviation (of the sample) of the accuracy, and how
+many seeds.
 """
 
 import statistics
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import click
 
-from subp.checkpoint import write_atomically
-from subp.experiments import read_rows
+from subp.training.experiments import read_rows
+from subp_contract.files import write_atomically
 
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG q75)", "imagenette-112": "Imagenette-112"}
 SETTING = ("data", "size", "train_images", "network", "epochs")
@@ -84,13 +85,20 @@ def page(lines: Sequence[Line], source: str) -> str:
     ]
     for setting in dict.fromkeys(line.setting for line in lines):
         data, size, images, network, epochs = setting
-        parts.append(f"\n## {network} on {NAMES.get(data, data)}\n\n{images} training images of {size}x{size}, {epochs} epochs.\n")
-        parts.append("\n| method | 1xN | sparsity | accuracy | seeds | weights kept | MACs kept |\n|---|---|---|---|---|---|---|\n")
+        parts.append(
+            f"\n## {network} on {NAMES.get(data, data)}\n\n{images} training images of {size}x{size}, {epochs} "
+            "epochs.\n"
+        )
+        parts.append(
+            "\n| method | 1xN | sparsity | accuracy | seeds | weights kept | MACs kept "
+            "|\n|---|---|---|---|---|---|---|\n"
+        )
         of_setting = [line for line in lines if line.setting == setting]
         for line in sorted(of_setting, key=lambda line: (line.sparsity, -line.mean)):
             blocks = f"1x{line.n}" if line.n else "-"
             parts.append(
-                f"| {line.method} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | {line.density:.1%} | {line.mac_share:.1%} |\n"
+                f"| {line.method} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
+                f"{line.density:.1%} | {line.mac_share:.1%} |\n"
             )
     return "".join(parts) + f"\n![Accuracies]({Path(source).stem}.png)\n"
 
@@ -113,7 +121,12 @@ def picture(lines: Sequence[Line]) -> bytes:
         _bars(row[0], comparable, f"{common:.0%} sparse, 1x{usual}")
         plain = [line for line in of_setting if line.n in (None, usual) and "(" not in line.method and line.sparsity]
         _curves(row[1], plain, "sparsity", f"1x{usual}")
-        _curves(row[2], [line for line in of_setting if line.n and line.sparsity == common and "(" not in line.method], "n", f"{common:.0%} sparse")
+        _curves(
+            row[2],
+            [line for line in of_setting if line.n and line.sparsity == common and "(" not in line.method],
+            "n",
+            f"{common:.0%} sparse",
+        )
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     return png.getvalue()
@@ -121,7 +134,12 @@ def picture(lines: Sequence[Line]) -> bytes:
 
 def _bars(axes, lines: Sequence[Line], title: str) -> None:
     lines = sorted(lines, key=lambda line: line.mean)
-    axes.barh([line.method for line in lines], [100 * line.mean for line in lines], xerr=[100 * (line.spread or 0) for line in lines], color="#0b7a75")
+    axes.barh(
+        [line.method for line in lines],
+        [100 * line.mean for line in lines],
+        xerr=[100 * (line.spread or 0) for line in lines],
+        color="#0b7a75",
+    )
     if lines:
         axes.set_xlim(left=max(0, 100 * min(line.mean for line in lines) - 5))
     axes.set_xlabel("accuracy, %")

@@ -4,9 +4,9 @@
     pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 psutil     # no compiler, and nothing of this repository
     ./serve_board.py --tracker 192.168.1.2:9190 --key rpi5 --host 192.168.1.7
 
-SECURITY. TVM's RPC has neither passwords nor encryption: whoever can connect may write files here and run any code, with this user's rights. Give
---host the board's address in a network of your own (never 0.0.0.0 on a network that others use), let a firewall admit the tuning machine alone, and
-run this as a user who owns nothing:
+SECURITY. TVM's RPC has neither passwords nor encryption: whoever can connect may write files here and run any code,
+with this user's rights. Give --host the board's address in a network of your own (never 0.0.0.0 on a network that
+others use), let a firewall admit the tuning machine alone, and run this as a user who owns nothing:
 
     sudo ufw allow from 192.168.1.2 to 192.168.1.7 port 9090:9099 proto tcp && sudo ufw enable
 """
@@ -21,13 +21,19 @@ import time
 
 def main():
     """Serves until it is ended. A kernel that crashes takes TVM's listening thread with it: then another is started."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="TVM's RPC runs whatever it is sent: see the note in this file.")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="TVM's RPC runs whatever it is sent: see the note in this file."
+    )
     parser.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT", help="the farm's tracker")
     parser.add_argument("--key", required=True, help="what this board is; boards of one key must be alike")
-    parser.add_argument("--host", default="127.0.0.1", help="this board's own address, where it listens and is reached [127.0.0.1]")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="this board's own address, where it listens and is reached [127.0.0.1]"
+    )
     parser.add_argument("--port", type=int, default=9090, help="the first of ten ports to try [9090]")
     chosen = parser.parse_args()
-    os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # TVM's own choice is half of the cores,
+    os.environ.setdefault(
+        "TVM_NUM_THREADS", str(len(os.sched_getaffinity(0)))
+    )  # TVM's own choice is half of the cores,
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # and ties the main thread to one
     multiprocessing.set_start_method("fork")
     try:
@@ -35,7 +41,10 @@ def main():
     except ImportError as error:
         sys.exit(f"serve_board: {error}; 'pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 psutil'")
     logger.setLevel(logging.WARNING)
-    print(f"serve_board: anyone who can connect to {chosen.host} may run code here; see the security note in {__file__}", flush=True)
+    print(
+        f"serve_board: anyone who can connect to {chosen.host} may run code here; see the security note in {__file__}",
+        flush=True,
+    )
     folder = os.getcwd()
     while True:
         os.chdir(folder)  # a session that crashed has left us in its own, which is gone
@@ -44,7 +53,11 @@ def main():
             server = PopenRPCServerState(chosen.host, chosen.port, chosen.port + 10, **registered_as)
         except (OSError, ValueError) as error:
             sys.exit(f"serve_board: cannot listen at {chosen.host}: {error}")
-        print(f"serve_board: '{chosen.key}' listens at {chosen.host}:{server.port}, tracker {chosen.tracker[0]}:{chosen.tracker[1]}", flush=True)
+        print(
+            f"serve_board: '{chosen.key}' listens at {chosen.host}:{server.port}, tracker "
+            f"{chosen.tracker[0]}:{chosen.tracker[1]}",
+            flush=True,
+        )
         server.thread.join()
         server.sock.close()
         print("serve_board: stopped by a session that crashed, or without a tracker; serving again", flush=True)

@@ -4,11 +4,11 @@ and 1xN sparse at 75 %, on one core.
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py > results/sparse_training.csv
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py --networks > results/sparse_training_networks.csv
 
-The second times whole training steps with and without `--sparse-compute` (subp/sparse_compute.py), in turn, at a density
-of 25 %: what remains of the gain when 1x1 convolutions are only a part of the work.
+The second times whole training steps with and without `--sparse-compute` (subp/sparse_compute.py), in turn, at a
+density of 25 %: what remains of the gain when 1x1 convolutions are only a part of the work.
 
-Three products of a layer: its output Y, the gradient dX of its input, the gradient dW of its weight. The sparse ones run
-per group of N outputs over its K kept channels (or kernel patches of them):
+Three products of a layer: its output Y, the gradient dX of its input, the gradient dW of its weight. The sparse ones
+run per group of N outputs over its K kept channels (or kernel patches of them):
 
     Y_g = W_g X[idx_g]         [N, K] x [K, P]       gathered rows, one torch.bmm over the G groups
     dX[idx_g] += W_g^T dY_g    [K, N] x [N, P]       bmm, then index_add
@@ -28,9 +28,10 @@ import torch
 from torch.nn.functional import cross_entropy, fold, unfold
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from subp import models, sparse_compute
-from subp.loop import parameter_groups
-from subp.sparsifier import Sparsifier
+from subp import models
+from subp.pruning import sparse_compute
+from subp.pruning.sparsifier import Sparsifier
+from subp.training.loop import parameter_groups
 
 BATCH, SPARSITY, ROUNDS = 16, 0.75, 3
 NETWORKS, NETWORK_BATCH = ("resnet50", "mobilenet_v1"), 4

@@ -12,11 +12,11 @@ Names are imported on first use, so that `import subp` costs nothing.
 import importlib
 
 _HOME = {
-    "Sparsifier": "subp.sparsifier",
-    "fold": "subp.masking",
-    "load_model": "subp.checkpoint",
-    "inspect": "subp.summary",
-    "UserError": "subp.errors",
+    "Sparsifier": "subp.pruning.sparsifier",
+    "fold": "subp.pruning.masking",
+    "load_model": "subp.training.checkpoint",
+    "inspect": "subp.pruning.summary",
+    "UserError": "subp_contract.errors",
 }
 
 __all__ = list(_HOME)

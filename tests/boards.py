@@ -1,4 +1,6 @@
-"""What tests of a tuning farm share: a tracker, boards that can be killed, one that never answers, and a network of one kernel to tune on them."""
+"""What tests of a tuning farm share: a tracker, boards that can be killed, one that never answers, and a network of one
+kernel to tune on them.
+"""
 
 import json
 import os
@@ -16,9 +18,9 @@ from tvm.rpc import base
 from tvm.rpc.base import TrackerCode
 from zeros import prune
 
-from tvm_sched.farm import Farm
-from tvm_sched.records import RECORDS
-from tvm_sched.tracker import Device, NoTracker, Tracker
+from tvm_sched.records.database import RECORDS
+from tvm_sched.tuning.farm import Farm
+from tvm_sched.tuning.tracker import Device, NoTracker, Tracker
 
 HOST = "127.0.0.1"
 SERVE = Path(__file__).parents[1] / "scripts" / "serve_board.py"
@@ -53,7 +55,18 @@ class Board:
     def __init__(self, tracker: str, key: str, command=(sys.executable,), threads: int = 1, **environment):
         self.tracker, self.key, self.port = tracker, key, free_port()
         self.device = Device(HOST, self.port)
-        self.command = [*command, str(SERVE), "--tracker", tracker, "--key", key, "--host", HOST, "--port", str(self.port)]
+        self.command = [
+            *command,
+            str(SERVE),
+            "--tracker",
+            tracker,
+            "--key",
+            key,
+            "--host",
+            HOST,
+            "--port",
+            str(self.port),
+        ]
         self.environment = os.environ | {"TVM_NUM_THREADS": str(threads)} | environment
         self.process = None
 
@@ -87,7 +100,9 @@ class Board:
 
 
 class Killing(Farm):
-    """Kills a board as soon as it has begun the measurement after so many; `kills` maps these numbers to what is called then."""
+    """Kills a board as soon as it has begun the measurement after so many; `kills` maps these numbers to what is called
+    then.
+    """
 
     def __init__(self, board: Board, *args, kills, **options):
         self.said = []

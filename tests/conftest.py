@@ -1,7 +1,11 @@
-"""Every worker computes on one thread: the workers share the cores, and timings and sums then do not depend on how many there are."""
+"""Every worker computes on one thread: the workers share the cores, and timings and sums then do not depend on how many
+there are.
+"""
 
 import os
 
 for variable in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):  # before anything imports torch or tvm
     os.environ[variable] = "1"
-os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = "1000"  # idle workers yield 300,000 times before a process may end: minutes, where others want the cores
+os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = (
+    "1000"  # idle workers yield 300,000 times before a process may end: minutes, where others want the cores
+)

@@ -5,13 +5,14 @@ import torch
 import tvm
 from tvm import IRModule, relax
 
-from tvm_sched import importer, pipeline
+from tvm_sched import pipeline
+from tvm_sched.frontend import torch_export
 
 
 def imported(network: torch.nn.Module, x: torch.Tensor) -> IRModule:
     """The network as the passes get it: simplified, constants folded."""
     with tvm.target.Target("llvm"):
-        return pipeline.CLEAN(importer.from_torch(network.eval(), x).mod)
+        return pipeline.CLEAN(torch_export.from_torch(network.eval(), x).mod)
 
 
 def run(mod: IRModule, x: torch.Tensor):

@@ -3,19 +3,26 @@
     artifact = tvm_sched.compile(module, example_input, target="x86-avx512")
     artifact.save("net.so")
     tvm_sched.load("net.so")(x)  # NumPy in, NumPy out
+
+Names are imported on first use, so that `import tvm_sched` costs nothing; docs/architecture.md shows the folders.
 """
 
-from tvm_sched import runtime  # first: it sets up TVM's threads
-from tvm_sched.artifact import Artifact, load
-from tvm_sched.compiler import compile
-from tvm_sched.errors import UserError
+import importlib
 
-__all__ = ["Artifact", "UserError", "compile", "load", "runtime", "tune"]
+from tvm_sched import runtime  # at once: it sets up TVM's threads
+
+_HOME = {
+    "Artifact": "tvm_sched.deploy.artifact",
+    "UserError": "subp_contract.errors",
+    "compile": "tvm_sched.compiler",
+    "load": "tvm_sched.deploy.artifact",
+    "tune": "tvm_sched.tuning.search",
+}
+
+__all__ = ["runtime", *_HOME]
 
 
-def __getattr__(name):
-    if name == "tune":  # TVM is imported when it is needed, not with the package
-        from tvm_sched.tuning import tune
-
-        return tune
-    raise AttributeError(f"module 'tvm_sched' has no attribute '{name}'")
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'tvm_sched' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -8,19 +8,21 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 
-from tvm_sched.passes.constants import is_op
-from tvm_sched.passes.each import each
-from tvm_sched.passes.flatten_indices import with_flat_indices
-from tvm_sched.passes.hoist_constants import PREPARE
-from tvm_sched.passes.insert_prefetches import with_prefetches
-from tvm_sched.passes.keep_registers import with_registers
+from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.hoist_constants import PREPARE
+from tvm_sched.passes.tir.each import each
+from tvm_sched.passes.tir.flatten_indices import with_flat_indices
+from tvm_sched.passes.tir.insert_prefetches import with_prefetches
+from tvm_sched.passes.tir.keep_registers import with_registers
 from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"
 
 
 def build(mod: IRModule, target: Target):
-    """The executable of scheduled TIR functions, and of Relax functions that call them where these have been lowered to the virtual machine's."""
+    """The executable of scheduled TIR functions, and of Relax functions that call them where these have been lowered to
+    the virtual machine's.
+    """
     return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
-from tvm_sched.errors import UserError
 from tvm_sched.quiet import quiet
 
 SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
@@ -15,22 +15,23 @@ SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
 def compile(module, example_input, *, target="host", threads=None, records=None, dense=False):
     """Compiles a network of one input for one CPU.
 
-    module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is needed.
-    example_input: torch.Tensor of the shape that the artifact will take.
-    target: name from `targets.names()`, or a Target. threads: the schedules share their work among so many (all cores of a host by default).
-    records: folder of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
+    module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is
+    needed. example_input: torch.Tensor of the shape that the artifact will take. target: name from `targets.names()`,
+    or a Target. threads: the schedules share their work among so many (all cores of a host by default). records: folder
+    of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
     dense: ignore the zeros, as a baseline.
 
-    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on. Raises UserError for a
-    network or a target that cannot be compiled.
+    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on.
+    Raises UserError for a network or a target that cannot be compiled.
     """
-    from tvm_sched import batches, codegen, importer, pipeline
-    from tvm_sched.artifact import Artifact, make_manifest
+    from tvm_sched import codegen, pipeline
+    from tvm_sched.deploy.artifact import Artifact, make_manifest
+    from tvm_sched.frontend import batches, torch_export
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     with quiet():
-        imported = importer.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
+        imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
         lowered = pipeline.lower(imported, target, open_records(records, target), dense)
         executable, memory = codegen.build_network(lowered.mod, target)
     manifest = make_manifest(target, imported, lowered, memory, imported.reference, threads=target.cores, dense=dense)
@@ -40,7 +41,9 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
 
 
 def threads_of(target: targets.Target, threads: int | None) -> int:
-    """`threads` where given, else the target's cores. Raises UserError below 1, or beyond what this machine has for a host."""
+    """`threads` where given, else the target's cores. Raises UserError below 1, or beyond what this machine has for a
+    host.
+    """
     if threads is None:
         return min(target.cores, runtime.most_threads()) if target.name == "host" else target.cores
     if threads < 1 or (target.name == "host" and threads > runtime.most_threads()):
@@ -50,8 +53,8 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
 
 def open_records(folder: str | Path | None, target: targets.Target):
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
-    from tvm_sched.best_records import BEST
-    from tvm_sched.records import RECORDS
+    from tvm_sched.records.best import BEST
+    from tvm_sched.records.database import RECORDS
 
     if folder is None:
         folder = SHIPPED / target.family
@@ -63,8 +66,10 @@ def open_records(folder: str | Path | None, target: targets.Target):
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: int):
-    """The records in the folder's file of that name, as they were at that time. A process that compiles many networks reads them once."""
-    from tvm_sched.best_records import BEST, BestRecords
-    from tvm_sched.records import Records
+    """The records in the folder's file of that name, as they were at that time. A process that compiles many networks
+    reads them once.
+    """
+    from tvm_sched.records.best import BEST, BestRecords
+    from tvm_sched.records.database import Records
 
     return BestRecords(folder, target) if name == BEST else Records(folder, target)

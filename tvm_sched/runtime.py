@@ -1,14 +1,17 @@
 """Threads of compiled networks.
 
-TVM's pool is one a process. It reads its largest size from the environment when it first runs, counts half of the cores by default, and
-ties the caller to one core: both are set right here, before the pool exists, unless the user has set them.
+TVM's pool is one a process. It reads its largest size from the environment when it first runs, counts half of the cores
+by default, and ties the caller to one core: both are set right here, before the pool exists, unless the user has set
+them.
 """
 
 import os
 
-from tvm_sched.errors import UserError
+from subp_contract.errors import UserError
 
-os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
+os.environ.setdefault(
+    "TVM_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+)
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
@@ -18,7 +21,9 @@ def most_threads() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Runs compiled networks on `count` threads from now on, in the whole process. Raises UserError beyond `most_threads`."""
+    """Runs compiled networks on `count` threads from now on, in the whole process. Raises UserError beyond
+    `most_threads`.
+    """
     import tvm
 
     if not 1 <= count <= most_threads():

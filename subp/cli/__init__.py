@@ -13,10 +13,22 @@ from collections.abc import Sequence
 
 import click
 
-from subp.errors import UserError as TrainingError
-from tvm_sched.errors import UserError as DeploymentError
+from subp_contract.errors import UserError
 
-COMMANDS = ("quickstart", "train", "convert", "inspect", "export", "compile", "bundle", "tune", "bench", "advise", "run", "doctor")
+COMMANDS = (
+    "quickstart",
+    "train",
+    "convert",
+    "inspect",
+    "export",
+    "compile",
+    "bundle",
+    "tune",
+    "bench",
+    "advise",
+    "run",
+    "doctor",
+)
 
 # What a user can mend among the system's errors: paths, permissions, space.
 MENDABLE = {
@@ -68,7 +80,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + help_of, 2)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except (TrainingError, DeploymentError) as error:
+    except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:
         if error.errno not in MENDABLE:

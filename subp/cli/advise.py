@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
-from subp.errors import UserError
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +30,8 @@ OTHER_GHZ = 3.0
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to prune the network. n is None for the dense one; `measured` is the share of `ms` that tuning records tell; accuracy where
-    one was measured, with its seeds.
+    """A way to prune the network. n is None for the dense one; `measured` is the share of `ms` that tuning records
+    tell; accuracy where one was measured, with its seeds.
     """
 
     n: int | None
@@ -51,26 +51,49 @@ class Choice:
 @click.argument("model")
 @target_option
 @click.option("--size", type=click.IntRange(1), help="Height and width of the images [the checkpoint's, or 224].")
-@click.option("--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]")
-@click.option("--sparsity", "sparsities", type=Numbers(), default=SPARSITIES, help="Per cent, comma-separated.  [default: 50 to 95]")
+@click.option(
+    "--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]"
+)
+@click.option(
+    "--sparsity",
+    "sparsities",
+    type=Numbers(),
+    default=SPARSITIES,
+    help="Per cent, comma-separated.  [default: 50 to 95]",
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
-@click.option("--ghz", type=float, help=f"The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else {OTHER_GHZ:g}]")
-@click.option("--code", help="FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run.")
-@click.option("--results", type=INPUT_FILE, help="CSV of scripts/compare_methods.py: measured accuracies stand beside the latencies.")
+@click.option(
+    "--ghz", type=float, help=f"The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else {OTHER_GHZ:g}]"
+)
+@click.option(
+    "--code", help="FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."
+)
+@click.option(
+    "--results",
+    type=INPUT_FILE,
+    help="CSV of scripts/compare_methods.py: measured accuracies stand beside the latencies.",
+)
 @click.option("--network", help="The network's name in that file.  [default: MODEL]")
 @click.option("--method", default="subp", show_default=True, help="The method in that file.")
-@click.option("--picture", type=OutputFile(), help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.")
-def command(model, target, size, sizes, sparsities, threads, records, ghz, code, results, network, method, picture) -> None:
+@click.option(
+    "--picture",
+    type=OutputFile(),
+    help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.",
+)
+def command(
+    model, target, size, sizes, sparsities, threads, records, ghz, code, results, network, method, picture
+) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
-    MODEL is a network's name or a checkpoint. Nothing is measured: each choice of N and sparsity is lowered to kernels, a few
-    seconds each, whose times are those of tuning records, or the machine model's where there is none. `subp bench` measures.
+    MODEL is a network's name or a checkpoint. Nothing is measured: each choice of N and sparsity is lowered to kernels,
+    a few seconds each, whose times are those of tuning records, or the machine model's where there is none. `subp
+    bench` measures.
     """
     from dataclasses import replace
 
-    from subp.checkpoint import write_atomically
     from subp.cli.terminal import console
+    from subp_contract.files import write_atomically
     from tvm_sched import targets
     from tvm_sched.compiler import open_records
 
@@ -93,7 +116,7 @@ def _network(model: str, size: int | None, code: str | None) -> tuple["nn.Module
     import torch
 
     from subp import models
-    from subp.cli.networks import CLASSES, DEFAULTS, checkpoint_network
+    from subp.deployment.networks import CLASSES, DEFAULTS, checkpoint_network
 
     if not model.endswith(".safetensors"):
         return models.create(model, CLASSES), torch.zeros(1, 3, *[size or DEFAULTS["size"]] * 2)
@@ -102,12 +125,20 @@ def _network(model: str, size: int | None, code: str | None) -> tuple["nn.Module
 
 
 def lowered(
-    module: "nn.Module", x: "Tensor", target: "Target", sizes: Sequence[int], sparsities: Sequence[float], console: "Console"
+    module: "nn.Module",
+    x: "Tensor",
+    target: "Target",
+    sizes: Sequence[int],
+    sparsities: Sequence[float],
+    console: "Console",
 ) -> dict[tuple[int | None, float], "IRModule"]:
-    """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every sparsity."""
+    """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every
+    sparsity.
+    """
     from rich.progress import track
 
-    from tvm_sched import importer, pipeline
+    from tvm_sched import pipeline
+    from tvm_sched.frontend import torch_export
     from tvm_sched.quiet import quiet
 
     keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
@@ -115,16 +146,18 @@ def lowered(
     for n, sparsity in track(keys, "lowering", console=console, transient=True, disable=not console.is_terminal):
         network = with_zeros(module, n, sparsity) if n else module
         with quiet():
-            made[n, sparsity] = pipeline.fused(importer.from_torch(network, x), target, dense=n is None).mod
+            made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), target, dense=n is None).mod
     return made
 
 
-def predicted(made: dict[tuple[int | None, float], "IRModule"], target: "Target", ghz: float | None, records) -> list[Choice]:
+def predicted(
+    made: dict[tuple[int | None, float], "IRModule"], target: "Target", ghz: float | None, records
+) -> list[Choice]:
     """The choices with their latencies, the dense network first."""
     from dataclasses import replace
 
-    from tvm_sched.estimate import RASPBERRY_PI_5, Board
-    from tvm_sched.predict import predict
+    from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Board
+    from tvm_sched.estimation.predict import predict
 
     board = RASPBERRY_PI_5 if target.family == A76 else Board(OTHER_GHZ, math.inf, math.inf)
     predictions = predict(made, target, replace(board, ghz=ghz or board.ghz), records)
@@ -137,8 +170,8 @@ def with_zeros(module: "nn.Module", n: int, sparsity: float) -> "nn.Module":
 
     import torch
 
-    from subp.masking import trained_weight
-    from subp.sparsifier import Sparsifier
+    from subp.pruning.masking import trained_weight
+    from subp.pruning.sparsifier import Sparsifier
 
     copied = copy.deepcopy(module)
     sparsifier = Sparsifier(copied, n=n, sparsity=sparsity, method="random", epochs=1)
@@ -169,7 +202,9 @@ def with_accuracies(choices: Sequence[Choice], results: Path, network: str, meth
     if not rows:
         raise UserError(f"{results} has no row of the network {network!r}: name one with --network")
     return [
-        replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key])) if (key := (choice.n, choice.sparsity)) in found else choice
+        replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key]))
+        if (key := (choice.n, choice.sparsity)) in found
+        else choice
         for choice in choices
     ]
 
@@ -177,7 +212,9 @@ def with_accuracies(choices: Sequence[Choice], results: Path, network: str, meth
 def pareto(choices: Sequence[Choice]) -> list[Choice]:
     """Those with a measured accuracy that no faster one reaches, the fastest first."""
     front: list[Choice] = []
-    for choice in sorted((each for each in choices if each.accuracy is not None), key=lambda each: (each.ms, -each.accuracy)):
+    for choice in sorted(
+        (each for each in choices if each.accuracy is not None), key=lambda each: (each.ms, -each.accuracy)
+    ):
         if not front or choice.accuracy > front[-1].accuracy:
             front.append(choice)
     return front
@@ -197,7 +234,9 @@ def table(choices: Sequence[Choice], title: str):
         line = [choice for choice in pruned if choice.sparsity == sparsity]
         fastest = min(line, key=lambda choice: choice.ms)
         rows.add_row(f"{sparsity:.0%}", *(("*" if choice is fastest else "") + _cell(choice, dense) for choice in line))
-    rows.caption = "ms and times as fast as dense; * the fastest of its line; accuracy where measured" + _sources(choices)
+    rows.caption = "ms and times as fast as dense; * the fastest of its line; accuracy where measured" + _sources(
+        choices
+    )
     return rows
 
 
@@ -205,7 +244,9 @@ def _sources(choices: Sequence[Choice]) -> str:
     shares = [choice.measured for choice in choices]
     if not any(shares):
         return "\nall times are estimates"
-    return f"\n{min(shares):.0%} to {max(shares):.0%} of each time is measured, by tuning records; the rest is estimated"
+    return (
+        f"\n{min(shares):.0%} to {max(shares):.0%} of each time is measured, by tuning records; the rest is estimated"
+    )
 
 
 def _cell(choice: Choice, dense: Choice) -> str:
@@ -226,13 +267,23 @@ def draw(choices: Sequence[Choice], title: str) -> bytes:
         label = f"1x{n}"
         if front:
             line = [choice for choice in line if choice.accuracy is not None]
-            axes.plot([each.ms for each in line], [100 * each.accuracy for each in line], "o", label=label if line else None)
+            axes.plot(
+                [each.ms for each in line], [100 * each.accuracy for each in line], "o", label=label if line else None
+            )
         else:
             axes.plot([100 * each.sparsity for each in line], [each.ms for each in line], "o-", label=label)
     if front:
-        axes.step([each.ms for each in front], [100 * each.accuracy for each in front], "k--", where="post", label="Pareto front")
+        axes.step(
+            [each.ms for each in front],
+            [100 * each.accuracy for each in front],
+            "k--",
+            where="post",
+            label="Pareto front",
+        )
         for each in front:
-            axes.annotate(each.name, (each.ms, 100 * each.accuracy), fontsize=7, textcoords="offset points", xytext=(4, -9))
+            axes.annotate(
+                each.name, (each.ms, 100 * each.accuracy), fontsize=7, textcoords="offset points", xytext=(4, -9)
+            )
     else:
         axes.axhline(choices[0].ms, color="grey", linestyle=":", label="dense")
     axes.set_xlabel("latency, ms, predicted" if front else "sparsity, %")

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import load_network, model_options
-from subp.cli.options import FOLDER, INPUT_FILE, Names, Numbers, OutputFile, not_an_input
-from subp.errors import UserError
+from subp.cli.options import (
+    FOLDER,
+    INPUT_FILE,
+    Names,
+    Numbers,
+    OutputFile,
+    not_an_input,
+)
+from subp.deployment.networks import load_network, model_options
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
-    from tvm_sched.engines import Engine, Network
+    from tvm_sched.bench.engines import Engine, Network
 
 ENGINES = ("torch", "onnxruntime", "dense")
 
@@ -69,7 +76,7 @@ def run_suite(
     name: str, against: list[str], records: Path | None, seconds: float | None, json_file: Path | None
 ) -> None:
     """Measures a suite, given by its name or file."""
-    from tvm_sched import suite
+    from tvm_sched.bench import suite
 
     chosen = suite.read(name)
     if "dense" in against:
@@ -91,11 +98,11 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.checkpoint import write_atomically
-    from subp.cli.checks import check
     from subp.cli.terminal import console
-    from tvm_sched import bench, engines, memory, profile, rows
-    from tvm_sched.artifact import check_input
+    from subp.deployment.checks import check
+    from subp_contract.files import write_atomically
+    from tvm_sched.bench import engines, latency, memory, profile, rows
+    from tvm_sched.deploy.artifact import check_input
 
     not_an_input(json_file, path, *([model] if model else []))
     measured, profiles = [], []
@@ -116,7 +123,7 @@ def run_one(
             ready[0].prepare()
             peak = measured[-len(ready)].peak_gflops
             profiles.append(profile.profile(compiled, x, peak, count))
-    machine = bench.MachineState.now()
+    machine = latency.MachineState.now()
     console().print(rows.table(measured))
     for each in profiles:
         console().print(profile.table(each))
@@ -141,13 +148,11 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
 def reference(name: str, network: "Network", threads: int, records: Path | None) -> "Engine":
     """The engine of that name, one of ENGINES, ready on the network."""
     import tvm_sched
-    from tvm_sched import engines
+    from tvm_sched.bench import engines
 
     if name != "dense":
         return engines.REFERENCES[name](network, threads)
-    built = tvm_sched.compile(
-        network.module, network.example_input, threads=threads, records=records, dense=True
-    )
+    built = tvm_sched.compile(network.module, network.example_input, threads=threads, records=records, dense=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.so"
         built.save(path)

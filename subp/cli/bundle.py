@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from subp.cli.options import INPUT_FILE, OutputFile, cc_option, not_an_input
-from subp.errors import UserError
+from subp_contract.errors import UserError
 
 SUFFIX = ".tar.gz"
 
@@ -19,9 +19,9 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
 
     On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT.npy -o OUTPUT.npy`.
     """
-    from subp.checkpoint import write_atomically
-    from tvm_sched import bundle, wheels
-    from tvm_sched.artifact import read_manifest
+    from subp_contract.files import write_atomically
+    from tvm_sched.deploy import bundle, wheels
+    from tvm_sched.deploy.artifact import read_manifest
 
     not_an_input(output, artifact)
     name = output.name.removesuffix(SUFFIX)

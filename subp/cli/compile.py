@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import load_network, model_options
 from subp.cli.options import FOLDER, OutputFile, cc_option, not_an_input, target_option
-from tvm_sched.errors import UserError
+from subp.deployment.networks import load_network, model_options
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from tvm_sched import Artifact
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @cc_option
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .so file to write; NAME.tar for object files that are not linked.")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    required=True,
+    help="The .so file to write; NAME.tar for object files that are not linked.",
+)
 def command(
     model: str,
     settings: dict,
@@ -39,9 +45,10 @@ def command(
     Where this machine can run the result, it is checked against PyTorch before it is written.
     """
     import tvm_sched
-    from subp.cli.checks import check
     from subp.cli.terminal import console
-    from tvm_sched import targets, toolchain
+    from subp.deployment.checks import check
+    from tvm_sched import targets
+    from tvm_sched.deploy import toolchain
 
     not_an_input(output, model)
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
@@ -66,7 +73,7 @@ def command(
 
 def runs_here(artifact: "Artifact") -> bool:
     """Whether this machine's CPU has the instructions that the artifact uses."""
-    from tvm_sched.artifact import require_this_machine
+    from tvm_sched.deploy.artifact import require_this_machine
 
     try:
         require_this_machine(artifact.manifest, "it")

@@ -11,16 +11,19 @@ from subp.cli.options import INPUT_FILE, OutputFile, not_an_input
 @click.argument("file", type=INPUT_FILE)
 @click.option("-o", "--output", type=OutputFile(), required=True, help="The .safetensors file to write.")
 @click.option("--model", help="The network it holds.  [default: a ResNet or MobileNetV1 that its tensors fit]")
-@click.option("--size", type=click.IntRange(1), default=224, show_default=True, help="Images' height and width in pixels.")
+@click.option(
+    "--size", type=click.IntRange(1), default=224, show_default=True, help="Images' height and width in pixels."
+)
 def command(file: Path, output: Path, model: str | None, size: int) -> None:
     """Fold a published SUBP checkpoint FILE, weights and masks, into a checkpoint that the other commands take.
 
-    FILE is a state dict (.pt, .pth, .tar, .safetensors) with <layer>.weight and <layer>.mask. Only tensors are read from
-    it, no code.
+    FILE is a state dict (.pt, .pth, .tar, .safetensors) with <layer>.weight and <layer>.mask. Only tensors are read
+    from it, no code.
     """
-    from subp import checkpoint, published, summary
+    from subp.data.transforms import Preprocessing
     from subp.models.weights import read_state_dict
-    from subp.transforms import Preprocessing
+    from subp.pruning import summary
+    from subp.training import checkpoint, published
 
     not_an_input(output, file)
     folded = published.fold(read_state_dict(file))
@@ -34,5 +37,6 @@ def command(file: Path, output: Path, model: str | None, size: int) -> None:
     kept = sum(row.sparse_macs for row in rows) / sum(row.macs for row in rows)
     click.echo(
         f"{output}: {architecture['name']}, {architecture['num_classes']} classes, "
-        f"{'blocks of 1x' + ', 1x'.join(map(str, blocks)) if blocks else 'no zero blocks'}, {kept:.1%} of the dense MACs"
+        f"{'blocks of 1x' + ', 1x'.join(map(str, blocks)) if blocks else 'no zero blocks'}, {kept:.1%} of the dense "
+        "MACs"
     )

@@ -26,7 +26,9 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker.")
+@click.option(
+    "--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker."
+)
 def command(tracker: str | None) -> None:
     """Say what this machine has and lacks for each job, and how to mend it."""
     findings = [*training(), *compiling(), *cross_compiling(), *tuning(), *benchmarking()]
@@ -45,7 +47,7 @@ def training() -> Iterator[Finding]:
     if torch:
         cpu = f"CPU, {torch.get_num_threads()} threads"
         yield Finding("train", True, f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else cpu}")
-        from subp.vision import import_torchvision
+        from subp.common.vision import import_torchvision
 
         yield Finding("train", True, f"torchvision {import_torchvision().__version__}")
 
@@ -55,8 +57,8 @@ def compiling() -> Iterator[Finding]:
     job = "compile for this machine"
     if not (yield from _package(job, "tvm")):
         return
+    from subp_contract.errors import UserError
     from tvm_sched import targets
-    from tvm_sched.errors import UserError
 
     try:
         host = targets.get("host")
@@ -70,8 +72,9 @@ def compiling() -> Iterator[Finding]:
 
 def cross_compiling() -> Iterator[Finding]:
     """A linker for boards, a compiler for the program that runs networks there, and TVM's runtime."""
-    from tvm_sched import targets, toolchain, wheels
-    from tvm_sched.errors import UserError
+    from subp_contract.errors import UserError
+    from tvm_sched import targets
+    from tvm_sched.deploy import toolchain, wheels
 
     job, board = "compile for aarch64 boards", targets.get("cortex-a76")
     yield linking(job, board)
@@ -91,8 +94,8 @@ def cross_compiling() -> Iterator[Finding]:
 
 def linking(job: str, target: "Target") -> Finding:
     """Whether something here links shared libraries for the target."""
-    from tvm_sched import toolchain
-    from tvm_sched.errors import UserError
+    from subp_contract.errors import UserError
+    from tvm_sched.deploy import toolchain
 
     try:
         chosen = toolchain.linker(target)
@@ -110,17 +113,24 @@ def tuning() -> Iterator[Finding]:
 
 def boards(address: str) -> Iterator[Finding]:
     """The boards of a tuning farm, free or busy. A tracker counts the free ones of a key and does not tell them apart."""
-    from tvm_sched.errors import UserError
-    from tvm_sched.tracker import Tracker
+    from subp_contract.errors import UserError
+    from tvm_sched.tuning.tracker import Tracker
 
     job = "tune on boards"
     try:
         kinds = Tracker(address).kinds()
     except UserError as error:
-        yield Finding(job, False, str(error), "python -m tvm.exec.rpc_tracker --host ADDRESS --port 9190 --port-end 9191")
+        yield Finding(
+            job, False, str(error), "python -m tvm.exec.rpc_tracker --host ADDRESS --port 9190 --port-end 9191"
+        )
         return
     if not any(kind.devices for kind in kinds):
-        yield Finding(job, False, f"no board is registered at {address}", f"scripts/serve_board.py --tracker {address} --key KEY --host ADDRESS")
+        yield Finding(
+            job,
+            False,
+            f"no board is registered at {address}",
+            f"scripts/serve_board.py --tracker {address} --key KEY --host ADDRESS",
+        )
     for kind in kinds:
         waiting = f", {kind.waiting} requests wait" if kind.waiting else ""
         counts = f"{len(kind.devices)} registered, {kind.free} free, {len(kind.devices) - kind.free} busy{waiting}"
@@ -129,7 +139,7 @@ def boards(address: str) -> Iterator[Finding]:
 
 def benchmarking() -> Iterator[Finding]:
     """ONNX Runtime to compare with, and a machine quiet enough to measure on."""
-    from tvm_sched.bench import MachineState
+    from tvm_sched.bench.latency import MachineState
 
     yield from _package("bench", "onnxruntime")
     yield from _package("bench", "onnxscript")

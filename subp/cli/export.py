@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from subp.cli.networks import load_network, model_options
 from subp.cli.options import OutputFile, not_an_input
+from subp.deployment.networks import load_network, model_options
 
 
 @click.command("export", short_help="Write MODEL as an ONNX file, checked against PyTorch.")
@@ -14,9 +14,9 @@ from subp.cli.options import OutputFile, not_an_input
 @click.option("-o", "--output", type=OutputFile(), required=True, help="The .onnx file to write.")
 def command(model: str, settings: dict, output: Path) -> None:
     """Write MODEL as an ONNX file, zeros in place, once its output agrees with PyTorch's."""
-    from subp.checkpoint import write_atomically
-    from subp.cli.checks import check
-    from tvm_sched import engines
+    from subp.deployment.checks import check
+    from subp_contract.files import write_atomically
+    from tvm_sched.bench import engines
 
     not_an_input(output, model)
     network, _ = load_network(model, settings)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.errors import UserError
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from subp.summary import Row
+    from subp.pruning.summary import Row
 
 
 @click.command()
@@ -34,8 +34,8 @@ def command(file: Path, code: str | None) -> None:
 
 def checkpoint_table(file: Path, code: str | None = None) -> "Table":
     """The layers of a checkpoint, whose network `code` makes if it is one of the user's own."""
-    from subp import summary
-    from subp.cli.networks import load_coded
+    from subp.deployment.networks import load_coded
+    from subp.pruning import summary
 
     model, metadata = load_coded(file, code)
     about = metadata.get("preprocessing")
@@ -61,8 +61,8 @@ def compiled_table(file: Path) -> "Table":
     """The layers of a compiled file, as its manifest tells; it may be made for another CPU."""
     from rich.table import Table
 
-    from tvm_sched import toolchain
-    from tvm_sched.artifact import read_manifest
+    from tvm_sched.deploy import toolchain
+    from tvm_sched.deploy.artifact import read_manifest
 
     manifest, arch = read_manifest(file)
     size, shape = file.stat().st_size / 1e6, "x".join(map(str, manifest["input"]["shape"]))
@@ -90,7 +90,7 @@ def onnx_table(file: Path) -> "Table":
     """The layers of an ONNX file: convolutions and products with a constant matrix."""
     import onnx
 
-    from subp import summary
+    from subp.pruning import summary
 
     if not file.is_file():
         raise UserError(f"there is no file {file}")
@@ -106,7 +106,7 @@ def onnx_rows(graph) -> Iterator["Row"]:
     import torch
     from onnx import helper, numpy_helper
 
-    from subp.summary import row
+    from subp.pruning.summary import row
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {

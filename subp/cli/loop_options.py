@@ -5,8 +5,8 @@ from collections.abc import Callable
 import click
 
 from subp.cli.options import INPUT_FILE, setting
-from subp.config import AMP, AUTO_AUGMENT
-
+from subp.data.policies import AUTO_AUGMENT
+from subp.training.config import AMP
 
 _OPTIONS = (
     setting("--epochs", "Passes over the training images."),
@@ -18,13 +18,17 @@ _OPTIONS = (
     setting("--mixup", "Mix images in pairs: parameter alpha of mixup, such as 0.2; 0 for not."),
     setting("--cutmix", "Paste parts of images into others: parameter alpha of cutmix, such as 1; 0 for not."),
     setting("--random-erase", "Probability that a rectangle of a training image is blanked."),
-    setting("--auto-augment", "A policy of torchvision's for the training images.", type=click.Choice(list(AUTO_AUGMENT))),
+    setting(
+        "--auto-augment", "A policy of torchvision's for the training images.", type=click.Choice(list(AUTO_AUGMENT))
+    ),
     setting("--ema", "Deliver averaged weights: what the average keeps of itself in a step, such as 0.999; 0 for not."),
     setting("--accumulate", "Parts in which a batch passes through the network, where memory is short."),
     setting("--amp", "Compute in bfloat16 or float16 where that is safe.", type=click.Choice(list(AMP))),
     setting("--channels-last", "Lay images and weights out pixel by pixel."),
     setting("--compile", "Compile the network by torch.compile; needs a C++ compiler on CPUs."),
-    setting("--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."),
+    setting(
+        "--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."
+    ),
     click.option(
         "--size",
         type=click.IntRange(1),
@@ -41,7 +45,9 @@ _OPTIONS = (
     setting("--skip-broken", "Do without images that cannot be read, naming each, instead of ending."),
     setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),
     setting("--workers", "Processes that load images; 0 loads in the main one."),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"),
+    click.option(
+        "--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"
+    ),
     setting("--device", "cpu, cuda, cuda:1, mps, ..."),
 )
 

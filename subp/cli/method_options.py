@@ -4,14 +4,26 @@ from collections.abc import Callable
 
 import click
 
-from subp.budgets import parse
 from subp.cli.options import setting
-from subp.errors import UserError
-from subp.presets import PRESETS
-from subp.schedules import SCHEDULES
+from subp.pruning.budget.budgets import parse
+from subp.pruning.schedules import SCHEDULES
+from subp.training.presets import PRESETS
+from subp_contract.errors import UserError
 
 # Named here too, so that `--help` need not import PyTorch; a test compares them.
-METHODS = ("dense", "subp", "nonuniform", "random", "magnitude", "filter", "one-by-n", "one-by-n-uniform", "hrbp", "hrbp++", "sr-ste")
+METHODS = (
+    "dense",
+    "subp",
+    "nonuniform",
+    "random",
+    "magnitude",
+    "filter",
+    "one-by-n",
+    "one-by-n-uniform",
+    "hrbp",
+    "hrbp++",
+    "sr-ste",
+)
 CRITERIA = ("l1", "l2", "bpar")
 SCORINGS = ("masked", "active", "weight")
 ALLOCATIONS = ("equal", "erk", "global")
@@ -32,31 +44,42 @@ class Budget(click.ParamType):
 _OPTIONS = (
     setting(
         "--method",
-        "subp: uniform 1xN, pruned and regrown while training; nonuniform: 1xN ranked over a whole layer; random: uniform "
+        "subp: uniform 1xN, pruned and regrown while training; nonuniform: 1xN ranked over a whole layer; random: "
+        "uniform "
         "1xN by lot; magnitude: single weights, gradually; filter: whole output filters; "
-        "one-by-n: 1xN ranked over a layer, at once, for a network that --weights brings; one-by-n-uniform: in each group; "
+        "one-by-n: 1xN ranked over a layer, at once, for a network that --weights brings; one-by-n-uniform: in each "
+        "group; "
         "hrbp: uniform 1xN, blocks of filters that are grouped while training; hrbp++: the same, and parts of kernels; "
         "sr-ste: N:M; dense: nothing.",
         type=click.Choice(METHODS),
     ),
-    setting("--n", "Block size: output channels that are kept or pruned together; in layers that it does not divide a half, a quarter, ..., of it."),
+    setting(
+        "--n",
+        "Block size: output channels that are kept or pruned together; in layers that it does not divide a half, a "
+        "quarter, ..., of it.",
+    ),
     setting("--m", "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
     setting(
         "--sparsity",
-        "Fraction of each group's blocks (of all pruned layers' weights together, where --allocation is not equal) that is "
+        "Fraction of each group's blocks (of all pruned layers' weights together, where --allocation is not equal) "
+        "that is "
         "pruned in the end, from 0 to below 1.  [default: 0.75]",
         type=float,
     ),
     setting(
         "--target-macs",
-        "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, or a "
+        "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, "
+        "or a "
         "number such as 1.03G.",
         type=Budget(),
     ),
-    setting("--target-weights", "Instead: the whole network's weights, a fraction or a number such as 2.9M.", type=Budget()),
+    setting(
+        "--target-weights", "Instead: the whole network's weights, a fraction or a number such as 2.9M.", type=Budget()
+    ),
     setting(
         "--allocation",
-        "How pruning is shared out among layers. equal: all the same sparsity; erk: by their shapes, wide layers more; global: by "
+        "How pruning is shared out among layers. equal: all the same sparsity; erk: by their shapes, wide layers "
+        "more; global: by "
         "their weights at the beginning, for a network that --weights brings.",
         type=click.Choice(ALLOCATIONS),
     ),
@@ -73,12 +96,15 @@ _OPTIONS = (
     ),
     setting(
         "--scoring",
-        "Of pruned blocks. masked: as zeros, so that they rank last and tie; weight: by the weights that they train; active: "
+        "Of pruned blocks. masked: as zeros, so that they rank last and tie; weight: by the weights that they train; "
+        "active: "
         "likewise, but kept ones rank before them.  [default: masked for subp and nonuniform, else weight]",
         type=click.Choice(SCORINGS),
     ),
     setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),
-    setting("--start", "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]", type=int),
+    setting(
+        "--start", "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]", type=int
+    ),
     setting("--end", "Epoch at which it is at the sparsity.  [default: 72 % of the epochs]", type=int),
     setting("--tau", "Temperature of regrowing: towards 0 the best of the pruned blocks, large values any."),
     setting("--alpha", "Weight of the redundancy in bpar."),
@@ -88,7 +114,10 @@ _OPTIONS = (
         help="Gradients reach pruned weights too, straight through, or do not.  [default: the method's]",
     ),
     setting("--decay", "Added to the straight-through gradient of pruned weights, times the weight (SR-STE)."),
-    setting("--rearrange", "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is."),
+    setting(
+        "--rearrange",
+        "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",
+    ),
     click.option(
         "--exclude",
         multiple=True,

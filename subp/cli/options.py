@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from subp.config import Config
-from subp.errors import UserError
+from subp.training.config import Config
+from subp_contract.errors import UserError
 
 
 class OutputFile(click.ParamType):
@@ -64,7 +64,9 @@ class Numbers(click.ParamType):
 
 
 def setting(name: str, help: str, **kind) -> Callable:
-    """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of click.option"""
+    """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of
+    click.option
+    """
     default = getattr(Config, name.removeprefix("--").replace("-", "_"))
     shown = default is not None and default is not False
     return click.option(name, default=default, is_flag=default is False, show_default=shown, help=help, **kind)
@@ -78,5 +80,8 @@ cc_option = click.option(
 )
 
 target_option = click.option(
-    "--target", default="host", show_default=True, help="CPU to generate code for: a name that `subp doctor` lists, or a file NAME.json."
+    "--target",
+    default="host",
+    show_default=True,
+    help="CPU to generate code for: a name that `subp doctor` lists, or a file NAME.json.",
 )

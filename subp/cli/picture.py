@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tvm_sched.rows import Row
+    from tvm_sched.bench.rows import Row
 
 LABELS = {
     "pytorch": "PyTorch",

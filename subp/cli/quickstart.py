@@ -14,11 +14,11 @@ from subp.cli.options import FOLDER
 if TYPE_CHECKING:
     import numpy as np
 
-    from subp.cli.stages import Images
-    from subp.data import Data
-    from tvm_sched.bench import MachineState
-    from tvm_sched.engines import Network
-    from tvm_sched.rows import Row
+    from subp.data.loaders import Data
+    from subp.deployment.stages import Images
+    from tvm_sched.bench.engines import Network
+    from tvm_sched.bench.latency import MachineState
+    from tvm_sched.bench.rows import Row
 
 N, SPARSITY = 16, 0.75
 PATTERN = f"1x{N} {SPARSITY:.0%}"
@@ -76,13 +76,13 @@ class Quickstart:
 
     def run(self) -> Report:
         """Trains, deploys and compares the small network, compares the full-size one; writes report and picture."""
-        from subp import data
-        from subp.cli.networks import random_network
-        from subp.cli.stages import Images
+        from subp.data import loaders
+        from subp.deployment.networks import random_network
+        from subp.deployment.stages import Images
 
         budget, started = self.budget, time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        digits = data.digits()
+        digits = loaders.digits()
         images = Images.of(digits)
         self.say(f"Data: {len(digits.train)} handwritten digits to learn from, {len(digits.val)} to test on, 32x32")
         self.say(f"Training {budget.model}, dense and SUBP {PATTERN}: same seed, {budget.epochs} epochs each")
@@ -103,9 +103,9 @@ class Quickstart:
 
     def train(self, kind: str, digits: "Data", images: "Images") -> "Network":
         """The network of that kind, 'dense' or 'sparse', trained and read back from its file."""
-        from subp.cli import stages
-        from subp.config import Config
-        from subp.progress import Progress
+        from subp.deployment import stages
+        from subp.training.config import Config
+        from subp.training.progress import Progress
 
         config = Config(
             model=self.budget.model,
@@ -126,7 +126,7 @@ class Quickstart:
 
     def require_accuracy(self) -> None:
         """Sparse must be about as good as dense."""
-        from subp.cli.checks import CheckFailed
+        from subp.deployment.checks import CheckFailed
 
         dense, sparse = self.report.accuracies["dense"], self.report.accuracies["sparse"]
         if dense - sparse > MAX_DROP:
@@ -135,8 +135,8 @@ class Quickstart:
     def tune(self, network: "Network") -> Path:
         """The folder with the records of a short search over the network's kernels."""
         import tvm_sched
-        from subp.cli.stages import THREADS
         from subp.cli.tune import described, trial_bar
+        from subp.deployment.stages import THREADS
 
         records = self.folder / "records"
         with trial_bar(self.console) as progress:
@@ -156,9 +156,9 @@ class Quickstart:
         self, dense: "Network", sparse: "Network", inputs: "np.ndarray", records: Path | None = None
     ) -> list["Row"]:
         """Our dense and sparse builds and the reference engines: each checked on `inputs` [B, ...], then measured."""
-        from subp.cli import stages
-        from tvm_sched import bench, engines
-        from tvm_sched.rows import table
+        from subp.deployment import stages
+        from tvm_sched.bench import engines, latency
+        from tvm_sched.bench.rows import table
 
         ready, references_errors = stages.references(dense, inputs)
         for kind, network in (("dense", dense), ("sparse", sparse)):
@@ -176,13 +176,13 @@ class Quickstart:
         self.console.print(table(rows))
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows
-        self.report.machine = bench.MachineState.now()
+        self.report.machine = latency.MachineState.now()
         return rows
 
     def write(self, networks: dict[str, list["Row"]]) -> None:
         """Report and picture; title -> rows of each network."""
-        from subp.checkpoint import write_atomically
         from subp.cli import picture
+        from subp_contract.files import write_atomically
 
         accuracies = {"dense": self.report.accuracies["dense"], f"SUBP {PATTERN}": self.report.accuracies["sparse"]}
         png = picture.draw(accuracies, networks, f"one thread of {self.report.machine}")

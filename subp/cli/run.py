@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options import INPUT_FILE, OutputFile, not_an_input
-from subp.errors import UserError
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def command(artifact: Path, input_file: Path, output: Path | None) -> None:
             shares = likeliest(logits, network.manifest.get("classes"))
             click.echo("   ".join(f"{name} {share:.1%}" for name, share in shares))
         return
-    from subp.checkpoint import write_atomically
+    from subp_contract.files import write_atomically
 
     npy = io.BytesIO()
     np.save(npy, y)
@@ -56,8 +56,8 @@ def read_array(path: Path) -> "np.ndarray":
 
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's input [1, C, H, W], prepared as the manifest says, else the standard way."""
-    from subp.images import open_image
-    from subp.transforms import Preprocessing, evaluation
+    from subp.data.images import open_image
+    from subp.data.transforms import Preprocessing, evaluation
 
     shape = manifest["input"]["shape"]
     if len(shape) != 4:

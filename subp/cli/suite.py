@@ -11,18 +11,19 @@ import click
 import numpy as np
 
 import tvm_sched
-from subp.checkpoint import write_atomically
-from subp.cli.checks import check
-from subp.cli.networks import random_layer, random_network
 from subp.cli.terminal import console
-from subp.errors import require
-from tvm_sched import bench, engines, memory, overhead, profile, rows, runtime, suite
-from tvm_sched.engines import Engine, Network
-from tvm_sched.rows import Row
-from tvm_sched.suite import Case, Suite
+from subp.deployment.checks import check
+from subp.deployment.networks import random_layer, random_network
+from subp_contract.errors import require
+from subp_contract.files import write_atomically
+from tvm_sched import runtime
+from tvm_sched.bench import engines, latency, memory, overhead, profile, rows, suite
+from tvm_sched.bench.engines import Engine, Network
+from tvm_sched.bench.rows import Row
+from tvm_sched.bench.suite import Case, Suite
 
 if TYPE_CHECKING:
-    from tvm_sched.profile import Profile
+    from tvm_sched.bench.profile import Profile
 
 PROFILE_SECONDS = 1.0  # for each of our builds
 
@@ -58,7 +59,7 @@ class SuiteRun:
         self.console.print(suite.summary(results))
         click.echo(reached([row for _, ours in results for row in ours.values()]))
         click.echo(f"Calls: {call}")
-        click.echo(f"On {bench.MachineState.now()}")
+        click.echo(f"On {latency.MachineState.now()}")
         if self.content["not_quiet"]:
             click.echo(f"The machine was not quiet at: {'; '.join(self.content['not_quiet'])}")
 
@@ -71,9 +72,9 @@ class SuiteRun:
         for engine in [*ours, *others]:
             engine.prepare()
             check(f"{engine.name} on {case}", engine.call(x), engine.network.reference(x))
-        cpus = bench.fastest_cpus(case.threads)
+        cpus = latency.fastest_cpus(case.threads)
         measured = engines.compare([*ours, *others], x, self.seconds * (len(ours) + len(others)))
-        state = bench.MachineState.now()
+        state = latency.MachineState.now()
         goals = [*map(case.goals.get, case.sparsities), *[None] * len(others)]
         measured = [replace(row, goal=goal) for row, goal in zip(measured, goals)]
         self.console.print(rows.table(measured))

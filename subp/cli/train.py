@@ -7,7 +7,7 @@ from click.core import ParameterSource
 
 from subp.cli.loop_options import loop_options
 from subp.cli.method_options import method_options, with_preset
-from subp.config import Config
+from subp.training.config import Config
 
 
 @click.command()
@@ -56,29 +56,31 @@ def command(
     import torch
     from rich.console import Console
 
-    from subp import checkpoint, distributed, training
     from subp.cli.terminal import console
-    from subp.data import datasets
-    from subp.progress import Progress
+    from subp.data.loaders import datasets
+    from subp.training import checkpoint, distributed, trainer
+    from subp.training.progress import Progress
 
     if threads:
         torch.set_num_threads(threads)
-    given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    given = {
+        name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
     settings = with_preset(preset, given)
-    if auto_resume and (output / training.CHECKPOINT).exists():
+    if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
-        saved = checkpoint.load(output / training.CHECKPOINT).metadata
+        saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
     config = Config(**settings)
     output_console = console() if distributed.is_first() else Console(quiet=True)
     images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)
-    result = training.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
+    result = trainer.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
-        f"{output / training.MODEL}",
+        f"{output / trainer.MODEL}",
         highlight=False,
         soft_wrap=True,
     )

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.networks import load_network, model_options
 from subp.cli.options import FOLDER, target_option
-from tvm_sched.errors import UserError
+from subp.deployment.networks import load_network, model_options
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from tvm_sched.farm import Farm
-    from tvm_sched.tuning import TuningSummary
+    from tvm_sched.tuning.farm import Farm
+    from tvm_sched.tuning.search import TuningSummary
 
 
 @click.command("tune")
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
 @click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
 @click.option(
-    "--wait", type=click.FloatRange(0, min_open=True), default=120, show_default=True,
+    "--wait",
+    type=click.FloatRange(0, min_open=True),
+    default=120,
+    show_default=True,
     help="Seconds without any board that answers, before giving up.",
 )
 def command(
@@ -55,8 +58,8 @@ def command(
     """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
     The records hold for every network with layers of the same shapes; a search that was interrupted goes on where it
-    stopped. With --tracker and --key kernels are built here for --target and measured on boards; one that fails is named
-    and left out until it answers again.
+    stopped. With --tracker and --key kernels are built here for --target and measured on boards; one that fails is
+    named and left out until it answers again.
     """
     import tvm_sched
     from subp.cli.terminal import console
@@ -83,20 +86,22 @@ def command(
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
     if best:
-        from tvm_sched.best_records import write_best
+        from tvm_sched.records.best import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
 
 
 def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float) -> "Farm | None":
-    """The boards to measure on; None for this machine. Raises UserError for options that lack each other, or if there are none."""
+    """The boards to measure on; None for this machine. Raises UserError for options that lack each other, or if there
+    are none.
+    """
     if tracker is None and key is None:
         if jobs is not None:
             raise UserError("--jobs is for boards, which --tracker and --key name")
         return None
     if tracker is None or key is None:
         raise UserError("--tracker and --key belong together: where the boards are listed, and which of them to use")
-    from tvm_sched.farm import Farm
+    from tvm_sched.tuning.farm import Farm
 
     return Farm(tracker, key, jobs, patience_s=wait, say=lambda sentence: click.echo(sentence, err=True))
 

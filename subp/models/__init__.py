@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
-from subp.errors import UserError
+from subp.common.vision import import_torchvision
 from subp.models import elsewhere
 from subp.models.cifar_resnet import CifarResNet
 from subp.models.mobilenet_v1 import MobileNetV1
 from subp.models.weights import load_weights
-from subp.vision import import_torchvision
+from subp_contract.errors import UserError
 
 OWN: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from subp.errors import UserError, require
-from subp.vision import import_torchvision
+from subp.common.vision import import_torchvision
+from subp_contract.errors import UserError, require
 
 TIMM = "timm/"
 

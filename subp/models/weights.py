@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from subp.errors import UserError
-from subp.masking import fold_state_dict
+from subp.pruning.masking import fold_state_dict
+from subp_contract.errors import UserError
 
 _OURS = "subp"  # the key in a header that marks our checkpoints, see subp.checkpoint
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
@@ -22,7 +22,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
-    """Loads a state dict. Raises UserError, the sentence `misfit` and what differs, if its names or shapes are not the model's."""
+    """Loads a state dict. Raises UserError, the sentence `misfit` and what differs, if its names or shapes are not the
+    model's.
+    """
     own = model.state_dict()
     parts = {
         "missing": [name for name in own if name not in state],

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from subp import models
-from subp.blocks import to_blocks
 from subp.cli.advise import Choice, command, lowered, pareto, predicted, with_zeros
-from subp.errors import UserError
+from subp.pruning.block_masks import to_blocks
+from subp_contract.errors import UserError
 from tvm_sched import targets
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
@@ -75,7 +75,9 @@ def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
         call("resnet32", *FEW, "--results", file)
 
 
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"])
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"]
+)
 def test_another_file_than_one_of_results_is_told(content, tmp_path):
     (tmp_path / "r.csv").write_bytes(content)
     with pytest.raises(UserError, match="is no CSV file of results"):

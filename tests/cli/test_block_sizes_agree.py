@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from subp import summary
-from tvm_sched import pattern
+from subp.pruning import summary
+from subp_contract import pattern
 
 
 def pruned(kept_of_4: int, inputs: int = 32) -> torch.Tensor:

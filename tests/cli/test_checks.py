@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from subp.cli.checks import CheckFailed, check
+from subp.deployment.checks import CheckFailed, check
 
 
 def test_the_error_is_the_largest_absolute_difference():

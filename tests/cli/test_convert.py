@@ -4,9 +4,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from subp import checkpoint, models, published
+from subp import models
 from subp.cli.convert import command
-from subp.errors import UserError
+from subp.training import checkpoint, published
+from subp_contract.errors import UserError
 
 
 def call(*arguments):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from subp import cli
 from subp.cli.run import read_image
-from subp.errors import UserError
+from subp_contract.errors import UserError
 
 ELF_MACHINE, AARCH64 = 18, 183  # offset of the architecture in an ELF header, and ARM's number there
 ROW = (
@@ -127,12 +127,18 @@ class TestCompile:
 
 class TestBundle:
     def test_an_archive_is_written(self, folder, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("tvm_sched.bundle.build_runner", lambda output, *_: output.write_bytes((folder / "net.so").read_bytes()))
+        monkeypatch.setattr(
+            "tvm_sched.deploy.bundle.build_runner",
+            lambda output, *_: output.write_bytes((folder / "net.so").read_bytes()),
+        )
         assert cli.exit_code(["bundle", str(folder / "net.so"), "-o", str(tmp_path / "small.tar.gz")]) == 0
         assert "MB, target host" in capsys.readouterr().out
         with tarfile.open(tmp_path / "small.tar.gz") as archive:
             names = archive.getnames()
-        wanted = "LICENSE.tvm NOTICE.tvm bin/runner check/input.npy check/output.npy lib/libtvm_ffi.so lib/libtvm_runtime.so net.so network.txt run.sh"
+        wanted = (
+            "LICENSE.tvm NOTICE.tvm bin/runner check/input.npy check/output.npy lib/libtvm_ffi.so "
+            "lib/libtvm_runtime.so net.so network.txt run.sh"
+        )
         assert names == [f"small/{name}" for name in wanted.split()]
 
     def test_the_name_tells_the_format(self, folder, tmp_path, refused):

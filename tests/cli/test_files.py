@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from subp import Sparsifier, checkpoint, masking, models
-from subp.checkpoint import Checkpoint
+from subp import Sparsifier, models
 from subp.cli import exit_code
 from subp.cli.inspect import onnx_rows
+from subp.pruning import masking
+from subp.training import checkpoint
+from subp.training.checkpoint import Checkpoint
 
 
 @pytest.fixture
@@ -39,7 +41,11 @@ def test_run_and_bench_do_not_write_over_their_inputs(program, tmp_path, capsys)
     np.save(x, np.zeros((1, 3, 8, 8), "float32"))
     assert exit_code(["compile", str(program), "-o", str(compiled)]) == 0
     before = compiled.read_bytes()
-    for arguments in (["run", compiled, x, "-o", compiled], ["run", compiled, x, "-o", x], ["bench", compiled, "--json", compiled]):
+    for arguments in (
+        ["run", compiled, x, "-o", compiled],
+        ["run", compiled, x, "-o", x],
+        ["bench", compiled, "--json", compiled],
+    ):
         assert exit_code([str(argument) for argument in arguments]) == 2
         assert "is an input of this command" in capsys.readouterr().err
     assert compiled.read_bytes() == before
@@ -54,7 +60,9 @@ def test_a_file_that_is_no_exported_program_is_told_in_one_line(tmp_path):
     arguments = [sys.executable, "-c", code, "compile", str(foreign), "-o", str(tmp_path / "net.so")]
     result = subprocess.run(arguments, capture_output=True, text=True)  # a process of its own: torch logs past capsys
     assert result.returncode == 2
-    assert result.stderr == f"subp: {foreign} is truncated or not an exported program: write one with torch.export.save\n"
+    assert (
+        result.stderr == f"subp: {foreign} is truncated or not an exported program: write one with torch.export.save\n"
+    )
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import click
 import pytest
 
 from subp import cli
-from subp.errors import UserError as TrainingError
-from tvm_sched.errors import UserError as DeploymentError
+from subp_contract.errors import UserError as DeploymentError
+from subp_contract.errors import UserError as TrainingError
 
 HEAVY = ("torch", "torchvision", "tvm", "onnxruntime", "matplotlib", "sklearn", "scipy")
 
@@ -87,7 +87,7 @@ def test_a_bug_keeps_its_traceback(failing, error):
 
 
 def test_a_failed_check_is_exit_code_1(failing, capsys):
-    from subp.cli.checks import CheckFailed
+    from subp.deployment.checks import CheckFailed
 
     assert failing(CheckFailed("dense differs")) == 1
     assert capsys.readouterr().err == "subp: dense differs\n"

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from subp import checkpoint, models
-from subp.checkpoint import Checkpoint
-from subp.cli.networks import DEFAULTS, load_network
-from subp.errors import UserError
-from subp.sparsifier import Sparsifier
-from subp.transforms import Preprocessing
+from subp import models
+from subp.data.transforms import Preprocessing
+from subp.deployment.networks import DEFAULTS, load_network
+from subp.pruning.sparsifier import Sparsifier
+from subp.training import checkpoint
+from subp.training.checkpoint import Checkpoint
+from subp_contract.errors import UserError
 
 NOTHING = dict.fromkeys(DEFAULTS)
 

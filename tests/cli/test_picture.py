@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from subp.cli.picture import draw
-from tvm_sched.rows import Row
+from tvm_sched.bench.rows import Row
 
 
 def rows(*medians: float) -> list[Row]:

@@ -6,10 +6,12 @@ import pytest
 
 from subp import cli
 from subp.cli import quickstart
-from subp.cli.checks import CheckFailed
 from subp.cli.quickstart import Budget, Quickstart
+from subp.deployment.checks import CheckFailed
 
-SMALL = Budget(epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64)
+SMALL = Budget(
+    epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64
+)
 
 
 @pytest.fixture(scope="module")

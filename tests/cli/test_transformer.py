@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 import tvm_sched
-from subp import Sparsifier, masking
-from subp.vision import import_torchvision
+from subp import Sparsifier
+from subp.common.vision import import_torchvision
+from subp.pruning import masking
 
 
 def test_all_linear_layers_of_a_vision_transformer_run_sparse():

@@ -1,8 +1,8 @@
 """Debian for arm64 in a folder, and an emulator that runs its programs: what stands in for a board in tests.
 
-apt-get fetches packages with all they depend on, in a configuration of its own: no rights are needed, and the system's packages stay as they are.
-Unpacked folders are kept in the user's cache. Programs run under QEMU's user mode (`qemu-aarch64 -L ROOT`): the right instructions and the
-release's own glibc, on the host's kernel. Times say nothing.
+apt-get fetches packages with all they depend on, in a configuration of its own: no rights are needed, and the system's
+packages stay as they are. Unpacked folders are kept in the user's cache. Programs run under QEMU's user mode
+(`qemu-aarch64 -L ROOT`): the right instructions and the release's own glibc, on the host's kernel. Times say nothing.
 """
 
 import hashlib
@@ -13,10 +13,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tvm_sched.wheels import keep
+from tvm_sched.deploy.wheels import keep
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "debian"
-MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")  # old releases move from the one to the other
+MIRRORS = (
+    "http://deb.debian.org/debian",
+    "http://archive.debian.org/debian",
+)  # old releases move from the one to the other
 OLDEST = "bullseye"  # Debian 11, glibc 2.31: the oldest system that is promised to do
 EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
 CONFIG = """\
@@ -38,7 +41,9 @@ class Unavailable(Exception):
 
 
 def root(packages: tuple[str, ...] = ("libstdc++6",), release: str = OLDEST, architecture: str = "arm64") -> Path:
-    """A folder with the release's packages and all that they depend on, unpacked but not configured. Raises Unavailable where apt cannot."""
+    """A folder with the release's packages and all that they depend on, unpacked but not configured. Raises Unavailable
+    where apt cannot.
+    """
     key = hashlib.sha256(" ".join(sorted(packages)).encode()).hexdigest()[:8]
     folder = CACHE / f"{release}-{architecture}-{key}"
     if folder.is_dir():
@@ -55,7 +60,9 @@ def root(packages: tuple[str, ...] = ("libstdc++6",), release: str = OLDEST, arc
         (apt / "apt.conf").write_text(CONFIG.format(folder=apt, architecture=architecture))
         for mirror in MIRRORS:
             (apt / "sources.list").write_text(f"deb [check-valid-until=no] {mirror} {release} main\n")
-            failure = apt_get(apt, "update", "--error-on=any") or apt_get(apt, "install", "--yes", "--download-only", *packages)
+            failure = apt_get(apt, "update", "--error-on=any") or apt_get(
+                apt, "install", "--yes", "--download-only", *packages
+            )
             if not failure:
                 break
         else:
@@ -75,7 +82,9 @@ def apt_get(apt: Path, *action: str) -> str:
 
 
 def emulator(cpu: str = "cortex-a76") -> list[str]:
-    """QEMU's command for one CPU, but for the root and the program: the system's own, or Debian 12's in the cache. Raises Unavailable."""
+    """QEMU's command for one CPU, but for the root and the program: the system's own, or Debian 12's in the cache.
+    Raises Unavailable.
+    """
     own = next(filter(None, map(shutil.which, EMULATORS)), None)
     return [*([own] if own else fetched_emulator()), "-cpu", cpu]
 
@@ -86,11 +95,16 @@ def fetched_emulator() -> list[str]:
         raise Unavailable(f"none of {', '.join(EMULATORS)} is here, and none is fetched for {platform.machine()}")
     folder = root(("qemu-user",), "bookworm", "amd64")
     libraries = ":".join(str(folder / each / "x86_64-linux-gnu") for each in ("lib", "usr/lib"))
-    return [str(folder / "lib64/ld-linux-x86-64.so.2"), "--library-path", libraries, str(folder / "usr/bin" / EMULATORS[0])]
+    return [
+        str(folder / "lib64/ld-linux-x86-64.so.2"),
+        "--library-path",
+        libraries,
+        str(folder / "usr/bin" / EMULATORS[0]),
+    ]
 
 
 def emulated(folder: Path, cpu: str = "cortex-a76") -> list[str]:
-    """The command to put before a program of the root in `folder`, or before one that runs with the root's libraries. What such a program starts
-    itself is not emulated. Raises Unavailable.
+    """The command to put before a program of the root in `folder`, or before one that runs with the root's libraries.
+    What such a program starts itself is not emulated. Raises Unavailable.
     """
     return [*emulator(cpu), "-L", str(folder)]

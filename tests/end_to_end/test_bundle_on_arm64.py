@@ -1,5 +1,5 @@
-"""A network compiled and bundled for a Cortex-A76 runs on Debian 11 for arm64, as far as an emulator tells. `scripts/check_boards.py` does the
-same with whole networks.
+"""A network compiled and bundled for a Cortex-A76 runs on Debian 11 for arm64, as far as an emulator tells.
+`scripts/check_boards.py` does the same with whole networks.
 """
 
 import json
@@ -18,13 +18,15 @@ from zeros import calibrate, prune
 
 import tvm_sched
 from subp import cli
-from tvm_sched import toolchain, wheels
-from tvm_sched.errors import UserError
+from subp_contract.errors import UserError
+from tvm_sched.deploy import toolchain, wheels
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A dense stem, a 1x16 sparse 3x3 convolution (Winograd's), a depthwise one, a 1x16 sparse 1x1 one, and a classifier."""
+    """A dense stem, a 1x16 sparse 3x3 convolution (Winograd's), a depthwise one, a 1x16 sparse 1x1 one, and a
+    classifier.
+    """
     torch.manual_seed(0)
     winograds, depthwise = nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1, groups=64)
     body = [nn.Conv2d(3, 32, 3, 2, 1), winograds, depthwise, nn.Conv2d(64, 64, 1)]
@@ -56,7 +58,9 @@ def run(bundle, debian_11):
 
     def run(*arguments) -> str:
         environment = os.environ | {"RUN_UNDER": shlex.join(debian_11)}
-        return subprocess.run([bundle / "run.sh", *map(str, arguments)], env=environment, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [bundle / "run.sh", *map(str, arguments)], env=environment, check=True, capture_output=True, text=True
+        ).stdout
 
     return run
 

@@ -2,8 +2,8 @@
 
     python -m pytest -n0 -m slow tests/end_to_end/test_farm_on_arm64.py
 
-The board is Debian 12 for arm64 with its own Python and the wheels of TVM, under QEMU (arm64_root.py); it has no compiler. What it measures are times
-of the emulator and mean nothing.
+The board is Debian 12 for arm64 with its own Python and the wheels of TVM, under QEMU (arm64_root.py); it has no
+compiler. What it measures are times of the emulator and mean nothing.
 """
 
 import subprocess
@@ -19,8 +19,9 @@ import pytest
 from boards import Board, Killing, distinct, network, records
 
 import tvm_sched
-from tvm_sched import targets, toolchain
-from tvm_sched.errors import UserError
+from subp_contract.errors import UserError
+from tvm_sched import targets
+from tvm_sched.deploy import toolchain
 
 pytestmark = pytest.mark.slow
 PYTHON = "3.11"  # of Debian 12
@@ -28,7 +29,9 @@ TRIALS = 4
 
 
 def site_packages() -> Path:
-    """What a board installs, for arm64: `pip install apache-tvm apache-tvm-ffi psutil`, kept in the user's cache. Raises Unavailable."""
+    """What a board installs, for arm64: `pip install apache-tvm apache-tvm-ffi psutil`, kept in the user's cache.
+    Raises Unavailable.
+    """
     packages = [f"{name}=={version(name)}" for name in ("apache-tvm", "apache-tvm-ffi", "psutil")]
     folder = arm64_root.CACHE.parent / f"board-{'-'.join(each.split('==')[1] for each in packages)}"
     if not folder.is_dir():
@@ -39,7 +42,9 @@ def site_packages() -> Path:
             command = [sys.executable, "-m", "pip", "install", "--quiet", *platforms, *options, *packages]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise arm64_root.Unavailable(f"pip cannot fetch wheels for arm64: {done.stderr.strip().splitlines()[-1]}")
+                raise arm64_root.Unavailable(
+                    f"pip cannot fetch wheels for arm64: {done.stderr.strip().splitlines()[-1]}"
+                )
             Path(made, "site").rename(folder)
     return folder
 
@@ -64,7 +69,15 @@ def board():
 def test_a_board_that_dies_in_the_middle_and_comes_back_loses_nothing(board, tmp_path):
     board.start()
     returning = threading.Thread(target=board.start)
-    runner = Killing(board, board.tracker, board.key, kills={1: returning.start}, connect_s=120, timeout_s=120, patience_s=boards.START_S)
+    runner = Killing(
+        board,
+        board.tracker,
+        board.key,
+        kills={1: returning.start},
+        connect_s=120,
+        timeout_s=120,
+        patience_s=boards.START_S,
+    )
     summary = tvm_sched.tune(*network(), target="cortex-a76", threads=1, records=tmp_path, trials=TRIALS, farm=runner)
     returning.join()
     assert (summary.failed, summary.tasks[0].measured, distinct(tmp_path)) == (0, TRIALS, TRIALS)
@@ -73,4 +86,6 @@ def test_a_board_that_dies_in_the_middle_and_comes_back_loses_nothing(board, tmp
     assert [sentence.split()[1] for sentence in runner.said] == [str(board.device)] * 2
     assert "left out until it answers again" in runner.said[0] and runner.said[1].endswith("answers again")
     module, x = network()
-    assert [row.schedule for row in tvm_sched.compile(module, x, target="cortex-a76", threads=1, records=tmp_path).explain()] == ["record"]
+    assert [
+        row.schedule for row in tvm_sched.compile(module, x, target="cortex-a76", threads=1, records=tmp_path).explain()
+    ] == ["record"]

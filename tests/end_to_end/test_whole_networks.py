@@ -63,7 +63,9 @@ class ShuffleUnit(nn.Module):
     def __init__(self, channels):
         super().__init__()
         half = channels // 2
-        self.branch = nn.Sequential(conv_bn(half, half), conv_bn(half, half, 3, groups=half, act=nn.Identity), conv_bn(half, half))
+        self.branch = nn.Sequential(
+            conv_bn(half, half), conv_bn(half, half, 3, groups=half, act=nn.Identity), conv_bn(half, half)
+        )
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x):
@@ -115,7 +117,10 @@ class Tokens(nn.Module):
         super().__init__()
         self.patch, self.position = nn.Conv2d(3, 64, 8, 8), nn.Parameter(0.1 * torch.randn(1, 16, 64))
         self.encode = nn.Sequential(
-            *(nn.TransformerEncoderLayer(64, 4, 128, activation=F.gelu, norm_first=first, batch_first=True) for first in (True, False))
+            *(
+                nn.TransformerEncoderLayer(64, 4, 128, activation=F.gelu, norm_first=first, batch_first=True)
+                for first in (True, False)
+            )
         )
         self.classify = nn.Linear(64, 10)
 
@@ -125,20 +130,38 @@ class Tokens(nn.Module):
 
 
 NETWORKS = {
-    "residual": lambda: Classifier(Residual(64, 64), Residual(64, 128, 2), nn.MaxPool2d(3, 2, 1), Residual(128, 128), channels=128),
+    "residual": lambda: Classifier(
+        Residual(64, 64), Residual(64, 128, 2), nn.MaxPool2d(3, 2, 1), Residual(128, 128), channels=128
+    ),
     "grouped": lambda: Classifier(Residual(64, 128, 2, groups=4), Residual(128, 128, groups=8), channels=128),
     "inverted residual": lambda: Classifier(InvertedResidual(64), InvertedResidual(64, 2), InvertedResidual(64)),
     "shuffle": lambda: Classifier(ShuffleUnit(64), ShuffleUnit(64)),
-    "dense block": lambda: Classifier(DenseLayer(64), DenseLayer(128), conv_bn(192, 64), nn.AvgPool2d(2), DenseLayer(64), channels=128),
+    "dense block": lambda: Classifier(
+        DenseLayer(64), DenseLayer(128), conv_bn(192, 64), nn.AvgPool2d(2), DenseLayer(64), channels=128
+    ),
     "inception": lambda: Classifier(Inception(64), nn.MaxPool2d(3, 2), conv_bn(256, 64)),
     "convnext": lambda: Classifier(ConvNeXtBlock(64), nn.Conv2d(64, 128, 2, 2), ConvNeXtBlock(128), channels=128),
     "transformer": Tokens,
     "mlp": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * 32 * 32, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 10)
+        nn.Flatten(),
+        nn.Linear(3 * 32 * 32, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.Linear(128, 64),
+        nn.Tanh(),
+        nn.Linear(64, 10),
     ),
     "vgg": lambda: nn.Sequential(
-        conv_bn(3, 64, 3), nn.MaxPool2d(2), conv_bn(64, 64, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(7),
-        nn.Flatten(), nn.Linear(64 * 49, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 10),
+        conv_bn(3, 64, 3),
+        nn.MaxPool2d(2),
+        conv_bn(64, 64, 3),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(64 * 49, 64),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(64, 10),
     ),  # fmt: skip
 }
 
@@ -183,7 +206,15 @@ def test_computes_what_pytorch_does(name, n, density, batch):
 @pytest.mark.parametrize("density", [0.01, 0.5, 1.0])
 def test_every_block_size_from_one_block_to_all(n, density):
     torch.manual_seed(1)
-    layers = [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 128, 1), nn.ReLU(), nn.Conv2d(128, 64, 3, 2), nn.Flatten(), nn.Linear(64 * 9, 64)]
+    layers = [
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 1),
+        nn.ReLU(),
+        nn.Conv2d(128, 64, 3, 2),
+        nn.Flatten(),
+        nn.Linear(64 * 9, 64),
+    ]
     network = prune(nn.Sequential(*layers), n, density).eval()
     x = torch.randn(1, 64, 7, 7)
     for parameter in network.parameters():
@@ -238,11 +269,16 @@ def test_zeros_at_random_and_groups_that_differ():
 
 
 def test_resnet18_of_torchvision():
-    from subp.vision import import_torchvision
+    from subp.common.vision import import_torchvision
 
     torch.manual_seed(0)
     network, x = import_torchvision().models.resnet18(num_classes=50), torch.randn(1, 3, 64, 64)
-    prune(network.layer1, 16, 0.25), prune(network.layer2, 16, 0.25), prune(network.layer3, 16, 0.25), prune(network.layer4, 16, 0.25)
+    (
+        prune(network.layer1, 16, 0.25),
+        prune(network.layer2, 16, 0.25),
+        prune(network.layer3, 16, 0.25),
+        prune(network.layer4, 16, 0.25),
+    )
     network = calibrate(network, torch.randn(4, 3, 64, 64))
     artifact = tvm_sched.compile(network, x)
     assert error(artifact, network, x) < 1e-4

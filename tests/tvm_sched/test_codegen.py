@@ -10,11 +10,11 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
-from tvm_sched.kernels.loops import PREFETCH
 from tvm_sched.kernels.register_tile import Tile
+from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.winograd_conv2d import Form, WinogradTile
-from tvm_sched.passes.flatten_indices import with_flat_indices
-from tvm_sched.passes.insert_prefetches import AHEAD, with_prefetches
+from tvm_sched.passes.tir.flatten_indices import with_flat_indices
+from tvm_sched.passes.tir.insert_prefetches import AHEAD, with_prefetches
 
 
 def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
@@ -61,7 +61,11 @@ def test_sums_of_products_are_not_stored_in_the_loop(cores):
     """Between two loads of a channel's index no register is written to memory."""
     sch, target = winograd(cores)
     assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
-    bodies = [body for body in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "prefetcht1" in body and "1to16" in body]
+    bodies = [
+        body
+        for body in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE)
+        if "prefetcht1" in body and "1to16" in body
+    ]
     assert bodies
     for body in bodies:
         step = body[: re.search(r"\tj\w+\t", body).end()]
@@ -69,9 +73,16 @@ def test_sums_of_products_are_not_stored_in_the_loop(cores):
         assert not re.search(r"vmov[au]ps\t%[xyz]mm\d+, ", step)
 
 
-@pytest.mark.parametrize("make, lines", [
-    (lambda: winograd(1), 1), (lambda: winograd(1, groups=2), 2), (lambda: direct(1), 1), (lambda: direct(3), 9), (lambda: direct(1, n=32), 2),
-])
+@pytest.mark.parametrize(
+    "make, lines",
+    [
+        (lambda: winograd(1), 1),
+        (lambda: winograd(1, groups=2), 2),
+        (lambda: direct(1), 1),
+        (lambda: direct(3), 9),
+        (lambda: direct(1, n=32), 2),
+    ],
+)
 def test_every_line_of_weights_is_asked_for_once(make, lines):
     sch, _ = make()
     before, after = sch.mod["main"], with_prefetches(sch.mod["main"])

@@ -2,10 +2,11 @@
 
     y[b, h, w, c] = sum_{r, q} weight[r, q, c] * x[b, h*S + r*D - P, w*S + q*D - P, c]
 
-`x [B, H, W, C]`, `weight [R, Q, C]`, `y [B, H', W', C]`. An output takes only R*Q multiply-adds, so loads decide: neighbouring outputs are
-computed together, so that an input is loaded once for all of them, and the padding is not copied: the tiles at the edges get code of their own,
-in which the taps outside the image are gone. (With several outputs a channel the lanes would gather their inputs: such a layer is left to the
-block-sparse kernels, which skip what is outside its groups and were 1.2 to 1.4 times faster where measured.)
+`x [B, H, W, C]`, `weight [R, Q, C]`, `y [B, H', W', C]`. An output takes only R*Q multiply-adds, so loads decide:
+neighbouring outputs are computed together, so that an input is loaded once for all of them, and the padding is not
+copied: the tiles at the edges get code of their own, in which the taps outside the image are gone. (With several
+outputs a channel the lanes would gather their inputs: such a layer is left to the block-sparse kernels, which skip what
+is outside its groups and were 1.2 to 1.4 times faster where measured.)
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from math import ceil
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import bands, output_size, partition
+from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.rewrites.loops import bands, output_size, partition
 from tvm_sched.targets import Target
 
 NAME = "depthwise_conv2d"
@@ -38,9 +39,7 @@ def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
             pixel = tirx.if_then_else(inside, pixel, tirx.const(0, x.dtype))
         return te.sum(weight[r, q, c] * pixel, axis=[r, q])
 
-    return te.compute(
-        (batch, out_height, out_width, channels), product, name=NAME, attrs={"work.stride": list(stride)}
-    )
+    return te.compute((batch, out_height, out_width, channels), product, name=NAME, attrs={"work.stride": list(stride)})
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ class Tile:
 
 
 def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
-    """The tiles worth trying for this function, those that load the fewest inputs first; None if it is not this kernel's."""
+    """The tiles worth trying for this function, those that load the fewest inputs first; None if it is not this
+    kernel's.
+    """
     conv = find_block(sch, NAME)
     if conv is None:
         return None
@@ -78,19 +79,33 @@ def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
 
 
 def cycles(sch: Schedule, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles of the function on the target's cores, a vector's multiply-add taking `fma_cycles` where that is known."""
-    batch, height, width, channels, kernel_h, kernel_w = (int(sch.get(loop).extent) for loop in sch.get_loops(find_block(sch, NAME)))
+    """Estimated cycles of the function on the target's cores, a vector's multiply-add taking `fma_cycles` where that is
+    known.
+    """
+    batch, height, width, channels, kernel_h, kernel_w = (
+        int(sch.get(loop).extent) for loop in sch.get_loops(find_block(sch, NAME))
+    )
     vector = vector_width(channels, target.lanes)
     vectors = ceil(channels / vector) * ceil(vector / target.lanes)
     pixels = ceil(height / tile.rows) * tile.rows * ceil(width / tile.cols) * tile.cols
     shares = batch * tile.bands
-    return batch * pixels * vectors * kernel_h * kernel_w * (fma_cycles or 1 / target.fma_per_cycle) * ceil(shares / target.cores) / shares
+    return (
+        batch
+        * pixels
+        * vectors
+        * kernel_h
+        * kernel_w
+        * (fma_cycles or 1 / target.fma_per_cycle)
+        * ceil(shares / target.cores)
+        / shares
+    )
 
 
 def vector_width(channels: int, lanes: int) -> int:
     """Channels in a vector: a divisor of `channels`, because a last vector that is cut short costs a test a lane.
 
-    Registers filled exactly, or half, are best; else as many as two registers hold. `lanes` if no divisor fills a quarter of a register.
+    Registers filled exactly, or half, are best; else as many as two registers hold. `lanes` if no divisor fills a
+    quarter of a register.
     """
     fitting = [width for width in range(lanes // 4, 2 * lanes + 1) if channels % width == 0]
     return next((width for width in (lanes, lanes // 2) if width in fitting), max(fitting, default=lanes))
@@ -103,7 +118,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
 
-    # 2. Bands are for threads. In a band: tiles, the vectors of a tile's channels, the taps, and the sums of one vector.
+    # 2. Bands are for threads. In a band: tiles, the vectors of a tile's channels, the taps, and the sums of one
+    # vector.
     image, h, w, o, r, q = sch.get_loops(conv)
     vector, lane = sch.split(o, [None, vector_width(int(sch.get(o).extent), target.lanes)])
     row, row_inner = sch.split(h, [None, tile.rows])

@@ -2,9 +2,9 @@
 
     y[b, h, w, g*N + lane] = sum_{k, r, q} data[g, k, r, q, lane] * x[b, h*S + r*D - P, w*S + q*D - P, indices[g, k]]
 
-`x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, G = ceil(O / N). Every group does the
-same work, so equal ranges of groups or of rows are equal work for a thread. Without indices all C channels are kept: the same kernel is the dense
-convolution. A linear layer is the case of a 1x1 image.
+`x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, G = ceil(O
+/ N). Every group does the same work, so equal ranges of groups or of rows are equal work for a thread. Without indices
+all C channels are kept: the same kernel is the dense convolution. A linear layer is the case of a 1x1 image.
 """
 
 from math import gcd, prod
@@ -13,9 +13,9 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import output_size, partition, prefetch_weights
 from tvm_sched.kernels.register_tile import Tile, Work, candidates
+from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.rewrites.loops import output_size, partition, prefetch_weights
 from tvm_sched.targets import Target
 
 NAME = "direct_conv2d"
@@ -40,7 +40,9 @@ def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0,
         return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
 
     image = (int(batch), int(out_height), int(out_width))
-    work = Work(*image, int(channels), groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None)
+    work = Work(
+        *image, int(channels), groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None
+    )
     y = te.compute((batch, out_height, out_width, groups * n), product, name=NAME, attrs=work.attributes())
     return cut(y, out_channels)
 
@@ -95,7 +97,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     if work.flat:
         flatten_pixels(sch, conv, epilogue)
 
-    # 2. Outside, what threads share: bands of the image and groups. Inside, the tiles of a band; in a tile, the sum; in the sum, registers.
+    # 2. Outside, what threads share: bands of the image and groups. Inside, the tiles of a band; in a tile, the sum; in
+    # the sum, registers.
     loops = sch.get_loops(conv)
     pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if work.flat else (loops[:3], *loops[3:4], loops[4:])
     group, lane = sch.split(o, [None, work.n])
@@ -109,18 +112,20 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
         col, col_inner = sch.split(w, [None, tile.cols])
         outer, tile_loops, inner = [image, band, group], [row, col], [group_inner, row_inner, col_inner]
     if work.n < target.lanes and not work.flat:
-        # Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the sum, not its row's.
+        # Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the
+        # sum, not its row's.
         kept, *taps = sum_loops
         kept, together = sch.split(kept, [None, gcd(work.kept, CHANNELS_TOGETHER)])
         sum_loops, inner = [kept, *taps], [*inner, together]
     sch.reorder(*outer, *tile_loops, *sum_loops, *inner, lane)
     sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
 
-    # 3. Registers: lanes are a vector, the rest of the tile is unrolled. A last tile that is cut short gets code of its own.
+    # 3. Registers: lanes are a vector, the rest of the tile is unrolled. A last tile that is cut short gets code of its
+    # own.
     sch.vectorize(lane)
     for loop in inner:
         sch.unroll(loop)
-    *epilogue_pixels, o = sch.get_loops(epilogue)[len(outer) + len(tile_loops):]
+    *epilogue_pixels, o = sch.get_loops(epilogue)[len(outer) + len(tile_loops) :]
     group, lane = sch.split(o, [None, min(work.n, int(sch.get(o).extent))])
     sch.reorder(group, *epilogue_pixels, lane)
     sch.vectorize(lane)
@@ -146,7 +151,7 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
         sch.add_unit_loop(sch.get_loops(conv)[0])
     if rank <= 1:
         return
-    steps = [prod(extents[axis + 1:]) for axis in range(rank)]
+    steps = [prod(extents[axis + 1 :]) for axis in range(rank)]
 
     def pixel(*axes):
         return [sum(axis * step for axis, step in zip(axes, steps)), *axes[rank:]]
@@ -154,7 +159,9 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
     sch.transform_layout(conv, ("write", 0), pixel)
     for block in (conv, epilogue):
         axes = sch.get(block).iter_vars
-        sch.transform_block_layout(block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=str(axes[0].var.ty.dtype)))
+        sch.transform_block_layout(
+            block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=str(axes[0].var.ty.dtype))
+        )
 
 
 def split_bands(sch: Schedule, loop, bands: int, inner: int):
@@ -167,7 +174,9 @@ def split_bands(sch: Schedule, loop, bands: int, inner: int):
 
 
 def schedule_padding(sch: Schedule, work: Work, target: Target):
-    """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into few sets of L1."""
+    """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into
+    few sets of L1.
+    """
     pad = find_block(sch, "pad")
     image, h, w, c = sch.get_loops(pad)
     if work.channels * work.stride[1] % 128 == 0:

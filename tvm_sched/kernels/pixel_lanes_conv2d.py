@@ -1,12 +1,13 @@
-"""1x1 convolution over 1xN blocks of few channels: lanes over pixels, since lanes over N would leave most of a vector unused.
+"""1x1 convolution over 1xN blocks of few channels: lanes over pixels, since lanes over N would leave most of a vector
+unused.
 
     V[b, v, c, i]         = x[b*Q + v*L + i, c]                                       input, transposed; L lanes
     M[b, v, g*N + l, i]   = sum_k data[g, k, l] * V[b, v, indices[g, k], i]           a vector of V is loaded once for N multiply-adds
     y[b*Q + v*L + i, o]   = M[b, v, o, i]                                             transposed back
 
-`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels pass through all stages in
-cache; bias, residual and activation are applied with lanes over channels, as outputs are stored. A band's last Q % L pixels are computed with
-lanes over N.
+`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels
+pass through all stages in cache; bias, residual and activation are applied with lanes over channels, as outputs are
+stored. A band's last Q % L pixels are computed with lanes over N.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition, prefetch_weights
 from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Work, divisors
-from tvm_sched.kernels.transpose import COLS, ROWS, transpose
+from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
+from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
@@ -27,22 +28,31 @@ INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "ou
 # Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
 TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
 STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; likewise
-NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES = 2, 3  # by the pipes of a Cortex-A76: 4x4 numbers take 8 shuffles, 4 loads and 4 stores
+NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES = (
+    2,
+    3,
+)  # by the pipes of a Cortex-A76: 4x4 numbers take 8 shuffles, 4 loads and 4 stores
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
-    """Whether the kernel can run a layer of `pixels` rows, and may gain: the image is a vector at least, and a block is `narrow`."""
+    """Whether the kernel can run a layer of `pixels` rows, and may gain: the image is a vector at least, and a block is
+    `narrow`.
+    """
     return narrow(n, target) and target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
 
 
 def narrow(n: int, target: Target) -> bool:
-    """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must be loaded for one FMA."""
+    """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must
+    be loaded for one FMA.
+    """
     return n <= target.lanes if target.scalar_operand == "lane" else n < target.lanes
 
 
 def bands_of(pixels: int, lanes: int) -> int:
-    """Bands of a few vectors each that leave no more pixels over than the image does; one where it leaves none, and a tile can be any number."""
+    """Bands of a few vectors each that leave no more pixels over than the image does; one where it leaves none, and a
+    tile can be any number.
+    """
     if pixels % lanes == 0:
         return 1
     few = divisors(pixels, max(1, pixels // (3 * lanes)))
@@ -70,14 +80,17 @@ def compute(x, data, indices=None, *, shape, lanes):
 
     def result(*position):
         *axes, o = position
-        p = sum(axis * prod(shape[i + 1:-1]) for i, axis in enumerate(axes))
+        p = sum(axis * prod(shape[i + 1 : -1]) for i, axis in enumerate(axes))
         b, p = (p // length, p % length) if bands > 1 else (0, p)
         return output[b, p, o] if rest is None else tirx.if_then_else(p < whole, output[b, p, o], rest[b, p - whole, o])
 
     work = Work(1, 1, pixels, channels, groups, kept, n, indexed=indices is not None)
     attributes = work.attributes() | {"pixel_lanes.lanes": lanes}
-    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads it.
-    transposed = te.compute((1, bands, vectors, channels, lanes), lambda _, b, v, c, i: x[b * length + v * lanes + i, c], name=INPUT)
+    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
+    # it.
+    transposed = te.compute(
+        (1, bands, vectors, channels, lanes), lambda _, b, v, c, i: x[b * length + v * lanes + i, c], name=INPUT
+    )
     sums = te.compute((bands, vectors, groups * n, lanes), product, name=NAME, attrs=attributes)
     output = te.compute((bands, whole, groups * n), lambda b, p, o: sums[b, p // lanes, o, p % lanes], name=OUTPUT)
     rest = te.compute((bands, length - whole, groups * n), rest_product, name=REST) if length > whole else None
@@ -86,7 +99,9 @@ def compute(x, data, indices=None, *, shape, lanes):
 
 @dataclass(frozen=True)
 class PixelTile:
-    """`vectors` of pixels go through all stages together. In registers: `cols` of these vectors by `rows` channels of a block."""
+    """`vectors` of pixels go through all stages together. In registers: `cols` of these vectors by `rows` channels of a
+    block.
+    """
 
     vectors: int
     cols: int
@@ -118,8 +133,15 @@ def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[P
     ]
 
     def preference(tile: PixelTile):
-        """Estimates are rounded to 4 %; among equals sixteen sums hide all waiting and leave registers for addresses; then whole blocks."""
-        return round(log(cycles(work, lanes, tile, target)) / 0.04), abs(tile.rows * tile.cols - 16), -tile.rows, tile.vectors
+        """Estimates are rounded to 4 %; among equals sixteen sums hide all waiting and leave registers for addresses;
+        then whole blocks.
+        """
+        return (
+            round(log(cycles(work, lanes, tile, target)) / 0.04),
+            abs(tile.rows * tile.cols - 16),
+            -tile.rows,
+            tile.vectors,
+        )
 
     return sorted(found, key=preference)[:most]
 
@@ -132,7 +154,9 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: 
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
     far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
     step = max(
-        sums * per_register * (fma_cycles or 1 / target.fma_per_cycle), loads / target.loads_per_cycle, target.fma_latency,
+        sums * per_register * (fma_cycles or 1 / target.fma_per_cycle),
+        loads / target.loads_per_cycle,
+        target.fma_latency,
         tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
     )
     load, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
@@ -150,7 +174,11 @@ def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: 
         together = groups_together(work, rest // bands, target)
         step = max(rest // bands * together * 1.5 / target.loads_per_cycle, target.fma_latency)
         left = bands * work.groups / together * (work.kept * step + 20)
-    shares = vectors // tile.vectors if shares_tiles(work, lanes, tile, target) else work.groups * work.n // chunk_of(work, target)
+    shares = (
+        vectors // tile.vectors
+        if shares_tiles(work, lanes, tile, target)
+        else work.groups * work.n // chunk_of(work, target)
+    )
     return (product + transposition + left) / shares * ceil(shares / target.cores)
 
 
@@ -165,13 +193,17 @@ def chunk_of(work: Work, target: Target) -> int:
 
 
 def groups_together(work: Work, rest: int, target: Target) -> int:
-    """Groups whose sums over the left pixels are in registers together: enough that an addition need not wait for the last."""
+    """Groups whose sums over the left pixels are in registers together: enough that an addition need not wait for the
+    last.
+    """
     groups = chunk_of(work, target) // work.n
     return gcd(groups, max(1, target.registers // 2 // rest))
 
 
 def schedule(sch: Schedule, tile: PixelTile, target: Target):
-    """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels that pass through all stages in cache."""
+    """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels that pass through all stages
+    in cache.
+    """
     transposed, product, output, rest, result = (find_block(sch, name) for name in (INPUT, NAME, OUTPUT, REST, RESULT))
     notes = sch.get(product).annotations
     work, lanes = Work.of_block(notes), int(notes["pixel_lanes.lanes"])
@@ -179,7 +211,8 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
     chunk = chunk_of(work, target)
     shared = shares_tiles(work, lanes, tile, target)
 
-    # 1. Outputs, a chunk of channels at a time: transposed back in registers; where pixels are left over, before they are joined with those.
+    # 1. Outputs, a chunk of channels at a time: transposed back in registers; where pixels are left over, before they
+    # are joined with those.
     epilogue = merge_epilogue(sch, result)
     flatten_pixels(sch, result, epilogue)
     sch.compute_inline(result)
@@ -208,8 +241,12 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
 
     # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
     reads = [read.source.name for read in sch.get(product).reads]
-    sch.annotate_buffer_access(product, reads.index(INPUT), "read",
-                               lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, work.channels), (i, i + 1)))
+    sch.annotate_buffer_access(
+        product,
+        reads.index(INPUT),
+        "read",
+        lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, work.channels), (i, i + 1)),
+    )
     sch.compute_at(product, chunks, preserve_unit_loops=True)
     if shared:
         sch.compute_at(transposed, band, preserve_unit_loops=True)

@@ -1,11 +1,14 @@
-"""The register tile that block-sparse and dense convolutions share: its shape, which shapes are worth trying, and what one costs.
+"""The register tile that block-sparse and dense convolutions share: its shape, which shapes are worth trying, and what
+one costs.
 
-A tile is `rows x cols` output pixels by `groups` blocks of n output channels. Its accumulators live in vector registers while a loop over the
-kept input channels (and kernel positions) feeds them: a step loads n weights a group once, and multiplies them with one scalar a pixel. Around
-the tile stand three loops: bands of the image, groups, tiles in the band. One band means 'weights stay, the image streams past';
-as many bands as tiles means 'the image stays, weights stream past'.
+A tile is `rows x cols` output pixels by `groups` blocks of n output channels. Its accumulators live in vector registers
+while a loop over the kept input channels (and kernel positions) feeds them: a step loads n weights a group once, and
+multiplies them with one scalar a pixel. Around the tile stand three loops: bands of the image, groups, tiles in the
+band. One band means 'weights stay, the image streams past'; as many bands as tiles means 'the image stays, weights
+stream past'.
 
-`cycles` estimates a tile's cost on a target, so that the best guess is good without tuning, and tuning only has to look at the next few.
+`cycles` estimates a tile's cost on a target, so that the best guess is good without tuning, and tuning only has to look
+at the next few.
 """
 
 from dataclasses import dataclass, fields
@@ -14,16 +17,24 @@ from math import ceil, gcd, hypot, log, prod
 from tvm_sched.targets import Target
 
 FLOAT = 4  # bytes
-IN_ORDER_AHEAD = 8  # registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it spills
+# registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
+# spills
+IN_ORDER_AHEAD = 8
 LINE = 64  # bytes of a cache line
-# Of less than a vector: a core that splits a vector over two pipes starts two of these, as far as L1 gives it two scalars a cycle (Zen 4, measured).
+# Of less than a vector: a core that splits a vector over two pipes starts two of these, as far as L1 gives it two
+# scalars a cycle (Zen 4, measured).
 NARROW_FMA_PER_CYCLE = 1.85
-L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = 32, 6  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
+L2_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE = (
+    32,
+    6,
+)  # sustained by one core from L2 and from beyond; within what a ranking needs on x86 and A76
 
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution (or linear layer: a 1x1 image a row) as `groups` blocks of `n` output channels, `kept` input channels each."""
+    """One convolution (or linear layer: a 1x1 image a row) as `groups` blocks of `n` output channels, `kept` input
+    channels each.
+    """
 
     batch: int
     height: int  # of the output
@@ -61,12 +72,19 @@ class Work:
     def of_block(annotations) -> "Work":
         """The work that `attributes` wrote on a block."""
         values = {field.name: annotations[f"work.{field.name}"] for field in fields(Work)}
-        return Work(**{name: tuple(map(int, value)) if name in ("kernel", "stride") else value for name, value in values.items()})
+        return Work(
+            **{
+                name: tuple(map(int, value)) if name in ("kernel", "stride") else value
+                for name, value in values.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows x cols` pixels by `groups` groups in registers; `bands` divides the image's rows (its columns, where it has one row)."""
+    """`rows x cols` pixels by `groups` groups in registers; `bands` divides the image's rows (its columns, where it has
+    one row).
+    """
 
     rows: int
     cols: int
@@ -78,7 +96,9 @@ class Tile:
 
 
 def candidates(work: Work, target: Target, most: int = 32, among: int | None = None) -> list[Tile]:
-    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty. A tile's groups divide `among`, else all."""
+    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty. A tile's groups divide
+    `among`, else all.
+    """
     _, height, width = work.image
     tiles = [
         Tile(rows, cols, groups, bands)
@@ -90,14 +110,18 @@ def candidates(work: Work, target: Target, most: int = 32, among: int | None = N
     ]
 
     def preference(tile: Tile):
-        """Estimates are rounded to 4 %; among equals the tile with the fewest groups and sums leaves most registers for addresses."""
+        """Estimates are rounded to 4 %; among equals the tile with the fewest groups and sums leaves most registers for
+        addresses.
+        """
         return round(log(cycles(work, tile, target)) / 0.04), tile.groups, tile.rows * tile.cols, tile.bands
 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
 
 
 def fits_registers(work: Work, rows: int, cols: int, groups: int, target: Target) -> bool:
-    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it multiplies with, are registers."""
+    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it
+    multiplies with, are registers.
+    """
     vectors, pixels = ceil(work.n / target.lanes), rows * cols
     if target.scalar_operand == "memory":
         scalars = 0
@@ -109,11 +133,12 @@ def fits_registers(work: Work, rows: int, cols: int, groups: int, target: Target
 
 
 def lanes_held(work: Work, rows: int, cols: int, groups: int, lanes: int) -> int:
-    """Registers for what LLVM loads ahead where an FMA takes its scalar from a register's lane: pixels that are met again, by another group or the
-    next tap, and of several groups the taps' weights.
+    """Registers for what LLVM loads ahead where an FMA takes its scalar from a register's lane: pixels that are met
+    again, by another group or the next tap, and of several groups the taps' weights.
 
-    It does so where two of three hold: all channels are kept, there are taps, there are groups; else one pixel at a time is enough. The rule was
-    found by counting the spills of the tiles of 22 to 32 registers, N = 4 to 32, for Cortex-A76; `tests/tvm_sched/test_neon_loops.py` holds it.
+    It does so where two of three hold: all channels are kept, there are taps, there are groups; else one pixel at a
+    time is enough. The rule was found by counting the spills of the tiles of 22 to 32 registers, N = 4 to 32, for
+    Cortex-A76; `tests/tvm_sched/test_neon_loops.py` holds it.
     """
     width, step, vectors = work.kernel[1], work.stride[1], ceil(work.n / lanes)
     if (not work.indexed) + (prod(work.kernel) > 1) + (groups > 1) < 2:
@@ -128,7 +153,9 @@ def divisors(number: int, limit: int) -> list[int]:
 
 
 def exact_tiles(width: int, cols: int) -> int:
-    """Tiles that may be dealt out to bands: none but one band where the last tile is cut short (its tail is split off at compile time)."""
+    """Tiles that may be dealt out to bands: none but one band where the last tile is cut short (its tail is split off
+    at compile time).
+    """
     return width // cols if width % cols == 0 else 1
 
 
@@ -142,7 +169,9 @@ def band_counts(tiles: int) -> list[int]:
 
 
 def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles of one core's share of the work. `fma_cycles`: those of one vector's multiply-add in the loop, where they are known."""
+    """Estimated cycles of one core's share of the work. `fma_cycles`: those of one vector's multiply-add in the loop,
+    where they are known.
+    """
     images, height, width = work.image
     vectors = ceil(work.n / target.lanes)
     pixels = tile.rows * tile.cols
@@ -155,8 +184,12 @@ def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = No
     arithmetic = sums
     if target.scalar_operand == "lane":
         loads += ceil(work.n * FLOAT / LINE) * tile.groups / taps  # prefetches, of a tap's lines or of less than a line
-        loads *= 1.2 if vectors == taps == 1 and work.indexed else 1  # index, address, pixel, one multiply-add: not all hidden, by LLVM's model
-        arithmetic += 0 if work.indexed else 1  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
+        loads *= (
+            1.2 if vectors == taps == 1 and work.indexed else 1
+        )  # index, address, pixel, one multiply-add: not all hidden, by LLVM's model
+        arithmetic += (
+            0 if work.indexed else 1
+        )  # a pixel without an offset is spread over a register, which takes a pipe of the FMAs'
     narrow = work.n < target.lanes
     sums_per_cycle = max(target.fma_per_cycle, NARROW_FMA_PER_CYCLE) if narrow else target.fma_per_cycle
     if fma_cycles:
@@ -166,12 +199,19 @@ def cycles(work: Work, tile: Tile, target: Target, fma_cycles: float | None = No
     else:
         step = max(arithmetic / sums_per_cycle, loads / target.loads_per_cycle, 1.5 * target.fma_latency)
     step *= 1.6 if overflows_a_set(work, tile, target) else 1.0
-    step *= 1.2 if narrow and taps > 1 and tile.groups == 1 else 1.0  # the scalars of one channel meet in few banks of L1
-    tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols) if height > 1 else ceil(width / tile.cols / tile.bands)
+    step *= (
+        1.2 if narrow and taps > 1 and tile.groups == 1 else 1.0
+    )  # the scalars of one channel meet in few banks of L1
+    tiles_in_band = (
+        ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols)
+        if height > 1
+        else ceil(width / tile.cols / tile.bands)
+    )
     store = 10 + 3 * sums
     compute = work.kept * taps * step + store
 
-    # A (band, groups) pass: the first tile waits for the weights, from where they were left; the others find them nearer, if they fit.
+    # A (band, groups) pass: the first tile waits for the weights, from where they were left; the others find them
+    # nearer, if they fit.
     weights = tile.groups * work.kept * taps * work.n * FLOAT
     touched = min(1.0, work.kept * LINE / FLOAT / work.channels)
     band = prod(work.stride) * height * width * work.channels * FLOAT * touched / tile.bands
@@ -191,7 +231,9 @@ def transfer(size: float, reuse_distance: float, target: Target) -> float:
 
 
 def overflows_a_set(work: Work, tile: Tile, target: Target) -> bool:
-    """Whether the lines in use, one a pixel, hit one set of L1 more often than it has ways: pixels a multiple of 4 KiB apart do."""
+    """Whether the lines in use, one a pixel, hit one set of L1 more often than it has ways: pixels a multiple of 4 KiB
+    apart do.
+    """
     if work.padded:
         return False  # the padded copy's pixels are spaced apart
     way = target.l1_bytes // target.l1_ways

@@ -1,15 +1,17 @@
 """Winograd convolution over 1xN blocks: r x r kernels of stride 1, NHWC, past what direct convolution can reach.
 
-F(m, r) computes an m x m tile of outputs from an e x e tile of inputs, e = m + r - 1, with e*e multiplications a channel instead of r*r * m*m
-(Lavin and Gray, arXiv 1509.09308). Its transforms act on each kernel alone, so a pruned block stays pruned, and between the transforms stand
-e*e small block-sparse products, each the 1x1 kernel of `direct_conv2d`. Strided layers come here by way of `phases`.
+F(m, r) computes an m x m tile of outputs from an e x e tile of inputs, e = m + r - 1, with e*e multiplications a
+channel instead of r*r * m*m (Lavin and Gray, arXiv 1509.09308). Its transforms act on each kernel alone, so a pruned
+block stays pruned, and between the transforms stand e*e small block-sparse products, each the 1x1 kernel of
+`direct_conv2d`. Strided layers come here by way of `phases`.
 
     V[i, j, t, c]       = B^T x[t] B                                        input tile t
     M[i, j, t, g*N + l] = sum_k U[i, j, g, k, l] * V[i, j, t, indices[g, k]]
     y[t]                = A^T M[:, :, t] A                                   output tile t
 
-`x [B, H, W, C]`, `U [e, e, G, K, N]` = G w G^T (`transform_weight`, once), `indices [G, K]`, `y [B, H', W', G*N]`. Bands of tiles pass
-through all three stages while they are in cache; padding is done as pixels are loaded, bias, residual and activation as outputs are stored.
+`x [B, H, W, C]`, `U [e, e, G, K, N]` = G w G^T (`transform_weight`, once), `indices [G, K]`, `y [B, H', W', G*N]`.
+Bands of tiles pass through all three stages while they are in cache; padding is done as pixels are loaded, bias,
+residual and activation as outputs are stored.
 """
 
 from dataclasses import dataclass, replace
@@ -18,18 +20,30 @@ from math import ceil, log
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.loops import partition, prefetch_weights
-from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Tile, Work, candidates, cycles, divisors
+from tvm_sched.kernels.register_tile import (
+    FLOAT,
+    L2_BYTES_PER_CYCLE,
+    Tile,
+    Work,
+    candidates,
+    cycles,
+    divisors,
+)
+from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.targets import Target
 
 NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
-PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output"))
+PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
+    f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output")
+)
 
 
 @dataclass(frozen=True)
 class Form:
-    """F(m, r) for the interpolation points 0, 1, -1 (and 2, -2) and infinity. Common subexpressions are written alike: they are computed once."""
+    """F(m, r) for the interpolation points 0, 1, -1 (and 2, -2) and infinity. Common subexpressions are written alike:
+    they are computed once.
+    """
 
     m: int
     taps: int  # r
@@ -44,16 +58,30 @@ class Form:
 
     @property
     def weight(self) -> list[list[float]]:
-        """G, [e, r]: the values of a polynomial with r coefficients at the points, scaled so that the input's transform has whole numbers."""
-        points = {4: ((0, 1), (1, 1 / 2), (-1, 1 / 2)), 6: ((0, 1 / 4), (1, -1 / 6), (-1, -1 / 6), (2, 1 / 24), (-2, 1 / 24))}[self.size]
-        return [[scale * point**power for power in range(self.taps)] for point, scale in points] + [[0.0] * (self.taps - 1) + [1.0]]
+        """G, [e, r]: the values of a polynomial with r coefficients at the points, scaled so that the input's transform
+        has whole numbers.
+        """
+        points = {
+            4: ((0, 1), (1, 1 / 2), (-1, 1 / 2)),
+            6: ((0, 1 / 4), (1, -1 / 6), (-1, -1 / 6), (2, 1 / 24), (-2, 1 / 24)),
+        }[self.size]
+        return [[scale * point**power for power in range(self.taps)] for point, scale in points] + [
+            [0.0] * (self.taps - 1) + [1.0]
+        ]
 
     def input(self, d):
         """B^T d for a list of e values."""
         if self.size == 4:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1]]
         even, odd, even2, odd2 = d[4] - 4 * d[2], d[3] - 4 * d[1], d[4] - d[2], 2 * (d[3] - d[1])
-        return [4 * d[0] - 5 * d[2] + d[4], even + odd, even - odd, even2 + odd2, even2 - odd2, 4 * d[1] - 5 * d[3] + d[5]]
+        return [
+            4 * d[0] - 5 * d[2] + d[4],
+            even + odd,
+            even - odd,
+            even2 + odd2,
+            even2 - odd2,
+            4 * d[1] - 5 * d[3] + d[5],
+        ]
 
     def output(self, s):
         """A^T s for a list of e values: row i has the points' i-th powers, infinity counts in the last row alone."""
@@ -73,8 +101,16 @@ def transform_weight(data, g):
     groups, kept, _, _, n = data.shape
     e, taps = g.shape
     r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
-    half = te.compute((e, taps, groups, kept, n), lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r), name="half_weight")
-    return te.compute((e, e, groups, kept, n), lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s), name="whole_weight")
+    half = te.compute(
+        (e, taps, groups, kept, n),
+        lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r),
+        name="half_weight",
+    )
+    return te.compute(
+        (e, e, groups, kept, n),
+        lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s),
+        name="whole_weight",
+    )
 
 
 def compute(x, weight, indices=None, *, form, padding=(1, 1, 1, 1)):
@@ -114,7 +150,10 @@ def compute(x, weight, indices=None, *, form, padding=(1, 1, 1, 1)):
 
     out_channels = groups * n
     work = Work(1, 1, int(count), int(channels), groups, kept, n, indexed=indices is not None)
-    attributes = work.attributes() | {"winograd.form": [m, form.taps], "winograd.grid": [int(batch), int(rows), int(cols)]}
+    attributes = work.attributes() | {
+        "winograd.form": [m, form.taps],
+        "winograd.grid": [int(batch), int(rows), int(cols)],
+    }
     pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
     half = te.compute((e, e, count, channels), half_input, name=HALF_INPUT)
     transformed = te.compute((e, e, count, channels), whole_input, name=INPUT)
@@ -158,7 +197,9 @@ def noted(notes) -> tuple[Work, Form, tuple[int, int, int]]:
 
 
 def knobs(work: Work, form: Form, grid: tuple[int, int, int], target: Target, most: int = 24) -> list[WinogradTile]:
-    """Bands and register tiles, cheapest estimate first. `work`: the products of all tiles, for one of the e*e positions."""
+    """Bands and register tiles, cheapest estimate first. `work`: the products of all tiles, for one of the e*e
+    positions.
+    """
     found = []
     for rows in divisors(grid[1], grid[1]):
         for tile in candidates(products_of_band(work, form, rows, grid), target, most=8, among=work.groups):
@@ -172,20 +213,30 @@ def knobs(work: Work, form: Form, grid: tuple[int, int, int], target: Target, mo
 
 
 def products_of_band(work: Work, form: Form, rows: int, grid: tuple[int, int, int]) -> Work:
-    """The products of a band: a position's weights are met again a band later, as if the other positions' were more groups."""
+    """The products of a band: a position's weights are met again a band later, as if the other positions' were more
+    groups.
+    """
     groups = form.size**2 * work.groups
     return Work(1, 1, rows * grid[2], work.channels, groups, work.kept, work.n, indexed=work.indexed)
 
 
-def estimate(work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target, fma_cycles=None) -> float:
+def estimate(
+    work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target, fma_cycles=None
+) -> float:
     """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     e = form.size
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    product = cycles(products_of_band(work, form, tile.rows, grid), Tile(1, tile.cols, tile.groups, 1), replace(target, cores=1), fma_cycles)
+    product = cycles(
+        products_of_band(work, form, tile.rows, grid),
+        Tile(1, tile.cols, tile.groups, 1),
+        replace(target, cores=1),
+        fma_cycles,
+    )
     if bands > 1 and tiles_in_band % tile.cols:
         product *= 2.5  # TVM does not see how few sums a tile cut short has, and keeps them all in memory
     numbers = e * e * tiles_in_band * (work.channels + work.groups * work.n)
-    # A transform costs about 5 vector instructions a number that it writes or reads; from beyond L2 it waits for these as well.
+    # A transform costs about 5 vector instructions a number that it writes or reads; from beyond L2 it waits for these
+    # as well.
     transforms = 5 * numbers / target.lanes / target.fma_per_cycle**0.5
     far = 2 * numbers * FLOAT / L2_BYTES_PER_CYCLE if numbers * FLOAT > target.l2_bytes else 0
     band = product + transforms + far
@@ -200,7 +251,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
     work, form, grid = noted(sch.get(product).annotations)
     shared_bands = grid[0] * grid[1] // tile.rows >= target.cores  # else the threads share each stage of a band
 
-    # 1. Outputs: bands of rows of tiles; a tile's outputs, a vector of channels at a time, are transformed and stored from registers.
+    # 1. Outputs: bands of rows of tiles; a tile's outputs, a vector of channels at a time, are transformed and stored
+    # from registers.
     epilogue = merge_epilogue(sch, output)
     image, h, w, o = sch.get_loops(epilogue)
     row, i = sch.split(h, [None, form.m])

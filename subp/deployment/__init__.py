@@ -1,0 +1,1 @@
+"""subp/deployment"""

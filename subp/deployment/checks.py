@@ -1,0 +1,26 @@
+"""Every stage is held against PyTorch; one that differs ends the command with exit code 1."""
+
+import click
+import numpy as np
+
+from tvm_sched.deploy.artifact import error_limit
+
+
+class CheckFailed(click.ClickException):
+    """Two stages that must agree do not."""
+
+    exit_code = 1
+
+
+def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
+    """The maximum absolute error of `output`.
+
+    Raises CheckFailed if it is beyond the limit for what is expected.
+    """
+    if output.shape != expected.shape:
+        raise CheckFailed(f"{stage} gives an output of {list(output.shape)}, PyTorch one of {list(expected.shape)}")
+    error = float(np.abs(output - expected).max())
+    limit = error_limit(expected)
+    if not error <= limit:  # NaN included
+        raise CheckFailed(f"{stage} differs from PyTorch by {error:.2e}, more than {limit:.2e}")
+    return error

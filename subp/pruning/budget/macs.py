@@ -1,0 +1,49 @@
+"""Multiply-accumulates of a forward pass, by weight: without biases, norms, activations and attention's products."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from subp.pruning.masking import weight_of
+from subp.pruning.selection import Place
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, places: dict[str, Place], input_shape: Sequence[int]) -> dict[str, int]:
+    """Place's name -> multiply-accumulates of one input of `input_shape`, every weight taken as dense; a layer that
+    runs twice counts twice, one that does not run has no entry.
+    """
+    macs: dict[str, int] = {}
+    names: dict[nn.Module, list[str]] = {}
+    for name, place in places.items():
+        names.setdefault(place.layer, []).append(name)
+
+    def add(layer: nn.Module, values_per_output: int) -> None:
+        # Each output value takes one multiplication for every weight of its output channel.
+        for name in names.get(layer, ()):
+            macs[name] = macs.get(name, 0) + values_per_output * weight_of(*places[name]).numel()
+
+    def count(layer: nn.Module, inputs, named_inputs, output) -> None:
+        if isinstance(layer, nn.MultiheadAttention):  # of the same sequence three times, as in vision transformers
+            queries = inputs[0] if inputs else named_inputs["query"]
+            add(layer, queries.numel() // layer.embed_dim)
+            add(layer.out_proj, queries.numel() // layer.embed_dim)  # whose weight is used without a call of it
+        elif isinstance(layer, nn.RNNBase):
+            add(layer, output[0].shape[:-1].numel())
+        elif isinstance(layer, nn.Linear):
+            add(layer, output.numel() // layer.out_features)
+        else:
+            add(layer, output.numel() // layer.out_channels)
+
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in names]
+    training = [module for module in model.modules() if module.training]
+    some = next(model.parameters())
+    try:
+        model.eval()(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return macs

@@ -1,0 +1,185 @@
+"""A mask on a layer's weight, as a PyTorch parametrization, and its removal.
+
+While it is attached, `layer.weight` is the masked weight, the trained parameter stays the same object (an optimizer
+made before or after holds it alike) under `parametrizations.weight.original`, and the mask (one of the units of
+subp.methods.registry, such as [G, I]) is the buffer `parametrizations.weight.0.mask`: it moves, copies and saves with
+the model. In attention (nn.MultiheadAttention) the weight's name is `in_proj_weight`: [3E, E], the projections to
+queries, keys and values as one linear layer; in recurrent layers (nn.LSTM, nn.GRU, nn.RNN) there are several,
+`weight_ih_l0` [gates * H, I] and `weight_hh_l0` [gates * H, H] and so on, the gates' rows one after the other.
+"""
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subp.pruning.block_masks import expand_mask
+
+_TRAINED = re.compile(r"(.*?)parametrizations\.(\w+)\.original")  # a masked weight's entry in a state dict
+
+
+class Mask(nn.Module):
+    """weight [O, I, *kernel] -> weight where the mask keeps it, 0 elsewhere.
+
+    shape:   of the mask, which `subp.blocks.expand_mask` spreads over the weight; all is kept at first
+    soft:    the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE,
+             arXiv 2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass
+             through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
+             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. `add_decay`, with `decay`
+             0, adds it once a step instead.
+    follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays
+             until it is set
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        shape: tuple[int, ...],
+        soft: bool,
+        decay: float,
+        follow: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.soft, self.decay, self.follow = soft, decay, follow
+        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.follow and self.training and torch.is_grad_enabled():
+            self.mask.copy_(self.follow(weight.detach()))
+        mask = expand_mask(self.mask, weight.shape)
+        return _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Lets `layer.weight = value` set the trained parameter."""
+        return weight
+
+
+@torch.no_grad()
+def follow_weights(model: nn.Module) -> None:
+    """Chooses every mask that follows its weight anew, by the weights as they are now: after an optimizer's step they
+    are not those of the last forward pass, nor are averaged ones.
+    """
+    for layer in model.modules():
+        for name in masked_weights(layer):
+            mask = layer.parametrizations[name][0]
+            if mask.follow:
+                mask.mask.copy_(mask.follow(trained_weight(layer, name)))
+
+
+@torch.no_grad()
+def add_decay(weight: Tensor, mask: Tensor, decay: float) -> None:
+    """Adds SR-STE's term to the gradient of a trained weight, where it has one: `decay` * weight on pruned blocks."""
+    if weight.grad is not None:
+        weight.grad.add_(torch.where(expand_mask(mask, weight.shape), 0, weight), alpha=decay)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
+        return torch.where(mask, weight, 0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        weight, mask, ctx.decay = inputs
+        ctx.save_for_backward(weight, mask)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        if not ctx.decay:
+            return gradient, None, None
+        weight, mask = ctx.saved_tensors
+        return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None
+
+
+def weight_names(layer: nn.Module) -> list[str]:
+    """The attributes that hold the weights of a layer that can be masked."""
+    if isinstance(layer, nn.RNNBase):
+        return [name for name in layer._flat_weights_names if name.startswith(("weight_ih", "weight_hh"))]
+    return ["in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"]
+
+
+def weight_of(layer: nn.Module, name: str | None = None) -> Tensor:
+    """The weight [O, I, *kernel], zeros in place where it is masked; `name` where the layer has several."""
+    return getattr(layer, name or weight_names(layer)[0])
+
+
+def trained_weight(layer: nn.Module, name: str | None = None) -> nn.Parameter:
+    """The parameter behind a masked weight: it has no zeros."""
+    return layer.parametrizations[name or weight_names(layer)[0]].original
+
+
+def attach(
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    soft: bool,
+    decay: float,
+    *,
+    name: str | None = None,
+    follow: Callable[[Tensor], Tensor] | None = None,
+) -> Mask:
+    """Masks the layer's weight (of that name) from here on, everything kept; the mask is the returned module's buffer.
+    The other arguments are those of `Mask`.
+    """
+    name = name or weight_names(layer)[0]
+    mask = Mask(weight_of(layer, name), shape, soft, decay, follow)
+    parametrize.register_parametrization(layer, name, mask)
+    if isinstance(layer, nn.RNNBase):
+        type(layer)._flat_weights = _FlatWeights()  # of the class that parametrization made for this one layer
+    return mask
+
+
+class _FlatWeights:
+    """`_flat_weights` of a recurrent layer, by which it computes: always its weights as they are, masked ones too.
+    PyTorch's own list would hold the trained parameters.
+    """
+
+    def __get__(self, layer: nn.RNNBase, owner: type) -> list[Tensor]:
+        return [getattr(layer, name) for name in layer._flat_weights_names]
+
+    def __set__(self, layer: nn.RNNBase, weights: list[Tensor]) -> None:
+        pass
+
+
+def masked_weights(layer: nn.Module) -> list[str]:
+    """Names of the layer's weights that have a mask."""
+    if not parametrize.is_parametrized(layer):
+        return []
+    return [name for name, parts in layer.parametrizations.items() if isinstance(parts[0], Mask)]
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
+    for layer in model.modules():
+        names, masked_class = masked_weights(layer), type(layer)
+        if not names:
+            continue
+        # A copy of a layer shares the class that removal takes the weights' properties from: give it one of its own.
+        layer.__class__ = type(masked_class.__name__, masked_class.__bases__, dict(vars(masked_class)))
+        for name in names:
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+        _in_order(layer, layer._flat_weights_names if isinstance(layer, nn.RNNBase) else names)
+    return model
+
+
+def _in_order(layer: nn.Module, first: list[str]) -> None:
+    """Puts the parameters of these names before the layer's others, as they were before masking."""
+    for name in [*first, *(name for name in layer._parameters if name not in first)]:
+        layer._parameters[name] = layer._parameters.pop(name)
+    for name in first:
+        setattr(layer, name, layer._parameters[name])  # a recurrent layer's list of them learns of it
+
+
+def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is."""
+    folded, masks = {}, set()
+    for name, tensor in state.items():
+        trained = _TRAINED.fullmatch(name)
+        mask = f"{trained[1]}parametrizations.{trained[2]}.0.mask" if trained else None
+        if mask not in state:
+            folded[name] = tensor
+            continue
+        folded[trained[1] + trained[2]] = torch.where(expand_mask(state[mask], tensor.shape), tensor, 0)
+        masks.add(mask)
+    return {name: tensor for name, tensor in folded.items() if name not in masks}

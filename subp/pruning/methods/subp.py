@@ -1,0 +1,59 @@
+"""SUBP, soft uniform block pruning: one epoch's step, from block scores [G, I] to a uniform mask [G, I].
+
+Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
+
+1. prune the P = floor(p C) blocks that score lowest;
+2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
+   s = the pruned blocks' scores at unit length.
+
+Theirs besides: the scores by BPAR (subp.criteria), the forward pass on w*m, and the gradient that goes straight
+through, with SR-STE's term on pruned blocks (subp.masking). This project's, where it leaves their public code:
+
+- the scores of pruned blocks (`scoring`). Theirs are the scores of w*m ("masked", the default here too): pruned blocks
+  score lowest and tie. No tie decides what stays, for at least as many blocks are active as stay; and at tau = 0.01 the
+  draw takes the best of those that this very step prunes, so that masks only shrink. At tau = 1 it takes any. With the
+  scores of the raw weights, which are all different, pruned blocks come back by being drawn ("active": step 1. takes
+  those first that were not active) or by outranking others as well ("weight"). But no loss sees pruned weights: under
+  soft training they grow, and push trained ones out. Short trainings lose by it (docs/results.md);
+- tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
+- p_t climbs by the usual cubic by default, not by their x^3 (subp.schedules);
+- of each group one block stays at least.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from subp.pruning.methods.ranking import keep_best, lowest, ranks
+from subp.pruning.schedules import count
+
+
+def step(
+    scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator, active: Tensor | None = None
+) -> Tensor:
+    """The mask of one epoch, bool [G, I]: every group keeps exactly I - P + K_t blocks, its I - P best ones among them.
+
+    scores:        [G, I], higher is better; compared within a group
+    sparsity:      p, the fraction pruned at the end, in [0, 1)
+    pruning_rate:  p_t, the fraction pruned for good by now, in [0, p]
+    tau:           temperature: near 0 regrows the best of the pruned blocks, large values draw uniformly
+    generator:     on the CPU whatever the device of the scores, so that every machine draws alike
+    active:        bool [G, I], the mask of the epoch before; None: all blocks compete
+    """
+    order = scores if active is None else ranks(scores, active)
+    pruned, mask = lowest(order, sparsity), keep_best(order, sparsity)
+    regrown = min(count(sparsity - pruning_rate, scores.shape[1]), pruned.shape[1])
+    if regrown:
+        drawn = draw(normalize(scores.gather(1, pruned), dim=1) / tau, regrown, generator)
+        mask.scatter_(1, pruned.gather(1, drawn), True)
+    return mask
+
+
+def draw(logits: Tensor, samples: int, generator: Generator) -> Tensor:
+    """Indices [G, samples] of a draw without replacement with probability softmax(logits [G, C]).
+
+    The largest of logits + Gumbel noise are such a draw (Kool et al., arXiv 1903.06059). Unlike `multinomial` this
+    never runs out of candidates when a low temperature rounds their probabilities to 0.
+    """
+    exponential = torch.empty(logits.shape).exponential_(generator=generator)
+    return (logits - exponential.log().to(logits.device)).topk(samples, dim=1).indices

@@ -1,0 +1,333 @@
+"""`Sparsifier`: the one place of state. It puts a block mask on every layer to prune and moves the masks on once an
+epoch.
+
+    sparsifier = Sparsifier(model, n=16, sparsity=0.75, epochs=90)
+    for epoch in range(90):
+        sparsifier.step(epoch)                # before the epoch: prune and regrow
+        train_one_epoch(model, optimizer)     # your own loop; the optimizer may be older or younger than the sparsifier
+    model = sparsifier.fold()                 # plain modules, zeros in place
+
+Fold last: training afterwards fills the zeros again. Make the sparsifier before wrapping the model in
+DistributedDataParallel. Masks change the order of a model's parameters, by which an optimizer saves its state: load
+that into one made on the same side, before or after the sparsifier, as the one it was saved from.
+
+A step's draws come from a generator seeded with (seed, layer name, epoch) alone. So masks depend on the weights, the
+epoch and, where scores or settled masks ask for it, on the masks before, which are part of the model's state; not on
+PyTorch's global generator. Data-parallel ranks, whose weights are equal, get equal masks, and there is no generator
+whose state would have to be saved.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subp.common.seeds import generator
+from subp.pruning import block_masks, masking, schedules
+from subp.pruning.budget.layer_sparsities import find_budget, find_sparsities
+from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
+from subp.pruning.channels.rearrange import rearrange as rearrange_filters
+from subp.pruning.channels.regrouping import Regrouping
+from subp.pruning.criteria import score
+from subp.pruning.methods import METHODS, Step, hrbp
+from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
+from subp.pruning.settings import Settings
+from subp_contract.errors import require
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
+    without blocks.
+    """
+
+    name: str
+    type: str
+    n: int | None
+    density: float
+    reason: str | None
+
+
+class Sparsifier:
+    """Masks on all prunable layers of a model; see the module's docstring for the use.
+
+    model:           any nn.Module; its Conv1d, Conv2d and Linear layers, the input projections of MultiheadAttention
+                     and the matrices of recurrent layers are pruned
+    n:               outputs in a block, for methods that have blocks; fewer in a layer whose outputs (of each group, if
+                     grouped; of each gate, if recurrent) n does not divide, see subp.selection.block_size
+    m:               inputs in a group, for "sr-ste": N:M with N = (1 - sparsity) * m
+    sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own
+                     units; 0.75 unless a target is given
+    target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up
+                     to 1, a fraction of the dense network's. The network gets the largest below it that whole blocks
+                     allow
+    target_weights:  instead: weights of the whole network in the end, likewise
+    allocation:      how that is shared out among the pruned layers, a name in subp.allocation: "equal", the same
+                     sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
+                     data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
+                     pruned layers' weights together. The attribute `sparsities` says what each layer got
+    method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need
+                     `input_shape`
+    criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
+    scoring:         of pruned units: "masked" scores them as zeros, so that they rank last and tie; "weight" by the
+                     weights that they train; "active", for methods that regrow, likewise, but kept ones rank before
+                     them; None: the method's own
+    schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
+                     paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
+                     `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
+    tau:             temperature of regrowing, see subp.methods.subp
+    alpha:           weight of the redundancy in "bpar"
+    soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
+                     None: the method's own
+    decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
+                     adds it once a step of the optimizer
+    rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
+                     subp.rearrange; needs `input_shape`); `rearranged` then says of each layer how far, and why not
+    exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
+    include:         patterns of names of layers to prune although they are the stem or the classifier
+    seed:            of the draws
+
+    Raises UserError for settings out of range and for models with nothing to prune.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        n: int = 16,
+        m: int = 4,
+        sparsity: float | None = None,
+        target_macs: float | None = None,
+        target_weights: float | None = None,
+        allocation: str = "equal",
+        input_shape: Sequence[int] | None = None,
+        method: str = "subp",
+        criterion: str | None = None,
+        scoring: str | None = None,
+        schedule: str = "cubic-ease-out",
+        epochs: int,
+        start: int | None = None,
+        end: int | None = None,
+        tau: float = 0.01,
+        alpha: float = 1.0,
+        soft: bool | None = None,
+        decay: float = 2e-4,
+        rearrange: bool = False,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.settings = Settings.completed(
+            n=n,
+            m=m,
+            sparsity=sparsity,
+            target_macs=target_macs,
+            target_weights=target_weights,
+            allocation=allocation,
+            method=method,
+            criterion=criterion,
+            scoring=scoring,
+            schedule=schedule,
+            epochs=epochs,
+            start=start,
+            end=end,
+            tau=tau,
+            alpha=alpha,
+            soft=soft,
+            decay=decay,
+            exclude=tuple(exclude),
+            include=tuple(include),
+            seed=seed,
+        )
+        self.model = model
+        self.epoch: int | None = None  # of the last step
+        self._method = METHODS[method]
+        self.places, self.skipped = select_layers(
+            model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
+        )
+        self._n = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
+        weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
+        units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
+        candidates = {name: self._method.ranked(weight, self._n[name], m) for name, weight in weights.items()}
+        budget = find_budget(model, self.places, candidates, self.settings, input_shape)
+        require(
+            input_shape is not None or not (rearrange or self._method.regroups),
+            f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model "
+            "with",
+        )
+        names = parameter_names(model, self.places)
+        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange else []
+        self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
+        self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups else None
+        self._masks = {
+            name: masking.attach(
+                layer,
+                units[name],
+                self.settings.soft,
+                decay,
+                name=weight,
+                follow=partial(self._method.choose, at=self._at(name, 0)) if self._method.every_forward else None,
+            )
+            for name, (layer, weight) in self.places.items()
+        }
+
+    def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
+        return rearrange_filters(
+            self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
+        )
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Layer name -> its mask, bool, [G, I] of blocks or of the method's other unit; the live buffers. Everything is
+        kept until the first step.
+        """
+        return {name: mask.mask for name, mask in self._masks.items()}
+
+    @property
+    def density(self) -> float:
+        """Fraction of the masked layers' weights that is kept."""
+        sizes = {name: masking.trained_weight(*place).numel() for name, place in self.places.items()}
+        return sum(block_masks.density(mask) * sizes[name] for name, mask in self.masks.items()) / sum(sizes.values())
+
+    @torch.no_grad()
+    def step(self, epoch: int) -> None:
+        """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
+        require(self.attached, "this model is folded: its masks cannot move any more")
+        settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
+        orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
+        for name, place in self.places.items():
+            weight, mask = masking.trained_weight(*place), self._masks[name].mask
+            require(
+                bool(weight.isfinite().all()),
+                f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
+            )
+            if not settled:
+                if self.settings.scoring == "masked":
+                    weight = torch.where(block_masks.expand_mask(mask, weight.shape), weight, 0)
+                active = mask if self.settings.scoring == "active" else None
+                mask.copy_(self._method.choose(weight, self._at(name, epoch, active, orders.get(name))))
+        self.epoch = epoch
+
+    def _regrouped(self, epoch: int) -> dict[str, Tensor]:
+        """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
+        return self._regrouping.orders(
+            {
+                name: hrbp.kernel_mask(masking.trained_weight(*place), self._rate(name, epoch))
+                for name, place in self.places.items()
+            }
+        )
+
+    def _rate(self, name: str, epoch: int) -> float:
+        s = self.settings
+        return schedules.pruning_rate(s.schedule, epoch, s.start, s.end, self.sparsities[name])
+
+    def _at(self, name: str, epoch: int, active: Tensor | None = None, order: Tensor | None = None) -> Step:
+        s = self.settings
+        scores = partial(score, criterion=s.criterion, alpha=s.alpha)
+        draws = generator(s.seed, "mask", name, epoch)
+        return Step(
+            self._n[name], s.m, self.sparsities[name], self._rate(name, epoch), s.tau, scores, draws, active, order
+        )
+
+    def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
+        """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        """
+        if not self.settings.soft:
+            return
+        for mask in self._masks.values():
+            mask.decay = 0.0
+
+        def add(*_) -> None:
+            for name, mask in self.masks.items() if self.attached else ():
+                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self.settings.decay)
+
+        optimizer.register_step_pre_hook(add)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the masks are still on the model: False once it is folded."""
+        return all(weight in masking.masked_weights(layer) for layer, weight in self.places.values())
+
+    def fold(self, model: nn.Module | None = None) -> nn.Module:
+        """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again. Where
+        the method regroups, the outputs of a group then stand side by side, and the model computes what it did.
+
+        model: another one with this one's masks, such as a copy whose weights are averaged
+        """
+        model = self.model if model is None else model
+        masked = any(masking.masked_weights(layer) for layer in model.modules())
+        masking.fold(model)
+        if masked and self._regrouping:
+            self._regrouping.fold(model, self.masks)
+        return model
+
+    def summary(self) -> list[LayerState]:
+        """Every layer with weights, in the model's order: pruned how far, or why not."""
+        masks = self.masks
+        rows = []
+        for layer_name, layer in self.model.named_modules():
+            kind = parametrize.type_before_parametrizations(layer).__name__
+            for name in {layer_name: None} | places_of(layer_name, layer):
+                if name in masks:
+                    n = self._n[name] if self._method.uses_n else None
+                    rows.append(LayerState(name, kind, n, block_masks.density(masks[name]), None))
+                elif name in self.skipped:
+                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))
+        return rows
+
+    def state_dict(self) -> dict:
+        """Settings, the layers' sparsities, epoch of the last step and masks (copies)."""
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        return {
+            "settings": asdict(self.settings),
+            "sparsities": dict(self.sparsities),
+            "epoch": self.epoch,
+            "masks": masks,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes sparsities, masks and epoch from `state`; lists in its settings, as JSON has them, stand for tuples.
+
+        Raises UserError, naming what differs, for other settings or layers.
+        """
+        settings, masks = asdict(self.settings), self.masks
+        for part, ours in (("settings", settings), ("masks", masks)):
+            others = sorted(ours.keys() ^ state[part].keys())
+            names = ", ".join(others)
+            require(not others, f"the {part} of the saved state and of this sparsifier differ: {names} in one only")
+        for key, own in settings.items():
+            saved = state["settings"][key]
+            saved = tuple(saved) if isinstance(saved, list) else saved
+            require(
+                saved == own,
+                f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
+            )
+        for name, mask in masks.items():
+            saved = state["masks"][name]
+            require(
+                saved.shape == mask.shape,
+                f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
+            )
+        self.load_sparsities(state["sparsities"])
+        for name, mask in masks.items():
+            mask.copy_(state["masks"][name])
+        self.epoch = state["epoch"]
+
+    def load_sparsities(self, saved: dict[str, float]) -> None:
+        """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, which
+        these need not be. Raises UserError, naming what differs, for other layers, or where they follow from the
+        settings and are not these.
+        """
+        others = sorted(self.sparsities.keys() ^ saved.keys())
+        require(not others, f"the sparsities saved are of other layers: {', '.join(others)} in one only")
+        for name, own in self.sparsities.items():
+            free = self.settings.allocation == "global" and isinstance(saved[name], float) and 0 <= saved[name] < 1
+            require(
+                free or saved[name] == own, f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {own}"
+            )
+        self.sparsities = dict(saved)

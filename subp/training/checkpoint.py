@@ -1,0 +1,158 @@
+"""Checkpoints: one safetensors file, tensors plus a JSON description in its header, written whole or not at all.
+
+Tensors: `model.<name>` for the model's state dict (masks are buffers of it), `optimizer.<name>` for the optimizer's,
+`average.<name>` for that of the model with averaged weights, where there is one.
+Metadata, JSON under the header key "subp":
+
+    version         of this format, 1
+    architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
+    classes         names, in the order of the logits
+    preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
+    sparsifier      its settings, or null after dense training
+    sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
+    config          the training's settings
+    epoch           epochs done
+    scaler          state of the scaling of losses in fp16; not there otherwise
+    history         one object an epoch: losses, accuracies, density, images/s
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from subp import models
+from subp.models import elsewhere, weights
+from subp.pruning import masking
+from subp_contract.errors import UserError, require
+from subp_contract.files import write_atomically
+
+VERSION = 1
+_KEY = "subp"
+_PARTS = ("model", "optimizer", "average")
+
+_NUMBER = (int, float)
+_KINDS = {  # of the metadata's values, where they are there; a list's are those of its items
+    "architecture": {"name": str, "num_classes": int, "in_channels": int},
+    "classes": [str],
+    "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
+    "sparsifier": {},
+    "sparsities": {},
+    "config": {},
+    "epoch": int,
+    "scaler": {},
+    "history": [{"val_accuracy": _NUMBER}],
+}
+_NULLABLE = ("architecture", "preprocessing", "sparsifier")
+
+
+@dataclass
+class Checkpoint:
+    """What one file holds. `metadata` is JSON-able, as above, without the version."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes the file atomically: whatever happens on the way, `path` holds the old file or the whole new one.
+
+    Raises UserError if it cannot be written (no such folder, disk full); nothing new is left behind then.
+    """
+    parts = {part: getattr(checkpoint, part) for part in _PARTS}
+    tensors = {
+        # safetensors takes neither views nor shared memory
+        f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
+        for part, named in parts.items()
+        for name, tensor in named.items()
+    }
+    metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
+    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dictionary
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error})") from error
+    if _KEY not in header:
+        raise UserError(
+            f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry"
+        )
+    try:
+        metadata = json.loads(header[_KEY])
+        version = metadata.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
+    if version != VERSION:
+        raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
+    wrong = next(_wrong(metadata), None)
+    require(wrong is None, f"{path} is damaged: its {wrong} is of the wrong kind")
+    parts = {part: {} for part in _PARTS}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
+        parts[part][name] = tensor
+    return Checkpoint(**parts, metadata=metadata)
+
+
+def _wrong(metadata: dict) -> Iterator[str]:
+    """Names of the metadata's values that are of the wrong kind: 'architecture.name', 'classes[2]'."""
+    for name, kind in _KINDS.items():
+        if name in metadata and not (metadata[name] is None and name in _NULLABLE):
+            yield from _of_other_kind(name, metadata[name], kind)
+
+
+def _of_other_kind(name: str, value: object, kind: object) -> Iterator[str]:
+    container = type(kind) if isinstance(kind, (dict, list)) else kind
+    if not isinstance(value, container) or isinstance(value, bool):
+        yield name
+    elif isinstance(kind, dict):
+        for key in kind.keys() & value.keys():
+            yield from _of_other_kind(f"{name}.{key}", value[key], kind[key])
+    elif isinstance(kind, list):
+        for number, item in enumerate(value):
+            yield from _of_other_kind(f"{name}[{number}]", item, kind[0])
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Loads a state dict. Raises UserError, saying that `what` does not fit and where, if it is another network's."""
+    weights.fill(model, state, f"{what} do not fit {type(model).__name__}")
+
+
+def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
+    """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode;
+    with averaged weights where they were averaged.
+
+    model: the network to fill, not masked, for one that was passed to the training as it is, or made by a file of the
+           user's: loading a checkpoint runs no code that it names
+    """
+    checkpoint = load(path)
+    architecture = checkpoint.metadata.get("architecture")
+    if model is None:
+        if architecture is None:
+            raise UserError(f"{path} holds a network of your own: pass the model to load its weights into")
+        require(
+            {"name", "num_classes"} <= architecture.keys() <= _KINDS["architecture"].keys(),
+            f"{path} is damaged: its architecture has the entries {sorted(architecture)}",
+        )
+        name = architecture["name"]
+        require(
+            not elsewhere.is_file(name),
+            f"{path} holds a network that {name} makes: pass the model, on the command line by --code {name}",
+        )
+        model = models.create(**architecture)
+    fill(model, masking.fold_state_dict(checkpoint.average or checkpoint.model), f"the weights in {path}")
+    return model.eval(), checkpoint.metadata

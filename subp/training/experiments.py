@@ -1,0 +1,245 @@
+"""Comparing methods: a grid of cells, each one training run by the ordinary trainer and one row of a CSV file.
+
+A grid is a JSON file: {"defaults": {field: value}, "cells": [{field: value or list of values}, ...]}, the fields being
+those of `Cell`. A list, outside `options`, makes a cell for each of its values; a cell's options add to the defaults'.
+Cells run in the order of the file, so the important ones come first. A cell that has its row is not run again.
+
+Accuracy is that of the last epoch, on the whole validation set; `pretrain_epochs` of a cell's `epochs` train the dense
+network that a one-shot method begins with, so equal `epochs` are equal work.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subp.data import named_datasets, transforms
+from subp.data.loaders import Data, datasets, from_tensors, stratified_split
+from subp.pruning.budget.macs import count_macs
+from subp.pruning.masking import weight_of
+from subp.pruning.selection import all_places
+from subp.training.config import SPARSIFIER, Config
+from subp.training.trainer import MODEL, train
+from subp_contract.errors import UserError, require
+from subp_contract.files import write_atomically
+
+WATCHED = 500  # validation images after each epoch; all of them after the last
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    data:             a folder's name under the root, or "digits"
+    size:             images are resized to size x size pixels once, before training
+    train_images:     so many of the training images, the same share of each class
+    pretrain_epochs:  of `epochs`, dense, at `pretrain_lr`; 0: none
+    variant:          what the cell is to show, where method, n and sparsity do not tell
+    options:          further options of subp.config.Config, such as {"tau": 1.0}
+    """
+
+    data: str
+    network: str
+    method: str
+    n: int
+    sparsity: float
+    epochs: int
+    seed: int
+    size: int
+    train_images: int
+    batch_size: int
+    lr: float
+    pretrain_epochs: int = 0
+    pretrain_lr: float = 0.1
+    variant: str = ""
+    options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Of everything but the variant's name."""
+        content = json.dumps({**asdict(self), "variant": ""}, sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+    @property
+    def images(self) -> int:
+        """Seen in training."""
+        return self.epochs * self.train_images
+
+
+COLUMNS = (
+    *("cell", "data", "size", "train_images", "network", "method", "variant", "n", "sparsity", "epochs", "seed"),
+    *("accuracy", "train_accuracy", "density", "mac_share", "images_per_s", "seconds", "options"),
+)
+
+
+def read_grid(path: Path) -> list[Cell]:
+    """The cells of a grid file, in order. Raises UserError, saying where, for one that cannot be read."""
+    try:
+        grid = json.loads(path.read_text())
+        defaults = grid.get("defaults", {})
+        entries = [
+            defaults | entry | {"options": defaults.get("options", {}) | entry.get("options", {})}
+            for entry in grid["cells"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a grid of cells: {error!r}") from error
+    cells = [cell for number, entry in enumerate(entries) for cell in _expanded(entry, f"cell {number + 1} of {path}")]
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def _expanded(entry: dict, where: str) -> Iterator[Cell]:
+    names = {field.name for field in fields(Cell)}
+    unknown = sorted(entry.keys() - names)
+    require(not unknown, f"{where} has unknown fields: {', '.join(unknown)}")
+    options = entry.get("options", {})
+    fixed = {field.name for field in fields(Config)}
+    require(
+        isinstance(options, dict) and options.keys() <= fixed,
+        f"{where} has options that `subp train` does not: {', '.join(sorted(set(options) - fixed))}",
+    )
+    frozen = tuple(
+        sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in options.items())
+    )
+    choices = [value if isinstance(value, list) else [value] for name, value in entry.items() if name != "options"]
+    for values in itertools.product(*choices):
+        given = dict(zip((name for name in entry if name != "options"), values))
+        try:
+            yield Cell(**given, options=frozen)
+        except TypeError as error:
+            raise UserError(f"{where} is incomplete: {error}") from error
+
+
+def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda line: None) -> dict:
+    """Trains the cell and returns its row. Dense networks to begin with are kept in `work`, for other cells too."""
+    data, started = load(cell, root), time.perf_counter()
+    common = {"model": cell.network, "batch_size": cell.batch_size, "seed": cell.seed}
+    weights = _pretrained(cell, data, work, common, tell) if cell.pretrain_epochs else None
+    options = dict(cell.options)
+    config = Config(
+        **common,
+        method=cell.method,
+        n=cell.n,
+        sparsity=cell.sparsity,
+        epochs=cell.epochs - cell.pretrain_epochs,
+        lr=cell.lr,
+        **options,
+    )
+    result = train(watched(data, cell.seed), config, weights=weights)
+    rate = sum(row["images_per_s"] for row in result.history) / len(result.history)
+    kept, macs = _shares(result.model, data)
+    return {
+        **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
+        "cell": cell.key,
+        "accuracy": round(accuracy(result.model, data), 5),
+        "train_accuracy": round(result.history[-1]["train_accuracy"], 5),
+        "density": round(kept, 5),
+        "mac_share": round(macs, 5),
+        "images_per_s": round(rate),
+        "seconds": round(time.perf_counter() - started),
+        "options": json.dumps(
+            options | {name: getattr(cell, name) for name in ("batch_size", "lr", "pretrain_epochs", "pretrain_lr")}
+        ),
+    }
+
+
+def _pretrained(cell: Cell, data: Data, work: Path, common: dict, tell: Callable[[str], None]) -> Path:
+    require(
+        cell.pretrain_epochs < cell.epochs, f"pretrain_epochs = {cell.pretrain_epochs} leaves none for {cell.method}"
+    )
+    options = {
+        name: value for name, value in cell.options if name not in (*SPARSIFIER, "sparse_compute")
+    }  # they need masks
+    config = Config(**common, method="dense", epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
+    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in asdict(config).items()}]
+    name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
+    folder = work / f"dense-{name}"
+    if not (folder / MODEL).exists():
+        tell(f"trains the dense network first: {folder}")
+        resume = any(folder.glob("checkpoint*"))
+        train(watched(data, cell.seed), config, output=folder, resume=resume)
+    return folder / MODEL
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, data: Data) -> float:
+    """Of the network, in eval mode, on all validation images; from 0 to 1."""
+    images, labels = data.val.tensors
+    inputs, device = transforms.evaluation(data.preprocessing), next(model.parameters()).device
+    parts = zip(images.split(500), labels.split(500))
+    right = sum(int((model(inputs(some).to(device)).argmax(1).cpu() == of_some).sum()) for some, of_some in parts)
+    return right / len(labels)
+
+
+def _shares(model: torch.nn.Module, data: Data) -> tuple[float, float]:
+    """(weights, multiply-accumulates) that are not zero, as shares of the dense network's."""
+    places = all_places(model)
+    macs = count_macs(model, places, data.preprocessing.shape)
+    weights = {name: weight_of(*place) for name, place in places.items()}
+    nonzero = {name: int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}
+    kept = sum(nonzero[name] * weight.numel() for name, weight in weights.items())
+    kept_macs = sum(nonzero[name] * of_layer for name, of_layer in macs.items())
+    return kept / sum(weight.numel() for weight in weights.values()), kept_macs / sum(macs.values())
+
+
+def load(cell: Cell, root: Path) -> Data:
+    """The cell's data in memory, resized: a stratified part of the training images, all validation images."""
+    data = datasets(cell.data if cell.data == "digits" else root / cell.data, size=cell.size)
+    labels = named_datasets.labels(data.train)
+    require(cell.train_images <= len(labels), f"{cell.data} has {len(labels)} training images, not {cell.train_images}")
+    chosen = range(len(labels))
+    if cell.train_images < len(labels):
+        chosen = stratified_split(labels, 0, cell.train_images / len(labels))[1]
+    parts = [_tensors(data.train, chosen, cell.size), _tensors(data.val, range(len(data.val)), cell.size)]
+    return from_tensors(*parts, data.classes, data.mirror)
+
+
+def _tensors(items, indices, size: int) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*(items[index] for index in indices))
+    return torch.stack([_pixels(image, size) for image in images]), torch.tensor([int(label) for label in labels])
+
+
+def _pixels(image, size: int) -> Tensor:
+    """[C, size, size]: uint8 of a PIL image; tensors, which have the size, as they are."""
+    if isinstance(image, Tensor):
+        return image
+    pixels = torch.from_numpy(
+        np.array(image.convert("RGB").resize((size, size), resample=2))
+    )  # 2: bilinear, antialiased
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def watched(data: Data, seed: int) -> Data:
+    """The same with a part of the validation images, which is enough to follow a run."""
+    images, labels = data.val.tensors
+    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:WATCHED]
+    return from_tensors(data.train.tensors, (images[some], labels[some]), data.classes, data.mirror)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a CSV file of results; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_row(path: Path, row: dict) -> None:
+    """Adds a row, the file being replaced by a whole one; other processes may do the same at the same time."""
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [*read_rows(path), row]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())

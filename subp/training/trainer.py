@@ -1,0 +1,351 @@
+"""Training a network dense or uniformly 1xN sparse: SGD with momentum, warm-up and cosine learning rate, label
+smoothing, and what else torchvision's reference recipes offer (config.py).
+
+    result = trainer.train(loaders.digits(), Config(model="resnet20", epochs=20, lr=0.05))
+    result.model            # folded, in eval mode
+    result.history[-1]      # {"epoch": 19, "val_accuracy": 0.98, "density": 0.25, ...}
+
+Started by torchrun, the processes share each batch, and the first alone writes and talks.
+
+With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the
+end leaves `model.safetensors`, the folded network. A run that was killed and resumed, any number of times, gives on a
+CPU and with the same number of threads and processes the same bits as one that was not: learning rates, masks, order
+and augmentation depend on the epoch and the seed alone (seeds.py), and an epoch cut short is done again from its start.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from subp import models
+from subp.common.seeds import derived_seed
+from subp.data.loaders import Data, Loading, batches, mixed, train_batches, val_batches
+from subp.data.transforms import mixing
+from subp.pruning import masking, sparse_compute
+from subp.pruning.sparsifier import Sparsifier
+from subp.training import checkpoint, distributed, log
+from subp.training.checkpoint import Checkpoint
+from subp.training.config import MACHINE, SPARSIFIER, Config, as_typed
+from subp.training.distributed import Ranks
+from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
+from subp.training.precision import Precision
+from subp.training.progress import Progress
+from subp_contract.errors import UserError, require
+
+CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
+
+
+@dataclass
+class Result:
+    """The network, folded, in eval mode; per epoch a dictionary of lr, losses, accuracies, density, images_per_s."""
+
+    model: nn.Module
+    history: list[dict]
+
+
+def train(
+    data: Data,
+    config: Config,
+    *,
+    model: nn.Module | None = None,
+    weights: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """One whole run.
+
+    model:     a network of one's own instead of the one that config.model names; trained in place
+    weights:   file to begin with instead of random weights, see subp.models.create; not for a model of one's own
+    output:    folder for checkpoint, log and folded model, made if need be
+    resume:    go on from the checkpoint in `output`
+    progress:  where to tell how it goes; None: nowhere
+    """
+    require(
+        weights is None or (model is None and not resume),
+        "only a new run of a named network begins with the weights of a file",
+    )
+    output = _checked_output(output, resume)
+    require(output is not None or not config.tensorboard, "TensorBoard's files need an output folder")
+    with distributed.joined(config.device) as ranks:
+        progress = progress if progress and ranks.first else Progress.silent()
+        ranks.wait()  # the first may still be writing the checkpoint of a run before this one
+        saved = checkpoint.load(output / CHECKPOINT) if resume else None
+        if saved:
+            _require_same_options(saved.metadata, data, config, model)
+        run = _Run(data, config, model, weights, ranks)
+        if saved:
+            run.restore(saved)
+        if run.sparsifier and len(run.history) < config.epochs:
+            progress.layers(run.sparsifier.summary())
+            if run.sparsifier.rearranged and not run.history:
+                progress.rearranged(run.sparsifier.rearranged)
+        files = _Files(output, run, config.tensorboard) if output and ranks.first else None
+        with progress.run(config.epochs, len(run.history)):
+            for epoch in range(len(run.history), config.epochs):
+                run.epoch(epoch, progress)
+                if files:
+                    files.write()
+                progress.epoch(run.history[-1])
+        for network in (run.model, run.delivered):
+            sparse_compute.detach(network)
+            if run.sparsifier:
+                run.sparsifier.fold(network)
+        folded = run.delivered
+        if files:
+            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.metadata))
+    return Result(folded.eval(), run.history)
+
+
+class _Run:
+    """All that a run is made of, put together and moved on an epoch at a time."""
+
+    def __init__(
+        self, data: Data, config: Config, model: nn.Module | None, weights: str | Path | None, ranks: Ranks
+    ) -> None:
+        self.data, self.config, self.ranks = data, config, ranks
+        self.history: list[dict] = []
+        self.precision = Precision(config.amp, config.channels_last, ranks.device)
+        self.loading = Loading(
+            ranks.share(config.batch_size),
+            config.workers,
+            ranks.device.type == "cuda",
+            config.skip_broken,
+            ranks.rank,
+            ranks.count,
+        )
+        torch.manual_seed(derived_seed(config.seed, "initialisation"))
+        architecture = None
+        if model is None:
+            architecture = {
+                "name": config.model,
+                "num_classes": len(data.classes),
+                "in_channels": data.preprocessing.channels,
+            }
+            model = models.create(**architecture, weights_file=weights)
+        self.model = self.precision.place_model(model)
+        self._require_fit()
+        self.sparsifier = make_sparsifier(model, config, data.preprocessing.shape)
+        self.optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
+        if self.sparsifier:
+            self.sparsifier.decay_in(self.optimizer)
+        if config.sparse_compute:
+            self._compute_sparsely()
+        self.about = {
+            "architecture": architecture,
+            "classes": data.classes,
+            "preprocessing": data.preprocessing.as_dict(),
+            "config": _settings(config, None if architecture else model),
+            "sparsifier": asdict(self.sparsifier.settings) if self.sparsifier else None,
+        }
+        # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
+        # (Masks that follow the weights follow the average's, once an epoch.)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self._network = torch.compile(model) if config.compile else model
+        self._parallel = ranks.parallel(self._network)
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that the run is for: the one of averaged weights, if there is one."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def metadata(self) -> dict:
+        """Of a checkpoint of now."""
+        scaler = self.precision.scaler.state_dict()
+        state = {"epoch": len(self.history), "history": self.history}
+        if self.sparsifier:
+            state["sparsities"] = self.sparsifier.sparsities
+        return self.about | state | ({"scaler": scaler} if scaler else {})
+
+    def checkpoint(self) -> Checkpoint:
+        """All that `restore` needs."""
+        average = self.average.state_dict() if self.average else {}
+        average = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
+        return Checkpoint(self.model.state_dict(), _momenta(self.model, self.optimizer), self.metadata, average)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Puts the state back everywhere. Raises UserError, naming what differs, if it is another network's."""
+        checkpoint.fill(self.model, saved.model, "the weights of the run to resume")
+        self.history = saved.metadata["history"]
+        if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
+            self.sparsifier.load_sparsities(saved.metadata["sparsities"])
+        if self.sparsifier and self.history:
+            self.sparsifier.epoch = len(self.history) - 1
+        for name, parameter in self.model.named_parameters():
+            if name in saved.optimizer:
+                self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
+        if self.average:
+            checkpoint.fill(self.average.module, saved.average, "the averaged weights of the run to resume")
+            self.average.n_averaged.fill_(len(self.history))  # no more is asked of it than whether it is 0
+        if "scaler" in saved.metadata:
+            self.precision.scaler.load_state_dict(saved.metadata["scaler"])
+
+    def epoch(self, epoch: int, progress: Progress) -> None:
+        """Trains and evaluates; a new entry in the history."""
+        config, ranks = self.config, self.ranks
+        torch.manual_seed(derived_seed(config.seed, "training", epoch, ranks.rank))  # dropout and the like
+        if self.sparsifier:
+            self.sparsifier.step(epoch)
+            ranks.broadcast(self.sparsifier.masks.values())
+        loader = train_batches(
+            self.data,
+            epoch,
+            self.loading,
+            seed=config.seed,
+            auto_augment=config.auto_augment,
+            random_erase=config.random_erase,
+        )
+        broken: list[str] = []
+        inputs, steps = batches(loader, broken.append), len(loader)
+        if mix := mixing(len(self.data.classes), config.mixup, config.cutmix):
+            inputs = mixed(inputs, mix, config.seed, "mixing", epoch, ranks.rank)
+
+        def rate(batch: int) -> float:
+            warmup = min(config.warmup_epochs, config.epochs) * steps
+            return learning_rate(epoch * steps + batch, config.epochs * steps, warmup, config.lr)
+
+        def after_step() -> None:
+            if self.average:
+                self.average.update_parameters(self.model)
+            progress.advance()
+
+        progress.batches(epoch, steps)
+        trained = train_epoch(
+            self._parallel,
+            inputs,
+            self.optimizer,
+            rate,
+            ranks,
+            self.precision,
+            label_smoothing=config.label_smoothing,
+            accumulate=config.accumulate,
+            after_step=after_step,
+        )
+        masking.follow_weights(self.delivered)
+        ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
+        network = self.delivered if self.average else self._network
+        val = batches(val_batches(self.data, self.loading), broken.append)
+        evaluated = evaluate(network, val, ranks, self.precision)
+        for sentence in ranks.gather(broken):
+            progress.skipped(sentence)
+        density = self.sparsifier.density if self.sparsifier else 1.0
+        self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
+
+    def _compute_sparsely(self) -> None:
+        config = self.config
+        plain = not (config.amp or config.channels_last or config.compile)
+        require(
+            plain and self.ranks.device.type == "cpu",
+            "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
+        )
+        layers = sparse_compute.attach(self.model)
+        require(
+            layers > 0,
+            f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",
+        )
+
+    @torch.no_grad()
+    def _require_fit(self) -> None:
+        """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
+        shape, classes = self.data.preprocessing.shape, len(self.data.classes)
+        try:
+            logits = self.model.eval()(self.precision.place(torch.zeros(1, *shape)))
+        except Exception as error:  # of any kind: the network may be the user's
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
+        require(
+            isinstance(logits, Tensor),
+            f"the network gives a {type(logits).__name__}, and training needs one tensor, a number for each class",
+        )
+        outputs = list(logits.shape[1:])
+        require(
+            outputs == [classes], f"the network gives {outputs} outputs an image, and the data has {classes} classes"
+        )
+
+
+def _settings(config: Config, model: nn.Module | None) -> dict:
+    """The run's, JSON-able; model: the user's own, if it is one."""
+    return asdict(config) | ({"model": type(model).__name__} if model else {})
+
+
+def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
+    """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
+    # A setting that is younger than the checkpoint was what it is by default.
+    was = (
+        {field.name: field.default for field in fields(Config)}
+        | saved["config"]
+        | {"size": saved["preprocessing"]["size"]}
+    )
+    now = _settings(config, model) | {"size": data.preprocessing.size}
+    others = [
+        f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"
+        for name in now
+        if name not in MACHINE and json.dumps(was[name]) != json.dumps(now[name])
+    ]
+    require(not others, f"the run to resume has {' and '.join(others)}: resume it with its own options")
+    for name, own in json.loads(json.dumps(data.preprocessing.as_dict())).items():
+        trained_on = saved["preprocessing"].get(name)
+        require(
+            trained_on == own, f"the run to resume was trained on images of {name} = {trained_on}, this data has {own}"
+        )
+    require(saved["classes"] == data.classes, "the run to resume was trained on other classes than this data has")
+
+
+class _Files:
+    """What a run leaves in its folder after each epoch. The first checkpoint is written before the first epoch, so that
+    a run can be resumed from the beginning.
+    """
+
+    def __init__(self, output: Path, run: _Run, tensorboard: bool) -> None:
+        _make_folder(output)
+        self._output, self._run = output, run
+        self._scalars = log.Scalars(output / TENSORBOARD, len(run.history)) if tensorboard else None
+        if run.history:  # the run may have ended between checkpoint and log
+            log.write_csv(output / LOG, run.history)
+        else:
+            checkpoint.save(output / CHECKPOINT, run.checkpoint())
+
+    def write(self) -> None:
+        """After an epoch."""
+        checkpoint.save(self._output / CHECKPOINT, self._run.checkpoint())
+        log.write_csv(self._output / LOG, self._run.history)
+        if self._scalars:
+            self._scalars.write(self._run.history[-1])
+
+
+def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:
+    """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
+    if config.method == "dense":
+        return None
+    options = {name: getattr(config, name) for name in SPARSIFIER}
+    return Sparsifier(model, input_shape=input_shape, **options)
+
+
+def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
+    """The output folder as a path; refuses to write over an earlier run."""
+    if output is None:
+        require(not resume, "resuming needs the output folder that holds the checkpoint")
+        return None
+    earlier = (Path(output) / CHECKPOINT).exists()
+    require(resume or not earlier, f"{output} already holds a checkpoint: resume it, or take another output folder")
+    return Path(output)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+    require(os.access(path, os.W_OK), f"the folder {path} is not writable")
+
+
+def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """SGD's only state, by parameter name; the learning rate follows from the step."""
+    state = ((name, optimizer.state[parameter].get("momentum_buffer")) for name, parameter in model.named_parameters())
+    return {name: buffer for name, buffer in state if buffer is not None}

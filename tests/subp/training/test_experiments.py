@@ -1,0 +1,123 @@
+"""Grids of cells, their rows, and the page made of them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from subp.training import experiments
+from subp_contract.errors import UserError
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+FIELDS = {
+    "data": "digits", "network": "resnet20", "size": 8, "train_images": 40, "epochs": 1, "batch_size": 20, "lr": 0.05,
+    "n": 16, "sparsity": 0.75, "seed": 0,
+}  # fmt: skip
+
+
+def grid(path, *cells):
+    path.write_text(json.dumps({"defaults": FIELDS, "cells": cells}))
+    return path
+
+
+def test_lists_make_a_cell_for_each_of_their_values_in_the_order_of_the_file(tmp_path):
+    cells = experiments.read_grid(
+        grid(
+            tmp_path / "g.json",
+            {"method": "dense"},
+            {"method": "subp", "n": [8, 16], "seed": [0, 1], "options": {"tau": 1.0, "exclude": ["layer1.*"]}},
+            {"method": "dense", "variant": "the first again"},
+        )
+    )
+    assert [(cell.method, cell.n, cell.seed) for cell in cells] == [
+        ("dense", 16, 0), ("subp", 8, 0), ("subp", 8, 1), ("subp", 16, 0), ("subp", 16, 1)
+    ]  # fmt: skip
+    assert cells[1].options == (("exclude", ("layer1.*",)), ("tau", 1.0))
+
+
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ({"method": "subp", "sparsty": 0.5}, "cell 1 of .* has unknown fields: sparsty"),
+        ({"method": "subp", "options": {"tua": 1}}, "has options that `subp train` does not: tua"),
+        ({}, "cell 1 of .* is incomplete: .*'method'"),
+    ],
+)
+def test_grids_that_cannot_be_read_are_told(tmp_path, cell, message):
+    with pytest.raises(UserError, match=message):
+        experiments.read_grid(grid(tmp_path / "g.json", cell))
+    (tmp_path / "g.json").write_text("[")
+    with pytest.raises(UserError, match="is not a grid of cells"):
+        experiments.read_grid(tmp_path / "g.json")
+
+
+def test_the_shipped_grid_is_whole():
+    cells = experiments.read_grid(SCRIPTS.parent / "results" / "methods.json")
+    assert cells[0].method == "dense" and len({cell.key for cell in cells}) == len(cells)
+
+
+def test_a_cell_trains_and_tells_what_is_left(tmp_path):
+    (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "subp"}))
+    row = experiments.run(cell, tmp_path, tmp_path)
+    assert list(sorted(row)) == sorted(experiments.COLUMNS)
+    assert 0 <= row["accuracy"] <= 1
+    assert row["density"] == pytest.approx(0.25, abs=0.02)  # stem and classifier are dense
+    again = experiments.run(cell, tmp_path, tmp_path)
+    assert all(again[name] == row[name] for name in ("accuracy", "train_accuracy", "density", "mac_share"))
+
+
+def test_cells_that_prune_a_trained_network_share_it(tmp_path):
+    cells = experiments.read_grid(
+        grid(tmp_path / "g.json", {"method": "random", "epochs": 2, "pretrain_epochs": 1, "sparsity": [0.5, 0.75]})
+    )
+    for cell in cells:
+        experiments.run(cell, tmp_path, tmp_path)
+    assert len(list(tmp_path.glob("dense-*"))) == 1
+
+
+def test_options_that_need_masks_are_not_the_dense_networks_to_begin_with(tmp_path):
+    pretrained = {"method": "random", "epochs": 2, "pretrain_epochs": 1, "network": "mobilenet_v1_x0_25", "size": 32}
+    (cell,) = experiments.read_grid(
+        grid(tmp_path / "g.json", pretrained | {"options": {"sparse_compute": True, "tau": 1.0}})
+    )
+    assert experiments.run(cell, tmp_path, tmp_path)["density"] < 0.5
+
+
+def test_data_are_a_part_of_the_training_images_and_all_for_validation(tmp_path):
+    (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "dense"}))
+    data = experiments.load(cell, tmp_path)
+    images, labels = data.train.tensors
+    assert images.shape[1:] == (1, 8, 8) and abs(len(labels) - 40) <= 5
+    assert set(torch.bincount(labels).tolist()) <= {3, 4, 5}
+    assert len(data.val) > 300
+
+
+def script(name, *arguments):
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS.parent, env=None)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_script_skips_what_is_done_and_the_page_has_means_over_seeds(tmp_path):
+    grid(tmp_path / "g.json", {"method": ["dense", "subp"], "seed": [0, 1]})
+    arguments = [tmp_path / "g.json", "--data", tmp_path, "--output", tmp_path / "r.csv", "--work", tmp_path / "work"]
+    first = script("compare_methods.py", *arguments, "--part", 1, 2)
+    assert first.returncode == 0, first.stderr
+    assert len(rows_of(tmp_path / "r.csv")) == 2
+    second = script("compare_methods.py", *arguments)
+    assert second.stdout.count("images/s") == 2
+    rows = rows_of(tmp_path / "r.csv")
+    assert len({row["cell"] for row in rows}) == 4
+    made = script("plot_results.py", tmp_path / "r.csv")
+    assert made.returncode == 0, made.stderr
+    a, b = (100 * float(row["accuracy"]) for row in rows if row["method"] == "subp")
+    assert f"| {(a + b) / 2:.2f} ± {abs(a - b) / 2**0.5:.2f} | 2 |" in (tmp_path / "r.md").read_text()
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,23 @@
+"""What a run tells on a console."""
+
+import io
+
+from rich.console import Console
+
+from subp.pruning.sparsifier import LayerState
+from subp.training.progress import Progress
+
+
+def told(rows):
+    console = Console(file=io.StringIO())
+    Progress(console).layers(rows)
+    return console.file.getvalue()
+
+
+def test_layers_left_dense_are_listed_where_there_are_any():
+    pruned = LayerState("conv", "Conv2d", 16, 0.25, None)
+    assert told([pruned]) == "prunes 1 layers in blocks of 16\n"
+    dense = LayerState("fc", "Linear", None, 1.0, "classifier")
+    narrow = LayerState("narrow", "Conv2d", 8, 0.25, None)
+    assert told([narrow, pruned]) == "prunes 2 layers in blocks of 16 and 8\n"
+    assert told([pruned, dense]) == "prunes 1 layers in blocks of 16; dense stay:\n  fc: classifier\n"

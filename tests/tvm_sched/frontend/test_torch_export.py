@@ -1,0 +1,166 @@
+"""From PyTorch to Relax: what is taken, what is refused and in which words, and the names of the layers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from subp_contract.errors import UserError
+from tvm_sched.frontend import torch_export
+
+
+def names(network, *shape):
+    return [name for name, _ in torch_export.from_torch(network.eval(), torch.randn(shape)).layers]
+
+
+def test_layers_are_named_in_the_order_they_run():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(8, 5)
+            self.body = nn.ModuleDict({"two": nn.Conv2d(8, 8, 3), "one": nn.Conv2d(3, 8, 1)})
+
+        def forward(self, x):
+            return self.last(self.body["two"](self.body["one"](x)).mean((2, 3)))
+
+    network = Backwards()
+    found = torch_export.from_torch(network, torch.randn(1, 3, 5, 5)).layers
+    assert found == [("body.one", 3 * 8), ("body.two", 8 * 8 * 9), ("last", 8 * 5)]
+
+
+def test_a_layer_that_runs_twice_is_named_twice():
+    conv = nn.Conv2d(3, 3, 1)
+    assert names(nn.Sequential(conv, nn.ReLU(), conv), 1, 3, 4, 4) in (
+        ["0", "0"],
+        ["2", "2"],
+    )  # it has two names itself
+
+
+def test_attention_is_named_by_its_projections():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    found = dict(torch_export.from_torch(layer.eval(), torch.randn(2, 5, 8)).layers)
+    assert {
+        "self_attn.in_proj": 24 * 8,
+        "self_attn.out_proj": 64,
+        "linear1": 128,
+        "linear2": 128,
+    }.items() <= found.items()
+
+
+def test_a_weight_that_is_computed_has_its_modules_name():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 8, 1)))
+    assert names(network, 1, 3, 4, 4) == ["0", "1"]
+
+
+def test_a_bare_parameter_and_a_buffer_have_their_own_names():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(8, 4))
+            self.register_buffer("kernel", torch.randn(8, 3, 1, 1))
+
+        def forward(self, x):
+            return F.conv2d(x, self.kernel).mean((2, 3)) @ self.matrix
+
+    assert names(Bare(), 1, 3, 4, 4) == ["kernel", "matrix"]
+
+
+def test_an_exported_program_is_taken_with_its_names():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(64, 5)).eval()
+    program = torch.export.export(network, (torch.randn(1, 3, 4, 4),))
+    for each in (program, program.run_decompositions()):
+        imported = torch_export.from_torch(each, None)
+        assert [name for name, _ in imported.layers] == ["0", "2"]
+        assert imported.input_shape == (1, 3, 4, 4)
+
+
+def test_the_reference_is_pytorchs_output_in_eval_mode():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
+    x = torch.randn(2, 3, 4, 4)
+    imported = torch_export.from_torch(network, x)
+    assert network.training  # as the user had it
+    with torch.no_grad():
+        np.testing.assert_allclose(imported.reference(x.numpy()), network.eval()(x).numpy(), atol=1e-6)
+
+
+def test_several_results_are_a_tuple():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x + 1, x * 2
+
+    one, two = torch_export.from_torch(Two(), torch.zeros(2, 3)).reference(np.ones((2, 3), "float32"))
+    assert (one == 2).all() and (two == 2).all()
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else x
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"logits": x + 1}
+
+
+class Nested(nn.Module):
+    def forward(self, x):
+        return x + 1, (x, [x])
+
+
+class Unsupported(nn.Module):
+    def forward(self, x):
+        return torch.linalg.qr(x)[0]
+
+
+class PicksPairs(nn.Module):
+    def forward(self, x):
+        return x[:, None][:, [0, 0], [1, -2]]
+
+
+class FailsInPython(nn.Module):
+    def forward(self, x):
+        return [x][1]
+
+
+class FailsInTvm(nn.Module):
+    """TVM's importer stops at group_norm without affine terms with an internal error of its own."""
+
+    def forward(self, x):
+        return F.group_norm(x, 3)
+
+
+def program_of_two_inputs():
+    return torch.export.export(TwoInputs(), (torch.zeros(2), torch.zeros(2)))
+
+
+def program_of_any_batch():
+    return torch.export.export(nn.ReLU(), (torch.zeros(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+@pytest.mark.parametrize(
+    ("network", "dtype", "words"),
+    [
+        (Branches(), torch.float32, r"torch.export cannot trace this network on an input of \[2, 3\]"),
+        (nn.Conv2d(4, 8, 1), torch.float32, "torch.export cannot trace"),  # 3 channels come
+        (TwoInputs(), torch.float32, "torch.export cannot trace"),
+        (program_of_two_inputs(), torch.float32, "takes 2 inputs"),
+        (program_of_any_batch(), torch.float32, "one fixed shape"),
+        (nn.ReLU(), torch.float64, "input is float64; this compiler takes float32"),
+        (Named(), torch.float32, "returns something else than a tensor or a tuple of tensors"),
+        (Nested(), torch.float32, "returns something else than a tensor or a tuple of tensors"),
+        (Unsupported(), torch.float32, "TVM cannot import this network: .*qr"),
+        (PicksPairs(), torch.float32, r"picks elements along axes \[1, 2\] together.*x\[:, None\]"),
+        (FailsInPython(), torch.float32, r"torch.export cannot trace.*list index out of range"),
+        (FailsInTvm(), torch.float32, "TVM cannot import this network"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_in_one_line(network, dtype, words):
+    with pytest.raises(UserError, match=words) as caught:
+        torch_export.from_torch(network, torch.zeros(2, 3, dtype=dtype))
+    assert "\n" not in str(caught.value)

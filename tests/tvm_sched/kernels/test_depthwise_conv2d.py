@@ -1,0 +1,144 @@
+"""Depthwise convolution against PyTorch: shapes, paddings, fused chains, every tile, other CPUs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from te_run import function, replays, run
+from tvm import te, topi
+from tvm.s_tir import Schedule
+
+from tvm_sched import codegen, targets
+from tvm_sched.kernels import depthwise_conv2d
+
+ONE_CORE = replace(targets.host(), cores=1)
+
+
+def silu(x):
+    return topi.multiply(x, topi.sigmoid(x))
+
+
+def hardswish(x):
+    return topi.multiply(x, topi.divide(topi.clip(topi.add(x, 3.0), 0.0, 6.0), 6.0))
+
+
+class Layer:
+    """A depthwise layer with bias, optional residual and activation: the function, its inputs and PyTorch's result."""
+
+    def __init__(self, shape, kernel, residual=False, activation=None, **geometry):
+        generator = np.random.default_rng(0)
+        channels = shape[3]
+        x, weight, bias = (te.placeholder(s, "float32") for s in (shape, (*kernel, channels), (channels,)))
+        y = topi.add(depthwise_conv2d.compute(x, weight, **geometry), bias)
+        self.shape = tuple(int(extent) for extent in y.shape)
+        inputs = [x, weight, bias]
+        if residual:
+            inputs.append(te.placeholder(self.shape, "float32"))
+            y = topi.add(y, inputs[-1])
+        self.mod = function(inputs, activation[0](y) if activation else y)
+        self.arrays = [generator.standard_normal([int(n) for n in each.shape], "float32") for each in inputs]
+        tensors = [torch.from_numpy(array) for array in self.arrays]
+        top, left, bottom, right = geometry.get("padding", (0, 0, 0, 0))
+        expected = torch.nn.functional.conv2d(
+            torch.nn.functional.pad(tensors[0].permute(0, 3, 1, 2), (left, right, top, bottom)),
+            tensors[1].permute(2, 0, 1)[:, None],
+            tensors[2],
+            groups=shape[3],
+            stride=geometry.get("stride", 1),
+            dilation=geometry.get("dilation", 1),
+        ).permute(0, 2, 3, 1)
+        expected = expected + tensors[3] if residual else expected
+        self.expected = (activation[1](expected) if activation else expected).numpy()
+
+    def check(self, tile=None, target=ONE_CORE):
+        sch = Schedule(self.mod)
+        depthwise_conv2d.schedule(sch, tile or depthwise_conv2d.tiles(sch, target)[0], target)
+        np.testing.assert_allclose(run(sch, target, self.arrays, self.shape), self.expected, rtol=1e-5, atol=1e-5)
+
+
+SAME = {"stride": (1, 1), "padding": (1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 24, 40, 58, 61, 64])
+def test_any_number_of_channels(channels):
+    Layer((1, 9, 10, channels), (3, 3), **SAME).check()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (7, 7), (8, 5), (14, 14)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_images_kernels_and_strides(size, stride, kernel):
+    Layer((1, *size, 16), (kernel, kernel), stride=(stride, stride), padding=(kernel // 2,) * 4).check()
+
+
+@pytest.mark.parametrize(
+    "kernel, geometry",
+    [
+        ((3, 3), {}),
+        ((3, 3), {"padding": (0, 1, 2, 0)}),
+        ((1, 5), {"padding": (0, 2, 0, 2), "stride": (1, 2)}),
+        ((2, 3), {"padding": (2, 2, 2, 2), "dilation": (2, 1)}),
+        ((3, 3), {"padding": (3, 3, 3, 3), "dilation": (3, 3), "stride": (2, 1)}),
+        ((7, 7), {"padding": (3, 3, 3, 3)}),
+        ((1, 1), {"stride": (3, 3)}),
+    ],
+)
+def test_uneven_padding_dilation_and_kernels(kernel, geometry):
+    Layer((1, 11, 12, 16), kernel, **geometry).check()
+
+
+def test_several_images():
+    Layer((3, 7, 7, 24), (3, 3), **SAME).check()
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [(topi.nn.relu, torch.relu), (silu, torch.nn.functional.silu), (hardswish, torch.nn.functional.hardswish)],
+)
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_follows_is_fused(activation, residual):
+    layer = Layer((1, 7, 9, 16), (3, 3), residual=residual, activation=activation, **SAME)
+    layer.check()
+    sch = Schedule(layer.mod)
+    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    assert "global" not in {buffer.scope() for buffer in sch.get(sch.get_sblock("root")).alloc_buffers}
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_every_tile_gives_the_same_numbers(cores):
+    layer, target = Layer((1, 6, 7, 16), (3, 3), **SAME), replace(ONE_CORE, cores=cores)
+    for tile in depthwise_conv2d.tiles(Schedule(layer.mod), target):
+        layer.check(tile, target)
+
+
+def test_the_default_tile_shares_inputs_between_outputs():
+    tile = depthwise_conv2d.tiles(Schedule(Layer((1, 56, 56, 64), (3, 3), **SAME).mod), ONE_CORE)[0]
+    assert tile.rows * tile.cols == depthwise_conv2d.MOST_SUMS
+    assert tile.rows > 1
+
+
+def test_threads_get_bands_of_the_image():
+    layer, target = Layer((1, 56, 56, 64), (3, 3), **SAME), replace(ONE_CORE, cores=4)
+    assert depthwise_conv2d.tiles(Schedule(layer.mod), target)[0].bands % 4 == 0
+
+
+def test_a_schedule_replays_from_its_trace():
+    layer = Layer((1, 7, 9, 24), (3, 3), activation=(silu, torch.nn.functional.silu), **SAME)
+    sch = Schedule(layer.mod)
+    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    assert replays(sch, layer.mod)
+
+
+def test_other_functions_are_not_its_own():
+    x = te.placeholder((1, 4, 4, 16), "float32")
+    assert depthwise_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "cortex-a76"])
+def test_other_cpus_compile(name):
+    layer, target = Layer((1, 7, 9, 24), (3, 3), **SAME), targets.get(name)
+    sch = Schedule(layer.mod)
+    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, target)[0], target)
+    assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
+    assert ("fmla" if name == "cortex-a76" else "vfmadd") in assembly

@@ -1,0 +1,69 @@
+"""The machine code of the main loops for NEON: no stack, scalars from lanes, bound by multiply-adds."""
+
+from dataclasses import replace
+
+import pytest
+from tvm.s_tir import Schedule
+
+from subp_contract.errors import UserError
+from tvm_sched import codegen, targets
+from tvm_sched.estimation import machine_model, main_loops
+from tvm_sched.estimation.main_loops import Case
+from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, winograd_conv2d
+
+A76 = replace(targets.CORTEX_A76, cores=1)
+DIRECT, WINOGRAD = direct_conv2d.NAME, winograd_conv2d.NAME
+
+
+def has_model() -> bool:
+    try:
+        machine_model.require(A76)
+    except UserError:
+        return False
+    return True
+
+
+def least_bound(case: Case) -> float:
+    """The share of the bound by multiply-adds that a main loop reaches at least."""
+    if case.kernel == depthwise_conv2d.NAME:
+        return 0.65  # zeroing and storing its few sums take the same pipes
+    if case.n == 4 and case.sparse and (case.kernel == WINOGRAD or (case.kernel == DIRECT and case.size == 1)):
+        return 0.6  # each pixel is loaded for one multiply-add: why such 1x1 layers run with lanes over pixels
+    return 0.9
+
+
+@pytest.mark.parametrize("case", main_loops.CASES, ids=str)
+def test_main_loops_keep_to_registers_and_are_bound_by_multiply_adds(case):
+    tile, loop = main_loops.of(case, A76)
+    assert loop.stack == 0, tile
+    assert not any("\tdup\t" in line for line in loop.body)
+    if case.kernel != depthwise_conv2d.NAME:
+        # A pixel, or a weight, whose address has no offset is loaded into all lanes at once ('ld1r'): as good, and so
+        # no lane is named.
+        spread = sum("\tld1r\t" in line for line in loop.body)
+        assert loop.by_element == loop.fmas or spread
+        assert loop.by_element >= loop.fmas / 2
+    if has_model():
+        assert loop.fma_bound(A76) >= least_bound(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(DIRECT, 4, False, 3, 2),
+        Case(DIRECT, 8, False, 3, 2),
+        Case(DIRECT, 16, False, 3, 2),
+        Case(DIRECT, 8, True, 3, 2),
+        Case(DIRECT, 8, False, 1, 1),
+        Case(DIRECT, 16, True, 3, 1),
+    ],
+    ids=str,
+)
+def test_no_tile_that_tuning_tries_spills(case):
+    kernel, mod = case.function
+    tiles = {(tile.rows, tile.cols, tile.groups): tile for tile in kernel.tiles(Schedule(mod), A76)}
+    for tile in list(tiles.values())[:5]:
+        sch = Schedule(mod)
+        kernel.schedule(sch, tile, A76)
+        loop = machine_model.main_loop(codegen.build(sch.mod, A76).mod.inspect_source("asm"))
+        assert loop is None or loop.stack == 0, tile

@@ -1,0 +1,143 @@
+"""The 1x1 convolution with lanes over pixels against NumPy: block sizes, pixels left over, fused chains, every tile,
+threads, other CPUs.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from te_run import function, replays, run
+from tvm import te, topi
+from tvm.s_tir import Schedule
+
+from tvm_sched import targets
+from tvm_sched.kernels import pixel_lanes_conv2d
+
+ONE_CORE = replace(targets.host(), cores=1)
+
+
+class Layer:
+    """A layer with bias and ReLU, and optionally a residual, over blocks kept at random: the function, its inputs and
+    NumPy's result.
+    """
+
+    def __init__(self, shape, channels, n=4, kept=None, residual=False, lanes=ONE_CORE.lanes):
+        generator = np.random.default_rng(1)
+        *rows, out_channels = shape
+        pixels, groups = int(np.prod(rows)), out_channels // n
+        blocks = np.stack([np.sort(generator.permutation(channels)[: kept or channels]) for _ in range(groups)])
+        data = generator.standard_normal((groups, blocks.shape[1], 1, 1, n), "float32")
+        self.shape = shape
+        self.arrays = [generator.standard_normal((pixels, channels), "float32"), data, blocks.astype("int32")]
+        self.arrays = self.arrays if kept else self.arrays[:2]
+        inputs = [te.placeholder(array.shape, str(array.dtype)) for array in self.arrays]
+        y = pixel_lanes_conv2d.compute(*inputs, shape=shape, lanes=lanes)
+        for extra in ((out_channels,), shape)[: 1 + residual]:
+            inputs.append(te.placeholder(extra, "float32"))
+            self.arrays.append(generator.standard_normal(extra, "float32"))
+            y = topi.add(y, inputs[-1])
+        self.mod = function(inputs, topi.nn.relu(y))
+        weight = np.zeros((groups, n, channels))
+        for group, kept_blocks in enumerate(blocks if kept else np.tile(np.arange(channels), (groups, 1))):
+            weight[group][:, kept_blocks] = data[group, :, 0, 0].T
+        expected = (self.arrays[0] @ weight.reshape(out_channels, channels).T).reshape(shape)
+        self.expected = np.maximum(sum(self.arrays[-1 - residual :], start=expected), 0)
+
+    def scheduled(self, tile=None, target=ONE_CORE) -> Schedule:
+        sch = Schedule(self.mod)
+        pixel_lanes_conv2d.schedule(sch, tile or pixel_lanes_conv2d.tiles(sch, target)[0], target)
+        return sch
+
+    def check(self, tile=None, target=ONE_CORE):
+        y = run(self.scheduled(tile, target), target, self.arrays, self.shape)
+        np.testing.assert_allclose(y, self.expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+@pytest.mark.parametrize("kept", [1, 7, None])
+def test_block_sizes_and_densities(n, kept):
+    Layer((1, 8, 8, 24), 20, n, kept).check()
+
+
+@pytest.mark.parametrize("rows", [(1, 4, 4), (1, 7, 7), (3, 5, 7), (2, 14, 14), (31,), (2, 3, 4, 8), (1, 14, 14)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_pixels_that_are_no_whole_vectors(rows, residual):
+    Layer((*rows, 32), 16, kept=5, residual=residual).check()
+
+
+@pytest.mark.parametrize("channels, out_channels", [(4, 4), (12, 20), (24, 40), (68, 28), (128, 64)])
+@pytest.mark.parametrize("size", [8, 7])
+def test_channels_that_are_no_whole_vectors(channels, out_channels, size):
+    Layer((1, size, size, out_channels), channels, kept=channels // 4).check()
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("size", [12, 7])
+def test_every_tile_gives_the_same_numbers(cores, size):
+    layer, target = Layer((1, size, size, 32), 16, 8, kept=3, residual=True), replace(ONE_CORE, cores=cores)
+    for tile in pixel_lanes_conv2d.tiles(Schedule(layer.mod), target):
+        layer.check(tile, target)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize("cores", [1, 4])
+def test_a_schedule_replays_from_its_trace(size, cores):
+    layer = Layer((1, size, size, 32), 16, kept=4)
+    assert replays(layer.scheduled(target=replace(ONE_CORE, cores=cores)), layer.mod)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_transposed_in_registers(size):
+    """No element is gathered on its own: the scheduled function shuffles vectors, both ways."""
+    assert Layer((1, size, size, 32), 16, kept=4).scheduled().mod.script().count("T.Shuffle") > 32
+
+
+@pytest.mark.parametrize("pixels, bands", [(196, 4), (100, 2), (3136, 1), (49, 1), (31, 1), (17 * 16, 1)])
+def test_bands_leave_no_more_pixels_over_than_the_image(pixels, bands):
+    assert pixel_lanes_conv2d.bands_of(pixels, 16) == bands
+
+
+def test_other_functions_are_not_its_own():
+    x = te.placeholder((1, 4, 4, 16), "float32")
+    assert pixel_lanes_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+
+
+@pytest.mark.parametrize(
+    "pixels, channels, out_channels, n, taken",
+    [
+        (49, 64, 64, 4, True),
+        (49, 64, 64, 8, True),
+        (49, 64, 64, 16, False),
+        (1, 64, 64, 4, False),
+        (49, 3, 64, 4, False),
+        (49, 64, 66, 4, False),
+    ],
+)
+def test_which_layers_it_takes(pixels, channels, out_channels, n, taken):
+    assert pixel_lanes_conv2d.takes(pixels, channels, out_channels, n, targets.get("x86-avx512")) is taken
+
+
+@pytest.mark.parametrize("n, taken", [(2, True), (4, True), (8, False)])
+def test_where_scalars_come_from_lanes_a_block_of_one_vector_is_narrow(n, taken):
+    assert pixel_lanes_conv2d.takes(49, 64, 64, n, targets.get("cortex-a76")) is taken
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_blocks_of_a_whole_vector(size):
+    """What Cortex-A76 runs of 1x4 blocks, in this machine's instructions."""
+    Layer((1, size, size, 32), 16, n=4, kept=4, lanes=4).check(target=replace(ONE_CORE, lanes=4, scalar_operand="lane"))
+
+
+@pytest.mark.skipif(targets.host().arch != "x86_64", reason="runs AVX2 code")
+@pytest.mark.parametrize("size", [8, 7])
+def test_avx2_gives_the_same_numbers(size):
+    Layer((1, size, size, 32), 16, kept=4, residual=True, lanes=8).check(target=targets.get("x86-avx2"))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_cortex_a76_compiles(n):
+    target = targets.get("cortex-a76")
+    layer = Layer((1, 14, 14, 32), 16, n, kept=4, lanes=4)
+    assembly = tvm.compile(layer.scheduled(target=target).mod, target=target.tvm()).mod.inspect_source("asm")
+    assert "fmla" in assembly and "zip1" in assembly

@@ -1,0 +1,56 @@
+"""exp, sigmoid, tanh and erf as polynomials, against double precision."""
+
+import math
+
+import numpy as np
+import pytest
+import tvm
+from te_run import function, run
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from tvm_sched import targets
+from tvm_sched.passes.tir.each import each
+from tvm_sched.passes.tir.vector_math import with_vector_math
+
+FUNCTIONS = {
+    "exp": (tirx.exp, np.exp),
+    "sigmoid": (tirx.sigmoid, lambda x: 1 / (1 + np.exp(-x))),
+    "tanh": (tirx.tanh, np.tanh),
+    "erf": (tirx.erf, np.vectorize(math.erf)),
+    "square": (lambda x: tirx.power(x, tirx.const(2.0, "float32")), np.square),
+}
+
+
+def computed(of_number, numbers: np.ndarray) -> tuple[tvm.IRModule, np.ndarray]:
+    x = te.placeholder(numbers.shape, "float32")
+    mod = each(with_vector_math)(function([x], te.compute(numbers.shape, lambda i: of_number(x[i]))))
+    return mod, run(Schedule(mod), targets.host(), [numbers], numbers.shape)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_precise(name):
+    ours, exact = FUNCTIONS[name]
+    numbers = np.concatenate([np.linspace(-20, 20, 20001), np.geomspace(1e-30, 20, 1000), [0]]).astype("float32")
+    _, y = computed(ours, numbers)
+    np.testing.assert_allclose(y, exact(numbers.astype("float64")), rtol=5e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, at_minus, at_plus", [("exp", 0, np.inf), ("sigmoid", 0, 1), ("tanh", -1, 1), ("erf", -1, 1)]
+)
+def test_functions_saturate(name, at_minus, at_plus):
+    _, y = computed(FUNCTIONS[name][0], np.array([-np.inf, -1e30, -200, 200, 1e30, np.inf], "float32"))
+    np.testing.assert_allclose(y[:3], at_minus, atol=1e-6)
+    assert (y[3:] > 1e38).all() if at_plus == np.inf else np.allclose(y[3:], at_plus, atol=1e-6)
+
+
+def test_no_call_of_the_mathematical_library_is_left():
+    mod, _ = computed(lambda x: tirx.exp(x) + tirx.sigmoid(x) + tirx.tanh(x) + tirx.erf(x), np.zeros(4, "float32"))
+    assert not any(f"T.{name}(" in mod.script() for name in ("exp", "sigmoid", "tanh", "erf"))
+
+
+def test_other_types_keep_their_calls():
+    x = te.placeholder((4,), "float64")
+    mod = each(with_vector_math)(function([x], te.compute((4,), lambda i: tirx.exp(x[i]))))
+    assert "T.exp(" in mod.script()

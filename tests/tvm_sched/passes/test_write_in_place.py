@@ -1,0 +1,103 @@
+"""Results over operands: where it is done, where it must not be, and that numbers stay right."""
+
+import numpy as np
+import torch
+from torch import nn
+from tvm import relax
+
+import tvm_sched
+from tvm_sched import pipeline, targets
+from tvm_sched.frontend import torch_export
+from tvm_sched.passes.graph.constants import is_op
+
+
+class Residual(nn.Module):
+    """Two blocks that add their input, and one whose input is needed again."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, *self.convs = (nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1) for i in range(7))
+        self.convs = nn.ModuleList(self.convs)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for one, two in (self.convs[:2], self.convs[2:4]):
+            x = torch.relu(two(torch.relu(one(x))) + x)
+        return torch.cat([self.convs[5](self.convs[4](x)) + x, x], 1)
+
+
+def in_place_calls(network, x) -> list[str]:
+    """Names of the functions that write over an operand."""
+    mod = pipeline.lower(torch_export.from_torch(network.eval(), x), targets.host()).mod
+    bindings = [binding for block in mod["main"].body.blocks for binding in block.bindings]
+    return [binding.value.args[0].name_hint for binding in bindings if is_op(binding.value, "relax.call_tir_inplace")]
+
+
+def compiled_agrees(network, x):
+    compiled = tvm_sched.compile(network.eval(), x, threads=1)
+    for _ in range(2):  # what the first call wrote over must not matter to the second
+        np.testing.assert_allclose(compiled(x.numpy()), network(x).detach().numpy(), rtol=0, atol=1e-4)
+
+
+def test_residual_sums_are_written_over_residuals_that_die():
+    network, x = Residual(), torch.randn(1, 3, 12, 12)
+    assert len(in_place_calls(network, x)) == 2
+    compiled_agrees(network, x)
+
+
+def test_a_view_keeps_its_memory():
+    """The reshaped input of the sum is returned as well."""
+
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x):
+            y = self.one(x)
+            view = y.reshape(4, 8, 32)
+            z = self.two(y) + y
+            return torch.cat([z.reshape(4, 8, 32), view], 1)
+
+    network, x = Viewed(), torch.randn(32, 32)
+    assert in_place_calls(network, x) == []
+    compiled_agrees(network, x)
+
+
+def test_the_input_and_constants_are_never_written_over():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.table = nn.Linear(16, 16), nn.Parameter(torch.randn(8, 16))
+
+        def forward(self, x):
+            return self.linear(x) + x + torch.sin(self.table) * 2
+
+    network, x = Scaled(), torch.randn(8, 16)
+    given = x.numpy().copy()
+    assert in_place_calls(network, x) == []
+    compiled_agrees(network, x)
+    np.testing.assert_array_equal(x.numpy(), given)
+
+
+def test_an_operand_that_is_read_elsewhere_too_is_left_alone():
+    """x + x's own convolution: the convolution reads the neighbours of what it would overwrite."""
+
+    class Neighbours(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return torch.relu(self.conv(x) + x)
+
+    network, x = Neighbours(), torch.randn(1, 3, 9, 9)
+    assert in_place_calls(network, x) == []
+    compiled_agrees(network, x)
+
+
+def test_lowered_modules_stay_well_formed():
+    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), targets.host()).mod
+    relax.analysis.well_formed(mod)  # raises where it is not

@@ -1,0 +1,131 @@
+"""The fastest records, packed: found by structure, replayed, merged, damage told in a sentence."""
+
+import json
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from tvm.s_tir import Schedule
+from zeros import prune
+
+import tvm_sched
+from subp_contract.errors import UserError
+from tvm_sched import pipeline, targets
+from tvm_sched.frontend import torch_export
+from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.records.best import (
+    BEST,
+    BestRecords,
+    estimated,
+    write_best,
+    write_estimates,
+)
+from tvm_sched.records.database import Records, workload
+from tvm_sched.tuning import search
+
+TARGET = replace(targets.host(), cores=1)
+X = torch.zeros(1, 32, 8, 8)
+
+
+def network(seed=0) -> nn.Module:
+    torch.manual_seed(seed)
+    return prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, 0.25).eval()
+
+
+@pytest.fixture(scope="module")
+def task():
+    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), TARGET).mod, TARGET)
+    return task
+
+
+@pytest.fixture(scope="module")
+def database(task, tmp_path_factory):
+    """Records of 3, 1 and 2 milliseconds."""
+    folder = tmp_path_factory.mktemp("database")
+    records = Records(folder, TARGET, create=True)
+    for sch, seconds in zip(search.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3)):
+        records.add(task.func, sch, [seconds])
+    return folder
+
+
+def test_the_fastest_is_kept_and_replays(database, task, tmp_path):
+    assert write_best(database, tmp_path) == 1
+    (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
+    assert (line["seconds"], line["threads"], line["target"]) == (1e-3, 1, TARGET.family)
+    packed, full = BestRecords(tmp_path, TARGET).best(task.func), Records(database, TARGET).best(task.func)
+    assert str(packed.mod["main"].body) == str(full.mod["main"].body)
+
+
+def test_other_thread_counts_and_functions_find_none(database, task, tmp_path):
+    write_best(database, tmp_path)
+    assert BestRecords(tmp_path, replace(TARGET, cores=2)).best(task.func) is None
+    (other,) = search.tasks_of(
+        pipeline.fused(torch_export.from_torch(network(), torch.zeros(1, 32, 9, 9)), TARGET).mod, TARGET
+    )
+    assert BestRecords(tmp_path, TARGET).best(other.func) is None
+
+
+def test_writing_again_replaces_a_kernels_line_and_keeps_the_others(database, tmp_path):
+    write_best(database, tmp_path)
+    line = json.loads((tmp_path / BEST).read_text())
+    other = json.dumps(line | {"workload": "1", "threads": 7})
+    (tmp_path / BEST).write_text(json.dumps(line | {"seconds": 9.0}) + "\n" + other + "\n")
+    assert write_best(database, tmp_path) == 2
+    times = {each["workload"]: each["seconds"] for each in map(json.loads, (tmp_path / BEST).read_text().splitlines())}
+    assert times == {line["workload"]: 1e-3, "1": 1e-3}
+
+
+def test_a_compiled_network_uses_them(database, tmp_path):
+    write_best(database, tmp_path)
+    compiled = tvm_sched.compile(network(seed=3), X, threads=1, records=tmp_path)
+    assert [layer.schedule for layer in compiled.explain()] == ["record"]
+    x = np.random.default_rng(0).standard_normal(X.shape, dtype="float32")
+    np.testing.assert_allclose(compiled(x), network(seed=3)(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-5)
+
+
+def estimate_of(task, index: int, seconds: float) -> dict:
+    """A line that says that a tile of the task is the best."""
+    _, tiles = kernel_of(Schedule(workload(task.func)), TARGET)
+    return estimated(workload(task.func), TARGET, seconds, list(astuple(tiles[index])))
+
+
+def test_an_estimate_is_used_where_nothing_is_measured(task, tmp_path):
+    assert write_estimates(tmp_path, [estimate_of(task, 1, 1e-3)]) == 1
+    second = search.schedules(task.func, TARGET)[1]
+    assert str(BestRecords(tmp_path, TARGET).best(task.func).mod["main"].body) == str(second.mod["main"].body)
+    compiled = tvm_sched.compile(network(), X, threads=1, records=tmp_path)
+    assert [layer.schedule for layer in compiled.explain()] == ["estimate"]
+    x = np.random.default_rng(0).standard_normal(X.shape, dtype="float32")
+    np.testing.assert_allclose(compiled(x), network()(torch.from_numpy(x)).detach().numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_measurement_beats_an_estimate_however_fast(database, task, tmp_path):
+    lines = lambda: list(map(json.loads, (tmp_path / BEST).read_text().splitlines()))  # noqa: E731
+    write_estimates(tmp_path, [estimate_of(task, 0, 1e-9)])
+    assert write_best(database, tmp_path) == 1
+    measured = lines()
+    assert "trace" in measured[0] and measured[0]["seconds"] == 1e-3
+    assert write_estimates(tmp_path, [estimate_of(task, 0, 1e-9)]) == 1
+    assert lines() == measured
+    assert BestRecords(tmp_path, TARGET).kind(task.func) == "record"
+
+
+def test_a_later_estimate_replaces_an_earlier_one(task, tmp_path):
+    for index in (0, 2):
+        write_estimates(tmp_path, [estimate_of(task, index, 1e-3)])
+    (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
+    assert line == estimate_of(task, 2, 1e-3)
+
+
+@pytest.mark.parametrize("content, words", [("{", "cut off"), ("{}\n", "damaged"), ('["a"]\n', "damaged")])
+def test_a_damaged_file_is_told(tmp_path, content, words):
+    (tmp_path / BEST).write_text(content)
+    with pytest.raises(UserError, match=words):
+        BestRecords(tmp_path, TARGET)
+
+
+def test_a_folder_without_records_is_told(tmp_path):
+    with pytest.raises(UserError, match=f"no {BEST} in"):
+        BestRecords(tmp_path, TARGET)

@@ -1,0 +1,220 @@
+"""Tuning measures for real, records, goes on where it was, and what it records is used."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from zeros import prune
+
+import tvm_sched
+from subp_contract.errors import UserError
+from tvm_sched import targets
+from tvm_sched.records.database import RECORDS, WORKLOADS
+from tvm_sched.tuning import kernel_arguments, measuring, search
+
+TRIALS = 10  # more than the cost model's warm-up: later trials are ranked by it
+
+
+def network(seed=0):
+    """Two distinct kernels: a sparse convolution called twice, and a depthwise one."""
+    torch.manual_seed(seed)
+    layers = [
+        nn.Conv2d(32, 32, 1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    ]
+    return prune(nn.Sequential(*layers), 16, 0.25).eval(), torch.randn(1, 32, 8, 8)
+
+
+def tune(folder, trials=TRIALS, seed=0, **options):
+    return tvm_sched.tune(*network(seed), threads=1, records=folder, trials=trials, **options)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """(folder, summary, calls of progress)"""
+    folder, calls = tmp_path_factory.mktemp("tuned") / "records", []
+    return folder, tune(folder, progress=lambda *call: calls.append(call)), calls
+
+
+@pytest.fixture
+def copy(tuned, tmp_path):
+    """The records in a folder of one's own."""
+    return Path(shutil.copytree(tuned[0], tmp_path / "records"))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def distinct(folder) -> int:
+    """How many schedules have records."""
+    return len({(workload, json.dumps(record[0])) for workload, record in lines(folder / RECORDS)})
+
+
+def test_the_default_and_the_best_are_looked_at_again(tuned):
+    folder, _, _ = tuned
+    looks = Counter((workload, json.dumps(record[0])) for workload, record in lines(folder / RECORDS))
+    assert set(looks.values()) <= {1, search.LOOKS}
+    for workload in (0, 1):
+        again = [looks[each] for each in looks if each[0] == workload and looks[each] > 1]
+        assert len(again) in (0, 2)  # none where the default was the best
+
+
+def test_every_trial_is_a_record_in_metaschedules_format(tuned):
+    folder, summary, _ = tuned
+    assert summary.failed == 0
+    assert len(lines(folder / WORKLOADS)) == len(summary.tasks) == 2
+    records = lines(folder / RECORDS)
+    assert distinct(folder) == sum(task.measured for task in summary.tasks)
+    for workload, (trace, seconds, target, arguments) in records:
+        assert workload in (0, 1)
+        assert len(trace) == 2 and len(arguments) >= 3
+        assert all(1e-8 < float(second) < 1 for second in seconds)
+        assert target["num-cores"] == 1
+
+
+def test_each_distinct_kernel_is_measured_once_however_often_it_is_called(tuned):
+    tasks = tuned[1].tasks
+    assert [task.calls for task in tasks] == [2, 1]
+    assert all(1 < task.measured <= TRIALS for task in tasks)
+
+
+def test_the_default_is_measured_and_the_best_is_no_slower(tuned):
+    for task in tuned[1].tasks:
+        assert 0 < task.best_ms <= task.default_ms < 100
+
+
+def test_progress_never_goes_back_and_ends_with_the_last_task(tuned):
+    _, summary, calls = tuned
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert {call[1] for call in calls} == {2 * TRIALS}
+    assert done[-1] >= TRIALS
+    assert {call[2] for call in calls} == {task.name for task in summary.tasks}
+
+
+def test_a_second_run_measures_nothing_new(copy, monkeypatch):
+    monkeypatch.setattr(measuring.Measurer, "measure", lambda *_: pytest.fail("measured again"))
+    before = (copy / RECORDS).read_bytes()
+    again = tune(copy)
+    assert (copy / RECORDS).read_bytes() == before
+    assert again.failed == 0 and all(task.best_ms > 0 for task in again.tasks)
+
+
+def test_more_trials_add_to_the_records(copy):
+    before = (copy / RECORDS).read_bytes()
+    summary = tune(copy, trials=TRIALS + 2)
+    after = (copy / RECORDS).read_bytes()
+    assert after.startswith(before)
+    assert distinct(copy) == sum(task.measured for task in summary.tasks)
+    assert after.count(b"\n") > before.count(b"\n")
+
+
+def test_another_network_of_the_same_shapes_needs_no_tuning(copy, monkeypatch):
+    monkeypatch.setattr(measuring.Measurer, "measure", lambda *_: pytest.fail("measured again"))
+    tune(copy, seed=7)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_compile_uses_the_records_and_stays_correct(tuned, seed):
+    module, x = network(seed)
+    artifact = tvm_sched.compile(module, x, threads=1, records=tuned[0])
+    assert [row.schedule for row in artifact.explain()] == ["record"] * 3
+    with torch.no_grad():
+        np.testing.assert_allclose(artifact(x.numpy()), module(x).numpy(), rtol=0, atol=1e-5)
+
+
+def test_compile_without_records_uses_the_defaults():
+    artifact = tvm_sched.compile(*network(), threads=1)
+    assert all(row.schedule.startswith("default: ") for row in artifact.explain())
+
+
+def test_records_of_another_number_of_threads_are_not_used(tuned):
+    two = replace(targets.host(), name="two", cores=2)
+    artifact = tvm_sched.compile(*network(), target=two, records=tuned[0])
+    assert all(row.schedule.startswith("default: ") for row in artifact.explain())
+
+
+def test_a_cut_off_last_line_stops_compile_but_not_tune(copy):
+    path = copy / RECORDS
+    whole, schedules = path.read_bytes(), distinct(copy)
+    path.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match="the last line of .* is cut off"):
+        tvm_sched.compile(*network(), threads=1, records=copy)
+    assert path.read_bytes() == whole[:-30]
+    tune(copy)
+    assert path.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:-1]))
+    assert distinct(copy) == schedules  # how many lines depends on which is looked at again
+    tvm_sched.compile(*network(), threads=1, records=copy)
+
+
+def test_no_time_left_measures_nothing(tmp_path):
+    summary = tune(tmp_path, minutes=1e-9)
+    assert [task.measured for task in summary.tasks] == [0, 0]
+    assert all(math.isnan(task.default_ms) and math.isnan(task.best_ms) for task in summary.tasks)
+
+
+@pytest.mark.parametrize("target", ["cortex-a76", "x86-avx2", "x86-avx512"])
+def test_a_target_of_other_instructions_is_refused(tmp_path, target):
+    if targets.get(target).arch == targets.host().arch and set(targets.get(target).cpu_flags) <= targets.cpu_flags():
+        pytest.skip("this machine has these instructions")
+    with pytest.raises(UserError, match=f"target '{target}' cannot be measured on this machine"):
+        tune(tmp_path / "records", target=target)
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_kernel_that_fails_to_run_is_counted_and_tuning_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "TIMEOUT_S", 0.001)  # every measurement takes too long
+    summary = tune(tmp_path, trials=1)
+    assert summary.failed == 2
+    assert not (tmp_path / RECORDS).exists() or (tmp_path / RECORDS).read_text() == ""
+
+
+def test_indices_drawn_for_a_measurement_are_a_patterns():
+    infos = [["TENSOR", "float32", [1, 8, 8, 32]], ["TENSOR", "float32", [4, 8, 1, 1, 16]], ["TENSOR", "int32", [4, 8]]]
+    import tvm
+
+    x, data, indices = (each.numpy() for each in kernel_arguments.arguments(tvm.cpu(), infos, 2)[1])
+    assert (x.shape, data.shape, indices.dtype) == ((1, 8, 8, 32), (4, 8, 1, 1, 16), np.int32)
+    assert (np.diff(indices, axis=1) > 0).all() and indices.min() >= 0 and indices.max() < 32
+
+
+KILLED = """
+import sys
+sys.path[:0] = {path!r}
+from test_tuning import tune
+tune({folder!r}, trials=30)
+"""
+
+
+def test_a_run_that_is_killed_loses_nothing_and_goes_on(tmp_path):
+    folder = tmp_path / "records"
+    script = KILLED.format(path=[str(each) for each in Path(__file__).parents[:4]], folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 600
+    while not (folder / RECORDS).exists() or (folder / RECORDS).read_bytes().count(b"\n") < 2:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = (folder / RECORDS).read_bytes().splitlines(keepends=True)
+    whole = [line for line in left if line.endswith(b"\n")]
+    assert len(whole) >= 2
+    summary = tune(folder, trials=len(whole) + 1)
+    assert (folder / RECORDS).read_bytes().startswith(b"".join(whole))
+    assert distinct(folder) == sum(task.measured for task in summary.tasks) > len(whole)

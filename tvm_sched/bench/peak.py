@@ -1,0 +1,103 @@
+"""The machine's own fp32 peak, measured: fused multiply-adds in registers, and nothing else in the loop.
+
+    accumulator[v] += a * b      for 12 vectors v in turn, a and b being vectors in registers too
+
+Twelve independent accumulators are more than latency times rate of any CPU here (4 cycles x 2 a cycle), so each FMA can
+start at once; with a and b they fit 16 registers. A peak is a candidate like a network: `bench.measure` takes both in
+turn, on the same CPUs.
+"""
+
+from functools import cache
+from math import prod
+
+import numpy as np
+
+from tvm_sched import runtime, targets
+from tvm_sched.bench.latency import Candidate
+from tvm_sched.quiet import quiet
+from tvm_sched.targets import Target
+
+VECTORS = 12
+ITERATIONS = 1 << 18  # of one call: half a millisecond to a millisecond
+
+
+class Peak:
+    """The kernel on `threads` threads of the host. After a call the accumulators, `sums`, hold `start + iterations * a
+    * b`.
+    """
+
+    def __init__(self, threads: int, iterations: int = ITERATIONS):
+        import tvm
+
+        target = targets.host()
+        self.threads, self.iterations = threads, iterations
+        self.shape = (threads, VECTORS, target.lanes)
+        self.start = np.arange(prod(self.shape), dtype="float32").reshape(
+            self.shape
+        )  # all different, or they would be one accumulator
+        self.a, self.b = np.full(target.lanes, 2, "float32"), np.full(target.lanes, 0.5, "float32")
+        self._sums = tvm.runtime.empty(self.shape)
+        self._arguments = [*map(tvm.runtime.tensor, (self.a, self.b, self.start)), self._sums]
+        self._run = compiled(target, threads)["main"]
+
+    def __call__(self) -> None:
+        """Runs the loop once."""
+        self._run(self.iterations, *self._arguments)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """[threads, VECTORS, lanes], fp32"""
+        return self._sums.numpy()
+
+    @property
+    def candidate(self) -> Candidate:
+        """For `bench.measure`."""
+        return Candidate(self, lambda: runtime.set_threads(self.threads))
+
+    def gflops(self, ms: float) -> float:
+        """10^9 floating-point operations a second of a call that took so long; a multiply-add counts as two."""
+        return 2 * self.iterations * prod(self.shape) / ms / 1e6
+
+
+@cache
+def of(threads: int) -> Peak:
+    """The peak of so many threads, compiled once a process."""
+    return Peak(threads)
+
+
+def compiled(target: Target, threads: int):
+    """The kernel's module for a target."""
+    import tvm
+
+    with quiet():
+        return tvm.compile(tvm.IRModule({"main": kernel(target.lanes, threads)}), target=target.tvm())
+
+
+def kernel(lanes: int, threads: int):
+    """The kernel in TensorIR, its loops in their final order."""
+    from tvm.script import tirx as T
+
+    @T.prim_func(s_tir=True)
+    def peak(
+        iterations: T.int32,
+        a: T.Buffer((lanes,), "float32"),
+        b: T.Buffer((lanes,), "float32"),
+        start: T.Buffer((threads, VECTORS, lanes), "float32"),
+        sums: T.Buffer((threads, VECTORS, lanes), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        for thread in T.parallel(threads):
+            with T.sblock("registers"):
+                accumulator = T.sblock_alloc_buffer((VECTORS, lanes), scope="local")
+                for v in T.unroll(VECTORS):
+                    for lane in T.vectorized(lanes):
+                        accumulator[v, lane] = start[thread, v, lane]
+                for _ in T.serial(iterations):
+                    for v in T.unroll(VECTORS):
+                        for lane in T.vectorized(lanes):
+                            accumulator[v, lane] = T.fma(a[lane], b[lane], accumulator[v, lane])
+                for v in T.unroll(VECTORS):
+                    for lane in T.vectorized(lanes):
+                        sums[thread, v, lane] = accumulator[v, lane]
+
+    return peak

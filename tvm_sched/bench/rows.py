@@ -1,0 +1,102 @@
+"""What a measurement leaves: a row that holds all that it depends on besides the machine, and tables of rows.
+
+How good a time is, is told by two numbers that are the same on any machine, both from the fp32 peak measured in turn
+with the networks:
+
+    time_over_d    time / D, D = 2 dense_macs / peak: 1 is a dense network by direct convolution at the machine's peak;
+                   zeros skipped and Winograd go below
+    share_of_peak  2 kept_macs / time / peak: how well the kernels use the machine; Winograd counts as direct
+                   convolution, so may exceed 1
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+FILE_SHARE, FILE_BYTES = (
+    1.05,
+    300 * 1024,
+)  # a compiled file may take its stored weights' bytes times the one, plus the other
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. Costs are None where no artifact of the network tells them; times are of single calls."""
+
+    network: str
+    engine: str
+    target: str
+    n: int | None  # block size of the zeros in the weights that the engine was given; None where there are none
+    sparsity: float  # fraction of blocks pruned in the pruned layers of those weights
+    batch: int
+    threads: int
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    ratio_to_best_dense: float | None  # times faster than the fastest dense engine beside it; None where there is none
+    file_bytes: int
+    dense_macs: int | None = None  # multiply-adds of all layers, the whole batch
+    kept_macs: int | None = None  # those that the engine computes
+    peak_gflops: float | None = None  # fp32 peak of as many threads, the best in the same run
+    peak_median_gflops: float | None = None
+    time_over_d: float | None = None  # median_ms / (2 dense_macs / peak_gflops)
+    share_of_peak: float | None = None  # 2 kept_macs / median_ms / peak_gflops
+    file_limit_bytes: int | None = None  # goal for file_bytes; None for engines that are not ours
+    workspace_bytes: int | None = None  # activations, as planned statically
+    weights_bytes: int | None = None  # constants, and what is prepared of them when the network is loaded
+    rss_growth_bytes: int | None = (
+        None  # what the process grew by at most from before loading to after a call; None where not measured
+    )
+    goal: float | None = None  # for time_over_d; None where there is none
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether time_over_d is at most the goal; None without one."""
+        return None if self.goal is None or self.time_over_d is None else self.time_over_d <= self.goal
+
+    @property
+    def small(self) -> bool | None:
+        """Whether the file is within its limit; None without one."""
+        return None if self.file_limit_bytes is None else self.file_bytes <= self.file_limit_bytes
+
+
+def file_limit(stored_bytes: int) -> int:
+    """Goal for a compiled file whose stored blocks' weights have so many bytes."""
+    return int(FILE_SHARE * stored_bytes) + FILE_BYTES
+
+
+COLUMNS = {
+    "sparsity": lambda row: f"1x{row.n} {row.sparsity:.0%}" if row.n else "-",
+    "threads": lambda row: str(row.threads),
+    "median ms": lambda row: f"{row.median_ms:.3f}",
+    "p90 ms": lambda row: f"{row.p90_ms:.3f}",
+    "x best dense": lambda row: number(row.ratio_to_best_dense, ".2f"),
+    "time / D": lambda row: number(row.time_over_d, ".3f") + verdict(row.reached, f" (goal {row.goal})"),
+    "of peak": lambda row: number(row.share_of_peak, ".0%"),
+    "file MB": lambda row: (
+        f"{row.file_bytes / 1e6:.2f}" + verdict(row.small, f" (limit {(row.file_limit_bytes or 0) / 1e6:.2f})")
+    ),
+    "memory MB": lambda row: number(row.weights_bytes and (row.workspace_bytes + row.weights_bytes) / 1e6, ".1f"),
+}
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The rows as a table for a terminal."""
+    table = Table()
+    table.add_column("engine")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(row.engine, *(text(row) for text in COLUMNS.values()))
+    return table
+
+
+def number(value: float | None, form: str) -> str:
+    """The value in that format, a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def verdict(passed: bool | None, limit: str) -> str:
+    """The limit and whether it was kept; nothing without one."""
+    return "" if passed is None else f"{limit} {'yes' if passed else 'NO'}"

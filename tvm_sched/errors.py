@@ -1,5 +1,0 @@
-"""The one exception for what a user can mend."""
-
-
-class UserError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what to do. The command line prints it and exits with 2."""

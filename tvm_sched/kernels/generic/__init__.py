@@ -1,0 +1,1 @@
+"""tvm_sched/kernels/generic"""

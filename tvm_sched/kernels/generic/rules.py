@@ -1,0 +1,133 @@
+"""Any other function that Relax lowers: pools, means, softmax, norms, products of activations, copies, elementwise
+chains.
+
+There is no compute here, only rules by what a block is (`blocks.py`); nothing depends on an operator's name:
+
+1. A block that only moves data, or computes little, is computed where it is read.
+2. A sum along the axis that is contiguous in memory (softmax, layer norm): a row at a time, all blocks of the function
+   that work on the row in one loop, lanes along the row (`reduce_rows.py`).
+3. A sum along other axes (pooling, mean over the image, matrix product, convolution): lanes along the output's
+   contiguous axis, sums in registers, what follows elementwise on the sums fused in (`reduce_lanes.py`).
+4. What is left sums nothing: lanes along the contiguous axis, threads over the others.
+
+A block that none of this fits (a scan, a sort) stays as it is: correct by TVM's defaults.
+"""
+
+from math import gcd
+
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.generic import reduce_lanes, reduce_rows
+from tvm_sched.kernels.rewrites.loops import PARALLEL_FROM, partition, split_lanes
+from tvm_sched.kernels.rewrites.tir_blocks import (
+    CHOICE,
+    axes,
+    blocks_of,
+    calls,
+    compared_with,
+    is_regular,
+    is_spatial,
+    moves_only,
+    variables,
+    volume,
+)
+from tvm_sched.targets import Target
+
+MOST_COPIES = 32  # how often a reduction may read an element and still have its padding or slicing done while reading
+MOST_PIECES = 64  # of a concatenation, each with code of its own
+FREE = {CHOICE, "tirx.fabs", "tirx.floor", "prim.ceil"}  # calls that cost as little as an addition
+
+
+def schedule(sch: Schedule, target: Target):
+    """Schedules a whole function."""
+    inline(sch)
+    blocks = [block for block in blocks_of(sch) if is_regular(sch, block)]
+    rows = reduce_rows.clusters(sch, blocks)
+    for cluster in rows:
+        reduce_rows.schedule(sch, cluster, target)
+    done = {sch.get(block).name_hint for cluster in rows for block in cluster}
+    for block in blocks:
+        name = sch.get(block).name_hint
+        if name in done:
+            continue
+        if is_spatial(sch, block):
+            schedule_spatial(sch, block, target)
+        else:
+            epilogue = reduce_lanes.epilogue_of(sch, block)
+            done |= {name} if epilogue is None else {name, sch.get(epilogue).name_hint}
+            reduce_lanes.schedule(sch, block, epilogue, target)
+
+
+def inline(sch: Schedule):
+    """Computes blocks where they are read, if that costs little."""
+    for block in blocks_of(sch):
+        if is_regular(sch, block) and is_spatial(sch, block) and may_inline(sch, block):
+            sch.compute_inline(block)
+
+
+def may_inline(sch: Schedule, block) -> bool:
+    """Whether readers may compute the block's elements themselves: it is no result of the function, and they do not do
+    it too often.
+    """
+    readers = sch.get_consumers(block)
+    stmt = sch.get(block)
+    own = [axis.var for axis in stmt.iter_vars]
+    in_order = len(stmt.body.indices) == len(own) and all(i.same_as(var) for i, var in zip(stmt.body.indices, own))
+    if not readers or not in_order or not all(is_regular(sch, reader) for reader in readers):
+        return False
+    repeats = sum(volume(sch, reader) for reader in readers) / volume(sch, block)
+    if moves_only(sch, block):
+        return repeats <= MOST_COPIES
+    return repeats <= (2 if calls(sch, block) <= FREE else 1)
+
+
+def schedule_spatial(sch: Schedule, block, target: Target):
+    """Lanes along the contiguous axis, threads over the others."""
+    every = axes(sch, block)
+    last = max((i for i, axis in enumerate(every) if axis.extent > 1), default=len(every) - 1)
+    across = read_along(sch, block, every, last)
+    if across is None:
+        piece = uniform_piece(sch, block, every[last])
+        pieces, inside = sch.split(every[last].loop, [None, piece])
+        split_lanes(sch, inside, target.lanes)
+        sch.unroll(pieces)
+    else:
+        transpose(sch, every[last], every[across], target)
+    shared = [axis.loop for axis in every[: last if across is None else min(across, last)]]
+    if shared and volume(sch, block) >= PARALLEL_FROM:
+        sch.parallel(sch.fuse(*shared))
+
+
+def uniform_piece(sch: Schedule, block, axis) -> int:
+    """Pieces of the axis inside which the block makes the same choice, as in a concatenation: one if there is no
+    choice, or too many pieces.
+    """
+    piece = gcd(axis.extent, *compared_with(sch, block, axis.var))
+    return piece if axis.extent // piece <= MOST_PIECES else axis.extent
+
+
+def read_along(sch: Schedule, block, every, last: int) -> int | None:
+    """The axis along which the block reads memory contiguously, where that is another one than it writes along."""
+    for read in sch.get(block).reads:
+        *strided, contiguous = [set(), *(variables(where.min) for where in read.region)]
+        if every[last].var not in contiguous and every[last].var in set().union(*strided):
+            for i, axis in enumerate(every):
+                if i != last and axis.var in contiguous and axis.extent > 1:
+                    return i
+    return None
+
+
+def transpose(sch: Schedule, last, across, target: Target):
+    """Squares of lanes x lanes, so that every cache line read is used while it is there. A few interleaved channels are
+    written one by one.
+    """
+    if last.extent < target.lanes // 2:
+        _, lane = split_lanes(sch, across.loop, target.lanes)
+        sch.reorder(last.loop, lane)
+        sch.unroll(last.loop)
+        return
+    squares, row = sch.split(across.loop, [None, min(target.lanes, across.extent)])
+    vectors, lane = split_lanes(sch, last.loop, target.lanes)
+    sch.reorder(squares, vectors, row, lane)
+    if across.extent % target.lanes and across.extent > target.lanes:
+        partition(sch, squares)

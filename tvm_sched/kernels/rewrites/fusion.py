@@ -1,0 +1,51 @@
+"""What the schedules of all kernels do with the blocks that fusion put around theirs."""
+
+from math import prod
+
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.generic import rules
+from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, output, volume
+from tvm_sched.targets import Target
+
+
+def find_block(sch: Schedule, name: str):
+    """The block of that name, or None: a schedule answers for its own kernel only."""
+    for block in blocks_of(sch):
+        if sch.get(block).name_hint == name:
+            return block
+    return None
+
+
+def downstream(sch: Schedule, block) -> list:
+    """The blocks that read `block`, directly or through others, in the order of the program."""
+    reached, names = [block], {sch.get(block).name_hint}
+    while reached:
+        for consumer in sch.get_consumers(reached.pop()):
+            if sch.get(consumer).name_hint not in names:
+                names.add(sch.get(consumer).name_hint)
+                reached.append(consumer)
+    names.discard(sch.get(block).name_hint)
+    return [b for b in blocks_of(sch) if sch.get(b).name_hint in names]
+
+
+def merge_epilogue(sch: Schedule, block):
+    """Joins the elementwise chain that follows `block` (bias, residual, activation) into one block, and returns that
+    block.
+
+    `block` then writes to registers ('local' scope) and the returned block alone writes to memory. What is larger than
+    the result (an image that it scales, channel by channel) stays apart: `finish` schedules it.
+    """
+    size = prod(int(extent) for extent in output(sch, block).shape)
+    *inner, last = [each for each in downstream(sch, block) if volume(sch, each) <= size] or [
+        sch.cache_write(block, 0, "global")
+    ]
+    for each in inner:
+        sch.compute_inline(each)
+    sch.set_scope(block, 0, "local")
+    return last
+
+
+def finish(sch: Schedule, target: Target):
+    """Schedules what a kernel has left of its function."""
+    rules.schedule(sch, target)

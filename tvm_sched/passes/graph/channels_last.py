@@ -1,0 +1,346 @@
+"""Stores activations channels last: `[B, C, *spatial]` becomes `[B, *spatial, C]`, from the first convolution on.
+
+The pass walks the network once, in order. Each tensor is known in one of two forms, as the network names its axes
+('plain') or with its middle axes moved to the end ('last'); the other form is made, by one permutation, only where an
+operator asks for it. Convolutions and pools make 'last', elementwise operators keep what they get, reshapes that only
+split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain tensors, so every
+network stays correct.
+"""
+
+from tvm import IRModule, relax
+from tvm.relax import op as rx
+
+from tvm_sched.passes.graph.constants import (
+    as_array,
+    constant,
+    is_op,
+    shape_of,
+    with_main,
+)
+
+UNARY = {
+    f"relax.{name}"
+    for name in (
+        "nn.relu",
+        "nn.silu",
+        "nn.gelu",
+        "nn.gelu_tanh",
+        "nn.leakyrelu",
+        "sigmoid",
+        "clip",
+        "tanh",
+        "exp",
+        "sqrt",
+        "rsqrt",
+        "negative",
+        "abs",
+        "erf",
+        "floor",
+        "round",
+        "astype",
+        "square",
+        "nn.dropout",
+        "log",
+        "log1p",
+        "expm1",
+        "logical_not",
+        "zeros_like",
+        "full_like",
+    )
+}
+BROADCAST = {
+    f"relax.{name}"
+    for name in (
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "maximum",
+        "minimum",
+        "power",
+        "equal",
+        "not_equal",
+        "greater",
+        "greater_equal",
+        "less",
+        "less_equal",
+        "logical_and",
+        "logical_or",
+        "where",
+    )
+}
+POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.nn.adaptive_max_pool2d"}
+
+
+def channels_last(mod: IRModule) -> IRModule:
+    """Rewrites 'main'. Its input and its result keep the shapes and the order of axes that the network gave them."""
+    main = mod["main"]
+    walk = _Walk(relax.BlockBuilder(mod))
+    params = [relax.Var(param.name, param.ty) for param in main.params]
+    walk.known = {old: _Tensor(walk.builder, plain=new) for old, new in zip(main.params, params)}
+    with walk.builder.function("main_channels_last", params, attrs=dict(main.attrs or {})):
+        with walk.builder.dataflow():
+            for block in main.body.blocks:
+                for binding in block.bindings:
+                    walk.old_values[binding.var] = binding.value
+                    walk.known[binding.var] = walk.convert(binding.value)
+            result = walk.builder.emit_output(walk.plain(main.body.body))
+        walk.builder.emit_func_output(result)
+    return with_main(mod, walk.builder.finalize(), "main_channels_last")
+
+
+class _Tensor:
+    """One tensor of the network in one or both forms. Rank below 3 has no axis between the channels' and the last:
+    'plain' is all there is.
+    """
+
+    def __init__(self, builder, plain=None, last=None):
+        self.builder, self._plain, self._last = builder, plain, last
+        self.is_last = last is not None  # the form it was made in, which an operator that can choose should take
+
+    @property
+    def plain(self):
+        """As the network has it: `[B, C, *spatial]`."""
+        if self._plain is None:
+            self._plain = self.move(
+                self._last, [0, len(self._last.ty.shape) - 1, *range(1, len(self._last.ty.shape) - 1)]
+            )
+        return self._plain
+
+    @property
+    def last(self):
+        """`[B, *spatial, C]`."""
+        if self._last is None:
+            self._last = self.move(self._plain, [0, *range(2, len(self._plain.ty.shape)), 1])
+        return self._last
+
+    def move(self, x, axes):
+        """A permutation; a mere reshape where it moves no more than axes of extent 1."""
+        shape = shape_of(x)
+        moved = [shape[axis] for axis in axes]
+        array = as_array(x)
+        if array is not None:
+            return constant(array.transpose(axes))
+        if [axis for axis in axes if shape[axis] > 1] == [axis for axis in range(len(shape)) if shape[axis] > 1]:
+            return self.builder.emit(rx.reshape(x, moved))
+        return self.builder.emit(rx.permute_dims(x, axes))
+
+
+class _Walk:
+    """The state of the pass: the builder of the new function, and what each variable of the old one has become."""
+
+    def __init__(self, builder):
+        self.builder = builder
+        self.known = {}  # old variable -> _Tensor, or a list of them
+        self.old_values = {}  # old variable -> the expression it was bound to
+
+    def convert(self, value):
+        """What `value` has become: a _Tensor, or a list of them for a tuple."""
+        if isinstance(value, relax.Var):
+            return self.known[value]
+        if isinstance(value, relax.Tuple):
+            return [self.convert(field) for field in value.fields]
+        if isinstance(value, relax.TupleGetItem):
+            return self.convert(value.tuple_value)[value.index]
+        if not isinstance(value, relax.Call):
+            return _Tensor(self.builder, plain=value)
+        name = getattr(value.op, "name", None)
+        for names, handler in HANDLERS:
+            if name in names and (converted := handler(self, value)) is not None:
+                return converted
+        return self.emit_plain(value)
+
+    def plain(self, value):
+        """`value` with the new variables in it, every tensor in its plain form."""
+        converted = self.convert(value)
+        return relax.Tuple([each.plain for each in converted]) if isinstance(converted, list) else converted.plain
+
+    def emit_plain(self, call):
+        """The operator as it was."""
+        args = [
+            self.plain(arg) if isinstance(arg, (relax.Var, relax.Tuple, relax.TupleGetItem, relax.Call)) else arg
+            for arg in call.args
+        ]
+        return self.split_tuple(self.builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args)))
+
+    def split_tuple(self, var, last=False):
+        """A _Tensor a field where `var` is a tuple."""
+        if isinstance(var.ty, relax.TupleType):
+            return [
+                self.split_tuple(self.builder.emit(relax.TupleGetItem(var, i)), last) for i in range(len(var.ty.fields))
+            ]
+        return _Tensor(self.builder, last=var) if last else _Tensor(self.builder, plain=var)
+
+    def emit_last(self, expr):
+        """Emits an expression whose result (or results) are channels last."""
+        return self.split_tuple(self.builder.emit(expr), last=True)
+
+    # Handlers: each answers None where the call is not its own after all.
+
+    def conv2d(self, call):
+        """NHWC, weight OHWI; a weight that is computed stays in the plain form."""
+        weight = as_array(call.args[1])
+        if weight is None or call.attrs.data_layout != "NCHW":
+            return None
+        attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
+        x = self.convert(call.args[0]).last
+        return self.emit_last(
+            rx.nn.conv2d(x, constant(weight.transpose(0, 2, 3, 1)), data_layout="NHWC", kernel_layout="OHWI", **attrs)
+        )
+
+    def conv1d(self, call):
+        """As a conv2d of images of one row, for which there are kernels."""
+        weight = as_array(call.args[1])
+        if weight is None or call.attrs.data_layout != "NCW":
+            return None
+        (stride,), (dilation,), (left, right) = (call.attrs[key] for key in ("strides", "dilation", "padding"))
+        attrs = {"strides": [stride, stride], "padding": [0, left, 0, right], "dilation": [dilation, dilation]}
+        attrs |= {key: call.attrs[key] for key in ("groups", "out_dtype")}
+        x = self.convert(call.args[0]).last
+        batch, length, channels = shape_of(x)
+        row = self.builder.emit(rx.reshape(x, [batch, 1, length, channels]))
+        weight = constant(weight.transpose(0, 2, 1)[:, None])
+        made = self.builder.emit(rx.nn.conv2d(row, weight, data_layout="NHWC", kernel_layout="OHWI", **attrs))
+        batch, _, length, channels = shape_of(made)
+        return self.emit_last(rx.reshape(made, [batch, length, channels]))
+
+    def pool(self, call):
+        """Pools take a layout."""
+        if call.attrs.layout != "NCHW":
+            return None
+        x = self.convert(call.args[0]).last
+        make = getattr(rx.nn, call.op.name.removeprefix("relax.nn."))
+        if "adaptive" in call.op.name:
+            return self.emit_last(make(x, call.attrs.output_size, layout="NHWC"))
+        attrs = {
+            key: call.attrs[key]
+            for key in ("pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad")
+        }
+        return self.emit_last(make(x, layout="NHWC", **attrs))
+
+    def unary(self, call):
+        """Keeps the form of its input."""
+        x = self.convert(call.args[0])
+        if not x.is_last:
+            return None
+        return self.emit_last(relax.Call(call.op, [x.last, *call.args[1:]], call.attrs, call.ty_args))
+
+    def broadcast(self, call):
+        """Channels last if an operand is and the result has its rank; operands of lower rank broadcast along leading
+        axes.
+        """
+        operands = [self.convert(arg) for arg in call.args]
+        ranks = [len(arg.ty.shape) for arg in call.args]
+        if not any(each.is_last and rank == max(ranks) for each, rank in zip(operands, ranks)):
+            return None
+        args = [
+            each.last if rank == max(ranks) else self.raise_rank(each.plain, max(ranks))
+            for each, rank in zip(operands, ranks)
+        ]
+        return self.emit_last(relax.Call(call.op, args, call.attrs, call.ty_args))
+
+    def raise_rank(self, x, rank):
+        """A tensor of lower rank, as it broadcasts, channels last."""
+        shape = shape_of(x)
+        if not shape:
+            return x
+        shape = (1,) * (rank - len(shape)) + shape
+        array = as_array(x)
+        raised = constant(array.reshape(shape)) if array is not None else self.builder.emit(rx.reshape(x, shape))
+        return _Tensor(self.builder, plain=raised).last
+
+    def concat(self, call):
+        """Along any axis, if a part is channels last."""
+        parts = self.convert(call.args[0])
+        if not any(part.is_last for part in parts):
+            return None
+        rank = len(call.ty.shape)
+        return self.emit_last(rx.concat([part.last for part in parts], last_axis(int(call.attrs.axis), rank)))
+
+    def split(self, call):
+        """Along any axis."""
+        x = self.convert(call.args[0])
+        if not x.is_last:
+            return None
+        sections = call.attrs.indices_or_sections
+        sections = [int(each) for each in sections] if hasattr(sections, "__len__") else int(sections)
+        return self.emit_last(rx.split(x.last, sections, last_axis(int(call.attrs.axis), len(x.last.ty.shape))))
+
+    def reduce(self, call):
+        """Over spatial axes; without keepdims what is left, `[B, C]`, is plain."""
+        x = self.convert(call.args[0])
+        rank = len(call.args[0].ty.shape)
+        axes = sorted(int(axis) % rank for axis in call.attrs.axis or ())
+        if not x.is_last or axes != list(range(2, rank)):
+            return None
+        keep = bool(call.attrs.keepdims)
+        reduced = getattr(rx, call.op.name.removeprefix("relax."))(x.last, [axis - 1 for axis in axes], keep)
+        return self.emit_last(reduced) if keep else _Tensor(self.builder, plain=self.builder.emit(reduced))
+
+    def reshape(self, call):
+        """Splitting or joining channels keeps the spatial axes where they are: `[B, C, H, W] <-> [B, g, C/g, H, W]`.
+
+        In the 'last' form the channel axes stand behind the spatial ones, which a _Tensor of rank 5 cannot say; so the
+        shuffle reshape -> permute -> reshape is taken as one.
+        """
+        shuffle = self.shuffle(call)
+        if shuffle is None:
+            return None
+        x, groups = shuffle
+        batch, height, width, channels = shape_of(x)
+        split = self.builder.emit(rx.reshape(x, [batch, height, width, groups, channels // groups]))
+        moved = self.builder.emit(rx.permute_dims(split, [0, 1, 2, 4, 3]))
+        return self.emit_last(rx.reshape(moved, [batch, height, width, channels]))
+
+    def shuffle(self, call):
+        """(x channels last, groups) if `call` ends a channel shuffle of a tensor that is channels last."""
+        permute = self.old_values.get(call.args[0])
+        if not is_op(permute, "relax.permute_dims") or [int(axis) for axis in permute.attrs.axes or ()] != [
+            0,
+            2,
+            1,
+            3,
+            4,
+        ]:
+            return None
+        split = self.old_values.get(permute.args[0])
+        if not is_op(split, "relax.reshape"):
+            return None
+        x = self.convert(split.args[0])
+        before, middle, after = (shape_of(each) for each in (split.args[0], permute.args[0], call))
+        if not x.is_last or before != after or middle[3:] != before[2:] or middle[0] != before[0]:
+            return None
+        return x.last, middle[1]
+
+    def permute_dims(self, call):
+        """Where the network itself moves the channels: to the end it names what is there, to the front it is put off."""
+        x = self.convert(call.args[0])
+        rank = len(call.args[0].ty.shape)
+        axes = [int(axis) for axis in call.attrs.axes] if call.attrs.axes else list(reversed(range(rank)))
+        if rank < 3:
+            return None
+        if axes == [0, *range(2, rank), 1] and x.is_last:
+            return _Tensor(self.builder, plain=x.last)
+        if axes == [0, rank - 1, *range(1, rank - 1)] and not x.is_last:
+            return _Tensor(self.builder, last=x.plain)
+        return None
+
+
+def last_axis(axis: int, rank: int) -> int:
+    """Where axis `axis` of a plain tensor is in its 'last' form."""
+    axis %= rank
+    return {0: 0, 1: rank - 1}.get(axis, axis - 1)
+
+
+HANDLERS = (
+    ({"relax.nn.conv2d"}, _Walk.conv2d),
+    ({"relax.nn.conv1d"}, _Walk.conv1d),
+    (POOLS, _Walk.pool),
+    (UNARY, _Walk.unary),
+    (BROADCAST, _Walk.broadcast),
+    ({"relax.concat"}, _Walk.concat),
+    ({"relax.split"}, _Walk.split),
+    ({"relax.mean", "relax.max", "relax.sum"}, _Walk.reduce),
+    ({"relax.reshape"}, _Walk.reshape),
+    ({"relax.permute_dims"}, _Walk.permute_dims),
+)

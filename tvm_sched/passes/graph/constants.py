@@ -1,0 +1,33 @@
+"""What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
+
+import numpy as np
+from tvm import IRModule, relax
+from tvm.ir import GenericConst
+
+
+def as_array(expr) -> np.ndarray | None:
+    """The value of a constant expression; None if it is not one."""
+    return expr.value.numpy() if isinstance(expr, GenericConst) and hasattr(expr.value, "numpy") else None
+
+
+def constant(array: np.ndarray):
+    """A Relax constant of that value and dtype."""
+    return relax.const(np.asarray(array, order="C"), str(array.dtype))
+
+
+def is_op(expr, name: str) -> bool:
+    """Whether `expr` is a call of that Relax operator."""
+    return isinstance(expr, relax.Call) and getattr(expr.op, "name", None) == name
+
+
+def shape_of(expr) -> tuple[int, ...]:
+    """Static shape of a tensor expression."""
+    return tuple(int(extent) for extent in expr.ty.shape)
+
+
+def with_main(mod: IRModule, built: IRModule, name: str) -> IRModule:
+    """`built`, made by a BlockBuilder from `mod`, with its function `name` in the place of 'main'."""
+    functions = {var: function for var, function in built.functions.items() if var.name_hint not in ("main", name)}
+    return IRModule(
+        {mod.get_global_var("main"): built[name].with_attr("global_symbol", "main"), **functions}, attrs=mod.attrs
+    )

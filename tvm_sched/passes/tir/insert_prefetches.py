@@ -1,0 +1,69 @@
+"""Asks for weights before they are needed.
+
+A network's weights are more than the caches hold, so each layer finds its own in DRAM, once an image. The hardware
+follows their stream too timidly to hide that: products of 16 tiles by 16 lanes, which need 6 bytes a cycle, ran at half
+their speed. One instruction a cache line, `AHEAD` bytes early, brings them into the second level in time.
+
+A schedule marks the loop of its sum (`loops.prefetch_weights`): that is all that a trace of scheduling can hold.
+"""
+
+from itertools import product
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.s_tir import SBlockRealize
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels.rewrites.loops import PREFETCH
+from tvm_sched.kernels.rewrites.tir_blocks import variables
+
+AHEAD = 4096  # bytes; a few hundred nanoseconds of work
+LINE, FLOAT = 64, 4  # bytes
+READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
+
+
+def with_prefetches(func: PrimFunc) -> PrimFunc:
+    """The function with prefetches in its marked loops."""
+    arguments = set(func.params)
+
+    def rewrite(loop):
+        if PREFETCH not in loop.annotations:
+            return loop
+        annotations = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
+        asked = prefetches(loop.body, arguments)
+        body = tirx.SeqStmt([*asked, loop.body]) if asked else loop.body
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=annotations)
+
+    return tvm_ffi.structural_map(func, (tirx.For, rewrite))
+
+
+def prefetches(body, arguments) -> list:
+    """One prefetch for each line of the weight that a step, the loops in `body`, reads."""
+    loops, realized = [], []
+    tvm_ffi.structural_walk(body, (tirx.For, loops.append), order="post")
+    tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
+    (realize,) = realized
+    reads = [read for read in realize.block.reads if read.source in arguments]
+    if not reads:  # the zeroing of a sum of one step: TVM copies the mark to its loop
+        return []
+    weight, where = reads[0].source, [axis.min for axis in reads[0].region]
+    where = replaced(where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values)})
+    moving = [loop for loop in loops if any(loop.loop_var in variables(index) for index in where)]
+    # A vector's lanes lie side by side: a line holds LINE / FLOAT of them.
+    steps = [
+        range(0, int(loop.extent), LINE // FLOAT if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving
+    ]
+    found = []
+    for point in product(*steps):
+        *rest, lane = replaced(where, {loop.loop_var: at for loop, at in zip(moving, point)})
+        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
+        found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
+    return found
+
+
+def replaced(indices: list, values: dict) -> list:
+    """The indices with variables replaced by values."""
+    constants = {
+        var: value if isinstance(value, ir.Expr) else tirx.const(value, "int32") for var, value in values.items()
+    }
+    return [tvm_ffi.structural_map(index, (tirx.Var, lambda var: constants.get(var, var))) for index in indices]

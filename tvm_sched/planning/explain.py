@@ -1,0 +1,58 @@
+"""What was chosen for each layer, and why: the rows that `compile --explain` prints and that an artifact carries."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.table import Table
+
+IN_PLACE = "_in_place"  # ends the names of functions that write over an operand; the same function otherwise
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """One convolution or linear layer of a compiled network."""
+
+    name: str
+    op: str  # 'conv2d 3x3 stride 2', 'depthwise 3x3', 'linear'
+    shape: str  # 'input -> output', each 'channels x height x width'
+    n: int | None  # block size of the zeros found; None if there are none
+    density: float  # fraction of the blocks of that size that are kept
+    kept: int  # blocks that a group of the kernel's own block size computes
+    total: int  # blocks that a group has: input channels
+    macs: int  # multiply-adds of the dense layer, the whole batch
+    kernel: str  # kernel and the block size it runs with
+    why: str
+    schedule: str = ""  # the knobs, and whether a record or the analytic default set them
+    kept_macs: int = 0  # multiply-adds of the blocks that are stored, by direct convolution, the whole batch
+    weights: int = 0  # numbers in the blocks that are stored
+    function: str = ""  # the compiled function that computes the layer; empty if none does
+    call: int = 0  # which of the network's calls of that function, from 0
+
+
+def table(choices: Iterable[LayerChoice]) -> Table:
+    """The rows as a table for the terminal; calls that differ in nothing, as the steps of a recurrent layer, are one
+    line.
+    """
+    rows = Table(show_edge=False, pad_edge=False)
+    for column in ("layer", "op", "shape", "1xN", "kept", "kernel", "schedule", "why"):
+        rows.add_column(column, overflow="fold")
+    for line, times in Counter(map(line_of, choices)).items():
+        name, op, *rest = line
+        rows.add_row(name, f"{op}, {times} times" if times > 1 else op, *rest)
+    return rows
+
+
+def line_of(choice: LayerChoice) -> tuple[str, ...]:
+    """A choice in words, column by column."""
+    n = f"1x{choice.n}" if choice.n else "-"
+    return (
+        choice.name,
+        choice.op,
+        choice.shape,
+        n,
+        f"{choice.kept}/{choice.total}",
+        choice.kernel,
+        choice.schedule,
+        choice.why,
+    )

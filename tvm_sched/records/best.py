@@ -1,0 +1,145 @@
+"""The fastest record of each kernel: what compiling needs of a tuning log, at a hundredth of its size.
+
+MetaSchedule's database (`records.py`) holds every function in full, some 300 KB each. To find a record its structural
+hash is enough. A line of `best.jsonl` is one kernel's: {"workload": hash, "target": family, "threads": n, "seconds": s,
+"trace": the schedule}.
+
+Where nobody has measured, a line may hold an estimate (`estimate.py`): "estimated_tile", the numbers of the kernel's
+tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never replaces
+a measurement.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from tvm import IRModule
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
+from tvm.tirx import PrimFunc
+from tvm_ffi import structural_hash
+
+from subp_contract.errors import UserError
+from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.records.database import (
+    RECORDS,
+    WORKLOADS,
+    is_record,
+    is_workload,
+    workload,
+)
+from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.targets import Target
+
+BEST = "best.jsonl"
+FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
+SCHEDULES = ({"trace": list}, {"estimated_tile": list})
+
+
+class BestRecords:
+    """Those of one target, in `folder`. Raises UserError where the file is missing or damaged."""
+
+    def __init__(self, folder: Path, target: Target):
+        file = Path(folder) / BEST
+        if not file.is_file():
+            raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
+        mine = (target.family, target.cores)
+        self.target = target
+        self.lines = {
+            line["workload"]: line
+            for line in JsonLines(file, is_best).read(repair=False)
+            if (line["target"], line["threads"]) == mine
+        }
+
+    def best(self, func: PrimFunc) -> Schedule | None:
+        """The schedule recorded for `func`; None if there is none."""
+        mod = workload(func)
+        line = self.line(mod)
+        if line is None:
+            return None
+        sch = Schedule(mod)
+        if "trace" in line:
+            Trace.apply_json_to_schedule(line["trace"], sch)
+        else:
+            kernel, tiles = kernel_of(sch, self.target)
+            kernel.schedule(sch, type(tiles[0])(*line["estimated_tile"]), self.target)
+        return sch
+
+    def kind(self, func: PrimFunc) -> str:
+        """What the schedule of `func` comes from, in words."""
+        return "estimate" if "estimated_tile" in (self.line(workload(func)) or {}) else "record"
+
+    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
+        """What `func` takes by its record, an estimate at `ghz`; None if there is none."""
+        line = self.line(workload(func))
+        return line and line["seconds"] / (ghz if "estimated_tile" in line else 1)
+
+    def line(self, mod: IRModule) -> dict | None:
+        """The line of a kernel, `mod` as `records.workload` makes it; None if there is none."""
+        return self.lines.get(str(structural_hash(mod)))
+
+
+def write_best(records: Path, folder: Path) -> int:
+    """Writes the fastest of each kernel in the database `records` into `folder`, where lines of other kernels stay;
+    returns how many are there.
+    """
+    with locked(records, write=False):
+        workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
+        lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
+    found = {}
+    for number, (trace, seconds, target, _) in lines:
+        line = {
+            "workload": workloads[number][0],
+            "target": target["keys"][0],
+            "threads": target["num-cores"],
+            "seconds": median(seconds),
+            "trace": trace,
+        }
+        if key(line) not in found or line["seconds"] < found[key(line)]["seconds"]:
+            found[key(line)] = line
+    return write(folder, lambda kept: kept | found)
+
+
+def write_estimates(folder: Path, lines: list[dict]) -> int:
+    """Writes lines with estimated tiles into `folder`, where measured lines stay; returns how many lines are there."""
+    return write(
+        folder, lambda kept: kept | {key(line): line for line in lines if "trace" not in kept.get(key(line), {})}
+    )
+
+
+def estimated(mod: IRModule, target: Target, seconds: float, tile: list[int]) -> dict:
+    """The line of a kernel whose tile was estimated; `mod` as `records.workload` makes it."""
+    return {
+        "workload": str(structural_hash(mod)),
+        "target": target.family,
+        "threads": target.cores,
+        "seconds": seconds,
+        "estimated_tile": tile,
+    }
+
+
+def write(folder: Path, renewed: Callable[[dict], dict]) -> int:
+    """Writes what `renewed` makes of the lines in `folder` by key, all or nothing; returns how many there are. Raises
+    UserError where they are damaged.
+    """
+    file = Path(folder) / BEST
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder, write=True):
+        lines = renewed({key(line): line for line in JsonLines(file, is_best).read(repair=False)})
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(lines[each], separators=(",", ":")) + "\n" for each in sorted(lines)))
+        os.replace(partial, file)
+    return len(lines)
+
+
+def key(line: dict) -> tuple:
+    """What a folder holds one line of."""
+    return line["target"], line["threads"], line["workload"]
+
+
+def is_best(line) -> bool:
+    """A line of `best.jsonl`."""
+    types = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
+    return any(types == FIELDS | schedule for schedule in SCHEDULES)

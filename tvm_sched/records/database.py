@@ -1,0 +1,145 @@
+"""Tuning records: MetaSchedule's JSON database in a folder, `database_workload.json` beside
+`database_tuning_record.json`.
+
+A record says: this function, on this target, ran so long with this trace of scheduling decisions. A function is looked
+up by its structure (shapes, block size, kept blocks a group, stride, epilogue), not by its weights or its pattern: any
+network that has the shape finds it.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from tvm import IRModule
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+from tvm.tirx import PrimFunc
+from tvm_ffi import structural_hash
+
+from subp_contract.errors import UserError
+from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.targets import Target
+
+WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+
+
+class Records:
+    """The records of one target, in `folder`, to which several processes may add at once.
+
+    MetaSchedule's JSONDatabase has the same files, but it makes an object of every trace: seconds, where a compilation
+    needs a few of some hundred. Here a record stays JSON until it is asked for. Nor does it share them: a record names
+    its workload by the number of a line, which another process may have written.
+    """
+
+    def __init__(self, folder: Path, target: Target, create: bool = False):
+        """Opens the folder; `create` makes an empty one. Raises UserError where there is none, or where a file is
+        damaged.
+        """
+        folder = Path(folder)
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (WORKLOADS, RECORDS):  # a search that had no time has no records, which is no mistake
+                (folder / name).touch()
+        elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
+            raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
+        self.folder, self.target, self.writes = folder, target, create
+        self.workloads, self.records, self.numbers = [], [], {}
+        self.workload_lines = JsonLines(folder / WORKLOADS, is_workload)
+        self.record_lines = JsonLines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)))
+        with locked(folder, write=create):
+            self.read()
+
+    def read(self):
+        """Takes in what the files have gained since, from any process. The folder must be locked."""
+        for line in self.workload_lines.read(repair=self.writes):
+            self.know(ms.database.Workload.from_json(line))
+        self.records += self.record_lines.read(repair=self.writes)
+
+    def know(self, entry):
+        """Remembers the workload of the next line."""
+        self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
+        self.workloads.append(entry)
+
+    def best(self, func: PrimFunc) -> Schedule | None:
+        """The fastest schedule recorded for `func`; None if there is none."""
+        records = self.measured(func, most=1)
+        if not records:
+            return None
+        sch = Schedule(workload(func))
+        records[0].trace.apply_to_schedule(sch, remove_postproc=False)
+        return sch
+
+    def kind(self, func: PrimFunc) -> str:
+        """What the schedule of `func` comes from, in words."""
+        return "record"
+
+    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
+        """What `func` takes by its fastest record, whatever the frequency; None if there is none."""
+        records = self.measured(func, most=1)
+        return median(map(float, records[0].run_secs)) if records else None
+
+    def measured(self, func: PrimFunc, most: int | None = None) -> list:
+        """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the
+        most.
+
+        Records that are open to be added to have what other processes have added by now.
+        """
+        if self.writes:
+            with locked(self.folder, write=True):
+                self.read()
+        number = self.numbers.get(structural_hash(workload(func)))
+        mine = [record for of, record in self.records if of == number and self.is_mine(record[2])]
+        mine.sort(key=lambda record: median(record[1]))
+        return [ms.database.TuningRecord.from_json(record, self.workloads[number]) for record in mine[:most]]
+
+    def is_mine(self, target: dict) -> bool:
+        """Whether a record's target is of the same instructions and as many threads."""
+        return (target["keys"][0], target["num-cores"]) == (self.target.family, self.target.cores)
+
+    def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
+        """Appends a measurement; it is on disk when this returns."""
+        entry, record = as_json(func, schedule, seconds, self.target)
+        with locked(self.folder, write=True):
+            self.read()
+            number = self.numbers.get(structural_hash(workload(func)))
+            if number is None:
+                number = len(self.workloads)
+                self.workload_lines.append(entry)
+                self.know(ms.database.Workload.from_json(entry))
+            self.records.append(self.record_lines.append([number, record]))
+
+
+def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Target) -> tuple[list, list]:
+    """(workload, record) as the lines of MetaSchedule's database have them. Its writer alone knows how, and it only
+    writes to files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in (WORKLOADS, RECORDS)]
+        database = ms.database.JSONDatabase(*map(str, files))
+        entry = database.commit_workload(workload(func))
+        args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
+        database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, target.tvm(), args))
+        line, (_, record) = [json.loads(file.read_bytes()) for file in files]
+    return line, record
+
+
+def workload(func: PrimFunc) -> IRModule:
+    """`func` as a module of its own, free of the names and attributes that a network gave it."""
+    bare = PrimFunc(func.params, func.body, func.ret_type)
+    return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
+
+
+def is_workload(line) -> bool:
+    """[hash, module]"""
+    return isinstance(line, list) and [type(each) for each in line] == [str, str]
+
+
+def is_record(line, workloads: int) -> bool:
+    """[workload, [trace, seconds, target, arguments]], the workload being one of `workloads`."""
+    return (
+        isinstance(line, list)
+        and [type(each) for each in line] == [int, list]
+        and 0 <= line[0] < workloads
+        and [type(each) for each in line[1]] == [list, list, dict, list]
+    )

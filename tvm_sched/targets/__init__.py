@@ -1,0 +1,22 @@
+"""CPUs to generate code for: what a `Target` says of one, those that have a name, JSON files of one's own, and this
+machine.
+
+May import `common` and `runtime`.
+"""
+
+from tvm_sched.targets.lookup import cpu_flags, get, host, host_caches, names
+from tvm_sched.targets.named import CORTEX_A76, NAMED, X86_AVX2, X86_AVX512
+from tvm_sched.targets.target import Target
+
+__all__ = [
+    "CORTEX_A76",
+    "NAMED",
+    "X86_AVX2",
+    "X86_AVX512",
+    "Target",
+    "cpu_flags",
+    "get",
+    "host",
+    "host_caches",
+    "names",
+]

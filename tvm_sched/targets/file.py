@@ -1,0 +1,112 @@
+"""A target of one's own: a JSON object of `Target`'s fields, those that it does not give being a named target's.
+
+    {"base": "cortex-a76", "cpu": "cortex-a78", "l2_bytes": 524288, "cores": 8}
+
+docs/targets.md explains the fields.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from subp_contract.errors import UserError
+from tvm_sched.targets.named import NAMED
+from tvm_sched.targets.target import Target
+
+ARCHITECTURES = ("x86_64", "aarch64")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field may be, as a test and in words."""
+
+    holds: Callable[[object], bool]
+    words: str
+
+
+def one_of(*choices: int | str) -> Rule:
+    """One of these values, of their type."""
+    return Rule(
+        lambda value: type(value) is type(choices[0]) and value in choices, f"one of {', '.join(map(str, choices))}"
+    )
+
+
+def number(least: int, most: int) -> Rule:
+    """A whole number in that range."""
+    return Rule(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+TEXT = Rule(lambda value: isinstance(value, str) and bool(value), "a text that is not empty")
+TEXTS = Rule(lambda value: isinstance(value, list) and all(map(TEXT.holds, value)), "a list of texts")
+BASE = one_of(*NAMED)
+TRIPLE = Rule(
+    lambda value: isinstance(value, str) and value.split("-")[0] in ARCHITECTURES and "-" in value,
+    f"an LLVM triple of {' or '.join(ARCHITECTURES)}, such as aarch64-linux-gnu",
+)
+RULES = {
+    "family": BASE,
+    "triple": TRIPLE,
+    "cpu": TEXT,
+    "lanes": one_of(4, 8, 16),
+    "registers": one_of(16, 32),
+    "fma_per_cycle": number(1, 8),
+    "scalar_operand": one_of("memory", "lane", "register"),
+    "features": TEXTS,
+    "cpu_flags": TEXTS,
+    "fma_latency": number(1, 32),
+    "loads_per_cycle": number(1, 8),
+    "in_order": one_of(True, False),
+    "l1_bytes": number(4096, 2**24),
+    "l1_ways": number(1, 64),
+    "l2_bytes": number(4096, 2**30),
+    "cores": number(1, 1024),
+    "mca": TEXT,
+}
+
+
+def read(path: Path) -> Target:
+    """The target that a file describes; its name is the file's without the suffix. Raises UserError where the file is
+    missing or says nonsense.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"target file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"target file {path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f'target file {path} must hold one object of fields, such as {{"base": "cortex-a76", "cores": 8}}'
+        )
+    if unknown := sorted(set(content) - set(RULES) - {"base"}):
+        raise UserError(f"target file {path}: unknown field '{unknown[0]}'; known fields: base, {', '.join(RULES)}")
+    if "base" not in content:
+        raise UserError(f"target file {path} lacks 'base', the named target whose figures it changes: {BASE.words}")
+    for field, value in content.items():
+        rule = BASE if field == "base" else RULES[field]
+        if not rule.holds(value):
+            raise UserError(f"target file {path}: '{field}' must be {rule.words}, not {json.dumps(value)}")
+    base = NAMED[content.pop("base")]
+    changes = {field: tuple(value) if isinstance(value, list) else value for field, value in content.items()}
+    target = replace(base, name=path.stem, **changes)
+    require_consistent(path, target, base)
+    return target
+
+
+def require_consistent(path: Path, target: Target, base: Target) -> None:
+    """Raises UserError where fields contradict each other, or LLVM does not know the CPU."""
+    if target.arch != base.arch or NAMED[target.family].arch != target.arch:
+        raise UserError(
+            f"target file {path}: 'base', 'family' and 'triple' must be of one architecture, {target.arch} is not "
+            f"{base.arch}"
+        )
+    if target.l1_bytes % (target.l1_ways * 64):
+        raise UserError(
+            f"target file {path}: 'l1_bytes' must be a whole number of lines of 64 bytes in each of its "
+            f"{target.l1_ways} ways"
+        )
+    from tvm.target.codegen import llvm_is_valid_cpu
+
+    if not llvm_is_valid_cpu(target.cpu, target.triple):
+        raise UserError(f"target file {path}: LLVM knows no {target.arch} CPU '{target.cpu}'")

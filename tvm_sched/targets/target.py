@@ -1,0 +1,56 @@
+"""A CPU as the compiler and the schedules see it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """What TVM must know to generate code, and what a schedule must know to choose its tiles. Sizes in bytes, of what
+    one core sees.
+    """
+
+    name: str
+    family: str  # the named target whose records serve this one: of the same instructions, and much the same core
+    triple: str  # LLVM target triple
+    cpu: str  # LLVM -mcpu
+    lanes: int  # fp32 numbers in a vector register
+    registers: int  # vector registers
+    fma_per_cycle: int  # vector FMAs started a cycle
+    # where an FMA may take a scalar from: 'memory' (AVX-512), a register's 'lane' (NEON), or a whole 'register' (AVX2)
+    scalar_operand: str
+    features: tuple[str, ...] = ()  # LLVM -mattr
+    cpu_flags: tuple[str, ...] = ()  # what the CPU must have, in Linux's words
+    fma_latency: int = 4  # cycles
+    loads_per_cycle: int = 2
+    in_order: bool = False  # a load that is late stops what follows it
+    l1_bytes: int = 32 * 1024
+    l1_ways: int = 8
+    l2_bytes: int = 1024 * 1024
+    cores: int = 4
+    mca: str = (
+        ""  # LLVM -mcpu whose scheduling model describes the core's pipes, for `machine_model`; empty if none does
+    )
+
+    @property
+    def arch(self) -> str:
+        """Architecture of the code: 'x86_64' or 'aarch64'."""
+        return self.triple.split("-")[0]
+
+    @property
+    def links(self) -> bool:
+        """Whether a shared library can be linked for it: on Linux. For macOS there are object files."""
+        return "linux" in self.triple
+
+    def tvm(self):
+        """The `tvm.target.Target` to generate code for."""
+        import tvm
+
+        keys = [
+            self.family,
+            *(["arm_cpu"] if self.arch == "aarch64" else []),
+            "cpu",
+        ]  # the family tells one record from another's
+        config = {"kind": "llvm", "keys": keys, "mtriple": self.triple, "mcpu": self.cpu, "num-cores": self.cores}
+        if self.features:
+            config["mattr"] = list(self.features)
+        return tvm.target.Target(config)
