@@ -23,6 +23,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.compiler import SHIPPED
 from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Estimator
 from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
 from tvm_sched.quiet import quiet
 from tvm_sched.records.best import estimated, write_estimates
 from tvm_sched.records.database import workload
@@ -70,11 +71,11 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
     rows = []
     for estimator in estimators:
         with quiet():
-            mod = pipeline.fused(imported, estimator.target, dense=not sparsity).mod
+            mod = pipeline.fused(imported, Compilation(estimator.target, dense=not sparsity))
         seconds = estimator.network_seconds(mod, RASPBERRY_PI_5)
         values = (name, 16 if sparsity else 1, sparsity, estimator.target.cores, f"{1e3 * seconds:.1f}")
         rows.append(dict(zip(FIELDS, map(str, values))))
-        guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod, estimator.target)]
+        guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod)]
         lines = [
             estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
             for func, guess in guesses

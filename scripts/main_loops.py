@@ -56,7 +56,8 @@ def command(target: str):
             f"{loop.cycles(machine):.1f}",
             f"{loop.fma_bound(machine):.2f}",
         )
-        rows.append((case.kernel, case.n, case.sparse, case.size, case.stride, tile, *told))
+        example = case.example
+        rows.append((case.kernel.name, example.n, example.sparse, example.size, example.stride, tile, *told))
         click.echo(f"{case}: {tile}: {told[-1]} of the FMA bound")
     file = RESULTS / f"main_loops_{machine.name}.csv"
     partial = file.with_suffix(".partial")

@@ -1,5 +1,12 @@
-"""From scheduled functions to machine code: TVM's own lowering, with passes of ours in it."""
+"""From scheduled functions to machine code: TVM's own lowering, with passes of ours in it.
 
+`PHASES` are the last ones of the pipeline (`pipeline.PHASES`). TVM calls them from inside its build: those of `LOWERING` on
+the module, then those of `FINISHING` on the host's functions, which are all there are.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 
@@ -16,27 +23,71 @@ from tvm_sched.passes.tir.insert_prefetches import with_prefetches
 from tvm_sched.passes.tir.keep_registers import with_registers
 from tvm_sched.targets import Target
 
-PIPELINE = "tvm_sched"
+PIPELINE = "tvm_sched"  # TVM's name for it
+TVM_LOWERING, TVM_FINISHING, TVM_DEVICES = get_tir_pipeline("default")
+Observer = Callable[[str, IRModule], None]  # (name of a phase, the module after it)
 
 
-def build(mod: IRModule, target: Target):
+@dataclass(frozen=True)
+class CodePhase:
+    """A phase that TVM's build calls."""
+
+    name: str
+    run: Callable[[IRModule], IRModule]
+
+
+LOWERING = (
+    # Pixels are addressed by one number where loops count them so.
+    CodePhase("flatten_indices", each(with_flat_indices)),
+    # Weights are asked for before they are needed.
+    CodePhase("insert_prefetches", each(with_prefetches)),
+    # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.
+    CodePhase("lower_loops", TVM_LOWERING),
+)
+FINISHING = (
+    # Sums go to the stack, where LLVM takes them for registers.
+    CodePhase("keep_registers", each(with_registers)),
+    # TVM's own: what is left of its built-in functions.
+    CodePhase("lower_builtins", lambda mod: TVM_FINISHING()(mod)),
+)
+PHASES = (*LOWERING, *FINISHING)
+
+_observer: ContextVar[Observer] = ContextVar("observer", default=lambda name, mod: None)
+
+
+def build(mod: IRModule, target: Target, observe: Observer | None = None):
     """The executable of scheduled TIR functions, and of Relax functions that call them where these have been lowered to
-    the virtual machine's.
+    the virtual machine's. `observe` sees the module after each of PHASES.
     """
-    return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
+    with observed_by(observe):
+        return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
 
 
-def passes():
-    """(passes of the whole module, of the host's part, of other devices' parts), as TVM wants them."""
-    lower, finalize_host, finalize_device = get_tir_pipeline("default")
-    return (
-        tvm.transform.Sequential([each(with_flat_indices), each(with_prefetches), lower]),
-        lambda: tvm.transform.Sequential([each(with_registers), finalize_host()]),
-        finalize_device,
-    )
+@contextmanager
+def observed_by(observe: Observer | None):
+    """Shows the phases that run meanwhile to `observe`."""
+    token = _observer.set(observe) if observe else None
+    try:
+        yield
+    finally:
+        if token:
+            _observer.reset(token)
 
 
-register_tir_pipeline(PIPELINE, passes)
+def in_turn(phases: tuple[CodePhase, ...]):
+    """The phases as one pass of TVM's."""
+
+    @tvm.transform.module_pass(opt_level=0)
+    def run(mod: IRModule, _context) -> IRModule:
+        for phase in phases:
+            mod = phase.run(mod)
+            _observer.get()(phase.name, mod)
+        return mod
+
+    return run
+
+
+register_tir_pipeline(PIPELINE, lambda: (in_turn(LOWERING), lambda: in_turn(FINISHING), TVM_DEVICES))
 
 
 @dataclass(frozen=True)
@@ -47,17 +98,17 @@ class Memory:
     weights: int  # constants, which the file holds
     prepared: int  # what 'prepare' makes of them when the network is loaded
 
-
-def build_network(network: IRModule, target: Target):
-    """(TVM's executable, its Memory) of 'main' and, where there is one, 'prepare', which call scheduled functions."""
-    with target.tvm():
-        mod = relax.get_pipeline("default_build")(network)
-    functions = [function for function in network.functions.values() if isinstance(function, relax.Function)]
-    constants = {each.value: bytes_of(each.ty) for function in functions for each in visited(function, GenericConst)}
-    storages = [call for call in visited(mod["main"], relax.Call) if is_op(call, "relax.vm.alloc_storage")]
-    workspace = sum(int(call.args[0].values[0]) for call in storages)
-    prepared = sum(bytes_of(function.ret_ty) for var, function in network.functions.items() if var.name_hint == PREPARE)
-    return build(mod, target), Memory(workspace, sum(constants.values()), prepared)
+    @classmethod
+    def of(cls, network: IRModule, planned: IRModule) -> "Memory":
+        """Of 'main' and, where there is one, 'prepare', before and after their memory was planned."""
+        functions = [function for function in network.functions.values() if isinstance(function, relax.Function)]
+        constants = {
+            each.value: bytes_of(each.ty) for function in functions for each in visited(function, GenericConst)
+        }
+        storages = [call for call in visited(planned["main"], relax.Call) if is_op(call, "relax.vm.alloc_storage")]
+        workspace = sum(int(call.args[0].values[0]) for call in storages)
+        prepared = sum(bytes_of(each.ret_ty) for var, each in network.functions.items() if var.name_hint == PREPARE)
+        return cls(workspace, sum(constants.values()), prepared)
 
 
 def visited(function: relax.Function, kind: type) -> list:

@@ -24,17 +24,21 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on.
     Raises UserError for a network or a target that cannot be compiled.
     """
-    from tvm_sched import codegen, pipeline
+    from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact, make_manifest
     from tvm_sched.frontend import batches, torch_export
+    from tvm_sched.pipeline import Compilation
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     with quiet():
         imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
-        lowered = pipeline.lower(imported, target, open_records(records, target), dense)
-        executable, memory = codegen.build_network(lowered.mod, target)
-    manifest = make_manifest(target, imported, lowered, memory, imported.reference, threads=target.cores, dense=dense)
+        compilation = Compilation(target, open_records(records, target), dense)
+        lowered = pipeline.lower(imported, compilation)
+        executable = pipeline.build(lowered.mod, compilation)
+    manifest = make_manifest(
+        target, imported, lowered, compilation.memory, imported.reference, threads=target.cores, dense=dense
+    )
     if target.arch == platform.machine():
         runtime.set_threads(min(target.cores, runtime.most_threads()))
     return Artifact(executable, manifest, target)

@@ -1,14 +1,17 @@
-"""From an imported network to a module that is ready for code generation, as one list of numbered phases."""
+"""The way from an imported network to machine code, as one list of numbered phases.
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from math import prod
+`subp compile --dump DIR` writes the module after each of them.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import tvm
 from tvm import IRModule, relax
-from tvm.ir import GenericConst
-from tvm.tirx import PrimFunc
 
+from tvm_sched import codegen
+from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.graph.channels_last import channels_last
@@ -16,29 +19,45 @@ from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.legalize import legalize
-from tvm_sched.passes.graph.select_kernels import Selection, select_kernels
+from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
+from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
 from tvm_sched.passes.tir.each import each
-from tvm_sched.passes.tir.schedule_functions import (
-    Scheduled,
-    schedule_functions,
-    takes_int64,
-)
+from tvm_sched.passes.tir.narrow_indices import with_narrow_indices
+from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import with_vector_math
-from tvm_sched.planning.explain import LayerChoice
+from tvm_sched.planning.explain import IN_PLACE, LayerChoice
+from tvm_sched.records.best import BestRecords
 from tvm_sched.records.database import Records
 from tvm_sched.targets import Target
 
-
-def with_narrow_indices(func: PrimFunc) -> PrimFunc:
-    """The function with loops and shapes in int32 where its data allow: what schedules and vector units want, and Relax
-    does not give.
-    """
-    return func if takes_int64(func) else tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({"main": func}))["main"]
+CALLS = ("relax.call_tir", "relax.call_tir_inplace")
 
 
-CLEAN = tvm.transform.Sequential(
+@dataclass
+class Compilation:
+    """What is known beside the module: what was asked for, and what the phases leave for the reader."""
+
+    target: Target
+    records: Records | BestRecords | None = None
+    dense: bool = False  # zeros are ignored
+    observe: Observer | None = None  # sees the module after each phase
+    choices: Choices = field(default_factory=dict)  # of layers, by their marks
+    schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A step from module to module."""
+
+    name: str
+    run: Callable[[IRModule, Compilation], IRModule]
+
+
+SIMPLIFY = tvm.transform.Sequential(
     [fold_constants, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
 )
 FUSE = tvm.transform.Sequential(
@@ -49,10 +68,75 @@ FUSE = tvm.transform.Sequential(
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
-        each(with_vector_math),
-        each(with_narrow_indices),
     ]
 )
+FOR_SCHEDULES = tvm.transform.Sequential([each(with_vector_math), each(with_narrow_indices)])
+
+
+def select(mod: IRModule, compilation: Compilation) -> IRModule:
+    """Phase 4."""
+    mod, compilation.choices = select_kernels(mod, compilation.target, compilation.dense)
+    return mod
+
+
+def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
+    """Phase 8."""
+    mod, compilation.schedules = schedule_functions(mod, compilation.target, compilation.records)
+    return mod
+
+
+def plan_memory(mod: IRModule, compilation: Compilation) -> IRModule:
+    """Phase 11."""
+    planned = relax.get_pipeline("default_build")(mod)
+    compilation.memory = Memory.of(mod, planned)
+    return planned
+
+
+FUSING = (
+    # 1. Constants folded, bindings canonical, nothing dead.
+    Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
+    # 2. Batch norms are folded into the convolutions before them.
+    Phase("fold_batch_norm", lambda mod, _: fold_batch_norm(mod)),
+    # 3. Activations are stored channels last.
+    Phase("channels_last", lambda mod, _: SIMPLIFY(channels_last(mod))),
+    # 4. Each layer gets its kernel, its weight packed.
+    Phase("select_kernels", select),
+    # 5. Operators become TIR functions; elementwise chains go into the kernels before them.
+    Phase("fuse", lambda mod, _: FUSE(mod)),
+    # 6. Marks become attributes and names; equal functions become one.
+    Phase("share_functions", lambda mod, _: share_functions(mod)),
+    # 7. exp and its like as polynomials, indices in int32.
+    Phase("for_schedules", lambda mod, _: FOR_SCHEDULES(mod)),
+)
+SCHEDULING = (
+    # 8. Each function gets its schedule.
+    Phase("schedule_functions", schedule),
+    # 9. What depends on weights alone is computed when the network is loaded.
+    Phase("hoist_constants", lambda mod, _: hoist_constants(mod)),
+    # 10. Results go over operands that are not needed any more.
+    Phase("write_in_place", lambda mod, _: write_in_place(mod)),
+)
+BUILDING = (
+    # 11. TVM's own: calls become the virtual machine's, memory is planned statically.
+    Phase("plan_memory", plan_memory),
+)
+# 12 to 16 are codegen's; machine code comes last.
+PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
+
+
+def run(phases: tuple[Phase, ...], mod: IRModule, compilation: Compilation) -> IRModule:
+    """The module after these phases."""
+    with compilation.target.tvm():
+        for phase in phases:
+            mod = phase.run(mod, compilation)
+            if compilation.observe:
+                compilation.observe(phase.name, mod)
+    return mod
+
+
+def fused(imported: Imported, compilation: Compilation) -> IRModule:
+    """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    return run(FUSING, imported.mod, compilation)
 
 
 @dataclass(frozen=True)
@@ -66,67 +150,40 @@ class Lowered:
     prepare: str | None
 
 
-def fused(imported: Imported, target: Target, dense: bool = False) -> Selection:
-    """Phases 1 to 5: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
-    with target.tvm():
-        # 1. Simplify.
-        mod = CLEAN(imported.mod)
-        # 2. Fold batch norms into convolutions.
-        mod = fold_batch_norm(mod)
-        # 3. Channels last.
-        mod = CLEAN(channels_last(mod))
-        # 4. A kernel for each layer, its weight packed.
-        selection = select_kernels(mod, target, imported.layers, ignore_zeros=dense)
-        # 5. Lower to TIR functions; elementwise chains go into the kernels before them.
-        return replace(selection, mod=FUSE(selection.mod))
-
-
-def lower(imported: Imported, target: Target, records: Records | None = None, dense: bool = False) -> Lowered:
-    """Phases 1 to 7: 'main' takes the input and what 'prepare', where there is one, returns."""
-    selection = fused(imported, target, dense)
-    with target.tvm():
-        # 6. A schedule for each function.
-        scheduled = schedule_functions(selection.mod, target, records)
-        # 7. What depends on weights alone is computed when the network is loaded; results go over operands that are not
-        # needed any more.
-        mod = write_in_place(hoist_constants(scheduled.mod))
+def lower(imported: Imported, compilation: Compilation) -> Lowered:
+    """Phases 1 to 10: 'main' takes the input and what 'prepare', where there is one, returns."""
+    mod = run(SCHEDULING, fused(imported, compilation), compilation)
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
     parts = imported.parts  # one of which the module computes, and all of which the choices tell of
     choices = [
-        replace(each, macs=each.macs * parts, kept_macs=each.kept_macs * parts)
-        for each in with_calls(selection, scheduled)
+        replace(choice, macs=choice.macs * parts, kept_macs=choice.kept_macs * parts)
+        for choice in with_calls(mod, compilation)
     ]
     return Lowered(mod, choices, prepare)
 
 
-def with_calls(selection: Selection, scheduled: Scheduled) -> list[LayerChoice]:
-    """The choices with their schedules, calls and costs. Fusion reorders calls, so a layer is known by the constant
-    that holds its weight; of calls that share one, the first tells of what is stored.
-    """
-    found, made_of, calls = defaultdict(list), {}, Counter()
-    for binding in kernel_bindings(scheduled.mod):
-        function, args = binding.value.args[:2]
-        weights = [arg.value for arg in args if isinstance(arg, GenericConst)] + [
-            w for arg in args for w in made_of.get(arg, ())
-        ]
-        name = function.name_hint
-        if name in scheduled.knobs:
-            layer = {"schedule": scheduled.knobs[name], "function": name, "call": calls[name]}
-            for weight in weights:
-                found[weight].append(layer | {"weights": 0 if found[weight] else prod(weight.shape)})
-        elif weights:  # a transformation of weights: the kernel is the call that takes its result
-            made_of[binding.var] = weights
+def build(mod: IRModule, compilation: Compilation):
+    """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
+    planned = run(BUILDING, mod, compilation)
+    return codegen.build(planned, compilation.target, compilation.observe)
+
+
+def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
+    """The choices with their schedules, and the calls that compute them."""
+    found, calls = {}, Counter()
+    for binding in kernel_bindings(mod):
+        name = binding.value.args[0].name_hint.removesuffix(IN_PLACE)
+        if mark := layer_of(binding.var):
+            found[mark] = {"schedule": compilation.schedules[name], "function": name, "call": calls[name]}
         calls[name] += 1
-    told = {weight: iter(layers) for weight, layers in found.items()}
+    lost = {"schedule": "none: folded away"}
     return [
-        choice
-        if weight is None
-        else replace(choice, **next(told.get(weight.value, iter(())), {"schedule": "none: folded away"}))
-        for choice, weight in zip(selection.choices, selection.weights)
+        choice if choice.kernel == "zeros" else replace(choice, **found.get(mark, lost))
+        for mark, choice in compilation.choices.items()
     ]
 
 
 def kernel_bindings(mod: IRModule) -> list[relax.Binding]:
     """The calls of TIR functions in 'main', in order."""
     bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
-    return [binding for binding in bindings if is_op(binding.value, "relax.call_tir")]
+    return [binding for binding in bindings if any(is_op(binding.value, name) for name in CALLS)]

@@ -139,6 +139,7 @@ def lowered(
 
     from tvm_sched import pipeline
     from tvm_sched.frontend import torch_export
+    from tvm_sched.pipeline import Compilation
     from tvm_sched.quiet import quiet
 
     keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
@@ -146,7 +147,8 @@ def lowered(
     for n, sparsity in track(keys, "lowering", console=console, transient=True, disable=not console.is_terminal):
         network = with_zeros(module, n, sparsity) if n else module
         with quiet():
-            made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), target, dense=n is None).mod
+            compilation = Compilation(target, dense=n is None)
+            made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), compilation)
     return made
 
 

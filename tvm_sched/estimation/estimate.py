@@ -8,13 +8,12 @@ An estimate, by static analysis; nothing is measured. What is assumed:
   which tuning on x86 was seen to agree with.
 - Weights come from DRAM at each call, activations only where they exceed the last cache. DRAM is shared by the cores,
   and prefetching overlaps it with arithmetic perfectly: a call takes the longer of the two.
-- What no kernel of ours computes (pooling, a pad's copy, sums of branches) moves its operands at `MOVED_PER_CYCLE`.
+- What no kernel of ours computes (pooling, a pad's copy, sums of branches) moves its operands at `Costs.moved_bytes_per_cycle`.
 - Calls cost nothing beside their work, cores do not throttle, and nothing else runs.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from tvm import IRModule
 from tvm.ir import GenericConst
@@ -24,24 +23,13 @@ from tvm_ffi import structural_hash
 
 from tvm_sched import codegen, pipeline
 from tvm_sched.estimation import machine_model
-from tvm_sched.kernels import (
-    depthwise_conv2d,
-    direct_conv2d,
-    pixel_lanes_conv2d,
-    register_tile,
-    space_to_depth,
-    winograd_conv2d,
-)
-from tvm_sched.kernels.register_tile import FLOAT, Work
-from tvm_sched.kernels.rewrites.fusion import find_block
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import Kernel, kernel_of
 from tvm_sched.records.database import workload
-from tvm_sched.targets.target import Target
+from tvm_sched.targets import Target
 
-MOVED_PER_CYCLE = 8  # bytes of operands and result together, by one core, from L2 or L3
-IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
 LOOKS = 24  # of a kernel's tiles, its own estimate's best first
 LOOPS = 3  # different main loops among them that are built
+NO_LOOP = 4  # times what the pipes take that a multiply-add is taken to take where no main loop is found
 
 
 @dataclass(frozen=True)
@@ -72,6 +60,10 @@ class Call:
     stored: int
     moved: int
 
+    def moving_cycles(self, target: Target) -> float:
+        """What it takes a function to do no more than move them, on the target's cores."""
+        return (self.stored + self.moved) / target.costs.moved_bytes_per_cycle / target.cores
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -94,37 +86,34 @@ class Estimator:
 
     def guess(self, func: PrimFunc) -> Guess | None:
         """The best tile of a function; None for one that no kernel of ours computes."""
-        mod = workload(func)
-        key = structural_hash(mod)
+        key = structural_hash(workload(func))
         if key not in self.guesses:
-            self.guesses[key] = self.best(mod)
+            self.guesses[key] = self.best(func)
         return self.guesses[key]
 
-    def best(self, mod: IRModule) -> Guess | None:
-        """The same, of a module that was not met before. Of equal estimates the kernel's own order decides."""
-        sch = Schedule(mod)
-        kernel, tiles = kernel_of(sch, self.target)
-        if kernel is None or kernel is space_to_depth:
+    def best(self, func: PrimFunc) -> Guess | None:
+        """The same, of a function that was not met before. Of equal estimates the kernel's own order decides."""
+        kernel = kernel_of(func)
+        if kernel is None:
             return None
+        mod = workload(func)
+        problem = kernel.problem(Schedule(mod))
         found, met = [], set()
-        for tile in tiles[:LOOKS]:
-            key = loop_key(kernel, sch, tile)
+        for tile in kernel.tiles(problem, self.target)[:LOOKS]:
+            key = kernel.loop_key(problem, tile)
             if key in met or len(met) < LOOPS:
                 met.add(key)
-                found.append(
-                    Guess(tile, kernel_cycles(kernel, sch, tile, self.target, self.fma_cycles(key, kernel, mod, tile)))
-                )
+                fma_cycles = self.fma_cycles(key, kernel, mod, tile)
+                found.append(Guess(tile, total_cycles(kernel, problem, tile, self.target, fma_cycles)))
         return min(found, key=lambda guess: guess.cycles)
 
-    def fma_cycles(self, key: tuple, kernel, mod: IRModule, tile) -> float:
-        """Cycles of a vector's multiply-add in the main loop of a tile; four times what the pipes take where there is
-        no such loop.
+    def fma_cycles(self, key: tuple, kernel: Kernel, mod: IRModule, tile) -> float:
+        """Cycles of a vector's multiply-add in the main loop of a tile; NO_LOOP times what the pipes take where there is
+        none.
         """
         if key not in self.loops:
-            sch = Schedule(mod)
-            kernel.schedule(sch, tile, self.target)
-            loop = machine_model.main_loop(codegen.build(sch.mod, self.target).mod.inspect_source("asm"))
-            self.loops[key] = loop.cycles(self.target) / loop.fmas if loop else 4 / self.target.fma_per_cycle
+            loop = machine_model.main_loop_of(kernel, mod, tile, self.target)
+            self.loops[key] = loop.cycles(self.target) / loop.fmas if loop else NO_LOOP / self.target.fma_per_cycle
         return self.loops[key]
 
     def network_seconds(self, mod: IRModule, board: Board) -> float:
@@ -132,7 +121,7 @@ class Estimator:
         total = 0.0
         for call in calls(mod):
             guess = self.guess(call.func)
-            cycles = guess.cycles if guess else (call.stored + call.moved) / MOVED_PER_CYCLE / self.target.cores
+            cycles = guess.cycles if guess else call.moving_cycles(self.target)
             total += max(cycles / board.ghz * 1e-9, board.dram_seconds(call))
         return total
 
@@ -150,38 +139,6 @@ def calls(mod: IRModule) -> Iterator[Call]:
         yield Call(mod[name], sum(codegen.bytes_of(each.ty) for each in weights), moved)
 
 
-def kernel_cycles(kernel, sch: Schedule, tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Cycles of a function that holds `kernel`, on the busiest core. `fma_cycles` as in `register_tile.cycles`."""
-    if kernel is depthwise_conv2d:
-        return depthwise_conv2d.cycles(sch, tile, target, fma_cycles)
-    notes = sch.get(find_block(sch, kernel.NAME)).annotations
-    if kernel is winograd_conv2d:
-        return winograd_conv2d.estimate(*winograd_conv2d.noted(notes), tile, target, fma_cycles)
-    work = Work.of_block(notes)
-    if kernel is pixel_lanes_conv2d:
-        return pixel_lanes_conv2d.cycles(work, int(notes["pixel_lanes.lanes"]), tile, target, fma_cycles)
-    pad = 2 * work.batch * prod(work.stride) * work.height * work.width * work.channels * FLOAT if work.padded else 0
-    return register_tile.cycles(work, tile, target, fma_cycles) + pad / MOVED_PER_CYCLE / target.cores
-
-
-def loop_key(kernel, sch: Schedule, tile) -> tuple:
-    """What tells one main loop from another: neither the image's size nor how many channels are kept (though LLVM
-    unrolls a loop over few).
-    """
-    block = sch.get(find_block(sch, kernel.NAME))
-    if kernel is depthwise_conv2d:
-        shape = [int(axis.dom.extent) for axis in block.iter_vars]
-        return (
-            kernel.NAME,
-            tuple(shape[4:]),
-            tuple(map(int, block.annotations["work.stride"])),
-            shape[3] % 4,
-            tile.rows,
-            tile.cols,
-        )
-    work = Work.of_block(block.annotations)
-    if kernel is pixel_lanes_conv2d:
-        return kernel.NAME, work.n, work.indexed, tile.cols, tile.rows
-    rows = tile.rows if kernel is direct_conv2d else 1
-    near = rows == 1 and (tile.cols - 1) * work.stride[1] * work.channels * FLOAT <= IMMEDIATE
-    return kernel.NAME, work.n, work.indexed, work.kernel, work.stride, work.padded, rows, tile.cols, tile.groups, near
+def total_cycles(kernel: Kernel, problem, tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Cycles of a kernel's whole function, on the busiest core; `fma_cycles` as in `Kernel.cycles`."""
+    return kernel.cycles(problem, tile, target, fma_cycles) + kernel.copy_cycles(problem, target)

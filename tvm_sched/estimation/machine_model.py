@@ -11,15 +11,16 @@ import subprocess
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from subp_contract.errors import UserError
-from tvm_sched.targets.target import Target
+from tvm import IRModule
+from tvm.s_tir import Schedule
 
-COMMANDS = (
-    "llvm-mca-19",
-    "llvm-mca-20",
-    "llvm-mca-21",
-    "llvm-mca",
-)  # 14, which Debian 12 calls llvm-mca, has no model of the Neoverse N1
+from subp_contract.errors import UserError
+from tvm_sched import codegen
+from tvm_sched.kernels import Kernel
+from tvm_sched.targets import Target
+
+# 14, which Debian 12 calls llvm-mca, has no model of the Neoverse N1.
+COMMANDS = ("llvm-mca-19", "llvm-mca-20", "llvm-mca-21", "llvm-mca")
 LEAST_VERSION = 19
 ITERATIONS = 100  # of a loop, until its steady state decides
 MAIN_SHARE = 0.3  # of multiply-adds among a loop's instructions: a transformation of tiles has half of that
@@ -85,6 +86,13 @@ def main_loop(assembly: str) -> Loop | None:
     """
     loops = [loop for loop in innermost_loops(assembly) if loop.fmas >= MAIN_SHARE * len(loop.body)]
     return max(loops, key=lambda loop: loop.fmas, default=None)
+
+
+def main_loop_of(kernel: Kernel, mod: IRModule, tile, target: Target) -> Loop | None:
+    """That of an unscheduled function 'main' that holds the kernel, with a tile."""
+    sch = Schedule(mod)
+    kernel.schedule(sch, tile, target)
+    return main_loop(codegen.build(sch.mod, target).mod.inspect_source("asm"))
 
 
 def require(target: Target) -> None:

@@ -1,5 +1,5 @@
-"""The main loop of each kernel on a target, for the block sizes, kernel sizes and strides that networks have: 28x28
-pixels, 128 channels in and out.
+"""The main loop of each kernel on a target, for the block sizes, kernel sizes and strides that it names as its examples:
+28x28 pixels, 128 channels in and out.
 
 What is looked at is the machine code of the tile that compiles by default. Sparse layers keep a quarter of their
 blocks.
@@ -7,87 +7,73 @@ blocks.
 
 from dataclasses import dataclass, replace
 
-from tvm import IRModule, te
-from tvm.s_tir import Schedule
+import numpy as np
+from tvm import IRModule, relax
 
-from tvm_sched import codegen
 from tvm_sched.estimation import machine_model
 from tvm_sched.estimation.machine_model import Loop
-from tvm_sched.kernels import (
-    depthwise_conv2d,
-    direct_conv2d,
-    pixel_lanes_conv2d,
-    winograd_conv2d,
-)
-from tvm_sched.kernels.winograd_conv2d import Form
-from tvm_sched.targets.target import Target
+from tvm_sched.kernels import KERNELS, Kernel, kernel_of
+from tvm_sched.kernels.base import Example, Form
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.passes.graph.constants import constant
+from tvm_sched.passes.graph.share_functions import share_functions
+from tvm_sched.targets import Target
 
 SIZE, CHANNELS, DENSITY = 28, 128, 0.25
-BLOCKS = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel with one kind of layer. `n` is 1 for a depthwise layer."""
+    """One kernel with one of its examples."""
 
-    kernel: str
-    n: int
-    sparse: bool
-    size: int  # of the convolution's kernel
-    stride: int = 1
+    kernel: Kernel
+    example: Example
 
     def __str__(self):
-        return (
-            f"{self.kernel} 1x{self.n} {'sparse' if self.sparse else 'dense'} {self.size}x{self.size} stride "
-            f"{self.stride}"
-        )
-
-    @property
-    def function(self) -> tuple:
-        """(kernel module, unscheduled function)"""
-        kept, groups = (int(CHANNELS * DENSITY) if self.sparse else CHANNELS), CHANNELS // self.n
-        indices = [te.placeholder((groups, kept), "int32")] if self.sparse else []
-        if self.kernel == pixel_lanes_conv2d.NAME:
-            inputs = [te.placeholder((SIZE * SIZE, CHANNELS)), te.placeholder((groups, kept, 1, 1, self.n)), *indices]
-            return pixel_lanes_conv2d, made(
-                inputs, pixel_lanes_conv2d.compute(*inputs, shape=(1, SIZE, SIZE, CHANNELS), lanes=4)
-            )
-        image, around = te.placeholder((1, SIZE * self.stride, SIZE * self.stride, CHANNELS)), (self.size // 2,) * 4
-        if self.kernel == winograd_conv2d.NAME:
-            form = Form(4, 3)
-            inputs = [image, te.placeholder((form.size, form.size, groups, kept, self.n)), *indices]
-            return winograd_conv2d, made(inputs, winograd_conv2d.compute(*inputs, form=form))
-        strides = {"stride": (self.stride, self.stride), "padding": around}
-        if self.kernel == depthwise_conv2d.NAME:
-            inputs = [image, te.placeholder((self.size, self.size, CHANNELS))]
-            return depthwise_conv2d, made(inputs, depthwise_conv2d.compute(*inputs, **strides))
-        inputs = [image, te.placeholder((groups, kept, self.size, self.size, self.n)), *indices]
-        return direct_conv2d, made(inputs, direct_conv2d.conv2d(*inputs, out_channels=CHANNELS, **strides))
+        return f"{self.kernel.name} {self.example}"
 
 
-def made(inputs: list, output) -> IRModule:
-    """The function of TE tensors, as a module."""
-    return IRModule({"main": te.create_prim_func([*inputs, output])})
+CASES = [Case(kernel, example) for kernel in KERNELS for example in kernel.examples]
 
 
-CASES = [
-    *(
-        Case(direct_conv2d.NAME, n, sparse, size, stride)
-        for n in BLOCKS
-        for sparse in (True, False)
-        for size, stride in ((1, 1), (1, 2), (3, 1), (3, 2))
-    ),
-    *(Case(winograd_conv2d.NAME, n, sparse, 3) for n in BLOCKS for sparse in (True, False)),
-    Case(pixel_lanes_conv2d.NAME, 4, True, 1),
-    *(Case(depthwise_conv2d.NAME, 1, False, 3, stride) for stride in (1, 2)),
-]
+def layer_of(example: Example) -> Layer:
+    """A layer as the example says; depthwise where its blocks have one channel."""
+    inputs = 1 if example.n == 1 else CHANNELS
+    weight = np.ones((CHANNELS, inputs, example.size, example.size), "float32")
+    if example.sparse:
+        rows = CHANNELS // example.n
+        kept = np.stack([np.random.default_rng(row).permutation(CHANNELS) < DENSITY * CHANNELS for row in range(rows)])
+        weight *= kept.repeat(example.n, axis=0)[:, :, None, None]
+    strides, around = (example.stride, example.stride), (example.size // 2,) * 4
+    groups = CHANNELS if example.n == 1 else 1
+    return Layer("example", weight, (1, SIZE, SIZE, CHANNELS), CHANNELS, groups, strides, around)
+
+
+def form_of(case: Case, target: Target) -> Form:
+    """The kernel's cheapest form for the example's layer, in blocks of the example's size."""
+    forms = case.kernel.forms(layer_of(case.example), target)
+    return min((form for form in forms if form.n in (None, case.example.n)), key=lambda form: form.cycles)
+
+
+def function_of(form: Form) -> IRModule:
+    """A form as a function 'main' of its own, not scheduled."""
+    layer, builder = form.layer, relax.BlockBuilder()
+    size = SIZE * layer.stride[0]
+    x = relax.Var("x", relax.TensorType((1, size, size, CHANNELS), "float32"))
+    weights = [constant(array) for array in form.kernel.pack(form)]
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            call = form.kernel.call(builder, x, weights, form, form.kernel.marked("example"))
+            result = builder.emit_output(call)
+        builder.emit_func_output(result)
+    functions = share_functions(builder.finalize()).functions.values()
+    (func,) = [each for each in functions if not isinstance(each, relax.Function) and kernel_of(each)]
+    return IRModule({"main": func})
 
 
 def of(case: Case, target: Target) -> tuple[object, Loop | None]:
     """(default tile, main loop) of a case for one thread; no loop where the tile needs none."""
     target = replace(target, cores=1)
-    kernel, mod = case.function
-    sch = Schedule(mod)
-    tile = kernel.tiles(sch, target)[0]
-    kernel.schedule(sch, tile, target)
-    return tile, machine_model.main_loop(codegen.build(sch.mod, target).mod.inspect_source("asm"))
+    form = form_of(case, target)
+    tile = case.kernel.tiles(form.problem, target)[0]
+    return tile, machine_model.main_loop_of(case.kernel, function_of(form), tile, target)

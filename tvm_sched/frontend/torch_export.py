@@ -1,16 +1,22 @@
 """From a PyTorch network to a Relax module with its constants bound."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.export import ExportedProgram
+from tvm import IRModule, relax
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from subp_contract.errors import UserError
 from tvm_sched.frontend import recurrent
+from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.layer_names import emit_layer
 
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen's core operator -> its weight's argument
+OPERATORS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.matmul")  # that it becomes
 REARRANGED = {
     "permute",
     "transpose",
@@ -22,15 +28,13 @@ REARRANGED = {
 
 @dataclass(frozen=True)
 class Imported:
-    """A Relax module, and what it has lost: the layers' names, with the sizes of their weights, in the order of their
-    operators.
+    """A Relax module, in which each layer's result is named after the layer (`passes.graph.layer_names`).
 
     The module takes one of `parts` equal parts of the batch at a time.
     """
 
-    mod: object  # tvm.IRModule with a function 'main'
+    mod: IRModule  # with a function 'main'
     program: ExportedProgram
-    layers: list[tuple[str, int]]
     input_shape: tuple[int, ...]  # of the whole batch
     input_dtype: str
     parts: int = 1
@@ -52,8 +56,6 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     Raises UserError if torch.export or TVM's importer cannot take the network, or if its weights are not finite; the
     sentence names the reason.
     """
-    from tvm.relax.frontend.torch import from_exported_program
-
     program = module if isinstance(module, ExportedProgram) else export(module, example_input.chunk(parts)[0])
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
@@ -76,12 +78,12 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
     try:
         core = recurrent.decomposed(program)
         require_indexing_from_the_front(core)
-        mod = from_exported_program(core, unwrap_unit_return_tuple=True, run_ep_decomposition=False)
+        mod = imported(core)
     except UserError:
         raise
     except Exception as error:  # of any kind: TVM's importer has many ways to stop
         raise UserError(f"TVM cannot import this network: {first_line(error)}") from error
-    return Imported(mod, program, layers(core), (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
+    return Imported(mod, program, (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
 
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
@@ -130,19 +132,52 @@ def require_indexing_from_the_front(program: ExportedProgram) -> None:
                 )
 
 
-def layers(program: ExportedProgram) -> list[tuple[str, int]]:
-    """(name, numbers in the weight) of each convolution and matrix product, in the order in which the network computes
-    them; of products by one matrix, as the steps of a recurrent layer are, the first.
-    """
-    found, matrices = [], set()
-    for node in program.graph.nodes:
-        at = WEIGHT_AT.get(operator(node))
-        if at is not None and node.args[at] not in matrices:
-            if operator(node) != "convolution":
-                matrices.add(node.args[at])
-            weight = source(node.args[at])
-            found.append((name_of(weight, node, program), weight.meta["val"].numel()))
-    return found
+def imported(program: ExportedProgram) -> IRModule:
+    """TVM's import of a program in core operators, the results of layers named."""
+    importer = _Importer()
+    importer.program = program
+    options = {"keep_params_as_input": False, "unwrap_unit_return_tuple": True, "no_bind_return_tuple": False}
+    return importer.from_exported_program(program, custom_convert_map=None, **options)
+
+
+class _Importer(ExportedProgramImporter):
+    """TVM's importer, which knows of each node that it converts whether it is a layer."""
+
+    program: ExportedProgram
+
+    def create_convert_map(self):
+        return {name: self.named(convert, name.split(".")[0]) for name, convert in super().create_convert_map().items()}
+
+    def named(self, convert: Callable, name: str) -> Callable:
+        """A converter whose operator of Relax has the layer's name; a bias, which it adds behind, has not."""
+        if name not in WEIGHT_AT:
+            return convert
+
+        def converted(node: torch.fx.Node):
+            layer = name_of(source(node.args[WEIGHT_AT[name]]), node, self.program)
+            builder, self.block_builder = self.block_builder, _NamingBuilder(self.block_builder, layer)
+            try:
+                return convert(node)
+            finally:
+                self.block_builder = builder
+
+        return converted
+
+
+class _NamingBuilder:
+    """A block builder that names the result of a layer's operator."""
+
+    def __init__(self, builder: relax.BlockBuilder, layer: str):
+        self.builder, self.layer = builder, layer
+
+    def emit(self, expr: relax.Expr, *args, **kwargs) -> relax.Var:
+        """As the builder's."""
+        if any(is_op(expr, name) for name in OPERATORS):
+            return emit_layer(self.builder, expr, self.layer)
+        return self.builder.emit(expr, *args, **kwargs)
+
+    def __getattr__(self, name: str):
+        return getattr(self.builder, name)
 
 
 def operator(node: torch.fx.Node) -> str:

@@ -1,3 +1,33 @@
-"""One file a kernel: the compute, the schedule as rewrites with named knobs, and the knobs' values worth trying, best
-guess first.
+"""One file a kernel: the compute, the schedule as rewrites with a tile, the tiles worth trying, best guess first; and what
+they share. `base.py` says what a kernel is, `KERNELS` lists them; the compiler knows them by nothing else.
+
+`rewrites/`: steps of schedules; `generic/`: schedules for functions that hold no kernel of ours. May import `targets` and
+`subp_contract`, and nothing else of the package.
 """
+
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels import (
+    columns_conv2d,
+    depthwise_conv2d,
+    direct_conv2d,
+    pixel_lanes_conv2d,
+    space_to_depth,
+    winograd_conv2d,
+)
+from tvm_sched.kernels.base import Kernel, kernel_name
+
+KERNELS: list[Kernel] = [
+    depthwise_conv2d.KERNEL,
+    direct_conv2d.KERNEL,
+    pixel_lanes_conv2d.KERNEL,
+    columns_conv2d.KERNEL,
+    winograd_conv2d.KERNEL,
+]
+TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule}  # before a kernel: name -> its one schedule
+
+
+def kernel_of(func: PrimFunc) -> Kernel | None:
+    """The kernel that a fused function holds, by its mark; None for any other."""
+    name = kernel_name(func)
+    return next((kernel for kernel in KERNELS if kernel.name == name), None)

@@ -1,34 +1,53 @@
 """Direct convolution over columns of a weight: lanes over the N output channels of a block, NHWC.
 
 A column is an input channel at one kernel position. Where the kernels of a block share a pattern of kept positions, a
-group of N outputs keeps K columns, any positions of any channels, and the others cost nothing:
+block row of N outputs keeps K columns, any positions of any channels, and the others cost nothing:
 
-    y[b, h, w, g*N + lane] = sum_k data[g, k, lane] * x[b, h*S + row - P, w*S + col - P, channel],      row, col, channel = columns[g, k]
+    y[b, h, w, g*N + lane] = sum_k data[g, k, lane] * x[b, h*S + row - P, w*S + col - P, channel]
+    row, col, channel = columns[g, k]
 
-`x [B, H, W, C]`, `data [G, K, 1, 1, N]`, `columns [G, K, 3]` int32, sorted in each group, `y [B, H', W', O]`, G =
-ceil(O / N). Row and column of a dilated kernel are those of its pixels. It is the direct kernel of a 1x1 convolution
-whose index says where in the image too: its tiles and its schedule are that one's.
+`x [B, H, W, C]`, `data [G, K, 1, 1, N]`, `columns [G, K, 3]` int32, sorted in each block row, `y [B, H', W', O]`,
+G = ceil(O / N). Row and column of a dilated kernel are those of its pixels. It is the direct kernel of a 1x1
+convolution whose index says where in the image too: its tiles and its schedule are that one's.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from tvm import te
+from tvm.s_tir import Schedule
 
+from subp_contract import pattern
 from tvm_sched.kernels import direct_conv2d, register_tile
-from tvm_sched.kernels.register_tile import Work
-from tvm_sched.kernels.rewrites.loops import output_size
+from tvm_sched.kernels.base import Form, Kernel, Savings, distinct_rows, fusable_call, least_cycles, normal
+from tvm_sched.kernels.conv_problem import ConvProblem, output_size
+from tvm_sched.kernels.layer import Layer, longest_row
+from tvm_sched.kernels.register_tile import Tile
+from tvm_sched.kernels.rewrites.fusion import find_block
 from tvm_sched.targets import Target
 
 NAME = "columns_conv2d"  # of the function; its block is direct_conv2d's
+EXTENT = "columns.extent"  # attribute of the block
 
 
-def compute(x, data, columns, *, out_channels, kernel, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
+@dataclass(frozen=True)
+class ColumnsProblem:
+    """The columns as a 1x1 convolution, and (rows, columns) of the image that one output pixel sees."""
+
+    conv: ConvProblem
+    extent: tuple[int, int]
+
+
+def compute(
+    x, data, columns, *, out_channels, kernel, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None
+):
     """The algorithm, free of any order. `kernel` is (height, width) of the whole one, `padding` (top, left, bottom,
-    right).
+    right); `marks` become the block's attributes.
     """
     batch, height, width, channels = (int(extent) for extent in x.shape)
-    groups, kept, _, _, n = (int(extent) for extent in data.shape)
+    block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
     out_height, out_width = output_size((height, width), kernel, stride, padding, dilation)
     padded = direct_conv2d.pad(x, padding)
     k = te.reduce_axis((0, kept), "k")
@@ -39,11 +58,12 @@ def compute(x, data, columns, *, out_channels, kernel, stride=(1, 1), padding=(0
             data[o // n, k, 0, 0, o % n] * padded[b, h * stride[0] + row, w * stride[1] + col, channel], axis=[k]
         )
 
-    work = Work(batch, out_height, out_width, channels, groups, kept, n, stride=tuple(stride), padded=True)
-    y = te.compute(
-        (batch, out_height, out_width, groups * n), product, name=direct_conv2d.NAME, attrs=work.attributes()
-    )
-    return direct_conv2d.cut(y, out_channels)
+    sizes = (channels, block_rows, kept, n)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=tuple(stride), padded=True)
+    extent = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
+    attributes = problem.attributes() | {EXTENT: extent} | (marks or {})
+    shape = (batch, out_height, out_width, block_rows * n)
+    return direct_conv2d.cut(te.compute(shape, product, name=direct_conv2d.NAME, attrs=attributes), out_channels)
 
 
 def matrix(weight: np.ndarray) -> np.ndarray:
@@ -61,9 +81,81 @@ def places(
     return np.stack([row * dilation[0], col * dilation[1], channel], axis=-1).astype("int32")
 
 
-def estimate(work: Work, target: Target) -> float:
-    """Cycles of the best tile; `work` as of the whole kernel, but for `kept`: columns. An index is three numbers here."""
-    work = replace(work, kernel=(1, 1), padded=True, indexed=True)
-    tile = register_tile.candidates(work, target, most=1)[0]
-    steps = work.groups * work.kept * work.batch * work.height * work.width / (tile.rows * tile.cols)
-    return register_tile.cycles(work, tile, target) + 2 * steps / target.loads_per_cycle / target.cores
+def problem_of(sch: Schedule) -> ColumnsProblem:
+    """What the function computes."""
+    notes = sch.get(find_block(sch, direct_conv2d.NAME)).annotations
+    return ColumnsProblem(ConvProblem.of_block(notes), tuple(map(int, notes[EXTENT])))
+
+
+class ColumnsConv2d(Kernel):
+    """Takes layers whose kept blocks keep only some positions of their kernels, the same ones in a whole block."""
+
+    name = NAME
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        taps = prod(layer.kernel)
+        if taps == 1 or layer.depthwise or layer.dense:
+            return
+        weight = matrix(layer.ungrouped)
+        columns = replace(layer, weight=weight, channels=weight.shape[1], groups=1)
+        extent = tuple(step * (size - 1) + 1 for size, step in zip(layer.kernel, layer.dilation, strict=True))
+        for n in pattern.SIZES:
+            kept = longest_row(columns.kept[n])
+            if kept < taps * layer.kept[n].sum(axis=1).max():
+                conv = replace(layer.problem(n), kept=kept, kernel=(1, 1), padded=True, indexed=True)
+                problem = ColumnsProblem(conv, extent)
+                yield Form(self, columns, problem, n, "columns", least_cycles(self, problem, target), 2, details=layer)
+
+    def why(self, layer: Layer, form: Form) -> str:
+        skipped = 1 - form.row_length / form.layer.channels
+        return f"{skipped:.0%} of the columns are skipped: the kernels of a block share the positions that they keep"
+
+    def savings(self, layer: Layer, form: Form) -> Savings:
+        """As of the columns, which have a pattern of their own."""
+        zeros, density = form.layer.zeros, form.layer.density
+        savings = super().savings(layer, form)
+        return replace(savings, n=zeros and zeros.n, density=density if zeros else float(form.kept.mean()))
+
+    def pack(self, form):
+        layer, (data, indices) = form.details, super().pack(form)
+        return [data, places(indices, layer.channels, layer.kernel, layer.dilation)]
+
+    def call(self, builder, x, weights, form, marks):
+        layer = form.details
+        geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        options = {"out_channels": layer.out_channels, "kernel": layer.kernel, "marks": marks}
+        return fusable_call(builder, NAME, compute, x, *weights, **options, **geometry)
+
+    problem = staticmethod(problem_of)
+    schedule = staticmethod(direct_conv2d.schedule)
+
+    def tiles(self, problem: ColumnsProblem, target: Target) -> list[Tile]:
+        return register_tile.candidates(problem.conv, target)
+
+    def cycles(self, problem: ColumnsProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+        """Those of the 1x1 convolution, and two more loads a step: an index is three numbers."""
+        conv = problem.conv
+        steps = conv.block_rows * conv.kept * conv.batch * conv.height * conv.width / (tile.rows * tile.cols)
+        loads = 2 * steps / target.loads_per_cycle / target.cores
+        return register_tile.cycles(conv, tile, target, fma_cycles) + loads
+
+    def copy_cycles(self, problem: ColumnsProblem, target: Target) -> float:
+        return direct_conv2d.KERNEL.copy_cycles(problem.conv, target)
+
+    def arguments(self, problem: ColumnsProblem, infos, rng):
+        """Columns are distinct places among those that a pixel sees, instead of channels."""
+        channels = problem.conv.channels
+        made = []
+        for dtype, shape in infos:
+            if dtype == "int32":
+                places_seen = distinct_rows(rng, shape[:2], prod(problem.extent) * channels)
+                made.append(places(places_seen, channels, problem.extent))
+            else:
+                made.append(normal(rng, dtype, shape))
+        return made
+
+    def loop_key(self, problem: ColumnsProblem, tile: Tile) -> tuple:
+        return (NAME, *direct_conv2d.KERNEL.loop_key(problem.conv, tile))
+
+
+KERNEL = ColumnsConv2d()

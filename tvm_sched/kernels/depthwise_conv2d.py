@@ -9,22 +9,39 @@ outputs a channel the lanes would gather their inputs: such a layer is left to t
 is outside its groups and were 1.2 to 1.4 times faster where measured.)
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
+from tvm_sched.kernels.base import Example, Form, Kernel, Savings, fusable_call, least_cycles
+from tvm_sched.kernels.conv_problem import output_size
+from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.rewrites.loops import bands, output_size, partition
+from tvm_sched.kernels.rewrites.loops import bands, partition
 from tvm_sched.targets import Target
 
 NAME = "depthwise_conv2d"
+STRIDE = "work.stride"  # attribute of the block
 MOST_SUMS = 8  # in registers: with more of them, the inputs that the sums share no longer fit beside them
 
 
-def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
-    """The algorithm, free of any order. `padding` is (top, left, bottom, right)."""
+@dataclass(frozen=True)
+class DepthwiseProblem:
+    """Sizes of the output, `[batch, height, width, channels]`, and of the kernel."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+
+
+def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None):
+    """The algorithm, free of any order. `padding` is (top, left, bottom, right); `marks` become the block's attributes."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
     kernel_h, kernel_w, _ = (int(extent) for extent in weight.shape)
     top, left, _, _ = padding
@@ -39,7 +56,8 @@ def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
             pixel = tirx.if_then_else(inside, pixel, tirx.const(0, x.dtype))
         return te.sum(weight[r, q, c] * pixel, axis=[r, q])
 
-    return te.compute((batch, out_height, out_width, channels), product, name=NAME, attrs={"work.stride": list(stride)})
+    attributes = {STRIDE: list(stride)} | (marks or {})
+    return te.compute((batch, out_height, out_width, channels), product, name=NAME, attrs=attributes)
 
 
 @dataclass(frozen=True)
@@ -54,51 +72,41 @@ class Tile:
         return f"{self.rows}x{self.cols} pixels, {self.bands} bands"
 
 
-def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
-    """The tiles worth trying for this function, those that load the fewest inputs first; None if it is not this
-    kernel's.
-    """
+def problem_of(sch: Schedule) -> DepthwiseProblem:
+    """What the function computes."""
     conv = find_block(sch, NAME)
-    if conv is None:
-        return None
-    batch, height, width, channels, kernel_h, kernel_w = (int(sch.get(loop).extent) for loop in sch.get_loops(conv))
+    batch, height, width, channels, *kernel = (int(sch.get(loop).extent) for loop in sch.get_loops(conv))
+    stride = tuple(int(step) for step in sch.get(conv).annotations[STRIDE])
+    return DepthwiseProblem(batch, height, width, channels, tuple(kernel), stride)
+
+
+def tiles(problem: DepthwiseProblem, target: Target) -> list[Tile]:
+    """Those that load the fewest inputs first."""
+    height, width, channels = problem.height, problem.width, problem.channels
     vector = vector_width(channels, target.lanes)
     most_sums = MOST_SUMS // ceil(vector / target.lanes) if channels % vector == 0 else 1
-    stride_h, stride_w = (int(step) for step in sch.get(conv).annotations["work.stride"])
 
     def loads(tile: Tile) -> int:
-        rows, cols = (tile.rows - 1) * stride_h + kernel_h, (tile.cols - 1) * stride_w + kernel_w
+        rows = (tile.rows - 1) * problem.stride[0] + problem.kernel[0]
+        cols = (tile.cols - 1) * problem.stride[1] + problem.kernel[1]
         return ceil(height / tile.rows) * ceil(width / tile.cols) * rows * cols
 
     found = [
-        Tile(rows, cols, bands(ceil(height / rows), ceil(target.cores / batch)))
+        Tile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch)))
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
     return sorted(found, key=lambda tile: (loads(tile), tile.rows))
 
 
-def cycles(sch: Schedule, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles of the function on the target's cores, a vector's multiply-add taking `fma_cycles` where that is
-    known.
-    """
-    batch, height, width, channels, kernel_h, kernel_w = (
-        int(sch.get(loop).extent) for loop in sch.get_loops(find_block(sch, NAME))
-    )
-    vector = vector_width(channels, target.lanes)
-    vectors = ceil(channels / vector) * ceil(vector / target.lanes)
-    pixels = ceil(height / tile.rows) * tile.rows * ceil(width / tile.cols) * tile.cols
-    shares = batch * tile.bands
-    return (
-        batch
-        * pixels
-        * vectors
-        * kernel_h
-        * kernel_w
-        * (fma_cycles or 1 / target.fma_per_cycle)
-        * ceil(shares / target.cores)
-        / shares
-    )
+def cycles(problem: DepthwiseProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Multiply-adds alone: loads are counted by what a multiply-add takes in the main loop, where that is known."""
+    vector = vector_width(problem.channels, target.lanes)
+    vectors = ceil(problem.channels / vector) * ceil(vector / target.lanes)
+    pixels = ceil(problem.height / tile.rows) * tile.rows * ceil(problem.width / tile.cols) * tile.cols
+    sums = problem.batch * pixels * vectors * prod(problem.kernel)
+    shares = problem.batch * tile.bands
+    return sums * (fma_cycles or 1 / target.fma_per_cycle) * ceil(shares / target.cores) / shares
 
 
 def vector_width(channels: int, lanes: int) -> int:
@@ -111,7 +119,7 @@ def vector_width(channels: int, lanes: int) -> int:
     return next((width for width in (lanes, lanes // 2) if width in fitting), max(fitting, default=lanes))
 
 
-def schedule(sch: Schedule, tile: Tile, target: Target):
+def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels by one vector of channels."""
     conv = find_block(sch, NAME)
 
@@ -141,3 +149,42 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     sch.parallel(sch.fuse(image, band))
     sch.decompose_reduction(conv, r)
     finish(sch, target)
+
+
+class DepthwiseConv2d(Kernel):
+    """Takes convolutions with one kernel a channel. A block would have one input channel: there is nothing to skip."""
+
+    name = NAME
+    examples = (Example(1, False, 3), Example(1, False, 3, 2))
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        if layer.depthwise:
+            batch, height, width = layer.image
+            problem = DepthwiseProblem(batch, height, width, layer.channels, layer.kernel, layer.stride)
+            yield Form(self, layer, problem, None, "depthwise", least_cycles(self, problem, target), rank=0)
+
+    def why(self, layer: Layer, form: Form) -> str:
+        return "depthwise: a block has one input channel, nothing to skip"
+
+    def savings(self, layer: Layer, form: Form) -> Savings:
+        return Savings(None, 1.0, 1, 1, layer.macs)
+
+    def pack(self, form):
+        """`[R, Q, C]`"""
+        return [form.layer.weight[:, 0].transpose(1, 2, 0)]
+
+    def call(self, builder, x, weights, form, marks):
+        layer = form.layer
+        geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        return fusable_call(builder, NAME, compute, x, *weights, marks=marks, **geometry)
+
+    problem = staticmethod(problem_of)
+    tiles = staticmethod(tiles)
+    cycles = staticmethod(cycles)
+    schedule = staticmethod(schedule)
+
+    def loop_key(self, problem: DepthwiseProblem, tile: Tile) -> tuple:
+        return NAME, problem.kernel, problem.stride, problem.channels % 4, tile.rows, tile.cols
+
+
+KERNEL = DepthwiseConv2d()

@@ -7,29 +7,37 @@
 all C channels are kept: the same kernel is the dense convolution. A linear layer is the case of a 1x1 image.
 """
 
+from collections.abc import Iterator
 from math import gcd, prod
 
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap
 
-from tvm_sched.kernels.register_tile import Tile, Work, candidates
+from subp_contract import pattern
+from tvm_sched.kernels import register_tile
+from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.conv_problem import ConvProblem, output_size
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
 from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.rewrites.loops import output_size, partition, prefetch_weights
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
 
 NAME = "direct_conv2d"
 CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
 
 
-def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1)):
-    """The algorithm, free of any order. `padding` is (top, left, bottom, right).
+def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None):
+    """The algorithm, free of any order. `padding` is (top, left, bottom, right); `marks` become the block's attributes.
 
-    Where N does not divide `out_channels`, the last group is padded with zero weights and its surplus is cut off.
+    Where N does not divide `out_channels`, the last block row is padded with zero weights and its surplus is cut off.
     """
-    batch, height, width, channels = x.shape
-    groups, kept, kernel_h, kernel_w, n = (int(extent) for extent in data.shape)
-    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding, dilation)
+    batch, height, width, channels = (int(extent) for extent in x.shape)
+    block_rows, kept, kernel_h, kernel_w, n = (int(extent) for extent in data.shape)
+    kernel = kernel_h, kernel_w
+    out_height, out_width = output_size((height, width), kernel, stride, padding, dilation)
     if any(padding):
         x = pad(x, padding)
     k, r, q = te.reduce_axis((0, kept), "k"), te.reduce_axis((0, kernel_h), "r"), te.reduce_axis((0, kernel_w), "q")
@@ -39,18 +47,17 @@ def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0,
         pixel = x[b, h * stride[0] + r * dilation[0], w * stride[1] + q * dilation[1], channel]
         return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
 
-    image = (int(batch), int(out_height), int(out_width))
-    work = Work(
-        *image, int(channels), groups, kept, n, (kernel_h, kernel_w), tuple(stride), any(padding), indices is not None
-    )
-    y = te.compute((batch, out_height, out_width, groups * n), product, name=NAME, attrs=work.attributes())
+    sizes = (channels, block_rows, kept, n, kernel, tuple(stride))
+    problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None)
+    attributes = problem.attributes() | (marks or {})
+    y = te.compute((batch, out_height, out_width, block_rows * n), product, name=NAME, attrs=attributes)
     return cut(y, out_channels)
 
 
-def linear(x, data, indices=None, *, out_channels):
+def linear(x, data, indices=None, *, out_channels, marks=None):
     """The same for `x [..., C]` of any rank and `data [G, K, 1, 1, N]`: a pixel is a row."""
-    *rows, channels = x.shape
-    groups, kept, _, _, n = (int(extent) for extent in data.shape)
+    *rows, channels = (int(extent) for extent in x.shape)
+    block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
     k = te.reduce_axis((0, kept), "k")
 
     def product(*position):
@@ -58,8 +65,9 @@ def linear(x, data, indices=None, *, out_channels):
         channel = indices[o // n, k] if indices is not None else k
         return te.sum(data[o // n, k, 0, 0, o % n] * x[(*row, channel)], axis=k)
 
-    work = Work(1, 1, prod(map(int, rows)), int(channels), groups, kept, n, indexed=indices is not None)
-    return cut(te.compute((*rows, groups * n), product, name=NAME, attrs=work.attributes()), out_channels)
+    problem = ConvProblem(1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None)
+    attributes = problem.attributes() | (marks or {})
+    return cut(te.compute((*rows, block_rows * n), product, name=NAME, attrs=attributes), out_channels)
 
 
 def pad(x, padding):
@@ -81,41 +89,40 @@ def cut(y, out_channels):
     return te.compute((*y.shape[:-1], out_channels), lambda *position: y(*position), name="cut")
 
 
-def tiles(sch: Schedule, target: Target) -> list[Tile] | None:
-    """The tiles worth trying for this function, best guess first; None if it is not this kernel's."""
-    conv = find_block(sch, NAME)
-    return conv and candidates(Work.of_block(sch.get(conv).annotations), target)
+def problem_of(sch: Schedule) -> ConvProblem:
+    """What the function computes."""
+    return ConvProblem.of_block(sch.get(find_block(sch, NAME)).annotations)
 
 
-def schedule(sch: Schedule, tile: Tile, target: Target):
+def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into register tiles."""
     conv = find_block(sch, NAME)
-    work = Work.of_block(sch.get(conv).annotations)
+    problem = problem_of(sch)
 
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
-    if work.flat:
+    if problem.flat:
         flatten_pixels(sch, conv, epilogue)
 
-    # 2. Outside, what threads share: bands of the image and groups. Inside, the tiles of a band; in a tile, the sum; in
+    # 2. Outside, what threads share: bands of the image and block rows. Inside, the tiles of a band; in a tile, the sum; in
     # the sum, registers.
     loops = sch.get_loops(conv)
-    pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if work.flat else (loops[:3], *loops[3:4], loops[4:])
-    group, lane = sch.split(o, [None, work.n])
-    group, group_inner = sch.split(group, [None, tile.groups])
-    if work.flat:
+    pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if problem.flat else (loops[:3], *loops[3:4], loops[4:])
+    block_row, lane = sch.split(o, [None, problem.n])
+    block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
+    if problem.flat:
         band, col, col_inner = split_bands(sch, *pixels, tile.bands, tile.cols)
-        outer, tile_loops, inner = [band, group], [col], [group_inner, col_inner]
+        outer, tile_loops, inner = [band, block_row], [col], [block_row_inner, col_inner]
     else:
         image, h, w = pixels
         band, row, row_inner = split_bands(sch, h, tile.bands, tile.rows)
         col, col_inner = sch.split(w, [None, tile.cols])
-        outer, tile_loops, inner = [image, band, group], [row, col], [group_inner, row_inner, col_inner]
-    if work.n < target.lanes and not work.flat:
+        outer, tile_loops, inner = [image, band, block_row], [row, col], [block_row_inner, row_inner, col_inner]
+    if problem.n < target.lanes and not problem.flat:
         # Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the
         # sum, not its row's.
         kept, *taps = sum_loops
-        kept, together = sch.split(kept, [None, gcd(work.kept, CHANNELS_TOGETHER)])
+        kept, together = sch.split(kept, [None, gcd(problem.kept, CHANNELS_TOGETHER)])
         sum_loops, inner = [kept, *taps], [*inner, together]
     sch.reorder(*outer, *tile_loops, *sum_loops, *inner, lane)
     sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
@@ -126,18 +133,18 @@ def schedule(sch: Schedule, tile: Tile, target: Target):
     for loop in inner:
         sch.unroll(loop)
     *epilogue_pixels, o = sch.get_loops(epilogue)[len(outer) + len(tile_loops) :]
-    group, lane = sch.split(o, [None, min(work.n, int(sch.get(o).extent))])
-    sch.reorder(group, *epilogue_pixels, lane)
+    block_row, lane = sch.split(o, [None, min(problem.n, int(sch.get(o).extent))])
+    sch.reorder(block_row, *epilogue_pixels, lane)
     sch.vectorize(lane)
-    for loop in (group, *epilogue_pixels):
+    for loop in (block_row, *epilogue_pixels):
         sch.unroll(loop)
-    if work.image[-1] % tile.cols:
+    if problem.image[-1] % tile.cols:
         partition(sch, col)
 
     # 4. Threads; then the zeroing leaves the sum (the last step: it ends what a schedule may do to the sum).
     sch.parallel(sch.fuse(*outer))
-    if work.padded:
-        schedule_padding(sch, work, target)
+    if problem.padded:
+        schedule_padding(sch, problem, target)
     prefetch_weights(sch, sum_loops[0])
     sch.decompose_reduction(conv, sum_loops[0])
     finish(sch, target)
@@ -173,15 +180,59 @@ def split_bands(sch: Schedule, loop, bands: int, inner: int):
     return sch.split(loop, [bands, None, inner])
 
 
-def schedule_padding(sch: Schedule, work: Work, target: Target):
+def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target):
     """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into
     few sets of L1.
     """
     pad = find_block(sch, "pad")
     image, h, w, c = sch.get_loops(pad)
-    if work.channels * work.stride[1] % 128 == 0:
+    if problem.channels * problem.stride[1] % 128 == 0:
         sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
-    if work.channels % target.lanes == 0:
+    if problem.channels % target.lanes == 0:
         _, lane = sch.split(c, [None, target.lanes])
         sch.vectorize(lane)
     sch.parallel(sch.fuse(image, h))
+
+
+class DirectConv2d(Kernel):
+    """Takes every layer but depthwise ones, with blocks of every size."""
+
+    name = NAME
+    examples = [
+        Example(n, sparse, size, stride)
+        for n in EXAMPLE_SIZES
+        for sparse in (True, False)
+        for size, stride in ((1, 1), (1, 2), (3, 1), (3, 2))
+    ]
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        for n in () if layer.depthwise else pattern.SIZES:
+            problem = layer.problem(n)
+            yield Form(self, layer, problem, n, "direct", least_cycles(self, problem, target), rank=0)
+
+    def call(self, builder, x, weights, form, marks):
+        layer, options = form.layer, {"out_channels": form.layer.out_channels, "marks": marks}
+        if not layer.linear:
+            options |= {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        compute = linear if layer.linear else conv2d
+        return fusable_call(builder, NAME, compute, x, *weights, **options)
+
+    problem = staticmethod(problem_of)
+    tiles = staticmethod(register_tile.candidates)
+    cycles = staticmethod(register_tile.cycles)
+    schedule = staticmethod(schedule)
+
+    def copy_cycles(self, problem: ConvProblem, target: Target) -> float:
+        if not problem.padded:
+            return 0.0
+        pixels = problem.batch * prod(problem.stride) * problem.height * problem.width
+        moved = 2 * pixels * problem.channels * FLOAT
+        return moved / target.costs.moved_bytes_per_cycle / target.cores
+
+    def loop_key(self, problem: ConvProblem, tile: Tile) -> tuple:
+        near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels * FLOAT <= IMMEDIATE
+        sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded)
+        return (NAME, *sizes, tile.rows, tile.cols, tile.block_rows, near)
+
+
+KERNEL = DirectConv2d()

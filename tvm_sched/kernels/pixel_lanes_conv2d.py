@@ -10,29 +10,41 @@ pass through all stages in cache; bias, residual and activation are applied with
 stored. A band's last Q % L pixels are computed with lanes over N.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, gcd, log, prod
+from math import ceil, gcd, prod
 
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
+from subp_contract import pattern
+from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
-from tvm_sched.kernels.register_tile import FLOAT, L2_BYTES_PER_CYCLE, Work, divisors
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.kernels.register_tile import divisors, rounded
 from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
-# Measured on Zen 4, for a vector: a transposition is bound by the way to L2 as much as by its shuffles.
-TRANSPOSE_CYCLES, STORE_CYCLES, FAR_STORE_CYCLES = 5.5, 6, 10
-STEP_CYCLES = 2.5  # of a step, besides what its multiply-adds take; likewise
-NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES = (
-    2,
-    3,
-)  # by the pipes of a Cortex-A76: 4x4 numbers take 8 shuffles, 4 loads and 4 stores
+LANES = "pixel_lanes.lanes"  # attribute of that block
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
+
+
+@dataclass(frozen=True)
+class PixelLanesProblem:
+    """A 1x1 convolution of one row of pixels, `lanes` of which are a vector."""
+
+    conv: ConvProblem
+    lanes: int
+
+    def attributes(self) -> dict:
+        """As attributes of the block of products."""
+        return self.conv.attributes() | {LANES: self.lanes}
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
@@ -59,10 +71,11 @@ def bands_of(pixels: int, lanes: int) -> int:
     return max(bands for bands in few if pixels // bands % lanes * bands == pixels % lanes)
 
 
-def compute(x, data, indices=None, *, shape, lanes):
-    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector."""
+def compute(x, data, indices=None, *, shape, lanes, marks=None):
+    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector; `marks` become attributes of the block
+    of products."""
     pixels, channels = (int(extent) for extent in x.shape)
-    groups, kept, _, _, n = (int(extent) for extent in data.shape)
+    block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
     bands = bands_of(pixels, lanes)
     length = pixels // bands  # Q
     vectors = length // lanes
@@ -84,16 +97,16 @@ def compute(x, data, indices=None, *, shape, lanes):
         b, p = (p // length, p % length) if bands > 1 else (0, p)
         return output[b, p, o] if rest is None else tirx.if_then_else(p < whole, output[b, p, o], rest[b, p - whole, o])
 
-    work = Work(1, 1, pixels, channels, groups, kept, n, indexed=indices is not None)
-    attributes = work.attributes() | {"pixel_lanes.lanes": lanes}
+    conv = ConvProblem(1, 1, pixels, channels, block_rows, kept, n, indexed=indices is not None)
+    attributes = PixelLanesProblem(conv, lanes).attributes() | (marks or {})
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.
     transposed = te.compute(
         (1, bands, vectors, channels, lanes), lambda _, b, v, c, i: x[b * length + v * lanes + i, c], name=INPUT
     )
-    sums = te.compute((bands, vectors, groups * n, lanes), product, name=NAME, attrs=attributes)
-    output = te.compute((bands, whole, groups * n), lambda b, p, o: sums[b, p // lanes, o, p % lanes], name=OUTPUT)
-    rest = te.compute((bands, length - whole, groups * n), rest_product, name=REST) if length > whole else None
+    sums = te.compute((bands, vectors, block_rows * n, lanes), product, name=NAME, attrs=attributes)
+    output = te.compute((bands, whole, block_rows * n), lambda b, p, o: sums[b, p // lanes, o, p % lanes], name=OUTPUT)
+    rest = te.compute((bands, length - whole, block_rows * n), rest_product, name=REST) if length > whole else None
     return te.compute(shape, result, name=RESULT)
 
 
@@ -111,105 +124,93 @@ class PixelTile:
         return f"{self.vectors} vectors of pixels, {self.cols} vectors x {self.rows} channels in registers"
 
 
-def tiles(sch: Schedule, target: Target) -> list[PixelTile] | None:
-    """The tiles worth trying for this function, best guess first; None if it is not this kernel's."""
-    product = find_block(sch, NAME)
-    if product is None:
-        return None
-    notes = sch.get(product).annotations
-    return candidates(Work.of_block(notes), int(notes["pixel_lanes.lanes"]), target)
+def problem_of(sch: Schedule) -> PixelLanesProblem:
+    """What the function computes."""
+    notes = sch.get(find_block(sch, NAME)).annotations
+    return PixelLanesProblem(ConvProblem.of_block(notes), int(notes[LANES]))
 
 
-def candidates(work: Work, lanes: int, target: Target, most: int = 16) -> list[PixelTile]:
+def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[PixelTile]:
     """Tiles that fit the registers, cheapest estimate first. Where pixels are left over, a band's vectors are one tile."""
-    vectors = work.width // lanes
-    bands = bands_of(work.width, lanes)
+    conv, lanes = problem.conv, problem.lanes
+    vectors = conv.width // lanes
+    bands = bands_of(conv.width, lanes)
     found = [
         PixelTile(each, cols, rows)
-        for each in (divisors(vectors, vectors) if work.width % lanes == 0 else [vectors // bands])
-        for rows in divisors(work.n, work.n)
+        for each in (divisors(vectors, vectors) if conv.width % lanes == 0 else [vectors // bands])
+        for rows in divisors(conv.n, conv.n)
         for cols in range(1, min(each, target.registers) + 1)
         if rows * cols + cols + 1 <= target.registers
     ]
 
     def preference(tile: PixelTile):
-        """Estimates are rounded to 4 %; among equals sixteen sums hide all waiting and leave registers for addresses;
-        then whole blocks.
-        """
-        return (
-            round(log(cycles(work, lanes, tile, target)) / 0.04),
-            abs(tile.rows * tile.cols - 16),
-            -tile.rows,
-            tile.vectors,
-        )
+        """Among equals sixteen sums hide all waiting and leave registers for addresses; then whole blocks."""
+        sums = abs(tile.rows * tile.cols - 16)
+        return rounded(cycles(problem, tile, target)), sums, -tile.rows, tile.vectors
 
     return sorted(found, key=preference)[:most]
 
 
-def cycles(work: Work, lanes: int, tile: PixelTile, target: Target, fma_cycles: float | None = None) -> float:
+def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles of the layer on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
-    vectors, rest = divmod(work.width, lanes)
+    conv, lanes, costs = problem.conv, problem.lanes, target.costs
+    vectors, rest = divmod(conv.width, lanes)
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
     loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
-    far = tile.vectors * work.channels * lanes * FLOAT > 0.75 * target.l1_bytes
+    far = tile.vectors * conv.channels * lanes * FLOAT > costs.cache_share * target.l1_bytes
     step = max(
         sums * per_register * (fma_cycles or 1 / target.fma_per_cycle),
         loads / target.loads_per_cycle,
         target.fma_latency,
-        tile.cols * lanes * FLOAT / L2_BYTES_PER_CYCLE if far else 0,
+        tile.cols * lanes * FLOAT / costs.l2_bytes_per_cycle if far else 0,
     )
-    load, store = TRANSPOSE_CYCLES, STORE_CYCLES if tile.vectors <= BURST else FAR_STORE_CYCLES
-    if target.scalar_operand == "lane":
-        load, store = NEON_TRANSPOSE_CYCLES, NEON_STORE_CYCLES
-    else:
-        step += STEP_CYCLES
-    # A loop over the kept channels that ends costs about 20 cycles.
-    register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * work.groups * work.n // tile.rows
-    product = register_tiles * (work.kept * step + 20)
-    transposition = vectors * (load * work.channels + store * work.groups * work.n)
+    step += costs.lanes_step_cycles
+    register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
+    product = register_tiles * (conv.kept * step + costs.loop_cycles)
+    store = costs.transposed_store_cycles if tile.vectors <= BURST else costs.far_transposed_store_cycles
+    transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
     left = 0.0
     if rest:
-        bands = bands_of(work.width, lanes)
-        together = groups_together(work, rest // bands, target)
-        step = max(rest // bands * together * 1.5 / target.loads_per_cycle, target.fma_latency)
-        left = bands * work.groups / together * (work.kept * step + 20)
-    shares = (
-        vectors // tile.vectors
-        if shares_tiles(work, lanes, tile, target)
-        else work.groups * work.n // chunk_of(work, target)
-    )
+        bands = bands_of(conv.width, lanes)
+        together = rows_together(conv, rest // bands, target)
+        loads = rest // bands * together
+        step = max(loads * costs.rest_factor / target.loads_per_cycle, target.fma_latency)
+        left = bands * conv.block_rows / together * (conv.kept * step + costs.loop_cycles)
+    if shares_tiles(problem, tile, target):
+        shares = vectors // tile.vectors
+    else:
+        shares = conv.block_rows * conv.n // chunk_of(conv, target)
     return (product + transposition + left) / shares * ceil(shares / target.cores)
 
 
-def shares_tiles(work: Work, lanes: int, tile: PixelTile, target: Target) -> bool:
+def shares_tiles(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
     """Whether threads share the tiles of pixels; else they share each stage's work on them."""
-    return work.width // lanes // tile.vectors >= target.cores
+    return problem.conv.width // problem.lanes // tile.vectors >= target.cores
 
 
-def chunk_of(work: Work, target: Target) -> int:
+def chunk_of(conv: ConvProblem, target: Target) -> int:
     """Output channels that are multiplied, then transposed and stored together: a vector."""
-    return gcd(work.groups, max(1, target.lanes // work.n)) * work.n
+    return gcd(conv.block_rows, max(1, target.lanes // conv.n)) * conv.n
 
 
-def groups_together(work: Work, rest: int, target: Target) -> int:
-    """Groups whose sums over the left pixels are in registers together: enough that an addition need not wait for the
-    last.
+def rows_together(conv: ConvProblem, rest: int, target: Target) -> int:
+    """Block rows whose sums over the left pixels are in registers together: enough that an addition need not wait for
+    the last.
     """
-    groups = chunk_of(work, target) // work.n
-    return gcd(groups, max(1, target.registers // 2 // rest))
+    return gcd(chunk_of(conv, target) // conv.n, max(1, target.registers // 2 // rest))
 
 
-def schedule(sch: Schedule, tile: PixelTile, target: Target):
+def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels that pass through all stages
     in cache.
     """
     transposed, product, output, rest, result = (find_block(sch, name) for name in (INPUT, NAME, OUTPUT, REST, RESULT))
-    notes = sch.get(product).annotations
-    work, lanes = Work.of_block(notes), int(notes["pixel_lanes.lanes"])
-    bands = bands_of(work.width, lanes)
-    chunk = chunk_of(work, target)
-    shared = shares_tiles(work, lanes, tile, target)
+    problem = problem_of(sch)
+    conv, lanes = problem.conv, problem.lanes
+    bands = bands_of(conv.width, lanes)
+    chunk = chunk_of(conv, target)
+    shared = shares_tiles(problem, tile, target)
 
     # 1. Outputs, a chunk of channels at a time: transposed back in registers; where pixels are left over, before they
     # are joined with those.
@@ -245,30 +246,30 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target):
         product,
         reads.index(INPUT),
         "read",
-        lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, work.channels), (i, i + 1)),
+        lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, conv.channels), (i, i + 1)),
     )
     sch.compute_at(product, chunks, preserve_unit_loops=True)
     if shared:
         sch.compute_at(transposed, band, preserve_unit_loops=True)
     *_, v, o, lane, k = sch.get_loops(product)
-    group, row, row_inner = sch.split(o, [None, work.n // tile.rows, tile.rows])
+    block_row, row, row_inner = sch.split(o, [None, conv.n // tile.rows, tile.rows])
     v, v_inner = sch.split(v, [None, tile.cols])
-    sch.reorder(group, row, v, k, row_inner, v_inner, lane)
+    sch.reorder(block_row, row, v, k, row_inner, v_inner, lane)
     in_registers(sch, product, v, [row_inner, v_inner, lane])
     if tile.vectors % tile.cols:
         partition(sch, v)
     if rest:
         sch.compute_at(rest, chunks, preserve_unit_loops=True)
         *_, p, o, rest_k = sch.get_loops(rest)
-        group, lane = sch.split(o, [None, work.n])
-        together = groups_together(work, work.width % lanes // bands, target)
-        group, group_inner = sch.split(group, [None, together])
-        sch.reorder(group, rest_k, group_inner, p, lane)
-        in_registers(sch, rest, group, [group_inner, p, lane])
+        block_row, lane = sch.split(o, [None, conv.n])
+        together = rows_together(conv, conv.width % lanes // bands, target)
+        block_row, block_row_inner = sch.split(block_row, [None, together])
+        sch.reorder(block_row, rest_k, block_row_inner, p, lane)
+        in_registers(sch, rest, block_row, [block_row_inner, p, lane])
 
     # 3. Inputs, a vector of pixels by a cache line of channels at a time.
     *_, v, c, lane = sch.get_loops(transposed)
-    width, rows = gcd(work.channels, 4 * COLS), gcd(lanes, ROWS[-1])
+    width, rows = gcd(conv.channels, 4 * COLS), gcd(lanes, ROWS[-1])
     c, c_inner = sch.split(c, [None, width])
     part, lane = sch.split(lane, [None, rows])
     sch.reorder(v, c, part, c_inner, lane)
@@ -298,3 +299,46 @@ def in_registers(sch: Schedule, product, loop, tile):
         for each in outer:
             sch.unroll(each)
         sch.vectorize(lane)
+
+
+class PixelLanesConv2d(Kernel):
+    """Takes 1x1 convolutions without padding whose zeros are in narrow blocks; of a strided one the pixels that it reads
+    are copied first.
+    """
+
+    name = NAME
+    examples = (Example(4, True, 1),)
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        pixels = prod(layer.image)
+        if layer.depthwise or layer.kernel != (1, 1) or any(layer.padding):
+            return
+        if layer.zeros is None or not narrow(layer.zeros.n, target):
+            return
+        copied = pixels * layer.channels / target.lanes if prod(layer.stride) > 1 else 0  # vectors
+        for n in pattern.SIZES:
+            if takes(pixels, layer.channels, layer.out_channels, n, target):
+                conv = layer.problem(n)
+                flat = ConvProblem(1, 1, pixels, conv.channels, conv.block_rows, conv.kept, n, indexed=conv.indexed)
+                problem = PixelLanesProblem(flat, target.lanes)
+                total = least_cycles(self, problem, target) + target.costs.copy_cycles * copied
+                yield Form(self, layer, problem, n, "pixel lanes", total, rank=1)
+
+    def call(self, builder, x, weights, form, marks):
+        layer, shape = form.layer, [int(extent) for extent in x.ty.shape]
+        if layer.stride != (1, 1):
+            x = builder.emit(relax.op.strided_slice(x, [1, 2], [0, 0], shape[1:3], layer.stride))
+        x = builder.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
+        options = {"shape": layer.output, "lanes": form.problem.lanes, "marks": marks}
+        return fusable_call(builder, NAME, compute, x, *weights, **options)
+
+    problem = staticmethod(problem_of)
+    tiles = staticmethod(tiles)
+    cycles = staticmethod(cycles)
+    schedule = staticmethod(schedule)
+
+    def loop_key(self, problem: PixelLanesProblem, tile: PixelTile) -> tuple:
+        return NAME, problem.conv.n, problem.conv.indexed, tile.cols, tile.rows
+
+
+KERNEL = PixelLanesConv2d()

@@ -1,31 +1,70 @@
-"""A strided convolution as one of stride 1: each phase of the image is a channel of its own.
+"""Space-to-depth: a strided convolution as one of stride 1, each phase of the image being a channel of its own.
 
-Of a stride S, output h, w meets input rows h*S + y for taps y = 0 ... kernel-1. With y = r*S + py these are the rows h
-+ r of phase py, the image of every S-th row from py on. So with S*S*C channels the convolution has ceil(kernel / S)
+Of a stride S, output h, w meets input rows h*S + y for taps y = 0 ... kernel-1. With y = r*S + py these are the rows
+h + r of phase py, the image of every S-th row from py on. So with S*S*C channels the convolution has ceil(kernel / S)
 taps and stride 1, and what is fast for stride 1 serves it: a 7x7 stem of stride 2 becomes 4x4 with 12 channels, which
 Winograd computes with a third of the multiplications.
 
-    phases[b, u, v, (py*S + px)*C + c] = x[b, u*S + py - top, v*S + px - left, c],   0 outside the image
-    weight'[o, (py*S + px)*C + c, r, q] = weight[o, c, r*S + py, q*S + px],          0 beyond the kernel
+    deep[b, u, v, (py*S + px)*C + c] = x[b, u*S + py - top, v*S + px - left, c],   0 outside the image
+    weight'[o, (py*S + px)*C + c, r, q] = weight[o, c, r*S + py, q*S + px],         0 beyond the kernel
+
+It is a transformation before a kernel, not a kernel: there is one way to do it, and nothing to tune.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 import numpy as np
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
+from tvm_sched.kernels.base import KERNEL
+from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.rewrites.fusion import find_block, finish
 from tvm_sched.kernels.rewrites.loops import partition
 from tvm_sched.targets import Target
 
-NAME = "phases"
+NAME = "space_to_depth"
+INJECTIVE = {"op_pattern": 2}  # TVM's kInjective: a permutation before it is done on the way
 
 
-def compute(x, *, stride: int, padding: tuple[int, int], shape: tuple[int, int, int]):
+@dataclass(frozen=True, eq=False)
+class SpaceToDepth:
+    """A layer after the transformation, and what its image takes."""
+
+    layer: Layer  # of stride 1, without padding
+    stride: int
+    padding: tuple[int, int]  # top, left
+    shape: tuple[int, int, int]  # (rows, columns, channels) of the image; whole vectors of channels
+    cycles: float  # to make the image, by estimate
+
+    @classmethod
+    def of(cls, layer: Layer, target: Target) -> "SpaceToDepth | None":
+        """The transformed layer; None for one that has nothing to gain, or no square kernel."""
+        stride, size = layer.stride[0], layer.kernel[0]
+        square = layer.stride == (stride, stride) and layer.kernel == (size, size)
+        if stride == 1 or not square or layer.groups > 1 or layer.dilation != (1, 1):
+            return None
+        weight = deep_weight(layer.weight, stride)
+        channels, taps = weight.shape[1:3]
+        batch, height, width = layer.image
+        shape = height + taps - 1, width + taps - 1, ceil(channels / target.lanes) * target.lanes
+        single = layer.channels < target.lanes  # one number at a time
+        each = target.costs.gather_cycles if single else target.costs.rearrange_cycles / target.lanes
+        made = replace(layer, weight=weight, channels=channels, stride=(1, 1), padding=(0,) * 4, filled=True)
+        return cls(made, stride, layer.padding[:2], shape, batch * shape[0] * shape[1] * shape[2] * each)
+
+    def call(self, builder: relax.BlockBuilder, x) -> relax.Var:
+        """The image `[B, *shape]` of `x [B, H, W, C]`."""
+        options = {"stride": self.stride, "padding": self.padding, "shape": self.shape, "marks": {KERNEL: NAME}}
+        made = partial(compute, **options)
+        return builder.emit_te(made, x, primfunc_name_hint=NAME, primfunc_attrs=INJECTIVE)
+
+
+def compute(x, *, stride: int, padding: tuple[int, int], shape: tuple[int, int, int], marks=None):
     """`x [B, H, W, C]` -> `[B, *shape]`, `shape` being (rows, columns, channels); channels beyond S*S*C are zero.
-    `padding` is (top, left).
+    `padding` is (top, left); `marks` become the block's attributes.
     """
     batch, height, width, channels = (int(extent) for extent in x.shape)
     top, left = padding
@@ -36,10 +75,10 @@ def compute(x, *, stride: int, padding: tuple[int, int], shape: tuple[int, int, 
         inside = tirx.all(p < stride * stride * channels, h >= 0, h < height, w >= 0, w < width)
         return tirx.if_then_else(inside, x[b, h, w, c], tirx.const(0, x.dtype))
 
-    return te.compute((batch, *shape), element, name=NAME)
+    return te.compute((batch, *shape), element, name=NAME, attrs=marks or {})
 
 
-def phase_weight(weight: np.ndarray, stride: int) -> np.ndarray:
+def deep_weight(weight: np.ndarray, stride: int) -> np.ndarray:
     """`[O, C, k, k]` -> `[O, S*S*C, r, r]`, r = ceil(k / S)."""
     out_channels, channels, size, _ = weight.shape
     taps = ceil(size / stride)
@@ -51,28 +90,7 @@ def phase_weight(weight: np.ndarray, stride: int) -> np.ndarray:
     )
 
 
-def cycles(shape: tuple[int, int, int, int], channels: int, target: Target) -> float:
-    """Estimated cycles to make phases of `shape`: one number at a time where a pixel has fewer channels than a vector
-    has lanes.
-    """
-    batch, rows, cols, phase_channels = shape
-    return batch * rows * cols * phase_channels * (1 if channels < target.lanes else 2 / target.lanes)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The one way to do it: rows of the result for the threads."""
-
-    def __str__(self):
-        return "row by row"
-
-
-def tiles(sch: Schedule, target: Target) -> list[Rows] | None:
-    """The one knob; None for a function that is not this kernel's."""
-    return None if find_block(sch, NAME) is None else [Rows()]
-
-
-def schedule(sch: Schedule, tile: Rows, target: Target):
+def schedule(sch: Schedule, target: Target) -> None:
     """A pixel's channels are unrolled, so that where each comes from is known; the image's border gets code of its own."""
     block = find_block(sch, NAME)
     for producer in sch.get_producers(block):  # the permutation to channels last

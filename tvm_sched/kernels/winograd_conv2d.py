@@ -3,7 +3,7 @@
 F(m, r) computes an m x m tile of outputs from an e x e tile of inputs, e = m + r - 1, with e*e multiplications a
 channel instead of r*r * m*m (Lavin and Gray, arXiv 1509.09308). Its transforms act on each kernel alone, so a pruned
 block stays pruned, and between the transforms stand e*e small block-sparse products, each the 1x1 kernel of
-`direct_conv2d`. Strided layers come here by way of `phases`.
+`direct_conv2d`. Strided layers come here by way of space-to-depth.
 
     V[i, j, t, c]       = B^T x[t] B                                        input tile t
     M[i, j, t, g*N + l] = sum_k U[i, j, g, k, l] * V[i, j, t, indices[g, k]]
@@ -14,34 +14,37 @@ Bands of tiles pass through all three stages while they are in cache; padding is
 residual and activation as outputs are stored.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, log
+from functools import lru_cache
+from math import ceil, prod
 
-from tvm import te, tirx
+import numpy as np
+from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.register_tile import (
-    FLOAT,
-    L2_BYTES_PER_CYCLE,
-    Tile,
-    Work,
-    candidates,
-    cycles,
-    divisors,
-)
+from subp_contract import pattern
+from tvm_sched.kernels import register_tile
+from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.kernels.register_tile import IMMEDIATE, Tile, divisors, rounded
 from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
 
 NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
 PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
     f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output")
 )
+VARIANT, GRID = "winograd.form", "winograd.grid"  # attributes of that block
+OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 
 
 @dataclass(frozen=True)
-class Form:
-    """F(m, r) for the interpolation points 0, 1, -1 (and 2, -2) and infinity. Common subexpressions are written alike:
+class Variant:
+    """F(m, r), for the interpolation points 0, 1, -1 (and 2, -2) and infinity. Common subexpressions are written alike:
     they are computed once.
     """
 
@@ -93,31 +96,61 @@ class Form:
         return [s[0] + rows[0], *rows[1:-1], rows[-1] + s[-1]]
 
 
-FORMS = (Form(2, 3), Form(4, 3), Form(3, 4), Form(2, 5))
+VARIANTS = (Variant(2, 3), Variant(4, 3), Variant(3, 4), Variant(2, 5))
+
+
+@dataclass(frozen=True)
+class WinogradProblem:
+    """`products` of all tiles for one of the e*e positions, a 1x1 convolution with a pixel a tile; `grid` of tiles:
+    (images, rows, columns).
+    """
+
+    products: ConvProblem
+    variant: Variant
+    grid: tuple[int, int, int]
+
+    def attributes(self) -> dict:
+        """As attributes of the block of products."""
+        return self.products.attributes() | {VARIANT: [self.variant.m, self.variant.taps], GRID: list(self.grid)}
+
+    @staticmethod
+    def of(conv: ConvProblem, variant: Variant) -> "WinogradProblem":
+        """That of a convolution."""
+        grid = (conv.batch, ceil(conv.height / variant.m), ceil(conv.width / variant.m))
+        sizes = (conv.channels, conv.block_rows, conv.kept, conv.n)
+        return WinogradProblem(ConvProblem(1, 1, prod(grid), *sizes, indexed=conv.indexed), variant, grid)
+
+    def band(self, rows: int) -> ConvProblem:
+        """The products of a band of so many rows of tiles: a position's weights are met again a band later, as if the
+        other positions' were more block rows.
+        """
+        block_rows = self.variant.size**2 * self.products.block_rows
+        return replace(self.products, width=rows * self.grid[2], block_rows=block_rows)
 
 
 def transform_weight(data, g):
-    """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the form's `weight` matrix."""
-    groups, kept, _, _, n = data.shape
+    """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the variant's `weight` matrix."""
+    block_rows, kept, _, _, n = data.shape
     e, taps = g.shape
     r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
     half = te.compute(
-        (e, taps, groups, kept, n),
+        (e, taps, block_rows, kept, n),
         lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r),
         name="half_weight",
     )
     return te.compute(
-        (e, e, groups, kept, n),
+        (e, e, block_rows, kept, n),
         lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s),
         name="whole_weight",
     )
 
 
-def compute(x, weight, indices=None, *, form, padding=(1, 1, 1, 1)):
-    """The algorithm, free of any order. `weight` is U; `padding` is (top, left, bottom, right)."""
-    m, lost = form.m, form.taps - 1
+def compute(x, weight, indices=None, *, variant, padding=(1, 1, 1, 1), marks=None):
+    """The algorithm, free of any order. `weight` is U; `padding` is (top, left, bottom, right);
+    `marks` become attributes of the block of products."""
+    m, lost = variant.m, variant.taps - 1
     batch, height, width, channels = x.shape
-    e, _, groups, kept, n = (int(extent) for extent in weight.shape)
+    e, _, block_rows, kept, n = (int(extent) for extent in weight.shape)
     top, left, bottom, right = padding
     out_height, out_width = height + top + bottom - lost, width + left + right - lost
     rows, cols = (out_height + m - 1) // m, (out_width + m - 1) // m  # of tiles
@@ -136,24 +169,22 @@ def compute(x, weight, indices=None, *, form, padding=(1, 1, 1, 1)):
         return te.sum(weight[i, j, o // n, k, o % n] * transformed[i, j, t, channel], axis=k)
 
     def half_input(i, j, t, c):
-        return pick(i, form.input([pixels[r, j, t, c] for r in range(e)]))
+        return pick(i, variant.input([pixels[r, j, t, c] for r in range(e)]))
 
     def whole_input(i, j, t, c):
-        return pick(j, form.input([half[i, q, t, c] for q in range(e)]))
+        return pick(j, variant.input([half[i, q, t, c] for q in range(e)]))
 
     def half_output(i, j, t, o):
-        return pick(i, form.output([sums[r, j, t, o] for r in range(e)]))
+        return pick(i, variant.output([sums[r, j, t, o] for r in range(e)]))
 
     def whole_output(b, h, w, o):
         t = b * (rows * cols) + h // m * cols + w // m
-        return pick(w % m, form.output([half_out[h % m, q, t, o] for q in range(e)]))
+        return pick(w % m, variant.output([half_out[h % m, q, t, o] for q in range(e)]))
 
-    out_channels = groups * n
-    work = Work(1, 1, int(count), int(channels), groups, kept, n, indexed=indices is not None)
-    attributes = work.attributes() | {
-        "winograd.form": [m, form.taps],
-        "winograd.grid": [int(batch), int(rows), int(cols)],
-    }
+    out_channels = block_rows * n
+    products = ConvProblem(1, 1, int(count), int(channels), block_rows, kept, n, indexed=indices is not None)
+    problem = WinogradProblem(products, variant, (int(batch), int(rows), int(cols)))
+    attributes = problem.attributes() | (marks or {})
     pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
     half = te.compute((e, e, count, channels), half_input, name=HALF_INPUT)
     transformed = te.compute((e, e, count, channels), whole_input, name=INPUT)
@@ -172,92 +203,71 @@ def pick(index, values):
 
 @dataclass(frozen=True)
 class WinogradTile:
-    """`rows` of tiles a band, and the register tile of the products: `cols` tiles by `groups` groups."""
+    """`rows` of tiles a band, and the register tile of the products: `cols` tiles by `block_rows`."""
 
     rows: int
     cols: int
-    groups: int
+    block_rows: int
 
     def __str__(self):
-        return f"{self.rows} tile rows a band, {self.cols} tiles x {self.groups} groups"
+        return f"{self.rows} tile rows a band, {self.cols} tiles x {self.block_rows} block rows"
 
 
-def tiles(sch: Schedule, target: Target) -> list[WinogradTile] | None:
-    """The knobs worth trying for this function, best guess first; None if it is not this kernel's."""
-    block = find_block(sch, NAME)
-    if block is None:
-        return None
-    notes = sch.get(block).annotations
-    return knobs(*noted(notes), target)
+def problem_of(sch: Schedule) -> WinogradProblem:
+    """What the function computes."""
+    notes = sch.get(find_block(sch, NAME)).annotations
+    variant, grid = Variant(*map(int, notes[VARIANT])), tuple(map(int, notes[GRID]))
+    return WinogradProblem(ConvProblem.of_block(notes), variant, grid)
 
 
-def noted(notes) -> tuple[Work, Form, tuple[int, int, int]]:
-    """(work, form, grid) that `compute` wrote on the block of products."""
-    return Work.of_block(notes), Form(*map(int, notes["winograd.form"])), tuple(map(int, notes["winograd.grid"]))
-
-
-def knobs(work: Work, form: Form, grid: tuple[int, int, int], target: Target, most: int = 24) -> list[WinogradTile]:
-    """Bands and register tiles, cheapest estimate first. `work`: the products of all tiles, for one of the e*e
-    positions.
-    """
+@lru_cache(maxsize=1 << 12)
+def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[WinogradTile]:
+    """Bands and register tiles, cheapest estimate first."""
     found = []
-    for rows in divisors(grid[1], grid[1]):
-        for tile in candidates(products_of_band(work, form, rows, grid), target, most=8, among=work.groups):
-            found.append(WinogradTile(rows, tile.cols, tile.groups))
+    for rows in divisors(problem.grid[1], problem.grid[1]):
+        band = problem.band(rows)
+        for tile in register_tile.candidates(band, target, most=8, among=problem.products.block_rows):
+            found.append(WinogradTile(rows, tile.cols, tile.block_rows))
 
     def preference(tile: WinogradTile):
-        """Estimates are rounded to 4 %; among equals the tile with the fewest sums leaves most registers for addresses."""
-        return round(log(estimate(work, form, grid, tile, target)) / 0.04), tile.cols * tile.groups, tile.rows
+        """Among equals the tile with the fewest sums leaves most registers for addresses."""
+        return rounded(cycles(problem, tile, target)), tile.cols * tile.block_rows, tile.rows
 
     return sorted(dict.fromkeys(found), key=preference)[:most]
 
 
-def products_of_band(work: Work, form: Form, rows: int, grid: tuple[int, int, int]) -> Work:
-    """The products of a band: a position's weights are met again a band later, as if the other positions' were more
-    groups.
-    """
-    groups = form.size**2 * work.groups
-    return Work(1, 1, rows * grid[2], work.channels, groups, work.kept, work.n, indexed=work.indexed)
-
-
-def estimate(
-    work: Work, form: Form, grid: tuple[int, int, int], tile: WinogradTile, target: Target, fma_cycles=None
-) -> float:
+def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
-    e = form.size
+    products, grid, costs = problem.products, problem.grid, target.costs
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    product = cycles(
-        products_of_band(work, form, tile.rows, grid),
-        Tile(1, tile.cols, tile.groups, 1),
-        replace(target, cores=1),
-        fma_cycles,
-    )
+    register = Tile(1, tile.cols, tile.block_rows, 1)
+    product = register_tile.cycles(problem.band(tile.rows), register, replace(target, cores=1), fma_cycles)
     if bands > 1 and tiles_in_band % tile.cols:
-        product *= 2.5  # TVM does not see how few sums a tile cut short has, and keeps them all in memory
-    numbers = e * e * tiles_in_band * (work.channels + work.groups * work.n)
-    # A transform costs about 5 vector instructions a number that it writes or reads; from beyond L2 it waits for these
-    # as well.
-    transforms = 5 * numbers / target.lanes / target.fma_per_cycle**0.5
-    far = 2 * numbers * FLOAT / L2_BYTES_PER_CYCLE if numbers * FLOAT > target.l2_bytes else 0
+        product *= costs.cut_tile_factor
+    numbers = problem.variant.size**2 * tiles_in_band * (products.channels + products.block_rows * products.n)
+    # From beyond L2 a transform waits for its numbers as well, which are read and written.
+    transforms = costs.transform_instructions * numbers / target.lanes / target.fma_per_cycle**0.5
+    far = 2 * numbers * FLOAT / costs.l2_bytes_per_cycle if numbers * FLOAT > target.l2_bytes else 0
     band = product + transforms + far
     return band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
 
 
-def schedule(sch: Schedule, tile: WinogradTile, target: Target):
+def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into bands that pass through all stages in cache."""
     pixels, half_input, transformed, product, half_output, output = (
         find_block(sch, name) for name in (PIXELS, HALF_INPUT, INPUT, NAME, HALF_OUTPUT, OUTPUT)
     )
-    work, form, grid = noted(sch.get(product).annotations)
+    problem = problem_of(sch)
+    variant, grid, n_block = problem.variant, problem.grid, problem.products.n
     shared_bands = grid[0] * grid[1] // tile.rows >= target.cores  # else the threads share each stage of a band
 
     # 1. Outputs: bands of rows of tiles; a tile's outputs, a vector of channels at a time, are transformed and stored
     # from registers.
     epilogue = merge_epilogue(sch, output)
     image, h, w, o = sch.get_loops(epilogue)
-    row, i = sch.split(h, [None, form.m])
+    row, i = sch.split(h, [None, variant.m])
     band, row = sch.split(row, [None, tile.rows])
-    col, j = sch.split(w, [None, form.m])
+    col, j = sch.split(w, [None, variant.m])
     vector, lane = sch.split(o, [None, target.lanes])
     sch.reorder(image, band, row, col, vector, i, j, lane)
     in_registers(sch, [i, j, lane])
@@ -270,13 +280,13 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target):
     sch.compute_at(product, band, preserve_unit_loops=True)
     position_i, position_j, t, o, k = sch.get_loops(product)[2:]
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
-    group, n = sch.split(o, [None, work.n])
-    group, group_inner = sch.split(group, [None, tile.groups])
+    group, n = sch.split(o, [None, n_block])
+    group, group_inner = sch.split(group, [None, tile.block_rows])
     sch.reorder(position_i, position_j, group, pixel, k, group_inner, pixel_inner, n)
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
     *store_loops, o = sch.get_loops(sums)[6:]
-    group_store, n_store = sch.split(o, [None, work.n])
+    group_store, n_store = sch.split(o, [None, n_block])
     in_registers(sch, [*store_loops, group_store, n_store])
     in_registers(sch, [group_inner, pixel_inner, n])
     if tile.rows * grid[2] % tile.cols:
@@ -315,3 +325,47 @@ def in_registers(sch: Schedule, loops):
     for loop in outer:
         sch.unroll(loop)
     sch.vectorize(lane)
+
+
+class WinogradConv2d(Kernel):
+    """Takes square kernels of 3 to 5 taps and stride 1, with whole vectors of channels on both sides and whole blocks;
+    strided ones after space-to-depth.
+    """
+
+    name = NAME
+    examples = [Example(n, sparse, 3) for n in EXAMPLE_SIZES for sparse in (True, False)]
+    after_space_to_depth = True
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        lanes, plain = target.lanes, layer.stride == layer.dilation == (1, 1)
+        variants = [each for each in VARIANTS if layer.kernel == (each.taps, each.taps)]
+        if not plain or layer.out_channels % lanes or (layer.channels % lanes and not layer.filled):
+            return
+        for n in pattern.SIZES:
+            for variant in variants if layer.out_channels % n == 0 else ():
+                conv = replace(layer.problem(n), channels=ceil(layer.channels / lanes) * lanes)
+                problem = WinogradProblem.of(conv, variant)
+                total = least_cycles(self, problem, target)
+                yield Form(self, layer, problem, n, f"winograd {variant}", total, variant.size, details=variant)
+
+    def call(self, builder, x, weights, form, marks):
+        """The weights are transformed by a call of its own, which `hoist_constants` moves to where the network is loaded."""
+        data, *indices = weights
+        g = relax.const(np.array(form.details.weight, "float32"))
+        names = {"primfunc_name_hint": "winograd_weight", "primfunc_attrs": OPAQUE}
+        transformed = builder.emit_te(transform_weight, data, g, **names)
+        options = {"variant": form.details, "padding": form.layer.padding, "marks": marks}
+        return fusable_call(builder, NAME, compute, x, transformed, *indices, **options)
+
+    problem = staticmethod(problem_of)
+    tiles = staticmethod(tiles)
+    cycles = staticmethod(cycles)
+    schedule = staticmethod(schedule)
+
+    def loop_key(self, problem: WinogradProblem, tile: WinogradTile) -> tuple:
+        products = problem.products
+        near = (tile.cols - 1) * products.channels * FLOAT <= IMMEDIATE
+        return NAME, products.n, products.indexed, tile.cols, tile.block_rows, near
+
+
+KERNEL = WinogradConv2d()

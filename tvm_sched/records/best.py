@@ -22,7 +22,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import kernel_of
 from tvm_sched.records.database import (
     RECORDS,
     WORKLOADS,
@@ -63,8 +63,9 @@ class BestRecords:
         if "trace" in line:
             Trace.apply_json_to_schedule(line["trace"], sch)
         else:
-            kernel, tiles = kernel_of(sch, self.target)
-            kernel.schedule(sch, type(tiles[0])(*line["estimated_tile"]), self.target)
+            kernel = kernel_of(func)
+            tile = type(kernel.tiles(kernel.problem(sch), self.target)[0])
+            kernel.schedule(sch, tile(*line["estimated_tile"]), self.target)
         return sch
 
     def kind(self, func: PrimFunc) -> str:

@@ -9,6 +9,7 @@ sold: Raspberry Pi 3 (A53), 4 (A72) and 5 (A76), RK3588 (A55), Graviton 2 (N1).
 
 from dataclasses import replace
 
+from tvm_sched.targets.costs import NEOVERSE_N1 as NEOVERSE_N1_COSTS
 from tvm_sched.targets.target import Target
 
 X86_AVX512 = Target(
@@ -57,6 +58,7 @@ CORTEX_A76 = Target(
     l2_bytes=512 * 1024,
     # the same pipes; what LLVM has under the name of the A76 is the model of the A57, with half its FMAs
     mca="neoverse-n1",
+    costs=NEOVERSE_N1_COSTS,
 )
 NEOVERSE_N1 = replace(
     CORTEX_A76, name="neoverse-n1", cpu="neoverse-n1", l2_bytes=1024 * 1024

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tvm_sched.targets.costs import ZEN4, Costs
+
 
 @dataclass(frozen=True)
 class Target:
@@ -30,6 +32,7 @@ class Target:
     mca: str = (
         ""  # LLVM -mcpu whose scheduling model describes the core's pipes, for `machine_model`; empty if none does
     )
+    costs: Costs = ZEN4  # what manuals do not state
 
     @property
     def arch(self) -> str:

@@ -23,10 +23,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
-from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
+from tvm.s_tir.meta_schedule.runner import RunnerResult
 
 from subp_contract.errors import UserError
-from tvm_sched.tuning.measuring import TIMEOUT_S
+from tvm_sched.tuning.measuring import TIMEOUT_S, Job
 from tvm_sched.tuning.tracker import Device, Lease, NoTracker, Tracker
 
 ATTEMPTS = 3  # to measure one kernel, where sessions break off
@@ -102,19 +102,19 @@ class Farm:
                 worker.end()
         self.pool.shutdown(cancel_futures=True)
 
-    def submit(self, kernel: RunnerInput) -> Future:
+    def submit(self, job: Job) -> Future:
         """The Future of a kernel's RunnerResult, which is of the first device that is free; NoDevices is raised there
         if none is left.
         """
-        return self.pool.submit(self.measure, kernel)
+        return self.pool.submit(self.measure, job)
 
-    def measure(self, kernel: RunnerInput) -> RunnerResult:
+    def measure(self, job: Job) -> RunnerResult:
         """Has one kernel measured."""
         request = {
-            "library": kernel.artifact_path,
+            "library": job.library,
+            "arguments": job.arguments,
             "threads": self.threads,
             "timeout_s": self.timeout_s,
-            "arguments": [json.loads(json.dumps(each.as_json(), default=int)) for each in kernel.args_info],
         }
         worker = self.worker()
         reasons = []

@@ -3,8 +3,8 @@ ended.
 
     python -m tvm_sched.tuning.farm_worker
 
-Standard input has a request a line, JSON: `host`, `port` and `matchkey` of the RPC server, `library` (a file),
-`arguments` (MetaSchedule's argument infos), `threads`, `timeout_s` (of the session). Standard output answers, a JSON
+Standard input has a request a line, JSON: `host`, `port` and `matchkey` of the RPC server, `library` and
+`arguments` (files, see `measuring.Job`), `threads`, `timeout_s` (of the session). Standard output answers, a JSON
 line each: {"ready": true} once; then for a request {"connected": true} and {"seconds": [...]}, or {"error": why} where
 the kernel failed and the board is well, or {"lost": why} where it is not. The process ends with its input.
 """
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from tvm import rpc
 
-from tvm_sched.tuning.kernel_arguments import TIMING, arguments
+from tvm_sched.tuning import timing
 
 EXPIRED = "RPCSessionTimeoutError"  # what a server says when it ends a session that took too long
 
@@ -64,18 +64,11 @@ def answers_to(request: dict):
         yield {"error": last_line(error)} if well else {"lost": f"broke the session off ({last_line(error)})"}
 
 
-def measure(session: rpc.RPCSession, library: str, args_info: list) -> list[float]:
+def measure(session: rpc.RPCSession, library: str, arguments: str) -> list[float]:
     """Seconds of each timed call of a library's kernel on the session's board."""
     name = Path(library).name
     session.upload(library, name)
-    module, device = session.load_module(name), session.cpu()
-    (args,) = arguments(device, args_info, 1)
-    flush = "cache_flush_cpu_non_first_arg" if TIMING["enable_cpu_cache_flush"] else ""
-    times = {key: TIMING[key] for key in ("number", "repeat", "min_repeat_ms")}
-    return [
-        float(each)
-        for each in module.time_evaluator(module.entry_name, device, f_preproc=flush, **times)(*args).results
-    ]
+    return timing.seconds_of(session.load_module(name), session.cpu(), timing.load_arguments(arguments))
 
 
 def answers_still(session: rpc.RPCSession) -> bool:

@@ -1,34 +1,43 @@
 """What measuring a kernel takes: a library built of its schedule, arguments, and a runner that times it, here or on a
 board.
 
-A runner's `submit` takes MetaSchedule's RunnerInput and gives a Future of its RunnerResult: `Here`, or `farm.Farm`.
-Nothing but TVM's runtime is needed where the library runs: its arguments are made here.
+A runner's `submit` takes a Job and gives a Future of MetaSchedule's RunnerResult: `Here`, or `farm.Farm`. Nothing but
+TVM's runtime is needed where the library runs: the kernel's arguments are made here, once for all of its tiles.
 """
 
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from subprocess import DEVNULL
 
-import tvm_ffi
+import numpy as np
+import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
-from tvm.s_tir.meta_schedule.runner import (
-    EvaluatorConfig,
-    LocalRunner,
-    RunnerInput,
-    RunnerResult,
-)
+from tvm.s_tir.meta_schedule.runner import RunnerResult
+from tvm.support.popen_pool import PopenPoolExecutor
+from tvm.tirx import PrimFunc
 
 from subp_contract.errors import UserError
 from tvm_sched import codegen, runtime
 from tvm_sched.deploy import toolchain
+from tvm_sched.kernels import kernel_of
+from tvm_sched.records.database import workload
 from tvm_sched.targets import Target
-from tvm_sched.tuning.kernel_arguments import TIMING, arguments
+from tvm_sched.tuning import timing
 
 TIMEOUT_S = 60  # of one measurement
-ARGUMENTS = "subp.measuring.arguments"  # name under which the measuring process finds `arguments`
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kernel to time: two files."""
+
+    library: str
+    arguments: str
 
 
 class Measurer:
@@ -38,6 +47,7 @@ class Measurer:
         """Raises UserError where there is no linker for the target."""
         self.target, self.runner, self.compiler = target, runner, toolchain.linker(target)
         self.built, self.failed, self.first_error = 0, 0, None
+        self.arguments = {}  # function -> the file of its arguments
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -46,9 +56,9 @@ class Measurer:
     def __exit__(self, *exception):
         self.folder.cleanup()
 
-    def measure(self, batch: list[Schedule]) -> Iterator[tuple[int, RunnerResult]]:
-        """(number in the batch, RunnerResult with `run_secs` or with `error_msg`) of each schedule, as they become
-        known.
+    def measure(self, func: PrimFunc, batch: list[Schedule]) -> Iterator[tuple[int, RunnerResult]]:
+        """(number in the batch, RunnerResult with `run_secs` or with `error_msg`) of each schedule of the function, as
+        they become known.
 
         What stops the runner is raised when all that it has measured has been told.
         """
@@ -64,7 +74,7 @@ class Measurer:
                     yield number, self.noted(future.result())
 
         for number, sch in enumerate(batch):
-            pending[self.submit(sch)] = number
+            pending[self.submit(func, sch)] = number
             yield from told([future for future in pending if future.done()])
         yield from told(as_completed(list(pending)))
         if stopped:
@@ -77,7 +87,7 @@ class Measurer:
             self.first_error = self.first_error or (result.error_msg.strip().splitlines() or ["no reason given"])[-1]
         return result
 
-    def submit(self, sch: Schedule) -> Future:
+    def submit(self, func: PrimFunc, sch: Schedule) -> Future:
         """The Future of one schedule's RunnerResult."""
         self.built += 1  # a name of its own: a process would take a library of a known name for the one it has loaded
         path = str(Path(self.folder.name, f"{self.built}.so"))
@@ -85,13 +95,29 @@ class Measurer:
             codegen.build(sch.mod, self.target).export_library(path, fcompile=self.link)
         except (RuntimeError, UserError) as error:  # what TVM and the linker raise
             return done(RunnerResult(None, str(error)))
-        return self.runner.submit(RunnerInput(path, "cpu", ArgInfo.from_entry_func(sch.mod, remove_preproc=True)))
+        return self.runner.submit(Job(path, self.arguments_of(func)))
+
+    def arguments_of(self, func: PrimFunc) -> str:
+        """The file of the function's arguments."""
+        if func not in self.arguments:
+            path = str(Path(self.folder.name, f"arguments{len(self.arguments)}.npz"))
+            timing.save_arguments(path, arguments(func))
+            self.arguments[func] = path
+        return self.arguments[func]
 
     def link(self, output, files, **_):
         """What TVM calls to link its object files."""
         toolchain.link(output, files, self.compiler, manifest=b"")
 
     link.object_format = "o"
+
+
+def arguments(func: PrimFunc) -> list[np.ndarray]:
+    """What a fused function that holds a kernel is measured on, its output's array included; the same each time."""
+    kernel, mod = kernel_of(func), workload(func)
+    infos = [each.as_json() for each in ArgInfo.from_entry_func(mod, remove_preproc=True)]
+    typed = [(str(dtype), tuple(int(extent) for extent in shape)) for _, dtype, shape in infos]
+    return kernel.arguments(kernel.problem(Schedule(mod)), typed, np.random.default_rng(0))
 
 
 class Here:
@@ -105,25 +131,30 @@ class Here:
         self.threads = threads
 
     @cached_property
-    def runner(self) -> LocalRunner:
+    def pool(self) -> PopenPoolExecutor:
         """Started when there is something to measure: it takes seconds."""
-        return LocalRunner(
-            timeout_sec=TIMEOUT_S,
-            evaluator_config=EvaluatorConfig(**TIMING),
-            f_alloc_argument=ARGUMENTS,
-            initializer=partial(start_worker, self.threads),
-        )
+        start = partial(runtime.set_threads, self.threads)
+        return PopenPoolExecutor(max_workers=1, timeout=TIMEOUT_S, initializer=start, stderr=DEVNULL)
 
-    def submit(self, kernel: RunnerInput) -> Future:
+    def submit(self, job: Job) -> Future:
         """Measures at once: a build beside it would disturb it."""
-        (measured,) = self.runner.run([kernel])
-        return done(measured.result())
+        try:
+            return done(RunnerResult(self.pool.submit(timed_here, job).result(), None))
+        except TimeoutError:
+            return done(RunnerResult(None, f"gave no result in {TIMEOUT_S} s"))
+        except Exception as error:  # of any kind: the process may have died, or TVM raised in it
+            return done(RunnerResult(None, str(error)))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self.__dict__.pop("runner", None)  # its process ends with it
+        self.__dict__.pop("pool", None)  # its process ends with it
+
+
+def timed_here(job: Job) -> list[float]:
+    """Seconds of the job's calls, in the measuring process."""
+    return timing.seconds_of(tvm.runtime.load_module(job.library), tvm.cpu(), timing.load_arguments(job.arguments))
 
 
 def done(result) -> Future:
@@ -131,9 +162,3 @@ def done(result) -> Future:
     future = Future()
     future.set_result(result)
     return future
-
-
-def start_worker(threads: int) -> None:
-    """What the measuring process does first."""
-    tvm_ffi.register_global_func(ARGUMENTS, arguments, override=True)
-    runtime.set_threads(threads)

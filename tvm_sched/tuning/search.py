@@ -9,7 +9,7 @@ measurement is on disk as soon as it is known; a run that is cut off goes on whe
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,11 +24,13 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 from tvm.tirx import PrimFunc
+from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, runtime, targets
 from tvm_sched.frontend import batches, torch_export
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import kernel_of
+from tvm_sched.pipeline import Compilation
 from tvm_sched.records.database import Records, workload
 from tvm_sched.targets import Target
 from tvm_sched.tuning.farm import Farm, NoDevices
@@ -97,8 +99,7 @@ def tune(
     else:
         target = measurable_here(target, threads)
     imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
-    selection = pipeline.fused(imported, target, dense)
-    tasks = tasks_of(selection.mod, target)
+    tasks = tasks_of(pipeline.fused(imported, Compilation(target, dense=dense)))
     database = Records(records, target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
@@ -137,14 +138,14 @@ def progress_of_task(progress, index, tasks, trials, name, done):
     progress(index * trials + min(done, trials), tasks * trials, name)
 
 
-def tasks_of(mod: IRModule, target: Target) -> list[Task]:
-    """The distinct kernels that 'main' calls, those called most often first."""
-    calls = [binding.value.args[0].name_hint for binding in pipeline.kernel_bindings(mod)]
-    found: dict[str, Task] = {}
+def tasks_of(mod: IRModule) -> list[Task]:
+    """The distinct kernels that 'main' of a fused network calls, those called most often first."""
+    calls = Counter(binding.value.args[0].name_hint for binding in pipeline.kernel_bindings(mod))
+    found: dict[int, Task] = {}
     for var, func in mod.functions_items():
-        if not isinstance(func, PrimFunc) or kernel_of(Schedule(IRModule({"main": func})), target)[0] is None:
+        if not isinstance(func, PrimFunc) or kernel_of(func) is None:
             continue
-        key, count = tvm_ffi.structural_hash(workload(func)), calls.count(var.name_hint)
+        key, count = structural_hash(workload(func)), calls[var.name_hint]
         known = found.get(key)
         found[key] = replace(known, calls=known.calls + count) if known else Task(var.name_hint, func, count)
     return sorted(found.values(), key=lambda task: -task.calls)
@@ -204,7 +205,7 @@ def measure(task, batch, database, measurer, known) -> list:
     infinitely slow.
     """
     results = {}
-    for number, result in measurer.measure(batch):
+    for number, result in measurer.measure(task.func, batch):
         times = [float(each) for each in result.run_secs or ()]
         known[fingerprint(batch[number].trace)].append(median(times) if times else float("inf"))
         if times:
@@ -215,10 +216,9 @@ def measure(task, batch, database, measurer, known) -> list:
 
 def schedules(func: PrimFunc, target: Target) -> list[Schedule]:
     """One schedule a tile worth trying, the analytic default first."""
-    mod = workload(func)
-    kernel, tiles = kernel_of(Schedule(mod), target)
+    kernel, mod = kernel_of(func), workload(func)
     made = []
-    for tile in tiles:
+    for tile in kernel.tiles(kernel.problem(Schedule(mod)), target):
         sch = Schedule(mod)
         kernel.schedule(sch, tile, target)
         made.append(sch)

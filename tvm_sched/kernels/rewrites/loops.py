@@ -1,4 +1,4 @@
-"""What several kernels share: the extents of a convolution's output, and rewrites of loops."""
+"""Rewrites of loops that several schedules share."""
 
 from math import ceil
 
@@ -7,14 +7,6 @@ from tvm.s_tir import Schedule
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PREFETCH = "tvm_sched.prefetch"  # ours, for passes/insert_prefetches
 PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
-
-
-def output_size(image, kernel, stride, padding, dilation):
-    """(height, width) of a convolution's output. All are (height, width) but `padding`: (top, left, bottom, right)."""
-    return tuple(
-        (image[axis] + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
-        for axis in range(2)
-    )
 
 
 def split_lanes(sch: Schedule, loop, lanes: int):

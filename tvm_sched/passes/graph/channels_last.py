@@ -17,6 +17,7 @@ from tvm_sched.passes.graph.constants import (
     shape_of,
     with_main,
 )
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 
 UNARY = {
     f"relax.{name}"
@@ -83,6 +84,7 @@ def channels_last(mod: IRModule) -> IRModule:
             for block in main.body.blocks:
                 for binding in block.bindings:
                     walk.old_values[binding.var] = binding.value
+                    walk.layer = layer_of(binding.var)
                     walk.known[binding.var] = walk.convert(binding.value)
             result = walk.builder.emit_output(walk.plain(main.body.body))
         walk.builder.emit_func_output(result)
@@ -133,6 +135,7 @@ class _Walk:
         self.builder = builder
         self.known = {}  # old variable -> _Tensor, or a list of them
         self.old_values = {}  # old variable -> the expression it was bound to
+        self.layer = None  # the layer whose operator is being converted
 
     def convert(self, value):
         """What `value` has become: a _Tensor, or a list of them for a tuple."""
@@ -161,7 +164,8 @@ class _Walk:
             self.plain(arg) if isinstance(arg, (relax.Var, relax.Tuple, relax.TupleGetItem, relax.Call)) else arg
             for arg in call.args
         ]
-        return self.split_tuple(self.builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args)))
+        made = relax.Call(call.op, args, call.attrs, call.ty_args)
+        return self.split_tuple(emit_layer(self.builder, made, self.layer))
 
     def split_tuple(self, var, last=False):
         """A _Tensor a field where `var` is a tuple."""
@@ -184,9 +188,12 @@ class _Walk:
             return None
         attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
         x = self.convert(call.args[0]).last
-        return self.emit_last(
-            rx.nn.conv2d(x, constant(weight.transpose(0, 2, 3, 1)), data_layout="NHWC", kernel_layout="OHWI", **attrs)
-        )
+        return _Tensor(self.builder, last=self.emit_conv2d(x, weight.transpose(0, 2, 3, 1), attrs))
+
+    def emit_conv2d(self, x, weight, attrs):
+        """The convolution of the layer at hand, NHWC; weight `[O, kh, kw, C / groups]`."""
+        conv = rx.nn.conv2d(x, constant(weight), data_layout="NHWC", kernel_layout="OHWI", **attrs)
+        return emit_layer(self.builder, conv, self.layer)
 
     def conv1d(self, call):
         """As a conv2d of images of one row, for which there are kernels."""
@@ -199,8 +206,7 @@ class _Walk:
         x = self.convert(call.args[0]).last
         batch, length, channels = shape_of(x)
         row = self.builder.emit(rx.reshape(x, [batch, 1, length, channels]))
-        weight = constant(weight.transpose(0, 2, 1)[:, None])
-        made = self.builder.emit(rx.nn.conv2d(row, weight, data_layout="NHWC", kernel_layout="OHWI", **attrs))
+        made = self.emit_conv2d(row, weight.transpose(0, 2, 1)[:, None], attrs)
         batch, _, length, channels = shape_of(made)
         return self.emit_last(rx.reshape(made, [batch, length, channels]))
 

@@ -13,6 +13,7 @@ from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched.passes.graph.constants import as_array, constant, is_op
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 
 CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv1d")
 
@@ -46,8 +47,8 @@ class _Folder(PyExprMutator):
             return item
         gamma, beta, mean, variance = (each.astype("float64") for each in statistics)
         scale = gamma / np.sqrt(variance + float(norm.attrs.epsilon))
-        conv, bias = self.split_bias(norm.args[0]) if self.read_once(before.args[0]) else (None, None)
-        return self.scale_and_shift(norm.args[0], conv, bias, scale, beta - mean * scale)
+        made, bias = self.split_bias(norm.args[0]) if self.read_once(before.args[0]) else (None, None)
+        return self.scale_and_shift(norm.args[0], made, bias, scale, beta - mean * scale)
 
     def read_once(self, x):
         """Whether a normalisation is all that reads x, which may be a convolution and its bias."""
@@ -55,30 +56,30 @@ class _Folder(PyExprMutator):
             x = self.values[x].args[0]
         return self.readers[x] == 1
 
-    def scale_and_shift(self, x, conv, bias, scale, shift):
-        """scale * x + shift with one number a channel, in x's producer if that is a convolution and its `bias`."""
+    def scale_and_shift(self, x, made, bias, scale, shift):
+        """scale * x + shift with one number a channel, in the convolution that gave `made`, if one did, and its `bias`."""
+        conv = self.lookup_binding(made) if isinstance(made, relax.Var) else None
         weight = as_array(conv.args[1]) if any(is_op(conv, name) for name in CONVOLUTIONS) else None
         per_channel, dtype = (-1,) + (1,) * (len(x.ty.shape) - 2), str(x.ty.dtype)
         if weight is None or bias is None:
             x = self.builder_.emit(relax.op.multiply(x, constant(scale.reshape(per_channel).astype(dtype))))
         else:
             scaled = constant((weight * scale.reshape((*per_channel, 1))).astype(weight.dtype))
-            x = self.builder_.emit(relax.Call(conv.op, [conv.args[0], scaled], conv.attrs, conv.ty_args))
+            scaled_conv = relax.Call(conv.op, [conv.args[0], scaled], conv.attrs, conv.ty_args)
+            x = emit_layer(self.builder_, scaled_conv, layer_of(made))
             shift = shift + scale * bias
         return relax.op.add(x, constant(shift.reshape(per_channel).astype(dtype)))
 
     def split_bias(self, x):
-        """(conv, bias per channel or 0.0) where x is `conv` or `conv + constant`; the bias is None where the constant
-        is no bias.
+        """(result of the convolution, bias per channel or 0.0) where x is one, or one + constant; the bias is None where
+        the constant is no bias.
         """
         value = self.lookup_binding(x) if isinstance(x, relax.Var) else x
         if not is_op(value, "relax.add"):
-            return value, 0.0
+            return x, 0.0
         bias = as_array(value.args[1])
         channels = int(x.ty.shape[1])
         per_channel = (channels,) + (1,) * (len(x.ty.shape) - 2)
         if bias is None or bias.size != channels or bias.shape[-len(per_channel) :] != per_channel:
-            return value, None
-        return self.lookup_binding(value.args[0]) if isinstance(value.args[0], relax.Var) else value.args[
-            0
-        ], bias.reshape(-1).astype("float64")
+            return x, None
+        return value.args[0], bias.reshape(-1).astype("float64")

@@ -9,6 +9,7 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from tvm_sched.passes.graph.constants import is_op, with_main
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 
 PREPARE = "prepare"
 
@@ -62,5 +63,5 @@ def emit(builder, bindings, known: dict) -> dict:
         return expr
 
     for binding in bindings:
-        known[binding.var] = builder.emit(renamed(binding.value))
+        known[binding.var] = emit_layer(builder, renamed(binding.value), layer_of(binding.var))
     return known

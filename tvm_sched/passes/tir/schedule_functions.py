@@ -1,72 +1,50 @@
-"""Gives every TIR function its schedule: a record's, or the kernel's analytic default, or the generic one."""
-
-from dataclasses import dataclass, field
-from types import ModuleType
+"""Gives every TIR function its schedule: a record's, or its kernel's analytic default, or the generic one."""
 
 from tvm import IRModule, relax
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
-from tvm_sched.kernels import (
-    depthwise_conv2d,
-    direct_conv2d,
-    pixel_lanes_conv2d,
-    space_to_depth,
-    winograd_conv2d,
-)
+from tvm_sched.kernels import TRANSFORMATIONS, kernel_of
+from tvm_sched.kernels.base import kernel_name
 from tvm_sched.kernels.generic import rules
+from tvm_sched.records.best import BestRecords
 from tvm_sched.records.database import Records
 from tvm_sched.targets import Target
 
-KERNELS = (direct_conv2d, pixel_lanes_conv2d, winograd_conv2d, depthwise_conv2d, space_to_depth)
 SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 
 
-@dataclass
-class Scheduled:
-    """The module, and by function name how its kernel's knobs were set."""
-
-    mod: IRModule
-    knobs: dict[str, str] = field(default_factory=dict)
-
-
-def schedule_functions(mod: IRModule, target: Target, records: Records | None) -> Scheduled:
-    """Schedules the functions that fusion left, each on its own."""
-    result = Scheduled(mod)
-    for var, func in list(mod.functions_items()):
+def schedule_functions(
+    mod: IRModule, target: Target, records: Records | BestRecords | None
+) -> tuple[IRModule, dict[str, str]]:
+    """(the module, how each kernel's tile was set, by the function's name), each function scheduled on its own."""
+    scheduled, words = {}, {}
+    for var, func in mod.functions_items():
         if not isinstance(func, PrimFunc) or relax.analysis.has_reshape_pattern(func):
             continue  # a reshape copies nothing: it becomes a view
-        sch, knobs = schedule_one(func, target, records)
-        if knobs:
-            result.knobs[var.name_hint] = knobs
-        scheduled = sch.mod["main"]
-        bare = PrimFunc(
-            scheduled.params, scheduled.body, scheduled.ret_type
-        )  # a record's function has a name of its own
-        mod.update_func(var, bare.with_attrs(dict(func.attrs) | {SCHEDULED: True}))
-    return result
+        sch, told = schedule_one(func, target, records)
+        if told:
+            words[var.name_hint] = told
+        made = sch.mod["main"]
+        bare = PrimFunc(made.params, made.body, made.ret_type)  # a record's function has a name of its own
+        scheduled[var] = bare.with_attrs(dict(func.attrs) | {SCHEDULED: True})
+    return IRModule({**dict(mod.functions_items()), **scheduled}, attrs=mod.attrs), words
 
 
-def schedule_one(func: PrimFunc, target: Target, records: Records | None) -> tuple[Schedule, str]:
-    """(schedule, knobs in words); the words are empty for functions that are none of our kernels."""
-    sch = Schedule(IRModule({"main": func}))
-    kernel, tiles = kernel_of(sch, target)
+def schedule_one(func: PrimFunc, target: Target, records: Records | BestRecords | None) -> tuple[Schedule, str]:
+    """(schedule, how the tile was set, in words); the words are empty for functions that hold no kernel of ours."""
+    sch, kernel = Schedule(IRModule({"main": func})), kernel_of(func)
     if kernel is None:
-        if not takes_int64(func):
+        if transform := TRANSFORMATIONS.get(kernel_name(func)):
+            transform(sch, target)
+        elif not takes_int64(func):
             rules.schedule(sch, target)
         return sch, ""
     if records is not None and (recorded := records.best(func)) is not None:
         return recorded, records.kind(func)
-    kernel.schedule(sch, tiles[0], target)
-    return sch, f"default: {tiles[0]}"
-
-
-def kernel_of(sch: Schedule, target: Target) -> tuple[ModuleType | None, list]:
-    """The kernel module whose compute this function holds, and the tiles worth trying; (None, []) where it holds none."""
-    for kernel in KERNELS:
-        if tiles := kernel.tiles(sch, target):
-            return kernel, tiles
-    return None, []
+    tile = kernel.tiles(kernel.problem(sch), target)[0]
+    kernel.schedule(sch, tile, target)
+    return sch, f"default: {tile}"
 
 
 def takes_int64(func: PrimFunc) -> bool:

@@ -1,0 +1,225 @@
+"""What a kernel is: all that the compiler knows of one stands in a subclass of `Kernel`, one file each, listed once in `KERNELS`.
+
+A layer's way through it, with the method that answers at each step:
+
+    forms      which layers it takes on a target, in which forms, and what each form costs by estimate      (planning)
+    pack       the weight as the file holds it                                                              (packing)
+    call       the layer as Relax calls of its compute; the result carries marks                            (lowering)
+    problem    what `compute` wrote on its block, read back from a fused function                           (from here on)
+    tiles      settings of the schedule that are worth trying, best guess first                             (scheduling, tuning)
+    cycles     the estimate for one tile                                                                    (ranking, prediction)
+    schedule   the rewrites
+    arguments  what it is measured with                                                                     (tuning)
+    loop_key   what tells one main loop from another                                                        (estimation)
+
+Marks: a function that is lowered from a layer says which kernel it holds and which layer it is, first on its block, the
+only place that fusion keeps, then (`passes/graph/share_functions`) as an attribute of the function and as the name of
+the variable that holds its result. So nobody has to guess either from shapes or from names.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import relax
+from tvm.s_tir import Schedule
+from tvm.tirx import PrimFunc
+
+from subp_contract import pattern
+from tvm_sched.kernels.layer import Layer, longest_row
+from tvm_sched.targets import Target
+
+KERNEL, LAYER = "subp.kernel", "subp.layer"  # marks: on a block, and KERNEL as an attribute of the function
+FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
+
+Problem = Any  # a frozen dataclass of the kernel's own: the sizes of one function
+Tile = Any  # likewise: one setting of its schedule; `str` tells it to the reader
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """One way in which a kernel can compute a layer."""
+
+    kernel: "Kernel"
+    layer: Layer  # as the kernel sees it: the network's, or rearranged
+    problem: Problem
+    n: int | None  # block size; None where there are no blocks
+    words: str  # for the reader: 'direct', 'winograd F(4,3)'
+    cycles: float  # by estimate, with the best tile, on the target's cores
+    rank: int  # among forms of equal cost, the lower the simpler
+    details: Any = None  # of the kernel's own
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Which blocks `[G, C]` of `layer` are computed."""
+        return self.layer.kept[self.n]
+
+    @property
+    def row_length(self) -> int:
+        """Blocks that a block row computes."""
+        return longest_row(self.kept)
+
+    @property
+    def name(self) -> str:
+        """The kernel and its block size, for the reader."""
+        return f"{self.words} 1x{self.n}" if self.n else self.words
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What of a layer's dense work a form computes, for the reader."""
+
+    n: int | None  # block size of the zeros found; None without any
+    density: float  # fraction of the blocks of that size that are kept
+    kept: int  # blocks that a block row of the kernel's own size computes
+    total: int  # blocks that a block row has
+    macs: int  # multiply-adds of what is computed, by direct convolution, the whole batch
+
+
+@dataclass(frozen=True)
+class Example:
+    """A kind of layer whose main loop is looked at where a CPU is judged by its machine code."""
+
+    n: int  # block size; 1 for a depthwise layer
+    sparse: bool
+    size: int  # of the convolution's kernel
+    stride: int = 1
+
+    def __str__(self):
+        kind = "sparse" if self.sparse else "dense"
+        return f"1x{self.n} {kind} {self.size}x{self.size} stride {self.stride}"
+
+
+EXAMPLE_SIZES = (4, 8, 16, 32)  # of blocks
+
+
+class Kernel(ABC):
+    """See the module's docstring. Kernels hold no state."""
+
+    name: ClassVar[str]
+    examples: ClassVar[Sequence[Example]] = ()
+    after_space_to_depth: ClassVar[bool] = False  # whether it is also offered strided layers that were made stride 1
+
+    @abstractmethod
+    def forms(self, layer: Layer, target: Target) -> Iterable[Form]:
+        """The forms in which it takes the layer; none where it does not."""
+
+    def why(self, layer: Layer, form: Form) -> str:
+        """Why the network's `layer` runs in this form, and what it skips, for the reader."""
+        return reason(layer, form.n)
+
+    def savings(self, layer: Layer, form: Form) -> Savings:
+        """What of the network's `layer` is computed."""
+        rows, channels = form.kept.shape
+        dense = prod(layer.image) * rows * form.n * prod(layer.kernel)  # of one channel
+        macs = round(dense * form.row_length / channels * layer.channels)
+        return Savings(layer.zeros and layer.zeros.n, layer.density, form.row_length, channels, macs)
+
+    def pack(self, form: Form) -> list[np.ndarray]:
+        """The weight as the file holds it: blocks `[G, K, kh, kw, N]`, and where not all are kept their channels
+        `[G, K]` int32.
+        """
+        data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)
+        return [data] if indices is None else [data, indices]
+
+    @abstractmethod
+    def call(self, builder: relax.BlockBuilder, x, weights: Sequence, form: Form, marks: dict) -> relax.Expr:
+        """The layer on `x`, channels last, of the shape `form.layer.output`; `weights` are constants of what `pack` gave.
+        `marks` are to be attributes of the kernel's block.
+        """
+
+    @abstractmethod
+    def problem(self, sch: Schedule) -> Problem:
+        """The sizes of a function that holds this kernel."""
+
+    @abstractmethod
+    def tiles(self, problem: Problem, target: Target) -> list[Tile]:
+        """Tiles worth trying, best guess first; never empty."""
+
+    @abstractmethod
+    def cycles(self, problem: Problem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+        """Estimated cycles of the function on the target's busiest core. `fma_cycles`: those of one vector's multiply-add
+        in the main loop, where they are known.
+        """
+
+    def copy_cycles(self, problem: Problem, target: Target) -> float:
+        """Estimated cycles of copies that the function makes besides, such as a padded image."""
+        return 0.0
+
+    @abstractmethod
+    def schedule(self, sch: Schedule, tile: Tile, target: Target) -> None:
+        """Rewrites the compute, and what was fused behind it."""
+
+    def arguments(self, problem: Problem, infos: Sequence[tuple[str, tuple[int, ...]]], rng) -> list[np.ndarray]:
+        """Arrays of these (dtype, shape) to measure the function on: standard normal numbers, and for int32 distinct
+        sorted channels of the first argument a row. TVM's own choice draws channels that there are not.
+        """
+        channels = infos[0][1][-1]
+        return [
+            distinct_rows(rng, shape, channels) if dtype == "int32" else normal(rng, dtype, shape)
+            for dtype, shape in infos
+        ]
+
+    @abstractmethod
+    def loop_key(self, problem: Problem, tile: Tile) -> tuple:
+        """What tells the main loop of one function from another's: neither the image's size nor how many channels are
+        kept (though LLVM unrolls a loop over few).
+        """
+
+    def marked(self, layer_key: str) -> dict:
+        """The marks of a layer that this kernel computes."""
+        return {KERNEL: self.name, LAYER: layer_key}
+
+
+@lru_cache(maxsize=1 << 14)
+def least_cycles(kernel: Kernel, problem: Problem, target: Target) -> float:
+    """Cycles of the best tile by estimate."""
+    return kernel.cycles(problem, kernel.tiles(problem, target)[0], target)
+
+
+def fusable_call(builder: relax.BlockBuilder, name: str, compute: Callable, *tensors, **options) -> relax.Call:
+    """A call of the TE `compute` on Relax tensors as a function of that name, into whose epilogue elementwise operators
+    that follow may go.
+    """
+    compute = partial(compute, **options)  # call_te itself takes options of few types
+    return builder.call_te(compute, *tensors, primfunc_name_hint=name, primfunc_attrs=FUSABLE)
+
+
+def kernel_name(func: PrimFunc) -> str | None:
+    """The name of the kernel or transformation that a function holds; None for any other."""
+    name = (func.attrs or {}).get(KERNEL)
+    return None if name is None else str(name)
+
+
+def reason(layer: Layer, n: int) -> str:
+    """Why a layer runs in blocks of n, from its zeros."""
+    zeros = layer.zeros
+    if zeros is None:
+        why = "dense: " + ("zeros ignored as asked" if layer.dense else "no 1xN blocks of zeros")
+        if layer.out_channels % min(pattern.SIZES):
+            why += f" that divide its {layer.out_channels} output channels"
+        return why + (f"; blocks outside the {layer.groups} groups are skipped" if layer.groups > 1 else "")
+    most = longest_row(layer.kept[n])
+    if most == layer.channels:
+        return f"dense: 1x{zeros.n} keeps {zeros.most} of {zeros.total} blocks, to skip the others would cost more"
+    why = f"{1 - most / layer.channels:.0%} of the blocks are skipped"
+    if n != zeros.n:
+        why += f"; 1x{zeros.n} zeros run as 1x{n}, estimated faster"
+    if not zeros.uniform:
+        why += f"; not uniform ({zeros.least} to {zeros.most} kept a group), shorter rows filled with zeros"
+    return why
+
+
+def normal(rng, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers."""
+    return rng.standard_normal(shape, dtype="float32").astype(dtype)
+
+
+def distinct_rows(rng, shape: tuple[int, ...], below: int) -> np.ndarray:
+    """`[rows, count]` int32: distinct sorted numbers below a limit in each row."""
+    rows, count = shape
+    return np.stack([np.sort(rng.permutation(below)[:count]) for _ in range(rows)]).astype("int32")

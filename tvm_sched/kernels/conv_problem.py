@@ -1,0 +1,77 @@
+"""The problem that the block-sparse kernels solve: a convolution whose output channels are divided into block rows.
+
+Block row g holds output channels g*n ... g*n + n - 1, and keeps `kept` of the input channels, whole kernels each. Rows
+are all equally long, so equal ranges of them are equal work for a thread.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import prod
+
+ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """One convolution, or a linear layer: a 1x1 image a row."""
+
+    batch: int
+    height: int  # of the output
+    width: int
+    channels: int  # of the input
+    block_rows: int
+    kept: int  # input channels of a block row
+    n: int  # output channels of a block row
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padded: bool = False
+    indexed: bool = True  # False: all channels are kept, and no index is read
+
+    @property
+    def flat(self) -> bool:
+        """Output pixel p reads input pixel p: all of the batch's pixels are one row."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and not self.padded
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(images, rows, columns) as a register tile sees them."""
+        return (1, 1, self.batch * self.height * self.width) if self.flat else (self.batch, self.height, self.width)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of kept blocks, the whole batch."""
+        return prod(self.image) * self.block_rows * self.n * self.kept * prod(self.kernel)
+
+    def attributes(self) -> dict:
+        """As attributes of a TIR block: what a schedule cannot read from the buffers' shapes travels with the block."""
+        values = {annotation(name): getattr(self, name) for name in names()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @staticmethod
+    def of_block(annotations: Mapping) -> "ConvProblem":
+        """The problem that `attributes` wrote on a block."""
+        values = {name: annotations[annotation(name)] for name in names()}
+        return ConvProblem(
+            **{name: tuple(map(int, value)) if name in PAIRS else value for name, value in values.items()}
+        )
+
+
+PAIRS = ("kernel", "stride")
+
+
+def names() -> list[str]:
+    """The fields."""
+    return [field.name for field in fields(ConvProblem)]
+
+
+def annotation(name: str) -> str:
+    """A field's name on a TIR block."""
+    return f"work.{ANNOTATION.get(name, name)}"
+
+
+def output_size(image, kernel, stride, padding, dilation) -> tuple[int, int]:
+    """(height, width) of a convolution's output. All are (height, width) but `padding`: (top, left, bottom, right)."""
+    return tuple(
+        (image[axis] + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis in range(2)
+    )

@@ -1,0 +1,101 @@
+"""Moves the marks of fused functions to where everybody can read them, and makes equal functions one.
+
+Fusion keeps attributes of blocks and nothing else. So far a function per layer tells its kernel and its layer on its
+kernel's block; from here on
+
+- the function's attribute `subp.kernel` names the kernel,
+- the variable that holds a call's result is named after the layer,
+- layers that differ in their weights' values alone share one function, which is scheduled, tuned and compiled once.
+"""
+
+import tvm_ffi
+from tvm import IRModule, relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.s_tir import SBlock
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels.base import KERNEL, LAYER
+from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.layer_names import PREFIX
+
+MARKS = (KERNEL, LAYER)
+
+
+def share_functions(mod: IRModule) -> IRModule:
+    """Rewrites the module, whose 'main' calls fused functions."""
+    sharer = _Sharer(mod)
+    main = mod.get_global_var("main")
+    sharer.builder_.update_func(main, sharer.visit_expr(mod[main]))
+    return relax.transform.DeadCodeElimination()(sharer.builder_.finalize())
+
+
+@mutator
+class _Sharer(PyExprMutator):
+    def __init__(self, mod: IRModule):
+        super().__init__(mod)
+        self.layers, self.shared = {}, {}  # by the name of a function: the layer it computes; the function that serves
+        known = {}  # hash -> functions
+        for var, func in mod.functions_items():
+            if not isinstance(func, PrimFunc):
+                continue
+            marks = marks_of(func)
+            if not marks:
+                continue
+            self.layers[var.name_hint] = marks.get(LAYER)
+            bare = without_marks(func).with_attr(KERNEL, marks[KERNEL])
+            equal = known.setdefault(tvm_ffi.structural_hash(bare), [])
+            server = next((one for one, other in equal if tvm_ffi.structural_equal(other, bare)), var)
+            self.shared[var.name_hint] = server
+            if server is var:
+                equal.append((var, bare))
+                self.builder_.update_func(var, bare)
+
+    def visit_var_binding_(self, binding):
+        name = binding.value.args[0].name_hint if is_op(binding.value, "relax.call_tir") else None
+        layer = self.layers.get(name)
+        if name not in self.shared:
+            super().visit_var_binding_(binding)
+            return
+        value = self.visit_expr(binding.value)
+        value = relax.Call(value.op, [self.shared[name], *value.args[1:]], value.attrs, value.ty_args)
+        value = self.builder_.normalize(value)
+        if layer is None:
+            var = binding.var
+        else:
+            kind = relax.DataflowVar if isinstance(binding.var, relax.DataflowVar) else relax.Var
+            var = kind(PREFIX + layer, value.ty)
+        self.builder_.emit_normalized(relax.VarBinding(var, value))
+        self.set_var_remap(binding.var, var)
+
+
+def marks_of(func: PrimFunc) -> dict[str, str]:
+    """The marks on the function's blocks."""
+    found = {}
+
+    def look(block: SBlock):
+        found.update({key: str(block.annotations[key]) for key in MARKS if key in block.annotations})
+
+    tvm_ffi.structural_walk(func.body, (SBlock, look), order="post")
+    return found
+
+
+def without_marks(func: PrimFunc) -> PrimFunc:
+    """The function as it is without them: what tuning records know."""
+
+    def bare(block: SBlock) -> SBlock:
+        if not any(key in block.annotations for key in MARKS):
+            return block
+        rest = {key: value for key, value in block.annotations.items() if key not in MARKS}
+        return SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            block.name_hint,
+            block.body,
+            block.init,
+            block.alloc_buffers,
+            block.match_buffers,
+            rest,
+        )
+
+    return tvm_ffi.structural_map(func, (SBlock, bare))

@@ -1,0 +1,30 @@
+"""How a kernel is timed, on this machine and on a board: how often, on what arguments, with which caches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+TIMES = {"number": 1, "repeat": 15, "min_repeat_ms": 0}
+# In a network a kernel finds its input in cache, and its weights where the layers since the last image have left them:
+# all arguments but the first are flushed before each call.
+FLUSH = "cache_flush_cpu_non_first_arg"
+
+
+def seconds_of(module, device, arrays: Sequence[np.ndarray]) -> list[float]:
+    """Seconds of each timed call of a loaded library's kernel."""
+    arguments = [tvm.runtime.tensor(array, device) for array in arrays]
+    evaluate = module.time_evaluator(module.entry_name, device, f_preproc=FLUSH, **TIMES)
+    return [float(seconds) for seconds in evaluate(*arguments).results]
+
+
+def save_arguments(path: str | Path, arrays: Sequence[np.ndarray]) -> None:
+    """Writes the arguments of a kernel."""
+    np.savez(path, *arrays)
+
+
+def load_arguments(path: str | Path) -> list[np.ndarray]:
+    """What `save_arguments` wrote."""
+    with np.load(path) as file:
+        return [file[f"arr_{number}"] for number in range(len(file.files))]
