@@ -12,7 +12,7 @@ from tvm_sched.frontend import torch_export
 def imported(network: torch.nn.Module, x: torch.Tensor) -> IRModule:
     """The network as the passes get it: simplified, constants folded."""
     with tvm.target.Target("llvm"):
-        return pipeline.CLEAN(torch_export.from_torch(network.eval(), x).mod)
+        return pipeline.SIMPLIFY(torch_export.from_torch(network.eval(), x).mod)
 
 
 def run(mod: IRModule, x: torch.Tensor):

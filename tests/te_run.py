@@ -13,6 +13,18 @@ def function(inputs, output) -> tvm.IRModule:
     return tvm.IRModule({"main": te.create_prim_func([*inputs, output])})
 
 
+def tiles(kernel, mod: tvm.IRModule, target) -> list:
+    """The tiles that a kernel finds worth trying for its function."""
+    return kernel.tiles(kernel.problem(Schedule(mod)), target)
+
+
+def scheduled(kernel, mod: tvm.IRModule, target, tile=None) -> Schedule:
+    """The kernel's function with a tile, by default the best guess."""
+    sch = Schedule(mod)
+    kernel.schedule(sch, tile or tiles(kernel, mod, target)[0], target)
+    return sch
+
+
 def run(sch: Schedule, target, arrays, shape, dtype="float32") -> np.ndarray:
     """What the scheduled function writes; its output begins as NaN, so that an element left out shows."""
     output = tvm.runtime.tensor(np.full(shape, np.nan if dtype == "float32" else -1, dtype))

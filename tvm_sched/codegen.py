@@ -25,7 +25,7 @@ from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"  # TVM's name for it
 TVM_LOWERING, TVM_FINISHING, TVM_DEVICES = get_tir_pipeline("default")
-Observer = Callable[[str, IRModule], None]  # (name of a phase, the module after it)
+Observer = Callable[[str, IRModule | str], None]  # (name of a phase, the module, or the assembly, after it)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def build(mod: IRModule, target: Target, observe: Observer | None = None):
     """
     with observed_by(observe):
         return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
+
+
+def assembly(executable) -> str:
+    """The machine code of an executable that `build` gave, in words."""
+    module = executable.mod
+    return str((module.imports[0] if module.imports else module).inspect_source("asm"))
 
 
 @contextmanager

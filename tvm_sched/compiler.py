@@ -12,28 +12,33 @@ from tvm_sched.quiet import quiet
 SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
 
 
-def compile(module, example_input, *, target="host", threads=None, records=None, dense=False):
+def compile(module, example_input, *, target="host", threads=None, records=None, dense=False, dump=None):
     """Compiles a network of one input for one CPU.
 
-    module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is
-    needed. example_input: torch.Tensor of the shape that the artifact will take. target: name from `targets.names()`,
-    or a Target. threads: the schedules share their work among so many (all cores of a host by default). records: folder
-    of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
-    dense: ignore the zeros, as a baseline.
+    module:         nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing
+                    else is needed
+    example_input:  torch.Tensor of the shape that the artifact will take
+    target:         name from `targets.names()`, or a Target
+    threads:        the schedules share their work among so many (all cores of a host by default)
+    records:        folder of tuning records; by default those shipped for the target, if any
+    dense:          ignore the zeros, as a baseline
+    dump:           folder for the module after each phase of the pipeline, to be read
 
     Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on.
     Raises UserError for a network or a target that cannot be compiled.
     """
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact, make_manifest
+    from tvm_sched.dump import Dump
     from tvm_sched.frontend import batches, torch_export
     from tvm_sched.pipeline import Compilation
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
+    observe = None if dump is None else Dump(dump)
     with quiet():
         imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
-        compilation = Compilation(target, open_records(records, target), dense)
+        compilation = Compilation(target, open_records(records, target), dense, observe)
         lowered = pipeline.lower(imported, compilation)
         executable = pipeline.build(lowered.mod, compilation)
     manifest = make_manifest(

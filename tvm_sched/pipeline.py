@@ -34,6 +34,7 @@ from tvm_sched.records.database import Records
 from tvm_sched.targets import Target
 
 CALLS = ("relax.call_tir", "relax.call_tir_inplace")
+IMPORTED, MACHINE_CODE = "imported", "machine_code"  # what an observer sees before the first phase and after the last
 
 
 @dataclass
@@ -136,6 +137,8 @@ def run(phases: tuple[Phase, ...], mod: IRModule, compilation: Compilation) -> I
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
     """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    if compilation.observe:
+        compilation.observe(IMPORTED, imported.mod)
     return run(FUSING, imported.mod, compilation)
 
 
@@ -165,7 +168,10 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
 def build(mod: IRModule, compilation: Compilation):
     """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
     planned = run(BUILDING, mod, compilation)
-    return codegen.build(planned, compilation.target, compilation.observe)
+    executable = codegen.build(planned, compilation.target, compilation.observe)
+    if compilation.observe:
+        compilation.observe(MACHINE_CODE, codegen.assembly(executable))
+    return executable
 
 
 def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:

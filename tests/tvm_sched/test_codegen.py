@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from te_run import function
+from te_run import function, tiles
 from tvm import te
 from tvm.s_tir import Schedule
 
@@ -12,7 +12,7 @@ from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.rewrites.loops import PREFETCH
-from tvm_sched.kernels.winograd_conv2d import Form, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
 from tvm_sched.passes.tir.flatten_indices import with_flat_indices
 from tvm_sched.passes.tir.insert_prefetches import AHEAD, with_prefetches
 
@@ -21,8 +21,8 @@ def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
     target = replace(target, cores=cores)
     x, u = te.placeholder((1, 14, 14, 64)), te.placeholder((6, 6, 4, 16, 16))
     indices = te.placeholder((4, 16), "int32")
-    sch = Schedule(function([x, u, indices], winograd_conv2d.compute(x, u, indices, form=Form(4, 3))))
-    winograd_conv2d.schedule(sch, WinogradTile(rows=2, cols=8, groups=groups), target)
+    sch = Schedule(function([x, u, indices], winograd_conv2d.compute(x, u, indices, variant=Variant(4, 3))))
+    winograd_conv2d.schedule(sch, WinogradTile(rows=2, cols=8, block_rows=groups), target)
     return sch, target
 
 
@@ -32,7 +32,7 @@ def direct(kernel: int, n: int = 16, target=targets.X86_AVX512, tile=None, strid
     indices = te.placeholder((64 // n, 16), "int32")
     y = direct_conv2d.conv2d(x, data, indices, out_channels=64, padding=(kernel // 2,) * 4, stride=(stride, stride))
     sch = Schedule(function([x, data, indices], y))
-    direct_conv2d.schedule(sch, tile or direct_conv2d.tiles(sch, target)[0], target)
+    direct_conv2d.schedule(sch, tile or tiles(direct_conv2d.KERNEL, sch.mod, target)[0], target)
     return sch, target
 
 

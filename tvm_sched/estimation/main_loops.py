@@ -17,6 +17,8 @@ from tvm_sched.kernels.base import Example, Form
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.constants import constant
 from tvm_sched.passes.graph.share_functions import share_functions
+from tvm_sched.pipeline import FOR_SCHEDULES
+from tvm_sched.records.database import workload
 from tvm_sched.targets import Target
 
 SIZE, CHANNELS, DENSITY = 28, 128, 0.25
@@ -66,9 +68,9 @@ def function_of(form: Form) -> IRModule:
             call = form.kernel.call(builder, x, weights, form, form.kernel.marked("example"))
             result = builder.emit_output(call)
         builder.emit_func_output(result)
-    functions = share_functions(builder.finalize()).functions.values()
+    functions = FOR_SCHEDULES(share_functions(builder.finalize())).functions.values()
     (func,) = [each for each in functions if not isinstance(each, relax.Function) and kernel_of(each)]
-    return IRModule({"main": func})
+    return workload(func)
 
 
 def of(case: Case, target: Target) -> tuple[object, Loop | None]:

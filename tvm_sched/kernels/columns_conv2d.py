@@ -23,9 +23,9 @@ from subp_contract import pattern
 from tvm_sched.kernels import direct_conv2d, register_tile
 from tvm_sched.kernels.base import Form, Kernel, Savings, distinct_rows, fusable_call, least_cycles, normal
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
+from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.kernels.register_tile import Tile
-from tvm_sched.kernels.rewrites.fusion import find_block
 from tvm_sched.targets import Target
 
 NAME = "columns_conv2d"  # of the function; its block is direct_conv2d's

@@ -18,8 +18,8 @@ from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import Example, Form, Kernel, Savings, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import output_size
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.rewrites.loops import bands, partition
 from tvm_sched.targets import Target
 

@@ -21,9 +21,9 @@ from subp_contract import pattern
 from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.register_tile import divisors, rounded
-from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target

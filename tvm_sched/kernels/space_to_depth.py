@@ -20,8 +20,8 @@ from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import KERNEL
+from tvm_sched.kernels.fusion import find_block, finish
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.rewrites.fusion import find_block, finish
 from tvm_sched.kernels.rewrites.loops import partition
 from tvm_sched.targets import Target
 

@@ -27,9 +27,9 @@ from subp_contract import pattern
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile, divisors, rounded
-from tvm_sched.kernels.rewrites.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT

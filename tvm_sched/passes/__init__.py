@@ -1,0 +1,5 @@
+"""Rewrites of a module, one file each, named after what it does; `pipeline.PHASES` says in which order they run.
+
+`graph/`: of Relax functions; `tir/`: of the functions that they call. May import `records`, `planning` and what stands
+below these.
+"""

@@ -16,9 +16,10 @@ from tvm_sched import codegen, pipeline, targets
 from tvm_sched.estimation import machine_model
 from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Board, Estimator
 from tvm_sched.frontend import torch_export
-from tvm_sched.kernels import direct_conv2d
-from tvm_sched.kernels.register_tile import Tile, Work, cycles
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import direct_conv2d, kernel_of
+from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.register_tile import Tile, cycles
+from tvm_sched.pipeline import Compilation
 
 A76 = replace(targets.CORTEX_A76, cores=1)
 X = torch.zeros(1, 128, 14, 14)
@@ -39,7 +40,7 @@ def lowered(density: float = 0.25):
     """A 1x1 layer and ReLU as fused functions."""
     torch.manual_seed(0)
     module = prune(nn.Sequential(nn.Conv2d(128, 64, 1), nn.ReLU()), 16, density).eval()
-    return pipeline.fused(torch_export.from_torch(module, X), A76).mod
+    return pipeline.fused(torch_export.from_torch(module, X), Compilation(A76))
 
 
 def kernel_function(mod):
@@ -52,11 +53,10 @@ def test_a_kernel_takes_its_main_loop_times_its_trip_counts(pipes):
     func = kernel_function(lowered())
     guess = Estimator(A76).guess(func)
     sch = Schedule(pipeline.IRModule({"main": func}))
-    kernel, tiles = kernel_of(sch, A76)
-    assert kernel is direct_conv2d and guess.tile in tiles
-    work = Work.of_block(sch.get(sch.get_sblock("direct_conv2d")).annotations)
-    assert guess.cycles == pytest.approx(cycles(work, guess.tile, A76, fma_cycles=0.5))
-    assert guess.cycles >= work.macs / A76.lanes / A76.fma_per_cycle
+    kernel, problem = kernel_of(func), direct_conv2d.problem_of(sch)
+    assert kernel is direct_conv2d.KERNEL and guess.tile in kernel.tiles(problem, A76)
+    assert guess.cycles == pytest.approx(cycles(problem, guess.tile, A76, fma_cycles=0.5))
+    assert guess.cycles >= problem.macs / A76.lanes / A76.fma_per_cycle
     assert len(pipes) >= 1 and all(loop.stack == 0 for loop in pipes)
 
 
@@ -70,7 +70,7 @@ def test_a_loop_is_looked_at_once(pipes):
 
 
 def test_multiply_adds_of_the_loop_decide_the_step():
-    work = Work(1, 28, 28, 32, 4, 8, 16)
+    work = ConvProblem(1, 28, 28, 32, 4, 8, 16)
     slow, fast = (cycles(work, Tile(1, 4, 1, 1), A76, fma_cycles=each) for each in (1.0, 0.5))
     tiles, sums = 28 * 28 / 4 * 4, 4 * 4
     assert slow - fast == pytest.approx(tiles * 8 * sums * 0.5)

@@ -10,9 +10,10 @@ from torch import nn
 from zeros import prune
 
 from tvm_sched import pipeline, targets
-from tvm_sched.estimation.estimate import MOVED_PER_CYCLE, Board, calls
-from tvm_sched.estimation.predict import Prediction, kernel, predict
+from tvm_sched.estimation.estimate import Board, calls
+from tvm_sched.estimation.predict import Prediction, known, predict
 from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 BOARD = Board(2.0, math.inf, math.inf)
@@ -25,7 +26,7 @@ class Timed:
         self.known, self.times, self.word = known, times, kind
 
     def seconds(self, func, ghz):
-        estimated = kernel(func, TARGET, Board(ghz, math.inf, math.inf), None).estimated
+        estimated = known(func, TARGET, Board(ghz, math.inf, math.inf), None).estimated
         return estimated * self.times if any(estimated == pytest.approx(each) for each in self.known) else None
 
     def kind(self, func):
@@ -38,19 +39,20 @@ def network(channels=64):
     torch.manual_seed(0)
     layers = [nn.Conv2d(128, channels, 1), nn.ReLU(), nn.Conv2d(channels, 256, 1), nn.MaxPool2d(2)]
     return pipeline.fused(
-        torch_export.from_torch(prune(nn.Sequential(*layers), 16, 0.5).eval(), torch.zeros(1, 128, 14, 14)), TARGET
-    ).mod
+        torch_export.from_torch(prune(nn.Sequential(*layers), 16, 0.5).eval(), torch.zeros(1, 128, 14, 14)),
+        Compilation(TARGET),
+    )
 
 
 def estimates(mod):
-    return [kernel(call.func, TARGET, BOARD, None).estimated for call in calls(mod)]
+    return [known(call.func, TARGET, BOARD, None).estimated for call in calls(mod)]
 
 
 def seconds_of_moving(mod):
     """What is none of our kernels."""
-    moved = [call.moved + call.stored for call in calls(mod) if kernel(call.func, TARGET, BOARD, None).kind is None]
+    moved = [call.moved + call.stored for call in calls(mod) if known(call.func, TARGET, BOARD, None).kernel is None]
     assert moved
-    return sum(moved) / MOVED_PER_CYCLE / BOARD.ghz / 1e9
+    return sum(moved) / TARGET.costs.moved_bytes_per_cycle / BOARD.ghz / 1e9
 
 
 def alone(mod, records, board=BOARD) -> Prediction:

@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from te_run import function, run
+from te_run import function, run, scheduled
 from torch import nn
 from tvm import te, topi
-from tvm.s_tir import Schedule
 from zeros import keep_blocks
 
 import tvm_sched
 from subp_contract import pattern
 from tvm_sched import targets
-from tvm_sched.kernels import columns_conv2d, direct_conv2d
-from tvm_sched.planning.plan import COLUMNS, Layer, choose
+from tvm_sched.kernels import columns_conv2d
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.planning.plan import choose
 
 ONE_CORE = replace(targets.host(), cores=1)
 
@@ -37,8 +37,7 @@ def check(shape, out_channels, n, kept, kernel=(3, 3), stride=(1, 1), padding=(1
     inputs = [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
     geometry = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     y = topi.nn.relu(columns_conv2d.compute(*inputs, out_channels=out_channels, **geometry))
-    sch = Schedule(function(inputs, y))
-    direct_conv2d.schedule(sch, direct_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    sch = scheduled(columns_conv2d.KERNEL, function(inputs, y), ONE_CORE)
     top, left, bottom, right = padding
     image = nn.functional.pad(torch.from_numpy(x).permute(0, 3, 1, 2), (left, right, top, bottom))
     expected = (
@@ -78,7 +77,7 @@ def test_channels_that_fill_lines_of_a_cache_and_a_single_column():
 
 
 def layer(weight, size=14, **geometry):
-    return Layer("conv2d 3x3", weight, (1, size, size), weight.shape[1], padding=(1, 1, 1, 1), **geometry)
+    return Layer("conv2d 3x3", weight, (1, size, size, len(weight)), weight.shape[1], padding=(1, 1, 1, 1), **geometry)
 
 
 def weights(out_channels=64, channels=64, seed=0):
@@ -88,17 +87,20 @@ def weights(out_channels=64, channels=64, seed=0):
 @pytest.mark.parametrize("size, stride", [(14, 2), (14, 1)])
 def test_shared_patterns_run_over_columns_where_few_are_kept(size, stride):
     weight = keep_columns(weights(), 16, 29)  # 5 % of 576, and about a third of the channels of each group
-    plan = choose(layer(weight, size, stride=(stride, stride)), ONE_CORE)
-    assert plan.how == COLUMNS and plan.kernel == f"columns 1x{plan.n}"
-    assert plan.n == 16 and plan.kept_macs(layer(weight, size)) == size * size * 64 * 29
-    assert "95% of the columns are skipped" in plan.why
+    own = layer(weight, size, stride=(stride, stride))
+    plan = choose(own, ONE_CORE)
+    choice = plan.choice("name", "shape", own, stored=0)
+    assert plan.form.kernel is columns_conv2d.KERNEL and choice.kernel == "columns 1x16"
+    assert choice.kept_macs == size * size * 64 * 29
+    assert "95% of the columns are skipped" in choice.why
 
 
 def test_zeros_of_whole_kernels_never_run_over_columns():
     for density in (64, 32, 16, 6):
         for stride in (1, 2):
             weight = weights() if density == 64 else keep_blocks(weights(), 16, density)
-            assert choose(layer(weight, stride=(stride, stride)), ONE_CORE).how != COLUMNS
+            plan = choose(layer(weight, stride=(stride, stride)), ONE_CORE)
+            assert plan.form.kernel is not columns_conv2d.KERNEL
 
 
 def test_a_network_with_patterns_computes_what_pytorch_does():

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from te_run import function, replays, run
+from te_run import function, replays, run, scheduled, tiles
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import codegen, targets
-from tvm_sched.kernels import depthwise_conv2d
+from tvm_sched.kernels import depthwise_conv2d, kernel_of
 
 ONE_CORE = replace(targets.host(), cores=1)
 
@@ -53,7 +53,7 @@ class Layer:
 
     def check(self, tile=None, target=ONE_CORE):
         sch = Schedule(self.mod)
-        depthwise_conv2d.schedule(sch, tile or depthwise_conv2d.tiles(sch, target)[0], target)
+        depthwise_conv2d.schedule(sch, tile or tiles(depthwise_conv2d.KERNEL, sch.mod, target)[0], target)
         np.testing.assert_allclose(run(sch, target, self.arrays, self.shape), self.expected, rtol=1e-5, atol=1e-5)
 
 
@@ -100,45 +100,42 @@ def test_several_images():
 def test_what_follows_is_fused(activation, residual):
     layer = Layer((1, 7, 9, 16), (3, 3), residual=residual, activation=activation, **SAME)
     layer.check()
-    sch = Schedule(layer.mod)
-    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    sch = scheduled(depthwise_conv2d.KERNEL, layer.mod, ONE_CORE)
     assert "global" not in {buffer.scope() for buffer in sch.get(sch.get_sblock("root")).alloc_buffers}
 
 
 @pytest.mark.parametrize("cores", [1, 4])
 def test_every_tile_gives_the_same_numbers(cores):
     layer, target = Layer((1, 6, 7, 16), (3, 3), **SAME), replace(ONE_CORE, cores=cores)
-    for tile in depthwise_conv2d.tiles(Schedule(layer.mod), target):
+    for tile in tiles(depthwise_conv2d.KERNEL, layer.mod, target):
         layer.check(tile, target)
 
 
 def test_the_default_tile_shares_inputs_between_outputs():
-    tile = depthwise_conv2d.tiles(Schedule(Layer((1, 56, 56, 64), (3, 3), **SAME).mod), ONE_CORE)[0]
+    tile = tiles(depthwise_conv2d.KERNEL, Layer((1, 56, 56, 64), (3, 3), **SAME).mod, ONE_CORE)[0]
     assert tile.rows * tile.cols == depthwise_conv2d.MOST_SUMS
     assert tile.rows > 1
 
 
 def test_threads_get_bands_of_the_image():
     layer, target = Layer((1, 56, 56, 64), (3, 3), **SAME), replace(ONE_CORE, cores=4)
-    assert depthwise_conv2d.tiles(Schedule(layer.mod), target)[0].bands % 4 == 0
+    assert tiles(depthwise_conv2d.KERNEL, layer.mod, target)[0].bands % 4 == 0
 
 
 def test_a_schedule_replays_from_its_trace():
     layer = Layer((1, 7, 9, 24), (3, 3), activation=(silu, torch.nn.functional.silu), **SAME)
-    sch = Schedule(layer.mod)
-    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    sch = scheduled(depthwise_conv2d.KERNEL, layer.mod, ONE_CORE)
     assert replays(sch, layer.mod)
 
 
 def test_other_functions_are_not_its_own():
     x = te.placeholder((1, 4, 4, 16), "float32")
-    assert depthwise_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+    assert kernel_of(function([x], topi.nn.relu(x))["main"]) is None
 
 
 @pytest.mark.parametrize("name", ["x86-avx2", "cortex-a76"])
 def test_other_cpus_compile(name):
     layer, target = Layer((1, 7, 9, 24), (3, 3), **SAME), targets.get(name)
-    sch = Schedule(layer.mod)
-    depthwise_conv2d.schedule(sch, depthwise_conv2d.tiles(sch, target)[0], target)
+    sch = scheduled(depthwise_conv2d.KERNEL, layer.mod, target)
     assembly = codegen.build(sch.mod, target).mod.inspect_source("asm")
     assert ("fmla" if name == "cortex-a76" else "vfmadd") in assembly

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from te_run import function, replays, run
+from te_run import function, replays, run, scheduled, tiles
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import codegen, targets
-from tvm_sched.kernels import direct_conv2d
+from tvm_sched.kernels import direct_conv2d, kernel_of
 
 ONE_CORE = replace(targets.host(), cores=1)
 SAME = {"padding": (1, 1, 1, 1)}
@@ -73,9 +73,7 @@ class Layer:
         self.expected = (activation[1](expected) if activation else expected).numpy()
 
     def scheduled(self, tile=None, target=ONE_CORE) -> Schedule:
-        sch = Schedule(self.mod)
-        direct_conv2d.schedule(sch, tile or direct_conv2d.tiles(sch, target)[0], target)
-        return sch
+        return scheduled(direct_conv2d.KERNEL, self.mod, target, tile)
 
     def check(self, tile=None, target=ONE_CORE):
         y = run(self.scheduled(tile, target), target, self.arrays, self.shape)
@@ -160,8 +158,7 @@ def test_a_result_that_scales_an_image_is_computed_once():
     x, data, image = (te.placeholder(shape, "float32") for shape in ((1, 1, 1, 8), (2, 8, 1, 1, 16), (1, 7, 6, 32)))
     gate = topi.sigmoid(direct_conv2d.conv2d(x, data, out_channels=32))
     mod = function([x, data, image], topi.multiply(image, gate))
-    sch = Schedule(mod)
-    direct_conv2d.schedule(sch, direct_conv2d.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    sch = scheduled(direct_conv2d.KERNEL, mod, ONE_CORE)
     assert replays(sch, mod)
     generator = np.random.default_rng(1)
     arrays = [generator.standard_normal([int(n) for n in each.shape], "float32") for each in (x, data, image)]
@@ -183,7 +180,7 @@ def test_every_tile_gives_the_same_numbers(kernel, stride, cores):
         (1, 6, 7, 16), 64, kept=3, kernel=(kernel, kernel), stride=(stride, stride), padding=(kernel // 2,) * 4
     )
     target = replace(ONE_CORE, cores=cores)
-    for tile in direct_conv2d.tiles(Schedule(layer.mod), target)[::4]:
+    for tile in tiles(direct_conv2d.KERNEL, layer.mod, target)[::4]:
         layer.check(tile, target)
 
 
@@ -202,7 +199,7 @@ def test_a_schedule_replays_from_its_trace(kernel):
 
 def test_other_functions_are_not_its_own():
     x = te.placeholder((1, 4, 4, 16), "float32")
-    assert direct_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+    assert kernel_of(function([x], topi.nn.relu(x))["main"]) is None
 
 
 @pytest.mark.skipif(targets.host().arch != "x86_64", reason="runs AVX2 code")

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from tvm.s_tir import Schedule
 
 from subp_contract.errors import UserError
-from tvm_sched import codegen, targets
+from tvm_sched import targets
 from tvm_sched.estimation import machine_model, main_loops
 from tvm_sched.estimation.main_loops import Case
 from tvm_sched.kernels import depthwise_conv2d, direct_conv2d, winograd_conv2d
+from tvm_sched.kernels.base import Example
 
 A76 = replace(targets.CORTEX_A76, cores=1)
-DIRECT, WINOGRAD = direct_conv2d.NAME, winograd_conv2d.NAME
+DIRECT, DEPTHWISE, WINOGRAD = direct_conv2d.KERNEL, depthwise_conv2d.KERNEL, winograd_conv2d.KERNEL
 
 
 def has_model() -> bool:
@@ -25,9 +25,10 @@ def has_model() -> bool:
 
 def least_bound(case: Case) -> float:
     """The share of the bound by multiply-adds that a main loop reaches at least."""
-    if case.kernel == depthwise_conv2d.NAME:
+    example = case.example
+    if case.kernel is DEPTHWISE:
         return 0.65  # zeroing and storing its few sums take the same pipes
-    if case.n == 4 and case.sparse and (case.kernel == WINOGRAD or (case.kernel == DIRECT and case.size == 1)):
+    if example.n == 4 and example.sparse and (case.kernel is WINOGRAD or (case.kernel is DIRECT and example.size == 1)):
         return 0.6  # each pixel is loaded for one multiply-add: why such 1x1 layers run with lanes over pixels
     return 0.9
 
@@ -37,7 +38,7 @@ def test_main_loops_keep_to_registers_and_are_bound_by_multiply_adds(case):
     tile, loop = main_loops.of(case, A76)
     assert loop.stack == 0, tile
     assert not any("\tdup\t" in line for line in loop.body)
-    if case.kernel != depthwise_conv2d.NAME:
+    if case.kernel is not DEPTHWISE:
         # A pixel, or a weight, whose address has no offset is loaded into all lanes at once ('ld1r'): as good, and so
         # no lane is named.
         spread = sum("\tld1r\t" in line for line in loop.body)
@@ -50,20 +51,19 @@ def test_main_loops_keep_to_registers_and_are_bound_by_multiply_adds(case):
 @pytest.mark.parametrize(
     "case",
     [
-        Case(DIRECT, 4, False, 3, 2),
-        Case(DIRECT, 8, False, 3, 2),
-        Case(DIRECT, 16, False, 3, 2),
-        Case(DIRECT, 8, True, 3, 2),
-        Case(DIRECT, 8, False, 1, 1),
-        Case(DIRECT, 16, True, 3, 1),
+        Case(DIRECT, Example(4, False, 3, 2)),
+        Case(DIRECT, Example(8, False, 3, 2)),
+        Case(DIRECT, Example(16, False, 3, 2)),
+        Case(DIRECT, Example(8, True, 3, 2)),
+        Case(DIRECT, Example(8, False, 1, 1)),
+        Case(DIRECT, Example(16, True, 3, 1)),
     ],
     ids=str,
 )
 def test_no_tile_that_tuning_tries_spills(case):
-    kernel, mod = case.function
-    tiles = {(tile.rows, tile.cols, tile.groups): tile for tile in kernel.tiles(Schedule(mod), A76)}
+    form = main_loops.form_of(case, A76)
+    mod = main_loops.function_of(form)
+    tiles = {(tile.rows, tile.cols, tile.block_rows): tile for tile in case.kernel.tiles(form.problem, A76)}
     for tile in list(tiles.values())[:5]:
-        sch = Schedule(mod)
-        kernel.schedule(sch, tile, A76)
-        loop = machine_model.main_loop(codegen.build(sch.mod, A76).mod.inspect_source("asm"))
+        loop = machine_model.main_loop_of(case.kernel, mod, tile, A76)
         assert loop is None or loop.stack == 0, tile

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
-from te_run import function, replays, run
+from te_run import function, replays, run, scheduled, tiles
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import targets
-from tvm_sched.kernels import pixel_lanes_conv2d
+from tvm_sched.kernels import kernel_of, pixel_lanes_conv2d
 
 ONE_CORE = replace(targets.host(), cores=1)
 
@@ -45,9 +45,7 @@ class Layer:
         self.expected = np.maximum(sum(self.arrays[-1 - residual :], start=expected), 0)
 
     def scheduled(self, tile=None, target=ONE_CORE) -> Schedule:
-        sch = Schedule(self.mod)
-        pixel_lanes_conv2d.schedule(sch, tile or pixel_lanes_conv2d.tiles(sch, target)[0], target)
-        return sch
+        return scheduled(pixel_lanes_conv2d.KERNEL, self.mod, target, tile)
 
     def check(self, tile=None, target=ONE_CORE):
         y = run(self.scheduled(tile, target), target, self.arrays, self.shape)
@@ -76,7 +74,7 @@ def test_channels_that_are_no_whole_vectors(channels, out_channels, size):
 @pytest.mark.parametrize("size", [12, 7])
 def test_every_tile_gives_the_same_numbers(cores, size):
     layer, target = Layer((1, size, size, 32), 16, 8, kept=3, residual=True), replace(ONE_CORE, cores=cores)
-    for tile in pixel_lanes_conv2d.tiles(Schedule(layer.mod), target):
+    for tile in tiles(pixel_lanes_conv2d.KERNEL, layer.mod, target):
         layer.check(tile, target)
 
 
@@ -100,7 +98,7 @@ def test_bands_leave_no_more_pixels_over_than_the_image(pixels, bands):
 
 def test_other_functions_are_not_its_own():
     x = te.placeholder((1, 4, 4, 16), "float32")
-    assert pixel_lanes_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+    assert kernel_of(function([x], topi.nn.relu(x))["main"]) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Strided convolutions on the phases of their image: the rearranged image and weight, and whole layers against PyTorch."""
+"""Strided convolutions after space-to-depth: the rearranged image and weight, and whole layers against PyTorch."""
 
 from dataclasses import replace
 
@@ -21,13 +21,13 @@ def scheduled(input_shape, channels_first=False, target=ONE_CORE, **knobs):
     x = te.placeholder(input_shape, "float32")
     image = topi.transpose(x, (0, 2, 3, 1)) if channels_first else x
     sch = Schedule(function([x], space_to_depth.compute(image, **knobs)))
-    space_to_depth.schedule(sch, space_to_depth.tiles(sch, target)[0], target)
+    space_to_depth.schedule(sch, target)
     return sch
 
 
 @pytest.mark.parametrize("stride, size, padding", [(2, 7, 3), (2, 5, 2), (4, 11, 2), (3, 9, 0), (2, 8, 1)])
 @pytest.mark.parametrize("channels", [1, 3, 20])
-def test_the_convolution_is_the_same_on_phases(stride, size, padding, channels):
+def test_the_convolution_is_the_same_after_space_to_depth(stride, size, padding, channels):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((2, 29, 31, channels), "float32")
     weight = generator.standard_normal((4, channels, size, size), "float32") / size
@@ -37,11 +37,11 @@ def test_the_convolution_is_the_same_on_phases(stride, size, padding, channels):
     made = run(scheduled(x.shape, stride=stride, padding=(padding, padding), shape=shape), ONE_CORE, [x], (2, *shape))
     assert not made[..., stride * stride * channels :].any()
     image = torch.from_numpy(made[..., : stride * stride * channels]).permute(0, 3, 1, 2)
-    phased = torch.nn.functional.conv2d(image, torch.from_numpy(space_to_depth.phase_weight(weight, stride)))
+    deep = torch.nn.functional.conv2d(image, torch.from_numpy(space_to_depth.deep_weight(weight, stride)))
     plain = torch.nn.functional.conv2d(
         torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(weight), stride=stride, padding=padding
     )
-    torch.testing.assert_close(phased, plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(deep, plain, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -60,13 +60,13 @@ def test_the_schedule_replays_from_a_record():
     x = te.placeholder((1, 12, 12, 3), "float32")
     mod = function([x], space_to_depth.compute(x, stride=2, padding=(3, 3), shape=(9, 9, 16)))
     sch = Schedule(mod)
-    space_to_depth.schedule(sch, space_to_depth.tiles(sch, ONE_CORE)[0], ONE_CORE)
+    space_to_depth.schedule(sch, ONE_CORE)
     assert replays(sch, mod)
 
 
 @pytest.mark.parametrize("size, stride, padding", [(7, 2, 3), (11, 4, 2), (5, 2, 2)])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_stems_of_networks_run_on_phases(size, stride, padding, pruned):
+def test_stems_of_networks_run_after_space_to_depth(size, stride, padding, pruned):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 64, size, stride, padding)
     if pruned:
@@ -76,6 +76,6 @@ def test_stems_of_networks_run_on_phases(size, stride, padding, pruned):
     network = nn.Sequential(conv, nn.ReLU()).eval()
     compiled = tvm_sched.compile(network, x, target="x86-avx2" if "avx2" in targets.cpu_flags() else "host", threads=1)
     (layer,) = compiled.explain()
-    assert "on phases" in layer.kernel
+    assert "after space-to-depth" in layer.kernel
     assert layer.kept_macs <= layer.macs
     np.testing.assert_allclose(compiled(x.numpy()), network(x).detach().numpy(), rtol=0, atol=1e-4)

@@ -8,21 +8,21 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from te_run import function, replays, run
+from te_run import function, replays, run, tiles
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import targets
-from tvm_sched.kernels import winograd_conv2d
-from tvm_sched.kernels.winograd_conv2d import FORMS, Form, WinogradTile
+from tvm_sched.kernels import kernel_of, winograd_conv2d
+from tvm_sched.kernels.winograd_conv2d import VARIANTS, Variant, WinogradTile
 
 ONE_CORE = replace(targets.host(), cores=1)
 LANES = ONE_CORE.lanes
 
 
-def transformed(data: np.ndarray, form: Form) -> np.ndarray:
+def transformed(data: np.ndarray, variant: Variant) -> np.ndarray:
     """G w G^T of each kernel of `[G, K, r, r, N]`, by matrix products."""
-    g = np.array(form.weight)
+    g = np.array(variant.weight)
     return np.einsum("ir,bkrsn,js->ijbkn", g, data, g).astype("float32")
 
 
@@ -35,7 +35,7 @@ class Layer:
         out_channels,
         n=16,
         kept=None,
-        form=Form(4, 3),
+        variant=Variant(4, 3),
         padding=(1, 1, 1, 1),
         activation=(topi.nn.relu, torch.relu),
     ):
@@ -43,7 +43,7 @@ class Layer:
         batch, height, width, channels = shape
         groups, count = out_channels // n, kept or channels
         blocks = np.stack([np.sort(generator.permutation(channels)[:count]) for _ in range(groups)])
-        taps = form.taps
+        taps = variant.taps
         data = generator.standard_normal((groups, count, taps, taps, n), "float32") / np.sqrt(
             taps**2 * count, dtype="float32"
         )
@@ -51,10 +51,10 @@ class Layer:
         self.shape = (batch, height + top + bottom - taps + 1, width + left + right - taps + 1, out_channels)
         x = generator.standard_normal(shape, "float32")
         extras = [generator.standard_normal(each, "float32") for each in ((out_channels,), self.shape)]
-        packed = [transformed(data, form)] + ([blocks.astype("int32")] if kept else [])
+        packed = [transformed(data, variant)] + ([blocks.astype("int32")] if kept else [])
         self.arrays = [x, *packed, *extras]
         inputs = [te.placeholder(array.shape, str(array.dtype)) for array in self.arrays]
-        y = winograd_conv2d.compute(*inputs[:-2], form=form, padding=padding)
+        y = winograd_conv2d.compute(*inputs[:-2], variant=variant, padding=padding)
         self.mod = function(inputs, activation[0](topi.add(topi.add(y, inputs[-2]), inputs[-1])))
 
         weight = torch.zeros(out_channels, channels, taps, taps)
@@ -66,15 +66,15 @@ class Layer:
 
     def check(self, tile=None, target=ONE_CORE):
         sch = Schedule(self.mod)
-        winograd_conv2d.schedule(sch, tile or winograd_conv2d.tiles(sch, target)[0], target)
+        winograd_conv2d.schedule(sch, tile or tiles(winograd_conv2d.KERNEL, sch.mod, target)[0], target)
         np.testing.assert_allclose(run(sch, target, self.arrays, self.shape), self.expected, rtol=0, atol=1e-4)
         return sch
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("size", [(3, 3), (3, 5), (4, 4), (7, 7), (9, 13), (14, 14)])
-def test_images_that_tiles_do_not_divide(form, size):
-    Layer((2, *size, LANES), 2 * LANES, kept=5, form=form).check()
+def test_images_that_tiles_do_not_divide(variant, size):
+    Layer((2, *size, LANES), 2 * LANES, kept=5, variant=variant).check()
 
 
 def test_an_image_of_one_pixel():
@@ -98,17 +98,17 @@ def test_an_activation_that_reads_its_input_twice():
     ).check()
 
 
-@pytest.mark.parametrize("form", [Form(2, 3), Form(4, 3)], ids=str)
-def test_every_knob_gives_the_same_numbers(form):
-    layer = Layer((3, 12, 10, 16), 64, kept=6, form=form)
-    for tile in winograd_conv2d.tiles(Schedule(layer.mod), ONE_CORE):
+@pytest.mark.parametrize("variant", [Variant(2, 3), Variant(4, 3)], ids=str)
+def test_every_knob_gives_the_same_numbers(variant):
+    layer = Layer((3, 12, 10, 16), 64, kept=6, variant=variant)
+    for tile in tiles(winograd_conv2d.KERNEL, layer.mod, ONE_CORE):
         layer.check(tile)
 
 
 def test_a_tile_of_products_that_crosses_rows_of_tiles():
     layer = Layer((1, 9, 13, 32), 48, kept=5)
-    layer.check(WinogradTile(rows=3, cols=6, groups=3))
-    layer.check(WinogradTile(rows=3, cols=7, groups=1))
+    layer.check(WinogradTile(rows=3, cols=6, block_rows=3))
+    layer.check(WinogradTile(rows=3, cols=7, block_rows=1))
 
 
 @pytest.mark.parametrize("cores", [2, 64])
@@ -130,24 +130,24 @@ def test_the_schedule_replays_from_a_record():
 
 
 def test_weights_are_transformed_as_the_matrices_say():
-    for form in FORMS:
-        data = np.random.default_rng(0).standard_normal((2, 3, form.taps, form.taps, 16), "float32")
-        g = np.array(form.weight, "float32")
+    for variant in VARIANTS:
+        data = np.random.default_rng(0).standard_normal((2, 3, variant.taps, variant.taps, 16), "float32")
+        g = np.array(variant.weight, "float32")
         inputs = [te.placeholder(array.shape, "float32") for array in (data, g)]
         sch = Schedule(function(inputs, winograd_conv2d.transform_weight(*inputs)))
-        y = run(sch, ONE_CORE, [data, g], (form.size, form.size, 2, 3, 16))
-        np.testing.assert_allclose(y, transformed(data, form), rtol=0, atol=1e-6)
+        y = run(sch, ONE_CORE, [data, g], (variant.size, variant.size, 2, 3, 16))
+        np.testing.assert_allclose(y, transformed(data, variant), rtol=0, atol=1e-6)
 
 
 def test_forms_are_exact_on_integers():
     """A^T ((G w) * (B^T d)) is the correlation of d with w, in exact arithmetic."""
-    for form in FORMS:
-        d, w = list(range(3, 3 + form.size)), [2, -5, 7, 3, -4][: form.taps]
-        u = [sum(Fraction(row[r]).limit_denominator(24) * w[r] for r in range(form.taps)) for row in form.weight]
-        y = form.output([a * b for a, b in zip(u, form.input(d))])
-        assert y == [sum(d[i + r] * w[r] for r in range(form.taps)) for i in range(form.m)]
+    for variant in VARIANTS:
+        d, w = list(range(3, 3 + variant.size)), [2, -5, 7, 3, -4][: variant.taps]
+        u = [sum(Fraction(row[r]).limit_denominator(24) * w[r] for r in range(variant.taps)) for row in variant.weight]
+        y = variant.output([a * b for a, b in zip(u, variant.input(d))])
+        assert y == [sum(d[i + r] * w[r] for r in range(variant.taps)) for i in range(variant.m)]
 
 
 def test_a_function_of_another_kernel_is_left_alone():
     x = te.placeholder((1, 4, 4, 16), "float32")
-    assert winograd_conv2d.tiles(Schedule(function([x], topi.nn.relu(x))), ONE_CORE) is None
+    assert kernel_of(function([x], topi.nn.relu(x))["main"]) is None

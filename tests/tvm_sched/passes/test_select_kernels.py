@@ -14,12 +14,15 @@ from zeros import keep_blocks
 
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
 
 AVX512 = replace(targets.X86_AVX512, cores=1)
 
 
 def choices(network, *shape, target=AVX512, dense=False):
-    return pipeline.fused(torch_export.from_torch(network.eval(), torch.zeros(shape)), target, dense).choices
+    compilation = Compilation(target, dense=dense)
+    pipeline.fused(torch_export.from_torch(network.eval(), torch.zeros(shape)), compilation)
+    return list(compilation.choices.values())
 
 
 def choice(layer, n=None, kept=None, dense=False, size=14, target=AVX512):
@@ -225,8 +228,9 @@ def test_equal_patterns_of_different_weights_are_one_function():
     network = nn.Sequential(*(nn.Conv2d(64, 64, 1, bias=False) for _ in range(4)))
     for seed, layer in enumerate(network):
         layer.weight.data = torch.from_numpy(keep_blocks(layer.weight.detach().numpy(), 16, 8, seed))
-    fused = pipeline.fused(torch_export.from_torch(network.eval(), torch.zeros(1, 64, 8, 8)), AVX512)
-    calls = [binding.value for binding in pipeline.kernel_bindings(fused.mod)]
+    fused = pipeline.fused(torch_export.from_torch(network.eval(), torch.zeros(1, 64, 8, 8)), Compilation(AVX512))
+    calls = [binding.value for binding in pipeline.kernel_bindings(fused)]
     called = [call.args[0].name_hint for call in calls if len(call.args[1]) > 1]
     assert len(called) == 4 and len(set(called)) == 1
-    assert len({np.asarray(weight.value.numpy()).tobytes() for weight in fused.weights}) == 4
+    weights = [call.args[1][1] for call in calls if len(call.args[1]) > 1]
+    assert len({np.asarray(weight.value.numpy()).tobytes() for weight in weights}) == 4

@@ -14,7 +14,8 @@ import tvm_sched
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import kernel_of
+from tvm_sched.pipeline import Compilation
 from tvm_sched.records.best import (
     BEST,
     BestRecords,
@@ -36,7 +37,7 @@ def network(seed=0) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def task():
-    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), TARGET).mod, TARGET)
+    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET)))
     return task
 
 
@@ -62,7 +63,7 @@ def test_other_thread_counts_and_functions_find_none(database, task, tmp_path):
     write_best(database, tmp_path)
     assert BestRecords(tmp_path, replace(TARGET, cores=2)).best(task.func) is None
     (other,) = search.tasks_of(
-        pipeline.fused(torch_export.from_torch(network(), torch.zeros(1, 32, 9, 9)), TARGET).mod, TARGET
+        pipeline.fused(torch_export.from_torch(network(), torch.zeros(1, 32, 9, 9)), Compilation(TARGET))
     )
     assert BestRecords(tmp_path, TARGET).best(other.func) is None
 
@@ -87,7 +88,8 @@ def test_a_compiled_network_uses_them(database, tmp_path):
 
 def estimate_of(task, index: int, seconds: float) -> dict:
     """A line that says that a tile of the task is the best."""
-    _, tiles = kernel_of(Schedule(workload(task.func)), TARGET)
+    kernel = kernel_of(task.func)
+    tiles = kernel.tiles(kernel.problem(Schedule(workload(task.func))), TARGET)
     return estimated(workload(task.func), TARGET, seconds, list(astuple(tiles[index])))
 
 

@@ -16,6 +16,7 @@ from zeros import prune
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
 from tvm_sched.records.database import RECORDS, WORKLOADS, Records, workload
 from tvm_sched.records.json_lines import LOCK, locked
 from tvm_sched.tuning import search
@@ -28,7 +29,7 @@ def tasks(seed=0, size=8, density=0.25):
     torch.manual_seed(seed)
     network = prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, density).eval()
     return search.tasks_of(
-        pipeline.fused(torch_export.from_torch(network, torch.zeros(1, 32, size, size)), TARGET).mod, TARGET
+        pipeline.fused(torch_export.from_torch(network, torch.zeros(1, 32, size, size)), Compilation(TARGET))
     )
 
 

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 import boards
 import pytest
 from boards import Board, Killing, distinct, network, records, silent_board
-from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
+from tvm.s_tir.meta_schedule.runner import RunnerResult
 
 import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
-from tvm_sched.tuning import farm, measuring, search
+from tvm_sched.pipeline import Compilation
+from tvm_sched.tuning import farm, measuring, search, timing
 from tvm_sched.tuning.farm import Farm, NoDevices
 
 TRIALS = 8
@@ -97,8 +98,9 @@ KERNELS = {
 def kernel(tmp_path):
     """What a runner takes, of a kernel by its name in KERNELS."""
     imported = torch_export.from_torch(*network())
-    (task,) = search.tasks_of(pipeline.fused(imported, targets.host()).mod, targets.host())
-    args_info = search.candidate_of(search.schedules(task.func, targets.host())[0]).args_info
+    (task,) = search.tasks_of(pipeline.fused(imported, Compilation(targets.host())))
+    arguments = tmp_path / "arguments.npz"
+    timing.save_arguments(arguments, measuring.arguments(task.func))
 
     def made(name):
         library = tmp_path / f"{name.replace(' ', '_')}.so"
@@ -107,7 +109,7 @@ def kernel(tmp_path):
             subprocess.run(command, input=KERNELS[name].encode(), check=True)
         else:
             library.write_bytes(b"no library at all")
-        return RunnerInput(str(library), "cpu", args_info)
+        return measuring.Job(str(library), str(arguments))
 
     return made
 
@@ -148,12 +150,12 @@ def test_all_results_are_told_before_what_stops_the_runner():
     futures = [measuring.done(RunnerResult([1.0], None)), failed, measuring.done(RunnerResult(None, "why\nit failed"))]
 
     class Told(measuring.Measurer):
-        def submit(self, sch):
+        def submit(self, func, sch):
             return futures[sch]
 
     measurer, told = Told(targets.host(), runner=None), {}
     with pytest.raises(NoDevices, match="gone"):
-        for number, result in measurer.measure([0, 1, 2]):
+        for number, result in measurer.measure(None, [0, 1, 2]):
             told[number] = result
     assert sorted(told) == [0, 2] and (measurer.failed, measurer.first_error) == (1, "it failed")
 

@@ -20,8 +20,9 @@ from zeros import prune
 import tvm_sched
 from subp_contract.errors import UserError
 from tvm_sched import targets
+from tvm_sched.kernels import direct_conv2d
 from tvm_sched.records.database import RECORDS, WORKLOADS
-from tvm_sched.tuning import kernel_arguments, measuring, search
+from tvm_sched.tuning import measuring, search
 
 TRIALS = 10  # more than the cost model's warm-up: later trials are ranked by it
 
@@ -185,10 +186,8 @@ def test_a_kernel_that_fails_to_run_is_counted_and_tuning_goes_on(tmp_path, monk
 
 
 def test_indices_drawn_for_a_measurement_are_a_patterns():
-    infos = [["TENSOR", "float32", [1, 8, 8, 32]], ["TENSOR", "float32", [4, 8, 1, 1, 16]], ["TENSOR", "int32", [4, 8]]]
-    import tvm
-
-    x, data, indices = (each.numpy() for each in kernel_arguments.arguments(tvm.cpu(), infos, 2)[1])
+    infos = [("float32", (1, 8, 8, 32)), ("float32", (4, 8, 1, 1, 16)), ("int32", (4, 8))]
+    x, data, indices = direct_conv2d.KERNEL.arguments(None, infos, np.random.default_rng(0))
     assert (x.shape, data.shape, indices.dtype) == ((1, 8, 8, 32), (4, 8, 1, 1, 16), np.int32)
     assert (np.diff(indices, axis=1) > 0).all() and indices.min() >= 0 and indices.max() < 32
 

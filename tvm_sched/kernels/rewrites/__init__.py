@@ -1,1 +1,4 @@
-"""tvm_sched/kernels/rewrites"""
+"""Steps that several schedules share: questions to TIR blocks, loops, a transposition in registers.
+
+May import `targets`; knows no kernel.
+"""

@@ -1,0 +1,86 @@
+"""The house stands: imports run downwards, folders are small, each says what it is for."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_FILES = 15  # of a folder's own
+# From the bottom to the top; a box may import those below it. Boxes are packages, or modules at the top of one.
+DEPLOYMENT = "runtime quiet targets kernels planning records passes frontend codegen pipeline estimation deploy dump compiler tuning bench"
+TRAINING = "common pruning models data training deployment cli"
+ORDER = [
+    "subp_contract",
+    "tvm_sched",  # holds names that are imported on first use, and `runtime`
+    *(f"tvm_sched.{box}" for box in DEPLOYMENT.split()),
+    *(f"subp.{box}" for box in TRAINING.split()),
+    "subp",
+]
+MEETING = ("subp.deployment", "subp.cli")  # the only boxes of training that know of deployment
+
+
+def modules() -> dict[str, Path]:
+    """Module -> its file."""
+    files = [path for top in ("subp_contract", "tvm_sched", "subp") for path in (ROOT / top).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the project that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            if name:
+                yield name
+
+
+def box(module: str) -> str:
+    """The box that a module stands in."""
+    return "subp_contract" if module.startswith("subp_contract") else ".".join(module.split(".")[:2])
+
+
+ARROWS = sorted({(box(module), box(name)) for module, path in MODULES.items() for name in imported(path)})
+ACROSS = [(above, below) for above, below in ARROWS if above != below]
+
+
+@pytest.mark.parametrize("module", sorted(set(map(box, MODULES)) - {"subp.__main__"}))
+def test_every_box_has_its_place(module):
+    assert module in ORDER
+
+
+def test_imports_run_downwards():
+    known = [arrow for arrow in ACROSS if arrow != ("tvm_sched", "tvm_sched.runtime") and arrow[0] in ORDER]
+    wrong = [(above, below) for above, below in known if ORDER.index(above) < ORDER.index(below)]
+    assert wrong == []
+
+
+def test_training_and_deployment_meet_in_two_places():
+    assert {above for above, below in ACROSS if above.startswith("subp.") and below.startswith("tvm_sched")} <= set(
+        MEETING
+    )
+    assert not [arrow for arrow in ACROSS if arrow[0].startswith("tvm_sched") and arrow[1].startswith("subp.")]
+    assert [arrow for arrow in ACROSS if arrow[0] == "subp_contract"] == []
+
+
+def test_folders_are_small_and_say_what_they_are_for():
+    files = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): count for folder, count in files.items() if count > MOST_FILES} == {}
+    for folder in {path.parent for path in MODULES.values()}:
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        assert len(text.split()) >= 10, f"{folder.relative_to(ROOT)} does not say what lives there"
+
+
+def test_no_file_grows_past_an_idea():
+    assert {name: lines for name, path in MODULES.items() if (lines := len(path.read_text().splitlines())) > 400} == {}
