@@ -8,6 +8,7 @@ from tvm import relax
 import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
 from tvm_sched.passes.graph.constants import is_op
 
 
@@ -29,7 +30,7 @@ class Residual(nn.Module):
 
 def in_place_calls(network, x) -> list[str]:
     """Names of the functions that write over an operand."""
-    mod = pipeline.lower(torch_export.from_torch(network.eval(), x), targets.host()).mod
+    mod = pipeline.lower(torch_export.from_torch(network.eval(), x), Compilation(targets.host())).mod
     bindings = [binding for block in mod["main"].body.blocks for binding in block.bindings]
     return [binding.value.args[0].name_hint for binding in bindings if is_op(binding.value, "relax.call_tir_inplace")]
 
@@ -99,5 +100,5 @@ def test_an_operand_that_is_read_elsewhere_too_is_left_alone():
 
 
 def test_lowered_modules_stay_well_formed():
-    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), targets.host()).mod
+    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), Compilation(targets.host())).mod
     relax.analysis.well_formed(mod)  # raises where it is not
