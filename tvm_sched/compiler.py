@@ -1,6 +1,5 @@
 """`compile`: from a PyTorch network to an artifact."""
 
-import platform
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +34,6 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
         lowered = pipeline.lower(imported, target, open_records(records, target), dense)
         executable, memory = codegen.build_network(lowered.mod, target)
     manifest = make_manifest(target, imported, lowered, memory, imported.reference, threads=target.cores, dense=dense)
-    if target.arch == platform.machine():
-        runtime.set_threads(min(target.cores, runtime.most_threads()))
     return Artifact(executable, manifest, target)
 
 

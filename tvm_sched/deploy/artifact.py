@@ -43,13 +43,16 @@ class Cost:
 
 
 class Artifact:
-    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one thread at a time."""
+    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one Python thread at a
+    time, which need not be the same. Each runs on `threads` threads, whatever others of this process run on.
+    """
 
-    def __init__(self, executable, manifest: dict, target=None):
+    def __init__(self, executable, manifest: dict, target=None, threads: int | None = None):
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
-        be saved.
+        be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
         """
         self.manifest = manifest
+        self.threads = threads or min(manifest["threads"], runtime.most_threads())
         self._executable, self._target = executable, target
         self._main = self._input = self._instrument = None
 
@@ -61,6 +64,7 @@ class Artifact:
         if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or x.dtype != want["dtype"]:
             got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
             raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
+        runtime.set_threads(self.threads)
         if self._main is None:
             self._start()
         made = []
@@ -82,7 +86,7 @@ class Artifact:
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
         after each step of 'main'; it must return 0.
         """
-        other = Artifact(self._executable, self.manifest)
+        other = Artifact(self._executable, self.manifest, threads=self.threads)
         other._instrument = callback
         return other
 
@@ -170,14 +174,16 @@ def aligned(shape: list[int], dtype: str) -> np.ndarray:
 def load(path: str | Path, threads: int | None = None) -> Artifact:
     """The artifact in `path`, to run on `threads` threads (its own number, as far as this machine has them).
 
-    Raises UserError for a file that is missing, damaged, foreign, or made for another CPU.
+    Raises UserError for a file that is missing, damaged, foreign, or made for another CPU, and for more threads than
+    this process may use.
     """
     import tvm_ffi
 
+    if threads is not None:
+        runtime.require_threads(threads)
     manifest, arch = read_manifest(path)
     require_this_machine(manifest | {"arch": arch}, str(path))
     toolchain.require_whole(Path(path))
-    runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
             alias = Path(
@@ -187,7 +193,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
             executable = tvm_ffi.load_module(alias)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
-    return Artifact(executable, manifest)
+    return Artifact(executable, manifest, threads=threads)
 
 
 def read_manifest(path: str | Path) -> tuple[dict, str]:
