@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from subp_contract.errors import UserError
+from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend import recurrent
 
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen's core operator -> its weight's argument
@@ -86,17 +87,14 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
     """torch.export of `module` in eval mode, without gradients."""
-    training = module.training
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
-            return torch.export.export(module.eval(), (example_input,))
+            return torch.export.export(module, (example_input,))
     except Exception as error:  # of any kind: the network's own code runs
         raise UserError(
             f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}"
         ) from error
-    finally:
-        module.train(training)
 
 
 def require_finite(program: ExportedProgram) -> None:
