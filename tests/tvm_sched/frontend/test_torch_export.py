@@ -1,6 +1,7 @@
 """From PyTorch to Relax: what is taken, what is refused and in which words, and the names of the layers."""
 
 import contextlib
+
 import numpy as np
 import pytest
 import torch
