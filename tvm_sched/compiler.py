@@ -8,7 +8,7 @@ from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
-SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
+SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 
 def compile(module, example_input, *, target="host", threads=None, records=None, dense=False):
@@ -16,12 +16,12 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
 
     module: nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing else is
     needed. example_input: torch.Tensor of the shape that the artifact will take. target: name from `targets.names()`,
-    or a Target. threads: the schedules share their work among so many (all cores of a host by default). records: folder
-    of tuning records; by default those shipped for the target, if any; only records made on as many threads count.
-    dense: ignore the zeros, as a baseline.
+    or a Target. threads: the schedules share their work among so many (all cores of a host by default), and the
+    artifact runs on them. records: folder of tuning records; by default those shipped for the target, if any; of those
+    made on another number of threads the ones that give each thread equal work. dense: ignore the zeros, as a baseline.
 
-    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on.
-    Raises UserError for a network or a target that cannot be compiled.
+    Returns an Artifact; where its schedules come from is told by `Artifact.schedules`. Raises UserError for a network
+    or a target that cannot be compiled.
     """
     from tvm_sched import codegen, pipeline
     from tvm_sched.deploy.artifact import Artifact, make_manifest

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import prod
@@ -118,6 +119,13 @@ class Artifact:
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
         return [LayerChoice(**row) for row in self.manifest["layers"]]
+
+    def schedules(self) -> Counter[str]:
+        """How many of the kernels have their schedule from where: 'record', 'record of 1 thread', 'estimate',
+        'default'. Layers that are computed by the same function have one kernel.
+        """
+        kernels = {layer.function: layer.schedule for layer in self.explain() if layer.function}
+        return Counter(schedule.partition(":")[0] for schedule in kernels.values())
 
     def cost(self) -> Cost:
         """Multiply-adds and bytes that the network takes."""
