@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tarfile
 from collections import Counter
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -327,9 +330,18 @@ class TestDoctor:
         for job in ("train", "compile for this machine", "compile for aarch64 boards", "tune", "bench"):
             assert f"{job}\n" in printed
 
-    def test_a_missing_package_is_named_with_its_remedy(self, capsys, monkeypatch):
-        import sys
+    def test_imports_no_package_for_its_version_alone(self):
+        code = "import sys; from subp import cli; assert cli.exit_code(['doctor']) == 0"
+        heavy = ("torchvision", "xgboost", "onnxruntime", "onnxscript", "sklearn", "scipy")
+        report = f"print([module for module in {heavy} if module in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", f"{code}; {report}"], capture_output=True, text=True, check=True)
+        *_, imported = lines = done.stdout.splitlines()
+        assert imported == "[]"
+        for package, names in {"torchvision": ["torchvision"], "xgboost": ["xgboost-cpu", "xgboost"]}.items():
+            versions = [each.version for each in metadata.distributions() if each.metadata["Name"] in names]
+            assert any(f"  yes  {package} {version}" in lines for version in versions)
 
+    def test_a_missing_package_is_named_with_its_remedy(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "xgboost", None)
         assert cli.exit_code(["doctor"]) == 0
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "xgboost" in line)
