@@ -1,1 +1,4 @@
-"""tvm_sched/bench"""
+"""Measuring compiled networks: beside other engines, step by step, against the machine's own peak, in suites (`suites/`).
+
+May import everything else of `tvm_sched`; nothing there imports this.
+"""

@@ -194,9 +194,8 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     toolchain.require_whole(Path(path))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
-            alias = Path(
-                folder, "net.so"
-            )  # of a known name the system's loader gives what it has, though the file was replaced
+            # Of a name that it knows the system's loader gives what it has, though the file was replaced.
+            alias = Path(folder, "net.so")
             alias.symlink_to(Path(path).resolve())
             executable = tvm_ffi.load_module(alias)
     except (RuntimeError, ValueError) as error:

@@ -1,6 +1,8 @@
 """The fastest records, packed: found by structure, replayed, merged, damage told in a sentence."""
 
+import errno
 import json
+import os
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -23,6 +25,7 @@ from tvm_sched.records.best import (
     write_estimates,
 )
 from tvm_sched.records.database import Records, workload
+from tvm_sched.records.json_lines import LOCK
 from tvm_sched.tuning import search
 
 TARGET = replace(targets.host(), cores=1)
@@ -117,6 +120,20 @@ def test_a_later_estimate_replaces_an_earlier_one(task, tmp_path):
         write_estimates(tmp_path, [estimate_of(task, index, 1e-3)])
     (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
     assert line == estimate_of(task, 2, 1e-3)
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(database, task, tmp_path, monkeypatch):
+    write_best(database, tmp_path)
+    before = (tmp_path / BEST).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="could not write .*No space left"):
+        write_estimates(tmp_path, [estimate_of(task, 0, 1e-3) | {"threads": 2}])
+    assert (tmp_path / BEST).read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} <= {BEST, LOCK}
 
 
 @pytest.mark.parametrize("content, words", [("{", "cut off"), ("{}\n", "damaged"), ('["a"]\n', "damaged")])
