@@ -32,7 +32,7 @@ from tvm_sched.records.database import (
     workload,
 )
 from tvm_sched.records.json_lines import JsonLines, locked
-from tvm_sched.records.recorded import Recorded, usable
+from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
 
 BEST = "best.jsonl"
@@ -40,7 +40,7 @@ FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
 SCHEDULES = ({"trace": list}, {"estimated_tile": list})
 
 
-class BestRecords:
+class BestRecords(KnownRecords):
     """Those of one target, in `folder`. Raises UserError where the file is missing or damaged."""
 
     def __init__(self, folder: Path, target: Target):
@@ -53,13 +53,10 @@ class BestRecords:
             if line["target"] == target.family:
                 self.lines.setdefault(line["workload"], []).append(line)
 
-    def lookup(self, func: PrimFunc) -> Recorded | None:
-        """The schedule recorded for `func` on as many threads, else on a number whose shares are equal on these too;
-        None if there is none.
-        """
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The record of `func` on each number of threads that there is one for."""
         mod = workload(func)
-        lines = self.lines.get(str(structural_hash(mod)), [])
-        return usable([self.recorded(mod, line) for line in lines], self.target.cores)
+        return [self.recorded(mod, line) for line in self.lines.get(str(structural_hash(mod)), [])]
 
     def recorded(self, mod: IRModule, line: dict) -> Recorded:
         """What a line says of its kernel."""
@@ -75,18 +72,6 @@ class BestRecords:
         kernel, tiles = kernel_of(sch, self.target)
         kernel.schedule(sch, type(tiles[0])(*tile), self.target)
         return sch
-
-    def best(self, func: PrimFunc) -> Schedule | None:
-        """`lookup`'s schedule."""
-        return (found := self.lookup(func)) and found.schedule
-
-    def kind(self, func: PrimFunc) -> str | None:
-        """`lookup`'s words."""
-        return (found := self.lookup(func)) and found.words
-
-    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
-        """`lookup`'s seconds."""
-        return (found := self.lookup(func)) and found.seconds(ghz)
 
 
 def write_best(records: Path, folder: Path) -> int:

@@ -21,13 +21,13 @@ from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from tvm_sched.records.json_lines import JsonLines, locked
-from tvm_sched.records.recorded import Recorded, usable
+from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 
-class Records:
+class Records(KnownRecords):
     """The records of one target, in `folder`, to which several processes may add at once.
 
     MetaSchedule's JSONDatabase has the same files, but it makes an object of every trace: seconds, where a compilation
@@ -64,19 +64,16 @@ class Records:
         self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
         self.workloads.append(entry)
 
-    def lookup(self, func: PrimFunc) -> Recorded | None:
-        """The fastest schedule recorded for `func` on as many threads, else on a number whose shares are equal on these
-        too; None if there is none.
-        """
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The fastest record of `func` on each number of threads that it was measured on."""
         mod = workload(func)
         fastest: dict[int, list] = {}
         for record in self.of(mod):
             fastest.setdefault(record[2]["num-cores"], record)
-        known = [
+        return [
             Recorded(threads, threads == self.target.cores, False, median(seconds), partial(replayed, mod, trace))
             for threads, (trace, seconds, *_) in fastest.items()
         ]
-        return usable(known, self.target.cores)
 
     def measured(self, func: PrimFunc) -> list:
         """The records of `func` with the target's instructions on as many threads, the fastest first."""
@@ -95,18 +92,6 @@ class Records:
         number = self.numbers.get(structural_hash(mod))
         mine = [record for of, record in self.records if of == number and record[2]["keys"][0] == self.target.family]
         return sorted(mine, key=lambda record: median(record[1]))
-
-    def best(self, func: PrimFunc) -> Schedule | None:
-        """`lookup`'s schedule."""
-        return (found := self.lookup(func)) and found.schedule
-
-    def kind(self, func: PrimFunc) -> str | None:
-        """`lookup`'s words."""
-        return (found := self.lookup(func)) and found.words
-
-    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
-        """`lookup`'s seconds."""
-        return (found := self.lookup(func)) and found.seconds(ghz)
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""

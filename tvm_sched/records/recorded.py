@@ -14,6 +14,8 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
+from tvm_sched.targets import Target
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -39,6 +41,38 @@ class Recorded:
     def seconds(self, ghz: float) -> float | None:
         """What a call takes, an estimated one at `ghz`; None where that is known of another number of threads only."""
         return self.cost / (ghz if self.estimated else 1) if self.own else None
+
+
+class KnownRecords:
+    """What records answer in whichever format: each question hashes the function once."""
+
+    target: Target
+
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The record of `func` on each number of threads that there is one for, with the target's instructions."""
+        raise NotImplementedError
+
+    def lookup(self, func: PrimFunc) -> Recorded | None:
+        """The record to schedule `func` by: on as many threads, else on the nearest number whose shares are equal on
+        these too; None if there is none.
+        """
+        return usable(self.known(func), self.target.cores)
+
+    def own(self, func: PrimFunc) -> Recorded | None:
+        """The record of `func` on as many threads, which tells how long it takes; None if there is none."""
+        return next((each for each in self.known(func) if each.own), None)
+
+    def best(self, func: PrimFunc) -> Schedule | None:
+        """The schedule of `lookup`."""
+        return (found := self.lookup(func)) and found.schedule
+
+    def kind(self, func: PrimFunc) -> str | None:
+        """The words of `lookup`."""
+        return (found := self.lookup(func)) and found.words
+
+    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
+        """The seconds of `own`."""
+        return (found := self.own(func)) and found.seconds(ghz)
 
 
 def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:

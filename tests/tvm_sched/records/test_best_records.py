@@ -130,7 +130,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(database, task, tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="could not write .*No space left"):
+    with pytest.raises(UserError, match=r"could not write .*No space left"):
         write_estimates(tmp_path, [estimate_of(task, 0, 1e-3) | {"threads": 2}])
     assert (tmp_path / BEST).read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} <= {BEST, LOCK}

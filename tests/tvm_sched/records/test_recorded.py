@@ -44,8 +44,10 @@ def adding(*extents: int):
 
 @pytest.mark.parametrize(
     ("extents", "threads", "equal"),
-    [((6,), 2, True), ((6,), 4, False), ((6,), 1, True), ((1,), 2, False), ((6, 3), 2, False), ((6, 3), 3, True)]
-    + [((-5,), 2, True), ((-5, 4), 2, True), ((-4, 5), 2, False), ((2,), 4, False)],
+    [
+        *[((6,), 2, True), ((6,), 4, False), ((6,), 1, True), ((1,), 2, False), ((6, 3), 2, False), ((6, 3), 3, True)],
+        *[((-5,), 2, True), ((-5, 4), 2, True), ((-4, 5), 2, False), ((2,), 4, False)],
+    ],
 )
 def test_equal_work_is_a_whole_number_of_steps_for_each_thread(extents, threads, equal):
     assert shares_equally(adding(*extents), threads) == equal
@@ -124,14 +126,17 @@ def opened(request, func, schedule_of, tmp_path_factory):
 
 
 def test_two_threads_use_a_record_of_one_that_shares_equally(opened, func, schedule_of):
-    found = opened(True, TWO).lookup(func)
-    assert found.words == "record of 1 thread"
+    records = opened(True, TWO)
+    found = records.lookup(func)
+    assert found.words == records.kind(func) == "record of 1 thread"
+    assert records.own(func) is None and records.seconds(func, ghz=1.0) is None
     assert found.schedule.mod["main"].script() == schedule_of[True].mod["main"].script()
 
 
 def test_two_threads_do_not_use_a_record_of_one_that_shares_unequally(opened, func):
     assert opened(False, TWO).lookup(func) is None
     assert opened(False, ONE).lookup(func).words == "record"
+    assert opened(False, ONE).seconds(func, ghz=1.0) == 1e-3
 
 
 def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path):
