@@ -6,6 +6,3 @@ import os
 
 for variable in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):  # before anything imports torch or tvm
     os.environ[variable] = "1"
-os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = (
-    "1000"  # idle workers yield 300,000 times before a process may end: minutes, where others want the cores
-)

@@ -1,6 +1,5 @@
 """`compile`: from a PyTorch network to an artifact."""
 
-import platform
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,7 @@ from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
-SHIPPED = Path(__file__).resolve().parent.parent / "tuning_logs"
+SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 
 def compile(module, example_input, *, target="host", threads=None, records=None, dense=False, dump=None):
@@ -19,13 +18,15 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
                     else is needed
     example_input:  torch.Tensor of the shape that the artifact will take
     target:         name from `targets.names()`, or a Target
-    threads:        the schedules share their work among so many (all cores of a host by default)
-    records:        folder of tuning records; by default those shipped for the target, if any
+    threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
+                    runs on them
+    records:        folder of tuning records; by default those shipped for the target, if any; of those made on another
+                    number of threads the ones that give each thread equal work
     dense:          ignore the zeros, as a baseline
     dump:           folder for the module after each phase of the pipeline, to be read
 
-    Returns an Artifact; for a CPU like this one, compiled networks of this process run on its thread count from now on.
-    Raises UserError for a network or a target that cannot be compiled.
+    Returns an Artifact; where its schedules come from is told by `Artifact.schedules`. Raises UserError for a network
+    or a target that cannot be compiled.
     """
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact, make_manifest
@@ -44,8 +45,6 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     manifest = make_manifest(
         target, imported, lowered, compilation.memory, imported.reference, threads=target.cores, dense=dense
     )
-    if target.arch == platform.machine():
-        runtime.set_threads(min(target.cores, runtime.most_threads()))
     return Artifact(executable, manifest, target)
 
 

@@ -29,8 +29,7 @@ from tvm_sched.passes.tir.narrow_indices import with_narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import with_vector_math
 from tvm_sched.planning.explain import IN_PLACE, LayerChoice
-from tvm_sched.records.best import BestRecords
-from tvm_sched.records.database import Records
+from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
 CALLS = ("relax.call_tir", "relax.call_tir_inplace")
@@ -42,7 +41,7 @@ class Compilation:
     """What is known beside the module: what was asked for, and what the phases leave for the reader."""
 
     target: Target
-    records: Records | BestRecords | None = None
+    records: KnownRecords | None = None
     dense: bool = False  # zeros are ignored
     observe: Observer | None = None  # sees the module after each phase
     choices: Choices = field(default_factory=dict)  # of layers, by their marks

@@ -113,14 +113,13 @@ def run_one(
         shape = compiled.manifest["input"]["shape"]
         x = check_input(shape, seed=0)
         network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
-        ready = [replace(engines.ours(compiled, network, count, path), rss_growth_bytes=grown)]
+        ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
         ready += [reference(name, network, count, records) for name in against]
         for engine in ready if model else ():
             engine.prepare()
             check(f"{engine.name} on {model}", engine.call(x), network.reference(x))
         measured += engines.compare(ready, x, seconds)
         if layers:
-            ready[0].prepare()
             peak = measured[-len(ready)].peak_gflops
             profiles.append(profile.profile(compiled, x, peak, count))
     machine = latency.MachineState.now()
@@ -156,4 +155,4 @@ def reference(name: str, network: "Network", threads: int, records: Path | None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.so"
         built.save(path)
-        return engines.ours(built, network, threads, path)
+        return engines.ours(built, network, path)

@@ -1,5 +1,6 @@
 """`subp compile`: a network as one .so for a CPU."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from tvm_sched import Artifact
+    from tvm_sched.targets import Target
 
 
 @click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
@@ -42,12 +44,13 @@ def command(
 ) -> None:
     """Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
 
-    Where this machine can run the result, it is checked against PyTorch before it is written.
+    What runs untuned is told. Where this machine can run the result, it is checked against PyTorch before it is
+    written.
     """
     import tvm_sched
     from subp.cli.terminal import console
     from subp.deployment.checks import check
-    from tvm_sched import targets
+    from tvm_sched import compiler, targets
     from tvm_sched.deploy import toolchain
 
     not_an_input(output, model)
@@ -60,6 +63,9 @@ def command(
     )
     if explain:
         console().print(artifact.explain_table())
+    if schedules := artifact.schedules():
+        any_records = compiler.open_records(records, machine) is not None
+        click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     x = network.example_input.numpy()
     checked = ""
     if runs_here(artifact):
@@ -69,6 +75,20 @@ def command(
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     click.echo(f"{output}: {size:.2f} MB, target {target}, input {list(x.shape)}, {needs}{checked}")
+
+
+def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:
+    """Where the kernels' schedules come from, `Artifact.schedules`, in a line."""
+    from tvm_sched.records.recorded import in_words
+
+    phrases = {"default": "the analytic default", "record": "records", "estimate": "estimates"}
+    counts = sorted(schedules.items(), key=lambda each: each[0] == "default")  # which comes last
+    told = [f"{count} by {source.replace(first := source.split()[0], phrases[first])}" for source, count in counts]
+    told[0] = told[0].replace(" ", f" of {schedules.total()} ", 1)
+    reason = ""
+    if set(schedules) == {"default"}:
+        reason = "; no tuning record fits" if any_records else "; there are no tuning records for this target"
+    return f"kernels ({target.family}, {in_words(threads)}): {', '.join(told)}{reason}"
 
 
 def runs_here(artifact: "Artifact") -> bool:

@@ -1,6 +1,12 @@
-"""`subp doctor`: what this machine has and lacks for each job, and the command that mends it."""
+"""`subp doctor`: what this machine has and lacks for each job, and the command that mends it.
+
+PyTorch and TVM are imported, as they tell what devices there are. Of other packages it is enough that they are
+installed: to import them all takes twice as long as the rest.
+"""
 
 import importlib
+import importlib.metadata
+import importlib.util
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,19 +49,17 @@ def command(tracker: str | None) -> None:
 
 def training() -> Iterator[Finding]:
     """PyTorch and torchvision."""
-    torch = yield from _package("train", "torch")
+    torch = yield from _imported("train", "torch")
     if torch:
         cpu = f"CPU, {torch.get_num_threads()} threads"
         yield Finding("train", True, f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else cpu}")
-        from subp.common.vision import import_torchvision
-
-        yield Finding("train", True, f"torchvision {import_torchvision().__version__}")
+    yield _installed("train", "torchvision")
 
 
 def compiling() -> Iterator[Finding]:
     """TVM, a C compiler to link with, and a CPU that there are kernels for."""
     job = "compile for this machine"
-    if not (yield from _package(job, "tvm")):
+    if not (yield from _imported(job, "tvm")):
         return
     from subp_contract.errors import UserError
     from tvm_sched import targets
@@ -107,12 +111,13 @@ def linking(job: str, target: "Target") -> Finding:
 
 def tuning() -> Iterator[Finding]:
     """What MetaSchedule's workers and cost model import."""
-    for module in ("xgboost", "cloudpickle", "psutil", "tornado"):
-        yield from _package("tune", module)
+    yield _installed("tune", "xgboost", "xgboost-cpu", "xgboost")
+    for module in ("cloudpickle", "psutil", "tornado"):
+        yield _installed("tune", module)
 
 
 def boards(address: str) -> Iterator[Finding]:
-    """The boards of a tuning farm, free or busy. A tracker counts the free ones of a key and does not tell them apart."""
+    """The boards of a tuning farm, free or busy. A tracker counts a key's free ones and does not tell them apart."""
     from subp_contract.errors import UserError
     from tvm_sched.tuning.tracker import Tracker
 
@@ -141,8 +146,8 @@ def benchmarking() -> Iterator[Finding]:
     """ONNX Runtime to compare with, and a machine quiet enough to measure on."""
     from tvm_sched.bench.latency import MachineState
 
-    yield from _package("bench", "onnxruntime")
-    yield from _package("bench", "onnxscript")
+    yield _installed("bench", "onnxruntime")
+    yield _installed("bench", "onnxscript")
     machine = MachineState.now()
     if machine.waiting is not None:
         mend = "" if machine.quiet else "end other programs, or wait"
@@ -153,7 +158,19 @@ def benchmarking() -> Iterator[Finding]:
         yield Finding("bench", steady, f"clock governor: {machine.governor}", mend)
 
 
-def _package(job: str, module: str):
+def _installed(job: str, module: str, *distributions: str) -> Finding:
+    """Whether `module` is installed, by one of the distributions; by default the one of its name."""
+    if importlib.util.find_spec(module) is None:
+        return Finding(job, False, f"{module} is not installed", INSTALL)
+    for name in distributions or (module,):
+        try:
+            return Finding(job, True, f"{module} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Finding(job, True, f"{module}, of unknown version")
+
+
+def _imported(job: str, module: str):
     """Yields the finding whether `module` can be imported; returns it, or None."""
     try:
         imported = importlib.import_module(module)

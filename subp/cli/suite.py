@@ -93,7 +93,7 @@ class SuiteRun:
         x, dense = network.example_input, network.n is None
         tvm_sched.compile(network.module, x, threads=case.threads, records=self.records, dense=dense).save(path)
         artifact, grown = memory.load_measured(path, case.threads)
-        return replace(engines.ours(artifact, network, case.threads, path), rss_growth_bytes=grown)
+        return replace(engines.ours(artifact, network, path), rss_growth_bytes=grown)
 
     def save(self) -> None:
         """What there is so far."""

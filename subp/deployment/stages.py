@@ -81,7 +81,7 @@ def deploy(
     artifact.save(path)
     loaded = tvm_sched.load(path, threads=THREADS)
     checked("loaded", loaded)
-    return engines.ours(loaded, network, THREADS, path), errors
+    return engines.ours(loaded, network, path), errors
 
 
 def references(network: Network, inputs: np.ndarray) -> tuple[list[Engine], Errors]:

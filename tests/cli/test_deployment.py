@@ -3,7 +3,11 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tarfile
+from collections import Counter
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -11,8 +15,10 @@ import torch
 from PIL import Image
 
 from subp import cli
+from subp.cli.compile import sources
 from subp.cli.run import read_image
 from subp_contract.errors import UserError
+from tvm_sched import targets
 
 ELF_MACHINE, AARCH64 = 18, 183  # offset of the architecture in an ELF header, and ARM's number there
 ROW = (
@@ -75,6 +81,26 @@ class TestCompile:
         assert cli.exit_code(["compile", str(folder / "net.pt2"), "--threads", "1", "--explain", "-o", output]) == 0
         printed = capsys.readouterr().out
         assert "1x16" in printed and "4/16" in printed
+
+    def test_kernels_that_no_record_fits_are_told(self, folder, tmp_path, capsys):
+        options = ["--threads", "3", "-o", str(tmp_path / "net.tar")]
+        for target, words in (
+            ("x86-avx2", "kernels (x86-avx2, 3 threads): 3 of 3 by the analytic default; no tuning record fits\n"),
+            ("cortex-a53", "3 of 3 by the analytic default; there are no tuning records for this target\n"),
+        ):
+            assert cli.exit_code(["compile", str(folder / "net.pt2"), "--target", target, *options]) == 0
+            assert words in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("schedules", "words"),
+        [
+            ({"default": 2, "record": 18}, "18 of 20 by records, 2 by the analytic default"),
+            ({"record of 1 thread": 9, "record": 1}, "9 of 10 by records of 1 thread, 1 by records"),
+            ({"estimate": 4, "default": 1, "estimate of 4 threads": 1}, "4 of 6 by estimates, 1 by estimates of 4"),
+        ],
+    )
+    def test_where_schedules_come_from_is_told(self, schedules, words):
+        assert f"(cortex-a76, 2 threads): {words}" in sources(Counter(schedules), targets.CORTEX_A76, 2, True)
 
     def test_an_unknown_target_is_answered_with_the_known_ones(self, folder, tmp_path, refused):
         sentence = refused("compile", folder / "net.pt2", "--target", "z80", "-o", tmp_path / "net.so")
@@ -304,9 +330,18 @@ class TestDoctor:
         for job in ("train", "compile for this machine", "compile for aarch64 boards", "tune", "bench"):
             assert f"{job}\n" in printed
 
-    def test_a_missing_package_is_named_with_its_remedy(self, capsys, monkeypatch):
-        import sys
+    def test_imports_no_package_for_its_version_alone(self):
+        code = "import sys; from subp import cli; assert cli.exit_code(['doctor']) == 0"
+        heavy = ("torchvision", "xgboost", "onnxruntime", "onnxscript", "sklearn", "scipy")
+        report = f"print([module for module in {heavy} if module in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", f"{code}; {report}"], capture_output=True, text=True, check=True)
+        *_, imported = lines = done.stdout.splitlines()
+        assert imported == "[]"
+        for package, names in {"torchvision": ["torchvision"], "xgboost": ["xgboost-cpu", "xgboost"]}.items():
+            versions = [each.version for each in metadata.distributions() if each.metadata["Name"] in names]
+            assert any(f"  yes  {package} {version}" in lines for version in versions)
 
+    def test_a_missing_package_is_named_with_its_remedy(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "xgboost", None)
         assert cli.exit_code(["doctor"]) == 0
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "xgboost" in line)

@@ -2,7 +2,7 @@
 
 Each becomes an `Engine`, a callable over a NumPy array, so that the same input goes through the same call everywhere:
 
-    engines = [pytorch(network, threads=1), onnxruntime(network, threads=1), ours(artifact, network, threads=1)]
+    engines = [pytorch(network, threads=1), onnxruntime(network, threads=1), ours(artifact, network, path)]
     rows = compare(engines, x)
 
 The reference engines run at their best: inference mode, all graph optimisations, as many threads as asked for.
@@ -20,7 +20,6 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from subp_contract.pattern import SIZES, find, kept_blocks, occupancy
-from tvm_sched import runtime
 from tvm_sched.bench import peak
 from tvm_sched.bench.latency import Candidate, fastest_cpus, measure, pinned
 from tvm_sched.bench.rows import Row, file_limit
@@ -131,15 +130,14 @@ def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> E
 REFERENCES = {"torch": pytorch, "onnxruntime": onnxruntime}
 
 
-def ours(artifact: "Artifact", network: Network, threads: int, path: str | os.PathLike) -> Engine:
-    """An artifact compiled from the network and saved at `path`."""
+def ours(artifact: "Artifact", network: Network, path: str | os.PathLike) -> Engine:
+    """An artifact compiled from the network and saved at `path`, on its own number of threads."""
     dense = artifact.manifest["dense"]
     return Engine(
         name="subp-dense" if dense else "subp-sparse",
         network=network,
-        threads=threads,
+        threads=artifact.threads,
         call=artifact,
-        prepare=partial(runtime.set_threads, threads),
         file_bytes=os.path.getsize(path),
         target=artifact.manifest["target"],
         dense=dense,

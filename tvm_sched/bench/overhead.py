@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import tvm_sched
-from tvm_sched import runtime
 from tvm_sched.bench.latency import Candidate, fastest_cpus, measure, pinned
 
 GOAL_US, CALLS = 50, 60  # a call of a network of so many layers is to cost no more than this
@@ -40,11 +39,8 @@ def measure_overhead(seconds: float = 1.0) -> Overhead:
 
     short, long = chain(1), chain(1 + MORE)
     given = x.numpy()
-    one = lambda: runtime.set_threads(1)  # noqa: E731
     with pinned(fastest_cpus(1)):
-        timings = measure(
-            {"short": Candidate(lambda: short(given), one), "long": Candidate(lambda: long(given), one)}, seconds
-        )
+        timings = measure({"short": Candidate(lambda: short(given)), "long": Candidate(lambda: long(given))}, seconds)
     return Overhead(
         1e3 * timings["short"].median_ms, 1e3 * (timings["long"].median_ms - timings["short"].median_ms) / MORE
     )

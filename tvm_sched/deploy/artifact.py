@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import prod
@@ -43,13 +44,16 @@ class Cost:
 
 
 class Artifact:
-    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one thread at a time."""
+    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one Python thread at a
+    time, which need not be the same. Each runs on `threads` threads, whatever others of this process run on.
+    """
 
-    def __init__(self, executable, manifest: dict, target=None):
+    def __init__(self, executable, manifest: dict, target=None, threads: int | None = None):
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
-        be saved.
+        be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
         """
         self.manifest = manifest
+        self.threads = threads or min(manifest["threads"], runtime.most_threads())
         self._executable, self._target = executable, target
         self._main = self._input = self._instrument = None
 
@@ -61,6 +65,7 @@ class Artifact:
         if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or x.dtype != want["dtype"]:
             got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
             raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
+        runtime.set_threads(self.threads)
         if self._main is None:
             self._start()
         made = []
@@ -82,7 +87,7 @@ class Artifact:
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
         after each step of 'main'; it must return 0.
         """
-        other = Artifact(self._executable, self.manifest)
+        other = Artifact(self._executable, self.manifest, threads=self.threads)
         other._instrument = callback
         return other
 
@@ -114,6 +119,13 @@ class Artifact:
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
         return [LayerChoice(**row) for row in self.manifest["layers"]]
+
+    def schedules(self) -> Counter[str]:
+        """How many of the kernels have their schedule from where: 'record', 'record of 1 thread', 'estimate',
+        'default'. Layers that are computed by the same function have one kernel.
+        """
+        kernels = {layer.function: layer.schedule for layer in self.explain() if layer.function}
+        return Counter(schedule.partition(":")[0] for schedule in kernels.values())
 
     def cost(self) -> Cost:
         """Multiply-adds and bytes that the network takes."""
@@ -170,24 +182,25 @@ def aligned(shape: list[int], dtype: str) -> np.ndarray:
 def load(path: str | Path, threads: int | None = None) -> Artifact:
     """The artifact in `path`, to run on `threads` threads (its own number, as far as this machine has them).
 
-    Raises UserError for a file that is missing, damaged, foreign, or made for another CPU.
+    Raises UserError for a file that is missing, damaged, foreign, or made for another CPU, and for more threads than
+    this process may use.
     """
     import tvm_ffi
 
+    if threads is not None:
+        runtime.require_threads(threads)
     manifest, arch = read_manifest(path)
     require_this_machine(manifest | {"arch": arch}, str(path))
     toolchain.require_whole(Path(path))
-    runtime.set_threads(threads or min(manifest["threads"], runtime.most_threads()))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
-            alias = Path(
-                folder, "net.so"
-            )  # of a known name the system's loader gives what it has, though the file was replaced
+            # Of a name that it knows the system's loader gives what it has, though the file was replaced.
+            alias = Path(folder, "net.so")
             alias.symlink_to(Path(path).resolve())
             executable = tvm_ffi.load_module(alias)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
-    return Artifact(executable, manifest)
+    return Artifact(executable, manifest, threads=threads)
 
 
 def read_manifest(path: str | Path) -> tuple[dict, str]:

@@ -4,7 +4,7 @@
     NAME/net.so                 the compiled network
     NAME/network.txt            of its manifest, what the runner must know
     NAME/check/{input,output}.npy   the manifest's check input, and PyTorch's output for it (its first numbers)
-    NAME/bin/runner             built from tvm_sched/board/runner.cc
+    NAME/bin/runner             built from tvm_sched/deploy/board/runner.cc
     NAME/lib/*.so               TVM's runtime for the target's architecture
 
 The same file and versions give the same archive, byte for byte.

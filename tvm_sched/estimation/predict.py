@@ -21,8 +21,8 @@ from tvm_ffi import structural_hash
 
 from tvm_sched.estimation.estimate import Board, Call, calls, total_cycles
 from tvm_sched.kernels import Kernel, kernel_of
-from tvm_sched.records.best import BestRecords
-from tvm_sched.records.database import Records, workload
+from tvm_sched.records.database import workload
+from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
 
@@ -45,7 +45,7 @@ class Known:
 
 
 def predict(
-    networks: Mapping[Hashable, IRModule], target: Target, board: Board, records: Records | BestRecords | None
+    networks: Mapping[Hashable, IRModule], target: Target, board: Board, records: KnownRecords | None
 ) -> dict[Hashable, Prediction]:
     """The prediction of each network, given as fused, not yet scheduled functions (`pipeline.fused`)."""
     made_of = {
@@ -63,7 +63,7 @@ def predict(
     }
 
 
-def known(func: PrimFunc, target: Target, board: Board, records: Records | BestRecords | None) -> Known:
+def known(func: PrimFunc, target: Target, board: Board, records: KnownRecords | None) -> Known:
     """What is known of a function."""
     kernel = kernel_of(func)
     if kernel is None:
@@ -71,8 +71,10 @@ def known(func: PrimFunc, target: Target, board: Board, records: Records | BestR
     problem = kernel.problem(Schedule(workload(func)))
     tile = kernel.tiles(problem, target)[0]
     estimated = total_cycles(kernel, problem, tile, target) / board.ghz / 1e9
-    recorded = records and records.seconds(func, board.ghz)
-    return Known(kernel, estimated, recorded, bool(recorded) and records.kind(func) == "record")
+    recorded = records and records.own(func)
+    if recorded is None:
+        return Known(kernel, estimated)
+    return Known(kernel, estimated, recorded.seconds(board.ghz), not recorded.estimated)
 
 
 def corrections(functions: Iterable[Known]) -> dict[Kernel | None, float]:

@@ -9,6 +9,8 @@ from math import prod
 import torch
 from torch.export import ExportedProgram
 
+from subp_contract.modes import in_eval_mode
+
 FLOAT = 4  # bytes
 TENSORS = 3  # of a layer at a time: input, output, residual
 
@@ -20,18 +22,15 @@ def parts(module, example_input: torch.Tensor, cache_bytes: int) -> int:
     if isinstance(module, ExportedProgram) or example_input.ndim < 2 or len(example_input) < 2:
         return 1
     batch = len(example_input)
-    training = module.training
     try:
-        with torch.no_grad():
-            most = largest_activation(module.eval(), example_input[:1])
+        with in_eval_mode(module), torch.no_grad():
+            most = largest_activation(module, example_input[:1])
             images = max(
                 d for d in range(1, batch + 1) if batch % d == 0 and (d == 1 or d * TENSORS * most <= cache_bytes)
             )
             return batch // images if images < batch and independent(module, example_input, images) else 1
     except Exception:  # of any kind: the network's own code runs, and it may want its batch whole
         return 1
-    finally:
-        module.train(training)
 
 
 def largest_activation(module: torch.nn.Module, x: torch.Tensor) -> int:

@@ -11,6 +11,7 @@ from tvm import IRModule, relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from subp_contract.errors import UserError
+from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend import recurrent
 from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.passes.graph.layer_names import emit_layer
@@ -88,17 +89,14 @@ def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
 
 def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
     """torch.export of `module` in eval mode, without gradients."""
-    training = module.training
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
-            return torch.export.export(module.eval(), (example_input,))
+            return torch.export.export(module, (example_input,))
     except Exception as error:  # of any kind: the network's own code runs
         raise UserError(
             f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}"
         ) from error
-    finally:
-        module.train(training)
 
 
 def require_finite(program: ExportedProgram) -> None:

@@ -1,36 +1,38 @@
 """The fastest record of each kernel: what compiling needs of a tuning log, at a hundredth of its size.
 
-MetaSchedule's database (`records.py`) holds every function in full, some 300 KB each. To find a record its structural
+MetaSchedule's database (`database.py`) holds every function in full, some 300 KB each. To find a record its structural
 hash is enough. A line of `best.jsonl` is one kernel's: {"workload": hash, "target": family, "threads": n, "seconds": s,
 "trace": the schedule}.
 
-Where nobody has measured, a line may hold an estimate (`estimate.py`): "estimated_tile", the numbers of the kernel's
-tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never replaces
-a measurement.
+Where nobody has measured, a line may hold an estimate (`estimation/estimate.py`): "estimated_tile", the numbers of the
+kernel's tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never
+replaces a measurement.
 """
 
 import json
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from tvm import IRModule
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from subp_contract.files import write_atomically
 from tvm_sched.kernels import kernel_of
 from tvm_sched.records.database import (
     RECORDS,
     WORKLOADS,
     is_record,
     is_workload,
+    replayed,
     workload,
 )
 from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
 
 BEST = "best.jsonl"
@@ -38,48 +40,36 @@ FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
 SCHEDULES = ({"trace": list}, {"estimated_tile": list})
 
 
-class BestRecords:
+class BestRecords(KnownRecords):
     """Those of one target, in `folder`. Raises UserError where the file is missing or damaged."""
 
     def __init__(self, folder: Path, target: Target):
         file = Path(folder) / BEST
         if not file.is_file():
             raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
-        mine = (target.family, target.cores)
         self.target = target
-        self.lines = {
-            line["workload"]: line
-            for line in JsonLines(file, is_best).read(repair=False)
-            if (line["target"], line["threads"]) == mine
-        }
+        self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads
+        for line in JsonLines(file, is_best).read(repair=False):
+            if line["target"] == target.family:
+                self.lines.setdefault(line["workload"], []).append(line)
 
-    def best(self, func: PrimFunc) -> Schedule | None:
-        """The schedule recorded for `func`; None if there is none."""
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The record of `func` on each number of threads that there is one for."""
         mod = workload(func)
-        line = self.line(mod)
-        if line is None:
-            return None
-        sch = Schedule(mod)
-        if "trace" in line:
-            Trace.apply_json_to_schedule(line["trace"], sch)
-        else:
-            kernel = kernel_of(func)
-            tile = type(kernel.tiles(kernel.problem(sch), self.target)[0])
-            kernel.schedule(sch, tile(*line["estimated_tile"]), self.target)
+        return [self.recorded(func, mod, line) for line in self.lines.get(str(structural_hash(mod)), [])]
+
+    def recorded(self, func: PrimFunc, mod: IRModule, line: dict) -> Recorded:
+        """What a line says of its kernel."""
+        threads, tile = line["threads"], line.get("estimated_tile")
+        replay = partial(replayed, mod, line["trace"]) if tile is None else partial(self.tiled, func, mod, tile)
+        return Recorded(threads, threads == self.target.cores, tile is not None, line["seconds"], replay)
+
+    def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
+        """The function scheduled with a tile of these numbers."""
+        sch, kernel = Schedule(mod), kernel_of(func)
+        tile = type(kernel.tiles(kernel.problem(sch), self.target)[0])
+        kernel.schedule(sch, tile(*numbers), self.target)
         return sch
-
-    def kind(self, func: PrimFunc) -> str:
-        """What the schedule of `func` comes from, in words."""
-        return "estimate" if "estimated_tile" in (self.line(workload(func)) or {}) else "record"
-
-    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
-        """What `func` takes by its record, an estimate at `ghz`; None if there is none."""
-        line = self.line(workload(func))
-        return line and line["seconds"] / (ghz if "estimated_tile" in line else 1)
-
-    def line(self, mod: IRModule) -> dict | None:
-        """The line of a kernel, `mod` as `records.workload` makes it; None if there is none."""
-        return self.lines.get(str(structural_hash(mod)))
 
 
 def write_best(records: Path, folder: Path) -> int:
@@ -129,9 +119,8 @@ def write(folder: Path, renewed: Callable[[dict], dict]) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, write=True):
         lines = renewed({key(line): line for line in JsonLines(file, is_best).read(repair=False)})
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(lines[each], separators=(",", ":")) + "\n" for each in sorted(lines)))
-        os.replace(partial, file)
+        text = "".join(json.dumps(lines[each], separators=(",", ":")) + "\n" for each in sorted(lines))
+        write_atomically(file, text.encode())
     return len(lines)
 
 

@@ -8,23 +8,26 @@ network that has the shape finds it.
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from tvm import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 
-class Records:
+class Records(KnownRecords):
     """The records of one target, in `folder`, to which several processes may add at once.
 
     MetaSchedule's JSONDatabase has the same files, but it makes an object of every trace: seconds, where a compilation
@@ -61,41 +64,34 @@ class Records:
         self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
         self.workloads.append(entry)
 
-    def best(self, func: PrimFunc) -> Schedule | None:
-        """The fastest schedule recorded for `func`; None if there is none."""
-        records = self.measured(func, most=1)
-        if not records:
-            return None
-        sch = Schedule(workload(func))
-        records[0].trace.apply_to_schedule(sch, remove_postproc=False)
-        return sch
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The fastest record of `func` on each number of threads that it was measured on."""
+        mod = workload(func)
+        fastest: dict[int, list] = {}
+        for record in self.of(mod):
+            fastest.setdefault(record[2]["num-cores"], record)
+        return [
+            Recorded(threads, threads == self.target.cores, False, median(seconds), partial(replayed, mod, trace))
+            for threads, (trace, seconds, *_) in fastest.items()
+        ]
 
-    def kind(self, func: PrimFunc) -> str:
-        """What the schedule of `func` comes from, in words."""
-        return "record"
+    def measured(self, func: PrimFunc) -> list:
+        """The records of `func` with the target's instructions on as many threads, the fastest first."""
+        mod = workload(func)
+        mine = [record for record in self.of(mod) if record[2]["num-cores"] == self.target.cores]
+        return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
-    def seconds(self, func: PrimFunc, ghz: float) -> float | None:
-        """What `func` takes by its fastest record, whatever the frequency; None if there is none."""
-        records = self.measured(func, most=1)
-        return median(map(float, records[0].run_secs)) if records else None
-
-    def measured(self, func: PrimFunc, most: int | None = None) -> list:
-        """The records of `func` with the target's instructions on as many threads, the fastest first, `most` at the
-        most.
+    def of(self, mod: IRModule) -> list[list]:
+        """The records of a kernel, `mod` as `workload` makes it, with the target's instructions, the fastest first.
 
         Records that are open to be added to have what other processes have added by now.
         """
         if self.writes:
             with locked(self.folder, write=True):
                 self.read()
-        number = self.numbers.get(structural_hash(workload(func)))
-        mine = [record for of, record in self.records if of == number and self.is_mine(record[2])]
-        mine.sort(key=lambda record: median(record[1]))
-        return [ms.database.TuningRecord.from_json(record, self.workloads[number]) for record in mine[:most]]
-
-    def is_mine(self, target: dict) -> bool:
-        """Whether a record's target is of the same instructions and as many threads."""
-        return (target["keys"][0], target["num-cores"]) == (self.target.family, self.target.cores)
+        number = self.numbers.get(structural_hash(mod))
+        mine = [record for of, record in self.records if of == number and record[2]["keys"][0] == self.target.family]
+        return sorted(mine, key=lambda record: median(record[1]))
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
         """Appends a measurement; it is on disk when this returns."""
@@ -128,6 +124,13 @@ def workload(func: PrimFunc) -> IRModule:
     """`func` as a module of its own, free of the names and attributes that a network gave it."""
     bare = PrimFunc(func.params, func.body, func.ret_type)
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
+
+
+def replayed(mod: IRModule, trace: list) -> Schedule:
+    """`mod` with the decisions of a record's trace, as JSON, applied."""
+    sch = Schedule(mod)
+    Trace.apply_json_to_schedule(trace, sch)
+    return sch
 
 
 def is_workload(line) -> bool:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tarfile
@@ -116,6 +117,23 @@ def test_two_threads_compute_the_same(unpacked):
     threads = ("--threads", 2, "--cores", f"{first},{second}")
     assert json.loads(run(unpacked, "--bench", "--seconds", 0, "--json", *threads))["threads"] == 2
     assert run(unpacked, "--check", *threads).startswith("net: check ok: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core here")
+def test_threads_without_work_do_not_delay_the_end(unpacked, monkeypatch):
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+
+    def cpu_seconds(yields: str | None) -> float:
+        monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT", raising=False)
+        if yields:
+            monkeypatch.setenv("TVM_THREAD_POOL_SPIN_COUNT", yields)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(unpacked, "--check", "--threads", 2, "--cores", f"{first},{second}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    work, most = cpu_seconds("1"), cpu_seconds("3000000")  # the user's own number holds: 3,000,000 yields take a second
+    assert cpu_seconds(None) - work < 0.05 * (most - work)  # TVM's own, 300,000, would take a tenth
 
 
 def save(path, array):

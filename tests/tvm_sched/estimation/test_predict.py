@@ -14,6 +14,7 @@ from tvm_sched.estimation.estimate import Board, calls
 from tvm_sched.estimation.predict import Prediction, known, predict
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
+from tvm_sched.records.recorded import Recorded
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 BOARD = Board(2.0, math.inf, math.inf)
@@ -22,15 +23,15 @@ BOARD = Board(2.0, math.inf, math.inf)
 class Timed:
     """Records of the functions whose estimates are among `known`: `times` as long as these."""
 
-    def __init__(self, known, times, kind="record"):
-        self.known, self.times, self.word = known, times, kind
+    def __init__(self, known, times, estimated=False):
+        self.known, self.times, self.estimated = known, times, estimated
 
-    def seconds(self, func, ghz):
-        estimated = known(func, TARGET, Board(ghz, math.inf, math.inf), None).estimated
-        return estimated * self.times if any(estimated == pytest.approx(each) for each in self.known) else None
-
-    def kind(self, func):
-        return self.word
+    def own(self, func):
+        at_1_ghz = known(func, TARGET, replace(BOARD, ghz=1.0), None).estimated
+        if not any(at_1_ghz == pytest.approx(each * BOARD.ghz) for each in self.known):
+            return None
+        cost = at_1_ghz * self.times / (1 if self.estimated else BOARD.ghz)
+        return Recorded(TARGET.cores, True, self.estimated, cost, replay=None)
 
 
 @cache
@@ -87,7 +88,7 @@ def test_records_stand_for_estimates_and_correct_the_others():
 
 def test_a_recorded_estimate_is_none_of_measuring():
     known = [each for each in estimates(network()) if each]
-    assert alone(network(), Timed(known, 2.0, "estimate")).measured == 0.0
+    assert alone(network(), Timed(known, 2.0, estimated=True)).measured == 0.0
 
 
 def test_weights_come_from_memory():

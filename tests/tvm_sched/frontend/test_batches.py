@@ -35,10 +35,12 @@ def test_networks_that_need_their_batch_whole():
     assert parts(torch.export.export(network().eval(), (x,)), x, 1) == 1
 
 
-def test_the_network_keeps_its_mode():
+@pytest.mark.parametrize("cache", [1, 1 << 30])
+def test_every_layer_keeps_its_mode(cache):
     module = network().train()
-    parts(module, torch.zeros(4, 3, 10, 10), 1)
-    assert module.training
+    module[1].eval()
+    parts(module, torch.zeros(4, 3, 10, 10), cache)
+    assert [layer.training for layer in module.modules()] == [True, True, False, True, True, True]
 
 
 def test_a_batch_in_parts_gives_what_pytorch_gives(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """From PyTorch to Relax: what is taken, what is refused and in which words, and the names of the layers."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,17 @@ def test_the_reference_is_pytorchs_output_in_eval_mode():
     assert network.training  # as the user had it
     with torch.no_grad():
         np.testing.assert_allclose(imported.reference(x.numpy()), network.eval()(x).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_a_frozen_batch_norm_stays_frozen(traceable):
+    layers = (nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Identity() if traceable else Branches())
+    network = nn.Sequential(*layers).train()
+    network[1].eval()
+    modes = [module.training for module in network.modules()]
+    with contextlib.nullcontext() if traceable else pytest.raises(UserError, match="cannot trace"):
+        torch_export.export(network, torch.randn(2, 3, 4, 4))
+    assert [module.training for module in network.modules()] == modes == [True, True, False, True]
 
 
 def test_several_results_are_a_tuple():

@@ -8,8 +8,8 @@ from tvm import relax
 import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
-from tvm_sched.pipeline import Compilation
 from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.pipeline import Compilation
 
 
 class Residual(nn.Module):
@@ -100,5 +100,7 @@ def test_an_operand_that_is_read_elsewhere_too_is_left_alone():
 
 
 def test_lowered_modules_stay_well_formed():
-    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), Compilation(targets.host())).mod
+    mod = pipeline.lower(
+        torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), Compilation(targets.host())
+    ).mod
     relax.analysis.well_formed(mod)  # raises where it is not

@@ -1,6 +1,8 @@
 """The fastest records, packed: found by structure, replayed, merged, damage told in a sentence."""
 
+import errno
 import json
+import os
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -24,6 +26,7 @@ from tvm_sched.records.best import (
     write_estimates,
 )
 from tvm_sched.records.database import Records, workload
+from tvm_sched.records.json_lines import LOCK
 from tvm_sched.tuning import search
 
 TARGET = replace(targets.host(), cores=1)
@@ -55,17 +58,20 @@ def test_the_fastest_is_kept_and_replays(database, task, tmp_path):
     assert write_best(database, tmp_path) == 1
     (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
     assert (line["seconds"], line["threads"], line["target"]) == (1e-3, 1, TARGET.family)
-    packed, full = BestRecords(tmp_path, TARGET).best(task.func), Records(database, TARGET).best(task.func)
+    packed, full = (
+        BestRecords(tmp_path, TARGET).lookup(task.func).schedule,
+        Records(database, TARGET).lookup(task.func).schedule,
+    )
     assert str(packed.mod["main"].body) == str(full.mod["main"].body)
 
 
-def test_other_thread_counts_and_functions_find_none(database, task, tmp_path):
+def test_other_functions_and_thread_counts_that_it_does_not_divide_among_find_none(database, task, tmp_path):
     write_best(database, tmp_path)
-    assert BestRecords(tmp_path, replace(TARGET, cores=2)).best(task.func) is None
+    assert BestRecords(tmp_path, replace(TARGET, cores=7)).lookup(task.func) is None
     (other,) = search.tasks_of(
         pipeline.fused(torch_export.from_torch(network(), torch.zeros(1, 32, 9, 9)), Compilation(TARGET))
     )
-    assert BestRecords(tmp_path, TARGET).best(other.func) is None
+    assert BestRecords(tmp_path, TARGET).lookup(other.func) is None
 
 
 def test_writing_again_replaces_a_kernels_line_and_keeps_the_others(database, tmp_path):
@@ -96,7 +102,9 @@ def estimate_of(task, index: int, seconds: float) -> dict:
 def test_an_estimate_is_used_where_nothing_is_measured(task, tmp_path):
     assert write_estimates(tmp_path, [estimate_of(task, 1, 1e-3)]) == 1
     second = search.schedules(task.func, TARGET)[1]
-    assert str(BestRecords(tmp_path, TARGET).best(task.func).mod["main"].body) == str(second.mod["main"].body)
+    assert str(BestRecords(tmp_path, TARGET).lookup(task.func).schedule.mod["main"].body) == str(
+        second.mod["main"].body
+    )
     compiled = tvm_sched.compile(network(), X, threads=1, records=tmp_path)
     assert [layer.schedule for layer in compiled.explain()] == ["estimate"]
     x = np.random.default_rng(0).standard_normal(X.shape, dtype="float32")
@@ -111,7 +119,7 @@ def test_a_measurement_beats_an_estimate_however_fast(database, task, tmp_path):
     assert "trace" in measured[0] and measured[0]["seconds"] == 1e-3
     assert write_estimates(tmp_path, [estimate_of(task, 0, 1e-9)]) == 1
     assert lines() == measured
-    assert BestRecords(tmp_path, TARGET).kind(task.func) == "record"
+    assert BestRecords(tmp_path, TARGET).lookup(task.func).words == "record"
 
 
 def test_a_later_estimate_replaces_an_earlier_one(task, tmp_path):
@@ -119,6 +127,20 @@ def test_a_later_estimate_replaces_an_earlier_one(task, tmp_path):
         write_estimates(tmp_path, [estimate_of(task, index, 1e-3)])
     (line,) = map(json.loads, (tmp_path / BEST).read_text().splitlines())
     assert line == estimate_of(task, 2, 1e-3)
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(database, task, tmp_path, monkeypatch):
+    write_best(database, tmp_path)
+    before = (tmp_path / BEST).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"could not write .*No space left"):
+        write_estimates(tmp_path, [estimate_of(task, 0, 1e-3) | {"threads": 2}])
+    assert (tmp_path / BEST).read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} <= {BEST, LOCK}
 
 
 @pytest.mark.parametrize("content, words", [("{", "cut off"), ("{}\n", "damaged"), ('["a"]\n', "damaged")])

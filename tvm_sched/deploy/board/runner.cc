@@ -1,10 +1,10 @@
-// Runs a compiled network where there is no Python: the program in a bundle (tvm_sched/bundle.py), started by its run.sh.
+// Runs a compiled network where there is no Python: the program in a bundle (tvm_sched/deploy/bundle.py), started by its run.sh.
 //
 //     runner FOLDER --check                    the network's error on the check input; exit code 1 if it is too large
 //     runner FOLDER --bench                    times of calls, with the state of the machine
 //     runner FOLDER INPUT.npy -o OUTPUT.npy
 //
-// FOLDER holds net.so, network.txt (what tvm_sched/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is
+// FOLDER holds net.so, network.txt (what tvm_sched/deploy/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is
 // loaded and called as by Artifact there. Exit code 2: something that the user can mend, told in one sentence.
 
 #include <chrono>
@@ -329,9 +329,11 @@ int start(Options options) {
     throw std::runtime_error(std::to_string(options.threads) + " threads asked for, and cores " + machine::words(cores) + " to run them on");
   if (!options.threads) options.threads = std::min(most, static_cast<int>(about.number("threads")));
   if (!machine::bind(cores)) throw std::runtime_error("this system does not let a program choose its cores: " + machine::words(cores));
-  // Read when TVM's threads are made: as many as may be used, none tied to a core by TVM.
+  // Read when TVM's threads are made: as many as may be used, none tied to a core by TVM. An idle one yields so many times before it sleeps, by
+  // default 300,000 times, which the program waits for at its end; see tvm_sched/runtime.py for the number.
   setenv("TVM_NUM_THREADS", std::to_string(most).c_str(), 1);
   setenv("TVM_BIND_THREADS", "0", 1);
+  setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);  // the user's own stays
 
   Network network(options.folder + "/net.so", about, options.threads);
   if (options.mode == "--check") return check(network, options, about);

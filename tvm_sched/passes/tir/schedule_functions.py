@@ -7,16 +7,13 @@ from tvm.tirx import PrimFunc
 from tvm_sched.kernels import TRANSFORMATIONS, kernel_of
 from tvm_sched.kernels.base import kernel_name
 from tvm_sched.kernels.generic import rules
-from tvm_sched.records.best import BestRecords
-from tvm_sched.records.database import Records
+from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
 SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 
 
-def schedule_functions(
-    mod: IRModule, target: Target, records: Records | BestRecords | None
-) -> tuple[IRModule, dict[str, str]]:
+def schedule_functions(mod: IRModule, target: Target, records: KnownRecords | None) -> tuple[IRModule, dict[str, str]]:
     """(the module, how each kernel's tile was set, by the function's name), each function scheduled on its own."""
     scheduled, words = {}, {}
     for var, func in mod.functions_items():
@@ -31,7 +28,7 @@ def schedule_functions(
     return IRModule({**dict(mod.functions_items()), **scheduled}, attrs=mod.attrs), words
 
 
-def schedule_one(func: PrimFunc, target: Target, records: Records | BestRecords | None) -> tuple[Schedule, str]:
+def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -> tuple[Schedule, str]:
     """(schedule, how the tile was set, in words); the words are empty for functions that hold no kernel of ours."""
     sch, kernel = Schedule(IRModule({"main": func})), kernel_of(func)
     if kernel is None:
@@ -40,8 +37,8 @@ def schedule_one(func: PrimFunc, target: Target, records: Records | BestRecords 
         elif not takes_int64(func):
             rules.schedule(sch, target)
         return sch, ""
-    if records is not None and (recorded := records.best(func)) is not None:
-        return recorded, records.kind(func)
+    if records is not None and (recorded := records.lookup(func)) is not None:
+        return recorded.schedule, recorded.words
     tile = kernel.tiles(kernel.problem(sch), target)[0]
     kernel.schedule(sch, tile, target)
     return sch, f"default: {tile}"

@@ -1,0 +1,157 @@
+"""Records of other numbers of threads: used where they give each thread equal work, told as what they are, and else
+left alone.
+"""
+
+import re
+from dataclasses import astuple, replace
+
+import pytest
+import torch
+from torch import nn
+from tvm import IRModule
+from tvm.s_tir import Schedule
+from tvm.script import tirx as T
+from zeros import prune
+
+from tvm_sched import pipeline, targets
+from tvm_sched.frontend import torch_export
+from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.records.best import BestRecords, estimated, write_best, write_estimates
+from tvm_sched.records.database import Records, workload
+from tvm_sched.records.recorded import Recorded, shares_equally, usable
+from tvm_sched.tuning import search
+
+ONE, TWO = (replace(targets.X86_AVX2, cores=cores) for cores in (1, 2))
+X = torch.zeros(1, 32, 6, 6)
+
+
+def adding(*extents: int):
+    """A function with a loop nest for each extent, parallel where it is given as positive, else serial."""
+    rows = max(map(abs, extents))
+    first, second = (extents * 2)[:2]
+
+    @T.prim_func(s_tir=True)
+    def add(a: T.Buffer((rows, 8), "float32"), b: T.Buffer((rows, 8), "float32")):
+        for i in T.parallel(first) if first > 0 else T.serial(-first):
+            for j in range(8):
+                b[i, j] = a[i, j] + 1.0
+        for i in T.parallel(second) if second > 0 else T.serial(-second):
+            for j in range(8):
+                b[i, j] = b[i, j] * 2.0
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("extents", "threads", "equal"),
+    [
+        *[((6,), 2, True), ((6,), 4, False), ((6,), 1, True), ((1,), 2, False), ((6, 3), 2, False), ((6, 3), 3, True)],
+        *[((-5,), 2, True), ((-5, 4), 2, True), ((-4, 5), 2, False), ((2,), 4, False)],
+    ],
+)
+def test_equal_work_is_a_whole_number_of_steps_for_each_thread(extents, threads, equal):
+    assert shares_equally(adding(*extents), threads) == equal
+
+
+def on_record(threads: int, asked: int, *extents: int) -> Recorded:
+    return Recorded(threads, threads == asked, False, 1.0, lambda: Schedule(IRModule({"main": adding(*extents)})))
+
+
+@pytest.mark.parametrize(
+    ("extents_of", "asked", "chosen"),
+    [
+        ({1: (6,), 2: (3,)}, 2, 2),  # measured on as many: used however it shares
+        ({1: (6,), 4: (8,)}, 2, 1),
+        ({1: (5,), 4: (8,)}, 2, 4),  # the nearest one does not share equally
+        ({1: (5,), 4: (7,)}, 2, None),
+        ({1: (6,), 3: (6,)}, 2, 1),  # as near: fewer threads
+        ({}, 2, None),
+    ],
+)
+def test_the_nearest_record_that_shares_equally_is_used(extents_of, asked, chosen):
+    found = usable([on_record(threads, asked, *extents) for threads, extents in extents_of.items()], asked)
+    assert (found and found.threads) == chosen
+
+
+def test_a_record_says_what_it_is_of():
+    words = [replace(on_record(threads, 2, 4), estimated=guess).words for guess in (0, 1) for threads in (1, 2, 4)]
+    assert words[:3] == ["record of 1 thread", "record", "record of 4 threads"]
+    assert words[3:] == ["estimate of 1 thread", "estimate", "estimate of 4 threads"]
+
+
+def test_seconds_are_known_of_the_threads_measured_on_only():
+    assert on_record(1, 2, 4).seconds(ghz=2.0) is None
+    assert on_record(2, 2, 4).seconds(ghz=2.0) == 1.0
+    assert replace(on_record(2, 2, 4), estimated=True).seconds(ghz=2.0) == 0.5
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return prune(nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU()), 16, 0.25).eval()
+
+
+@pytest.fixture(scope="module")
+def func():
+    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), ONE).mod, ONE)
+    return task.func
+
+
+def parallel_extents(sch: Schedule) -> list[int]:
+    """As the schedule's text has them."""
+    return [int(extent) for extent in re.findall(r"T\.parallel\((\d+)", sch.mod["main"].script())]
+
+
+@pytest.fixture(scope="module")
+def schedule_of(func):
+    """equal -> a schedule for one thread that shares the work equally between two, or does not."""
+    found = {}
+    for sch in search.schedules(func, ONE):
+        extents = parallel_extents(sch)
+        assert extents
+        found.setdefault(all(extent % 2 == 0 for extent in extents), sch)
+    return found
+
+
+@pytest.fixture(scope="module", params=["database", "packed"])
+def opened(request, func, schedule_of, tmp_path_factory):
+    """opened(equal, target): records of one thread, of a schedule that shares equally or does not, in both formats."""
+    folders = {}
+    for equal, sch in schedule_of.items():
+        folders[equal] = tmp_path_factory.mktemp("records")
+        Records(folders[equal], ONE, create=True).add(func, sch, [1e-3])
+        if request.param == "packed":
+            full, folders[equal] = folders[equal], tmp_path_factory.mktemp("packed")
+            write_best(full, folders[equal])
+    return lambda equal, target: {"database": Records, "packed": BestRecords}[request.param](folders[equal], target)
+
+
+def test_two_threads_use_a_record_of_one_that_shares_equally(opened, func, schedule_of):
+    records = opened(True, TWO)
+    found = records.lookup(func)
+    assert found.words == "record of 1 thread"
+    assert records.own(func) is None
+    assert found.schedule.mod["main"].script() == schedule_of[True].mod["main"].script()
+
+
+def test_two_threads_do_not_use_a_record_of_one_that_shares_unequally(opened, func):
+    assert opened(False, TWO).lookup(func) is None
+    assert opened(False, ONE).lookup(func).words == "record"
+    assert opened(False, ONE).own(func).seconds(ghz=1.0) == 1e-3
+
+
+def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path):
+    mod = workload(func)
+    _, tiles = kernel_of(Schedule(mod), TWO)
+    scheduled = zip(tiles, search.schedules(func, TWO), strict=True)
+    tile, expected = next(each for each in scheduled if all(extent % 2 == 0 for extent in parallel_extents(each[1])))
+    write_estimates(tmp_path, [estimated(mod, ONE, 1e-3, list(astuple(tile)))])
+    found = BestRecords(tmp_path, TWO).lookup(func)
+    assert found.words == "estimate of 1 thread"
+    assert found.schedule.mod["main"].script() == expected.mod["main"].script()
+
+
+def test_compiling_for_two_threads_tells_of_records_of_one(opened):
+    for equal, words in ((True, "record of 1 thread"), (False, "default: ")):
+        selection = pipeline.lower(torch_export.from_torch(network(), X), TWO, opened(equal, TWO))
+        (layer,) = selection.choices
+        assert layer.schedule.startswith(words)

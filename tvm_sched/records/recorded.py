@@ -1,0 +1,83 @@
+"""What records know of one function, and which of them a number of threads can use.
+
+A record is for the threads that it was measured on. `parallel` gives each thread one piece of the loop, so that a
+schedule for others is as good a choice where its loops divide into equal pieces, and a poor one where a thread waits
+for the rest: then the kernel's analytic default, which knows the number of threads, is the better guess.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.tirx import PrimFunc
+
+from tvm_sched.targets import Target
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A function's schedule on record."""
+
+    threads: int  # that it was measured on, or estimated for
+    own: bool  # whether these are the threads that were asked for
+    estimated: bool
+    cost: float  # seconds of a call; of an estimate those at 1 GHz
+    replay: Callable[[], Schedule]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The function with the record's decisions applied."""
+        return self.replay()
+
+    @property
+    def words(self) -> str:
+        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread'."""
+        word = "estimate" if self.estimated else "record"
+        return word if self.own else f"{word} of {in_words(self.threads)}"
+
+    def seconds(self, ghz: float) -> float | None:
+        """What a call takes, an estimated one at `ghz`; None where that is known of another number of threads only."""
+        return self.cost / (ghz if self.estimated else 1) if self.own else None
+
+
+class KnownRecords:
+    """What records answer in whichever format: each question hashes the function once."""
+
+    target: Target
+
+    def known(self, func: PrimFunc) -> list[Recorded]:
+        """The record of `func` on each number of threads that there is one for, with the target's instructions."""
+        raise NotImplementedError
+
+    def lookup(self, func: PrimFunc) -> Recorded | None:
+        """The record to schedule `func` by: on as many threads, else on the nearest number whose shares are equal on
+        these too; None if there is none.
+        """
+        return usable(self.known(func), self.target.cores)
+
+    def own(self, func: PrimFunc) -> Recorded | None:
+        """The record of `func` on as many threads, which tells how long it takes; None if there is none."""
+        return next((each for each in self.known(func) if each.own), None)
+
+
+def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
+    """Of a function's records, one a number of threads, the one that was asked for, else the nearest that gives each of
+    `threads` threads equal work; None if there is none.
+    """
+    nearest = sorted(known, key=lambda each: (abs(each.threads - threads), each.threads))
+    return next((each for each in nearest if each.own or shares_equally(each.schedule.mod["main"], threads)), None)
+
+
+def shares_equally(func: PrimFunc, threads: int) -> bool:
+    """Whether each parallel loop of a scheduled function divides into equal pieces; one too small to have any does."""
+    loops = []
+    tvm_ffi.structural_walk(func.body, (tirx.For, loops.append), order="post")
+    return all(int(loop.extent) % threads == 0 for loop in loops if loop.kind == tirx.ForKind.PARALLEL)
+
+
+def in_words(threads: int) -> str:
+    """'1 thread', '2 threads'"""
+    return f"{threads} thread{'' if threads == 1 else 's'}"
