@@ -5,7 +5,7 @@
     python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    and 2 2: two processes, half the cells each
 
 DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are
-skipped: a run that was cut off goes on where it was. `subp.experiments` explains grids and columns;
+skipped: a run that was cut off goes on where it was. `subp.training.experiments` explains grids and columns;
 scripts/plot_results.py makes a page of the rows.
 """
 

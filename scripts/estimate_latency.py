@@ -4,7 +4,7 @@ would be best there.
 
     python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4]
 
-Static analysis: `tvm_sched/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into
+Static analysis: `tvm_sched/estimation/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into
 tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The board
 around the core is that of a Raspberry Pi 5.
 """

@@ -1,7 +1,7 @@
 """From scheduled functions to machine code: TVM's own lowering, with passes of ours in it.
 
-`PHASES` are the last ones of the pipeline (`pipeline.PHASES`). TVM calls them from inside its build: those of `LOWERING` on
-the module, then those of `FINISHING` on the host's functions, which are all there are.
+`PHASES` are the last ones of the pipeline (`pipeline.PHASES`). TVM calls them from inside its build: those of
+`LOWERING` on the module, then those of `FINISHING` on the host's functions, which are all there are.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,8 @@ An estimate, by static analysis; nothing is measured. What is assumed:
   which tuning on x86 was seen to agree with.
 - Weights come from DRAM at each call, activations only where they exceed the last cache. DRAM is shared by the cores,
   and prefetching overlaps it with arithmetic perfectly: a call takes the longer of the two.
-- What no kernel of ours computes (pooling, a pad's copy, sums of branches) moves its operands at `Costs.moved_bytes_per_cycle`.
+- What no kernel of ours computes (pooling, a pad's copy, sums of branches) moves its operands at
+  `Costs.moved_bytes_per_cycle`.
 - Calls cost nothing beside their work, cores do not throttle, and nothing else runs.
 """
 
@@ -108,8 +109,8 @@ class Estimator:
         return min(found, key=lambda guess: guess.cycles)
 
     def fma_cycles(self, key: tuple, kernel: Kernel, mod: IRModule, tile) -> float:
-        """Cycles of a vector's multiply-add in the main loop of a tile; NO_LOOP times what the pipes take where there is
-        none.
+        """Cycles of a vector's multiply-add in the main loop of a tile; NO_LOOP times what the pipes take where there
+        is none.
         """
         if key not in self.loops:
             loop = machine_model.main_loop_of(kernel, mod, tile, self.target)

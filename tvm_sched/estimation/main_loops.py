@@ -1,5 +1,5 @@
-"""The main loop of each kernel on a target, for the block sizes, kernel sizes and strides that it names as its examples:
-28x28 pixels, 128 channels in and out.
+"""The main loop of each kernel on a target, for the block sizes, kernel sizes and strides that it names as its
+examples: 28x28 pixels, 128 channels in and out.
 
 What is looked at is the machine code of the tile that compiles by default. Sparse layers keep a quarter of their
 blocks.

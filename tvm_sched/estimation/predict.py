@@ -3,11 +3,11 @@ one, else its own estimate.
 
     seconds = sum over calls of max(kernel's seconds, bytes from DRAM / bandwidth)
 
-An estimate (`Kernel.cycles`, by which tiles are chosen) counts multiply-adds, loads and
-transforms. Records correct it: of the functions of one kernel that have both, the geometric mean of recorded over estimated
-time is a factor for the estimates of that kind's others, so that networks whose kernels were tuned and networks whose
-kernels were not can be compared. Functions that are none of our kernels (pooling, sums) move their operands at a fixed
-rate. Calls cost nothing.
+An estimate (`Kernel.cycles`, by which tiles are chosen) counts multiply-adds, loads and transforms. Records correct it:
+of the functions of one kernel that have both, the geometric mean of recorded over estimated time is a factor for the
+estimates of that kind's others, so that networks whose kernels were tuned and networks whose kernels were not can be
+compared. Functions that are none of our kernels (pooling, sums) move their operands at a fixed rate. Calls cost
+nothing.
 """
 
 from collections.abc import Hashable, Iterable, Mapping

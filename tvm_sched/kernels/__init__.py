@@ -1,8 +1,8 @@
-"""One file a kernel: the compute, the schedule as rewrites with a tile, the tiles worth trying, best guess first; and what
-they share. `base.py` says what a kernel is, `KERNELS` lists them; the compiler knows them by nothing else.
+"""One file a kernel: the compute, the schedule as rewrites with a tile, the tiles worth trying, best guess first; and
+what they share. `base.py` says what a kernel is, `KERNELS` lists them; the compiler knows them by nothing else.
 
-`rewrites/`: steps of schedules; `generic/`: schedules for functions that hold no kernel of ours. May import `targets` and
-`subp_contract`, and nothing else of the package.
+`rewrites/`: steps of schedules; `generic/`: schedules for functions that hold no kernel of ours. May import `targets`
+and `subp_contract`, and nothing else of the package.
 """
 
 from tvm.tirx import PrimFunc

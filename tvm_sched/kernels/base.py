@@ -1,16 +1,17 @@
-"""What a kernel is: all that the compiler knows of one stands in a subclass of `Kernel`, one file each, listed once in `KERNELS`.
+"""What a kernel is: all that the compiler knows of one stands in a subclass of `Kernel`, one file each, listed once in
+`KERNELS`.
 
 A layer's way through it, with the method that answers at each step:
 
-    forms      which layers it takes on a target, in which forms, and what each form costs by estimate      (planning)
-    pack       the weight as the file holds it                                                              (packing)
-    call       the layer as Relax calls of its compute; the result carries marks                            (lowering)
-    problem    what `compute` wrote on its block, read back from a fused function                           (from here on)
-    tiles      settings of the schedule that are worth trying, best guess first                             (scheduling, tuning)
-    cycles     the estimate for one tile                                                                    (ranking, prediction)
-    schedule   the rewrites
-    arguments  what it is measured with                                                                     (tuning)
-    loop_key   what tells one main loop from another                                                        (estimation)
+    planning    forms      the layers it takes on a target, in which forms, and what each costs by estimate
+    packing     pack       the weight as the file holds it
+    lowering    call       the layer as Relax calls of its compute; the result carries marks
+    afterwards  problem    what `compute` wrote on its block, read back from a fused function
+    tuning      tiles      settings of the schedule that are worth trying, best guess first
+                cycles     the estimate for one of them
+                schedule   the rewrites
+                arguments  what it is measured on
+    estimation  loop_key   what tells one main loop from another
 
 Marks: a function that is lowered from a layer says which kernel it holds and which layer it is, first on its block, the
 only place that fusion keeps, then (`passes/graph/share_functions`) as an attribute of the function and as the name of
@@ -110,10 +111,12 @@ class Kernel(ABC):
 
     def why(self, layer: Layer, form: Form) -> str:
         """Why the network's `layer` runs in this form, and what it skips, for the reader."""
-        return reason(layer, form.n)
+        return reason(layer, form.n) if form.n else "dense: this kernel has no blocks"
 
     def savings(self, layer: Layer, form: Form) -> Savings:
         """What of the network's `layer` is computed."""
+        if form.n is None:
+            return Savings(None, 1.0, layer.channels, layer.channels, layer.macs)
         rows, channels = form.kept.shape
         dense = prod(layer.image) * rows * form.n * prod(layer.kernel)  # of one channel
         macs = round(dense * form.row_length / channels * layer.channels)
@@ -128,8 +131,8 @@ class Kernel(ABC):
 
     @abstractmethod
     def call(self, builder: relax.BlockBuilder, x, weights: Sequence, form: Form, marks: dict) -> relax.Expr:
-        """The layer on `x`, channels last, of the shape `form.layer.output`; `weights` are constants of what `pack` gave.
-        `marks` are to be attributes of the kernel's block.
+        """The layer on `x`, channels last, of the shape `form.layer.output`; `weights` are constants of what `pack`
+        gave. `marks` are to be attributes of the kernel's block.
         """
 
     @abstractmethod
@@ -142,8 +145,8 @@ class Kernel(ABC):
 
     @abstractmethod
     def cycles(self, problem: Problem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-        """Estimated cycles of the function on the target's busiest core. `fma_cycles`: those of one vector's multiply-add
-        in the main loop, where they are known.
+        """Estimated cycles of the function on the target's busiest core. `fma_cycles`: those of one vector's
+        multiply-add in the main loop, where they are known.
         """
 
     def copy_cycles(self, problem: Problem, target: Target) -> float:
@@ -164,11 +167,11 @@ class Kernel(ABC):
             for dtype, shape in infos
         ]
 
-    @abstractmethod
     def loop_key(self, problem: Problem, tile: Tile) -> tuple:
-        """What tells the main loop of one function from another's: neither the image's size nor how many channels are
-        kept (though LLVM unrolls a loop over few).
+        """What tells the main loop of one function from another's, where fewer differ than functions do: neither the
+        image's size nor how many channels are kept (though LLVM unrolls a loop over few).
         """
+        return self.name, problem, tile
 
     def marked(self, layer_key: str) -> dict:
         """The marks of a layer that this kernel computes."""

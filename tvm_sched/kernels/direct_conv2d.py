@@ -104,8 +104,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if problem.flat:
         flatten_pixels(sch, conv, epilogue)
 
-    # 2. Outside, what threads share: bands of the image and block rows. Inside, the tiles of a band; in a tile, the sum; in
-    # the sum, registers.
+    # 2. Outside, what threads share: bands of the image and block rows. Inside, the tiles of a band; in a tile, the
+    # sum; in the sum, registers.
     loops = sch.get_loops(conv)
     pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if problem.flat else (loops[:3], *loops[3:4], loops[4:])
     block_row, lane = sch.split(o, [None, problem.n])

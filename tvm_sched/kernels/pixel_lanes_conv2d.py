@@ -72,8 +72,9 @@ def bands_of(pixels: int, lanes: int) -> int:
 
 
 def compute(x, data, indices=None, *, shape, lanes, marks=None):
-    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector; `marks` become attributes of the block
-    of products."""
+    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector; `marks` become attributes of
+    the block of products.
+    """
     pixels, channels = (int(extent) for extent in x.shape)
     block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
     bands = bands_of(pixels, lanes)
@@ -302,8 +303,8 @@ def in_registers(sch: Schedule, product, loop, tile):
 
 
 class PixelLanesConv2d(Kernel):
-    """Takes 1x1 convolutions without padding whose zeros are in narrow blocks; of a strided one the pixels that it reads
-    are copied first.
+    """Takes 1x1 convolutions without padding whose zeros are in narrow blocks; of a strided one the pixels that it
+    reads are copied first.
     """
 
     name = NAME

@@ -2,9 +2,9 @@
 one costs.
 
 A tile is `rows x cols` output pixels by some block rows of n output channels. Its accumulators live in vector registers
-while a loop over the kept input channels (and kernel positions) feeds them: a step loads n weights a block row once, and
-multiplies them with one scalar a pixel. Around the tile stand three loops: bands of the image, block rows, tiles in the
-band. One band means 'weights stay, the image streams past'; as many bands as tiles means 'the image stays, weights
+while a loop over the kept input channels (and kernel positions) feeds them: a step loads n weights a block row once,
+and multiplies them with one scalar a pixel. Around the tile stand three loops: bands of the image, block rows, tiles in
+the band. One band means 'weights stay, the image streams past'; as many bands as tiles means 'the image stays, weights
 stream past'.
 
 `cycles` estimates a tile's cost on a target, so that the best guess is good without tuning, and tuning only has to look
@@ -27,8 +27,8 @@ EQUAL = 0.04  # relative difference of estimates that says nothing
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows x cols` pixels by `block_rows` in registers; `bands` divides the image's rows (its columns, where it has one
-    row).
+    """`rows x cols` pixels by `block_rows` in registers; `bands` divides the image's rows (its columns, where it has
+    one row).
     """
 
     rows: int
@@ -41,8 +41,8 @@ class Tile:
 
 
 def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int | None = None) -> list[Tile]:
-    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty. A tile's block rows divide
-    `among`, else all.
+    """Tiles that fit the registers, cheapest estimate first, `most` at the most; never empty. A tile's block rows
+    divide `among`, else all.
     """
     _, height, width = problem.image
     tiles = [
@@ -118,8 +118,8 @@ def band_counts(tiles: int) -> list[int]:
 
 
 def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles of the busiest core. `fma_cycles`: those of one vector's multiply-add in the loop, where they are
-    known.
+    """Estimated cycles of the busiest core. `fma_cycles`: those of one vector's multiply-add in the loop, where they
+    are known.
     """
     images, height, width = problem.image
     costs, taps = target.costs, prod(problem.kernel)

@@ -349,7 +349,9 @@ class WinogradConv2d(Kernel):
                 yield Form(self, layer, problem, n, f"winograd {variant}", total, variant.size, details=variant)
 
     def call(self, builder, x, weights, form, marks):
-        """The weights are transformed by a call of its own, which `hoist_constants` moves to where the network is loaded."""
+        """The weights are transformed by a call of its own, which `hoist_constants` moves to where the network is
+        loaded.
+        """
         data, *indices = weights
         g = relax.const(np.array(form.details.weight, "float32"))
         names = {"primfunc_name_hint": "winograd_weight", "primfunc_attrs": OPAQUE}

@@ -15,7 +15,8 @@ from zeros import prune
 
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
-from tvm_sched.passes.tir.schedule_functions import kernel_of
+from tvm_sched.kernels import kernel_of
+from tvm_sched.pipeline import Compilation
 from tvm_sched.records.best import BestRecords, estimated, write_best, write_estimates
 from tvm_sched.records.database import Records, workload
 from tvm_sched.records.recorded import Recorded, shares_equally, usable
@@ -92,7 +93,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def func():
-    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), ONE).mod, ONE)
+    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(ONE)))
     return task.func
 
 
@@ -141,7 +142,8 @@ def test_two_threads_do_not_use_a_record_of_one_that_shares_unequally(opened, fu
 
 def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path):
     mod = workload(func)
-    _, tiles = kernel_of(Schedule(mod), TWO)
+    kernel = kernel_of(func)
+    tiles = kernel.tiles(kernel.problem(Schedule(mod)), TWO)
     scheduled = zip(tiles, search.schedules(func, TWO), strict=True)
     tile, expected = next(each for each in scheduled if all(extent % 2 == 0 for extent in parallel_extents(each[1])))
     write_estimates(tmp_path, [estimated(mod, ONE, 1e-3, list(astuple(tile)))])
@@ -152,6 +154,6 @@ def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path
 
 def test_compiling_for_two_threads_tells_of_records_of_one(opened):
     for equal, words in ((True, "record of 1 thread"), (False, "default: ")):
-        selection = pipeline.lower(torch_export.from_torch(network(), X), TWO, opened(equal, TWO))
+        selection = pipeline.lower(torch_export.from_torch(network(), X), Compilation(TWO, opened(equal, TWO)))
         (layer,) = selection.choices
         assert layer.schedule.startswith(words)
