@@ -1,7 +1,7 @@
 """Evaluation mode for a while, without changing which parts of a network are frozen.
 
-`module.train(was_training)` afterwards would put every submodule into one mode, also batch norms that somebody had frozen
-with `eval()`. Knows a module by its methods only: nothing is imported.
+`module.train(was_training)` afterwards would put every submodule into one mode, also batch norms that somebody had
+frozen with `eval()`. Knows a module by its methods only: nothing is imported.
 """
 
 from collections.abc import Iterator
