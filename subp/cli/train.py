@@ -73,7 +73,7 @@ def command(
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
-    config = Config(**settings)
+    config = Config.of(settings)
     output_console = console() if distributed.is_first() else Console(quiet=True)
     images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)

@@ -48,7 +48,9 @@ def _suits(layer: nn.Module) -> bool:
         return False
     parametrization = layer.parametrizations.weight[0]
     groups, *inputs = parametrization.mask.shape  # [G, I], if it is one of blocks
-    return parametrization.follow is None and inputs == [layer.in_channels] and layer.out_channels // groups >= MIN_N
+    if parametrization.follow is not None or parametrization.gradient is not None:  # both look at the masked weight
+        return False
+    return inputs == [layer.in_channels] and layer.out_channels // groups >= MIN_N
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ from subp.data import named_datasets, transforms
 from subp.data.loaders import Data, datasets, from_tensors, stratified_split
 from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
+from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
-from subp.training.config import SPARSIFIER, Config
+from subp.pruning.settings import PruningOptions, flat
+from subp.training.config import Config
 from subp.training.trainer import MODEL, train
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
@@ -102,7 +104,7 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
     unknown = sorted(entry.keys() - names)
     require(not unknown, f"{where} has unknown fields: {', '.join(unknown)}")
     options = entry.get("options", {})
-    fixed = {field.name for field in fields(Config)}
+    fixed = Config.defaults().keys()
     require(
         isinstance(options, dict) and options.keys() <= fixed,
         f"{where} has options that `subp train` does not: {', '.join(sorted(set(options) - fixed))}",
@@ -125,14 +127,16 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
     common = {"model": cell.network, "batch_size": cell.batch_size, "seed": cell.seed}
     weights = _pretrained(cell, data, work, common, tell) if cell.pretrain_epochs else None
     options = dict(cell.options)
-    config = Config(
-        **common,
-        method=cell.method,
-        n=cell.n,
-        sparsity=cell.sparsity,
-        epochs=cell.epochs - cell.pretrain_epochs,
-        lr=cell.lr,
-        **options,
+    config = Config.of(
+        {
+            **common,
+            "method": cell.method,
+            "n": cell.n,
+            "sparsity": cell.sparsity,
+            "epochs": cell.epochs - cell.pretrain_epochs,
+            "lr": cell.lr,
+            **options,
+        }
     )
     result = train(watched(data, cell.seed), config, weights=weights)
     rate = sum(row["images_per_s"] for row in result.history) / len(result.history)
@@ -156,11 +160,10 @@ def _pretrained(cell: Cell, data: Data, work: Path, common: dict, tell: Callable
     require(
         cell.pretrain_epochs < cell.epochs, f"pretrain_epochs = {cell.pretrain_epochs} leaves none for {cell.method}"
     )
-    options = {
-        name: value for name, value in cell.options if name not in (*SPARSIFIER, "sparse_compute")
-    }  # they need masks
-    config = Config(**common, method="dense", epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
-    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in asdict(config).items()}]
+    needs_masks = {*flat(asdict(PruningOptions())), "sparse_compute"}
+    options = {name: value for name, value in cell.options if name not in needs_masks}
+    config = Config(**common, method=DENSE, epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
+    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in config.as_dict().items()}]
     name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
     folder = work / f"dense-{name}"
     if not (folder / MODEL).exists():

@@ -74,6 +74,6 @@ def test_bpar_never_holds_all_cosines(monkeypatch, groups, channels, pairs_at_on
 def test_half_precision_weights_are_scored_in_full():
     blocks = some_blocks(2, 8, 16)
     for name in criteria.CRITERIA:
-        scores = criteria.score(blocks.bfloat16(), name, alpha=1.0)
+        scores = criteria.score(blocks.bfloat16(), name)
         assert scores.dtype == torch.float32
-        assert torch.equal(scores, criteria.score(blocks.bfloat16().float(), name, alpha=1.0))
+        assert torch.equal(scores, criteria.score(blocks.bfloat16().float(), name))

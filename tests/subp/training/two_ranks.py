@@ -17,7 +17,7 @@ from subp.training import trainer
 from subp.training.config import Config
 from subp.training.distributed import Ranks
 
-CONFIG = Config(n=4, epochs=3, batch_size=8, lr=0.1, tau=1.0, seed=5, ema=0.5)
+CONFIG = Config(n=4, epochs=3, batch_size=8, lr=0.1, hyperparameters={"tau": 1.0}, seed=5, ema=0.5)
 
 
 def images(count, seed):
