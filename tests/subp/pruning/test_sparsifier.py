@@ -281,3 +281,15 @@ def test_a_layer_that_wide_blocks_do_not_fit_takes_narrower_ones(method):
     assert {row.name: row.n for row in sparsifier.summary() if row.n} == {"1": 8, "2": 16}
     assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {"1": (3, 32), "2": (2, 24)}
     assert sparsifier.density == pytest.approx(0.5)
+
+
+def test_a_state_saved_before_a_hyperparameter_was_there_had_its_default():
+    sparsifier, state = (Sparsifier(network(), n=8, epochs=6) for _ in range(2))
+    state.step(3)
+    saved = state.state_dict()
+    assert {"n", "m", "tau", "alpha", "decay"} <= saved["settings"].keys()
+    del saved["settings"]["alpha"]
+    sparsifier.load_state_dict(saved)
+    assert sparsifier.epoch == 3 and equal(sparsifier.masks, state.masks)
+    with pytest.raises(UserError, match="alpha = 1.0, this sparsifier has 2.0"):
+        Sparsifier(network(), n=8, epochs=6, alpha=2.0).load_state_dict(saved)
