@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckFailed, UserError
 
 COMMANDS = (
     "quickstart",
@@ -82,6 +82,8 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except UserError as error:
         return _fail(str(error), 2)
+    except CheckFailed as error:
+        return _fail(str(error), 1)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise

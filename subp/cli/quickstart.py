@@ -77,7 +77,7 @@ class Quickstart:
     def run(self) -> Report:
         """Trains, deploys and compares the small network, compares the full-size one; writes report and picture."""
         from subp.data import loaders
-        from subp.deployment.networks import random_network
+        from subp.deployment.random_networks import random_network
         from subp.deployment.stages import Images
 
         budget, started = self.budget, time.perf_counter()
@@ -104,12 +104,13 @@ class Quickstart:
     def train(self, kind: str, digits: "Data", images: "Images") -> "Network":
         """The network of that kind, 'dense' or 'sparse', trained and read back from its file."""
         from subp.deployment import stages
+        from subp.pruning.methods import DEFAULT, DENSE
         from subp.training.config import Config
         from subp.training.progress import Progress
 
         config = Config(
             model=self.budget.model,
-            method="subp" if kind == "sparse" else "dense",
+            method=DEFAULT if kind == "sparse" else DENSE,
             n=N,
             sparsity=SPARSITY,
             epochs=self.budget.epochs,
@@ -126,7 +127,7 @@ class Quickstart:
 
     def require_accuracy(self) -> None:
         """Sparse must be about as good as dense."""
-        from subp.deployment.checks import CheckFailed
+        from subp_contract.errors import CheckFailed
 
         dense, sparse = self.report.accuracies["dense"], self.report.accuracies["sparse"]
         if dense - sparse > MAX_DROP:

@@ -82,6 +82,8 @@ COLUMNS = (
     *("cell", "data", "size", "train_images", "network", "method", "variant", "n", "sparsity", "epochs", "seed"),
     *("accuracy", "train_accuracy", "density", "mac_share", "images_per_s", "seconds", "options"),
 )
+TOLD = ("network", "method", "n", "sparsity", "accuracy")  # what is asked of every file of results
+NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
 
 
 def read_grid(path: Path) -> list[Cell]:
@@ -229,11 +231,23 @@ def watched(data: Data, seed: int) -> Data:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file of results; none where there is no file."""
+    """The rows of a CSV file of results, text by column; none where there is no file.
+
+    Raises UserError for another file: a row has all of TOLD at least, and the NUMBERS among them can be read as such.
+    """
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not all(row.get(column) is not None for row in rows for column in TOLD):
+            raise ValueError(f"a row needs {', '.join(TOLD)}")
+        for row in rows:
+            for column, kind in NUMBERS.items():
+                kind(row[column])
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file of results: {error}") from error
+    return rows
 
 
 def add_row(path: Path, row: dict) -> None:

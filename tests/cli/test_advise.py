@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from rich.console import Console
 
 from subp import models
-from subp.cli.advise import Choice, command, lowered, pareto, predicted, with_zeros
+from subp.cli.advise import command
+from subp.deployment.advice import Choice, lowered, pareto, predicted, with_zeros
 from subp.pruning.block_masks import to_blocks
 from subp_contract.errors import UserError
 from tvm_sched import targets
@@ -24,7 +24,7 @@ def call(*arguments):
 
 def choices(sizes, sparsities, ghz=None):
     model = models.create("resnet20", 10)
-    made = lowered(model, torch.zeros(1, 3, 32, 32), TARGET, sizes, sparsities, Console(quiet=True))
+    made = lowered(model, torch.zeros(1, 3, 32, 32), TARGET, sizes, sparsities)
     return predicted(made, TARGET, ghz, None)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from subp.deployment.checks import CheckFailed, check
+from subp.deployment.checks import check
+from subp_contract.errors import CheckFailed
 
 
 def test_the_error_is_the_largest_absolute_difference():

@@ -7,7 +7,7 @@ import pytest
 from subp import cli
 from subp.cli import quickstart
 from subp.cli.quickstart import Budget, Quickstart
-from subp.deployment.checks import CheckFailed
+from subp_contract.errors import CheckFailed
 
 SMALL = Budget(
     epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64
