@@ -1,6 +1,9 @@
 """The command line `subp`. Each command is a module here, imported when it is called; heavy imports stand inside the
 commands.
 
+May import everything; nothing imports it. Commands turn options into calls of the library and results into lines: what
+another program could want stands below, in subp.deployment and subp.training.
+
 Exit codes: 0 done; 1 a check failed (the outputs of two stages differ); 2 the user can mend it (one sentence on
 stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 """

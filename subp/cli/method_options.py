@@ -65,15 +65,13 @@ _OPTIONS = (
     setting(
         "--sparsity",
         "Fraction of each group's blocks (of all pruned layers' weights together, where --allocation is not equal) "
-        "that is "
-        "pruned in the end, from 0 to below 1.  [default: 0.75]",
+        "that is pruned in the end, from 0 to below 1.  [default: 0.75]",
         type=float,
     ),
     setting(
         "--target-macs",
         "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, "
-        "or a "
-        "number such as 1.03G.",
+        "or a number such as 1.03G.",
         type=BudgetParam(),
     ),
     setting(

@@ -33,7 +33,7 @@ PROFILE_SECONDS = 1.0  # for each of our builds
 
 @dataclass(frozen=True)
 class Measured:
-    """A case: the rows of our builds, by the case's sparsities, and of the references; on which CPUs of what machine."""
+    """A case: the rows of our builds by sparsity, and of the references; on which CPUs of what machine."""
 
     ours: dict[float, Row]
     others: list[Row]

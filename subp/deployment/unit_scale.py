@@ -7,7 +7,8 @@ from torch import Tensor, nn
 def to_unit_scale(module: nn.Module, images: Tensor) -> None:
     """Scales the weights of every convolution and linear layer to outputs of standard deviation 1 on `images`
     [B, C, H, W], and gives every batch norm their statistics. Zeros stay zero, but for parameters that are all (nearly)
-    zero at first (biases, scales of residual branches, some heads): these hide what is behind them, and become random. The module is left in evaluation mode.
+    zero at first (biases, scales of residual branches, some heads): these hide what is behind them, and become random.
+    The module is left in evaluation mode.
     """
     for parameter in module.parameters():
         if parameter.abs().max() < 1e-3:
@@ -32,5 +33,5 @@ def to_unit_scale(module: nn.Module, images: Tensor) -> None:
         module(images)
     for hook in hooks:
         hook.remove()
-    for norm, momentum in zip(norms, momenta):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum

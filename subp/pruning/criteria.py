@@ -57,7 +57,7 @@ def _redundancy(blocks: Tensor) -> Tensor:
     directions = normalize(blocks, dim=-1)
     # Made first: results kept one by one would lie between the freed cosines, whose memory then is not used again.
     redundancy = directions.new_empty(groups, channels)
-    for some, sums in zip(directions.split(groups_at_once), redundancy.split(groups_at_once)):
+    for some, sums in zip(directions.split(groups_at_once), redundancy.split(groups_at_once), strict=True):
         for row in range(0, channels, rows_at_once):
             rows = slice(row, row + rows_at_once)
             sums[:, rows] = (some[:, rows] @ some.transpose(1, 2)).abs_().sum(-1)

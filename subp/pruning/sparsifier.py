@@ -85,7 +85,8 @@ class Sparsifier:
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
                      None: the method's own
     rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
-                     channels/rearrange.py; needs `input_shape`); `rearranged` then says of each layer how far, and why not
+                     channels/rearrange.py; needs `input_shape`); `rearranged` then says of each layer how far, and why
+                     not
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws

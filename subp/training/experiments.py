@@ -47,7 +47,7 @@ class Cell:
     train_images:     so many of the training images, the same share of each class
     pretrain_epochs:  of `epochs`, dense, at `pretrain_lr`; 0: none
     variant:          what the cell is to show, where method, n and sparsity do not tell
-    options:          further options of subp.config.Config, such as {"tau": 1.0}
+    options:          further settings of the training, by name, such as {"tau": 1.0}
     """
 
     data: str
@@ -116,7 +116,7 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
     )
     choices = [value if isinstance(value, list) else [value] for name, value in entry.items() if name != "options"]
     for values in itertools.product(*choices):
-        given = dict(zip((name for name in entry if name != "options"), values))
+        given = dict(zip((name for name in entry if name != "options"), values, strict=True))
         try:
             yield Cell(**given, options=frozen)
         except TypeError as error:
@@ -180,7 +180,7 @@ def accuracy(model: torch.nn.Module, data: Data) -> float:
     """Of the network, in eval mode, on all validation images; from 0 to 1."""
     images, labels = data.val.tensors
     inputs, device = transforms.evaluation(data.preprocessing), next(model.parameters()).device
-    parts = zip(images.split(500), labels.split(500))
+    parts = zip(images.split(500), labels.split(500), strict=True)
     right = sum(int((model(inputs(some).to(device)).argmax(1).cpu() == of_some).sum()) for some, of_some in parts)
     return right / len(labels)
 
@@ -209,7 +209,7 @@ def load(cell: Cell, root: Path) -> Data:
 
 
 def _tensors(items, indices, size: int) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(items[index] for index in indices))
+    images, labels = zip(*(items[index] for index in indices), strict=True)
     return torch.stack([_pixels(image, size) for image in images]), torch.tensor([int(label) for label in labels])
 
 

@@ -36,6 +36,7 @@ from subp.training.loop import evaluate, learning_rate, parameter_groups, train_
 from subp.training.precision import Precision
 from subp.training.progress import Progress
 from subp_contract.errors import UserError, require
+from subp_contract.modes import in_eval_mode
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
 
@@ -257,7 +258,8 @@ class _Run:
         """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
         shape, classes = self.data.preprocessing.shape, len(self.data.classes)
         try:
-            logits = self.model.eval()(self.precision.place(torch.zeros(1, *shape)))
+            with in_eval_mode(self.model):
+                logits = self.model(self.precision.place(torch.zeros(1, *shape)))
         except Exception as error:  # of any kind: the network may be the user's
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error

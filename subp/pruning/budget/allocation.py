@@ -32,7 +32,7 @@ def equal(layers: int) -> Allocation:
 
 
 def erk(shapes: Sequence[Sequence[int]]) -> Allocation:
-    """Erdős–Rényi kernel, for weights of `shapes` [O, I, *kernel] (Evci et al., RigL, arXiv 1911.11134; for [O, I]
+    """Erdős-Rényi kernel, for weights of `shapes` [O, I, *kernel] (Evci et al., RigL, arXiv 1911.11134; for [O, I]
     Mocanu et al., arXiv 1707.04780): with one factor e for all layers, which falls as the level rises, a layer's
     density is
 

@@ -4,7 +4,7 @@ epoch t.
 After Li et al. (arXiv 1608.08710: L1 norms, pruned for good) with criterion "l1" and hard training, and by default
 after soft filter pruning (He et al., arXiv 1808.06866: L2 norms, pruned filters go on learning and may come back). This
 project's reading of the latter: they zero the weights themselves after each epoch, and the network then computes with
-what these filters learn; here the weights stay, masked, and learn by gradients that go straight through (subp.pruning.masking).
+what these filters learn; here the weights stay, masked, and learn by gradients that go straight through (masking.py).
 Both papers prune at the full rate at once; here p_t climbs, unless `end` is `start`.
 
 Only the weight is masked: a batch norm behind it still adds its bias to a pruned channel, a constant that the next

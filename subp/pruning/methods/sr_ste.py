@@ -1,7 +1,7 @@
 """N:M sparsity by SR-STE (Zhou et al., arXiv 2102.04010): of M consecutive inputs each output keeps the N largest.
 
 The mask follows the weights at every forward pass in training. The forward pass uses w*m, the backward pass adds
-2e-4 * (1-m) * w to the straight-through gradient (subp.pruning.masking).
+2e-4 * (1-m) * w to the straight-through gradient (masking.py).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-Theirs besides: the scores by BPAR (subp.pruning.criteria), the forward pass on w*m, and the gradient that goes straight
-through, with SR-STE's term on pruned blocks (subp.pruning.masking). This project's, where it leaves their public code:
+Theirs besides: the scores by BPAR (criteria.py), the forward pass on w*m, and the gradient that goes straight
+through, with SR-STE's term on pruned blocks (masking.py). This project's, where it leaves their public code:
 
 - the scores of pruned blocks (`scoring`). Theirs are the scores of w*m ("masked", the default here too): pruned blocks
   score lowest and tie. No tie decides what stays, for at least as many blocks are active as stay; and at tau = 0.01 the
@@ -16,7 +16,7 @@ through, with SR-STE's term on pruned blocks (subp.pruning.masking). This projec
   those first that were not active) or by outranking others as well ("weight"). But no loss sees pruned weights: under
   soft training they grow, and push trained ones out. Short trainings lose by it (docs/results.md);
 - tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
-- p_t climbs by the usual cubic by default, not by their x^3 (subp.pruning.schedules);
+- p_t climbs by the usual cubic by default, not by their x^3 (schedules.py);
 - of each group one block stays at least.
 """
 

@@ -254,7 +254,7 @@ def test_what_a_registered_method_would_take_from_another_is_refused():
     class Warmth(Hyperparameters):
         tau: float = hyperparameter(1.0, "Another.", lambda tau: True, "any")
 
-    with pytest.raises(UserError, match="Warmth.tau: there is a hyperparameter of that name"):
+    with pytest.raises(UserError, match=r"Warmth.tau: there is a hyperparameter of that name"):
         register(replace(METHODS["hrbp"], name="warm", options=Warmth))
     assert "warm" not in METHODS
 

@@ -33,8 +33,9 @@ RIGL = Method("rigl", "RigL by blocks", "1xN blocks", "kept by norm, grown by gr
               scorings=("masked",), soft=False, one_shot=True, needs_gradients=True)  # fmt: skip
 
 
-def test_it_trains_uniform_masks_that_move_by_gradients(monkeypatch):
-    monkeypatch.setitem(METHODS, RIGL.name, RIGL)  # what `register` does, for this test alone
+def test_it_trains_uniform_masks_that_move_by_gradients(request):
+    register(RIGL)
+    request.addfinalizer(lambda: METHODS.pop(RIGL.name))  # for this test alone
     torch.manual_seed(0)
     model = Sequential(Linear(8, 16), Linear(16, 16), Linear(16, 4))
     sparsifier = Sparsifier(model, n=4, sparsity=0.5, method="rigl", swapped=0.25, epochs=5)

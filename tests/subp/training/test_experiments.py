@@ -63,7 +63,7 @@ def test_the_shipped_grid_is_whole():
 def test_a_cell_trains_and_tells_what_is_left(tmp_path):
     (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "subp"}))
     row = experiments.run(cell, tmp_path, tmp_path)
-    assert list(sorted(row)) == sorted(experiments.COLUMNS)
+    assert sorted(row) == sorted(experiments.COLUMNS)
     assert 0 <= row["accuracy"] <= 1
     assert row["density"] == pytest.approx(0.25, abs=0.02)  # stem and classifier are dense
     again = experiments.run(cell, tmp_path, tmp_path)

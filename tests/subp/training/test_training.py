@@ -247,5 +247,5 @@ def test_training_never_imports_tvm():
 
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder .*file/run: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot make the folder .*file/run: Not a directory"):
         trainer.train(DATA, replace(CONFIG, epochs=1), model=dropping(), output=tmp_path / "file" / "run")

@@ -26,7 +26,7 @@ def images(count, seed):
 
 
 class Net(nn.Module):
-    """Without batch norm, so that a batch's gradient does not depend on how it is shared out; one layer is used twice."""
+    """Without batch norm, so that a batch's gradient does not depend on how it is shared out; a layer is used twice."""
 
     def __init__(self):
         super().__init__()
