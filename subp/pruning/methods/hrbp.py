@@ -52,7 +52,7 @@ def step(weight: Tensor, order: Tensor, n: int, pruning_rate: float, patterns: b
         kept, norms = kept.flatten(1), kernels.abs().flatten(1)
     else:  # channels are: [O, I]
         kept, norms = kept.any(-1), kernels.abs().sum(-1)
-    votes, norms = _group_sums(kept.float(), order, n), _group_sums(norms, order, n)
+    votes, norms = _group_sums(kept, order, n), _group_sums(norms, order, n)
     # Votes are whole numbers; a norm as a fraction of the group's largest, halved, decides among equal ones only.
     tie_breaks = norms / (2 * norms.amax(1, keepdim=True).clamp_min(1e-30))
     of_groups = keep_best(votes + tie_breaks, pruning_rate)
@@ -67,8 +67,8 @@ def kernel_mask(weight: Tensor, pruning_rate: float) -> Tensor:
 
 
 def _group_sums(values: Tensor, order: Tensor, n: int) -> Tensor:
-    """[O, C] -> [O / n, C], summed over the outputs of each group."""
-    return values[order].reshape(len(order) // n, n, -1).sum(1)
+    """[O, C] -> [O / n, C], float32, summed over the outputs of each group."""
+    return values[order].float().reshape(len(order) // n, n, -1).sum(1)
 
 
 def _choose(weight: Tensor, at: MethodStep, patterns: bool) -> Tensor:

@@ -7,11 +7,11 @@ does and bpar, whose shares add up to 1 in every group, does not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from subp.pruning.block_masks import to_blocks
 from subp.pruning.methods import subp
-from subp.pruning.methods.base import Method, MethodStep
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -26,18 +26,14 @@ def step(
     return ranked.reshape(scores.shape)
 
 
-def _choose(weight: Tensor, at: MethodStep) -> Tensor:
-    return step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.options.tau, at.generator, at.active)
-
-
-METHOD = Method(
+METHOD = replace(
+    subp.METHOD,
     name="nonuniform",
     help="1xN ranked over a whole layer",
     prunes="1xN blocks, by layer",
     masks="SUBP's step on one ranking of the whole layer",
-    choose=_choose,
-    options=subp.Regrowing,
+    source="baseline",
+    choose=partial(subp.choose, step=step),
     ranks_layer=True,
     criteria=("l1", "l2"),
-    scorings=subp.METHOD.scorings,
 )

@@ -22,6 +22,7 @@ through, with SR-STE's term on pruned blocks (masking.py). This project's, where
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ def draw(logits: Tensor, samples: int, generator: Generator) -> Tensor:
     return (logits - exponential.log().to(logits.device)).topk(samples, dim=1).indices
 
 
-def _choose(weight: Tensor, at: MethodStep) -> Tensor:
+def choose(weight: Tensor, at: MethodStep, step: Callable[..., Tensor] = step) -> Tensor:
+    """The mask by the step above, or by one that takes the same arguments."""
     return step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.options.tau, at.generator, at.active)
 
 
@@ -93,7 +95,7 @@ METHOD = Method(
     masks="the floor(p C) lowest of a group pruned, floor((p - p_t) C) of them drawn back with probability "
     "softmax(s / tau)",
     source="SUBP, arXiv 2310.06218",
-    choose=_choose,
+    choose=choose,
     options=Regrowing,
     criteria=("bpar", "l1", "l2"),
     scorings=("masked", "active", "weight"),
