@@ -38,7 +38,9 @@ DENSE = "dense"  # what training without any method is called
 
 def register(method: Method) -> Method:
     """Makes a method known by its name to `Sparsifier` and the training's `Config`, and to the command line if
-    `subp.cli` is imported later. Returns it. Raises UserError for a name, of the method or a hyperparameter, that is taken.
+    `subp.cli` is imported later. Returns it.
+
+    Raises UserError for a name, of the method or a hyperparameter, that is taken.
     """
     require(method.name not in (DENSE, *METHODS), f"there is a method {method.name!r} already: choose another name")
     _hyperparameters(*METHODS.values(), method)
