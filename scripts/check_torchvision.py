@@ -117,7 +117,7 @@ def measured(name: str, n: int, sparsity: float) -> dict:
     import numpy as np
 
     import tvm_sched
-    from subp.deployment.networks import random_network
+    from subp.deployment.random_networks import random_network
 
     network = random_network(name, n=n, sparsity=sparsity, seed=0, size=PIXELS.get(name, 224), batch=1)
     x = network.example_input.numpy()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains every cell of a grid of methods and writes a row for each to a CSV file.
 
-    python scripts/compare_methods.py results/methods.json --data DIR           all cells, one after the other
-    python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    and 2 2: two processes, half the cells each
+    python scripts/compare_methods.py results/methods.json --data DIR               all cells, one after the other
+    python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    half of them; 2 2: the other half
 
 DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are
 skipped: a run that was cut off goes on where it was. `subp.training.experiments` explains grids and columns;

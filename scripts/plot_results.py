@@ -14,13 +14,13 @@ from pathlib import Path
 
 import click
 
+from subp.pruning.methods import DENSE, METHODS
 from subp.training.experiments import read_rows
 from subp_contract.files import write_atomically
 
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG q75)", "imagenette-112": "Imagenette-112"}
 SETTING = ("data", "size", "train_images", "network", "epochs")
 SAME = (*SETTING, "method", "variant", "n", "sparsity", "options")
-WITHOUT_N = ("dense", "magnitude", "filter", "sr-ste")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def _line(runs: Sequence[dict]) -> Line:
     return Line(
         setting=tuple(first[name] for name in SETTING),
         method=method,
-        n=None if first["method"] in WITHOUT_N else int(first["n"]),
-        sparsity=0.0 if first["method"] == "dense" else float(first["sparsity"]),
+        n=int(first["n"]) if first["method"] != DENSE and METHODS[first["method"]].uses_n else None,
+        sparsity=0.0 if first["method"] == DENSE else float(first["sparsity"]),
         mean=statistics.fmean(accuracies),
         spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         seeds=len(runs),
@@ -111,7 +111,7 @@ def picture(lines: Sequence[Line]) -> bytes:
 
     settings = list(dict.fromkeys(line.setting for line in lines))
     figure = Figure(figsize=(15, 4.8 * len(settings)), layout="constrained")
-    for row, setting in zip(figure.subplots(len(settings), 3, squeeze=False), settings):
+    for row, setting in zip(figure.subplots(len(settings), 3, squeeze=False), settings, strict=True):
         of_setting = [line for line in lines if line.setting == setting]
         sparse = [line.sparsity for line in of_setting if line.sparsity]
         common = statistics.mode(sparse) if sparse else 0.0

@@ -91,7 +91,7 @@ def products(inputs: int, outputs: int, kernel: int, size: int, n: int) -> dict:
 
     def sparse_dw():
         total = torch.zeros_like(packed)
-        for image, gradient in zip(x, dy):
+        for image, gradient in zip(x, dy, strict=True):
             total.baddbmm_(gradient.view(groups, n, pixels), gathered(image).transpose(1, 2))
         return total
 

@@ -1,5 +1,5 @@
-"""What training (`subp`) and deployment (`tvm_sched`) agree on, and all that they share: the 1xN pattern in a weight's zeros,
-the error that a user can mend, and files that are written whole.
+"""What training (`subp`) and deployment (`tvm_sched`) agree on, and all that they share: the 1xN pattern in a weight's
+zeros, the error that a user can mend, files that are written whole, and a module in evaluation mode for a while.
 
-Imports NumPy and nothing else, neither half above all.
+May import NumPy and nothing else; must not import either half, nor PyTorch, nor TVM.
 """

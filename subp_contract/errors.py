@@ -1,10 +1,14 @@
-"""The one exception for what a user can mend."""
+"""The exceptions that end a command with a sentence instead of a traceback."""
 
 
 class UserError(ValueError):
     """Bad input, told in one sentence: what is wrong, where, and what to do. The command line prints it and exits with
     2.
     """
+
+
+class CheckFailed(Exception):
+    """Two things that must agree do not, told in one sentence. The command line prints it and exits with 1."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,6 +1,9 @@
 """The command line `subp`. Each command is a module here, imported when it is called; heavy imports stand inside the
 commands.
 
+May import everything; nothing imports it. Commands turn options into calls of the library and results into lines: what
+another program could want stands below, in subp.deployment and subp.training.
+
 Exit codes: 0 done; 1 a check failed (the outputs of two stages differ); 2 the user can mend it (one sentence on
 stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 """
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 
 import click
 
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckFailed, UserError
 
 COMMANDS = (
     "quickstart",
@@ -82,6 +85,8 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except UserError as error:
         return _fail(str(error), 2)
+    except CheckFailed as error:
+        return _fail(str(error), 1)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.model_options import load_network, model_options
 from subp.cli.options import (
     FOLDER,
     INPUT_FILE,
@@ -16,7 +17,6 @@ from subp.cli.options import (
     OutputFile,
     not_an_input,
 )
-from subp.deployment.networks import load_network, model_options
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,9 +81,29 @@ def run_suite(
     chosen = suite.read(name)
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
-    from subp.cli.suite import SuiteRun
+    from subp.cli.terminal import console
+    from subp.deployment.suite_run import SuiteRun, reached
+    from tvm_sched.bench import latency, rows
 
-    SuiteRun(chosen, against, records, seconds or chosen.seconds, json_file).run()
+    run, terminal, results = SuiteRun(chosen, against, records, seconds or chosen.seconds, json_file), console(), []
+    click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
+    for case in chosen.cases:
+        click.secho(str(case), bold=True)
+        measured = run.measure(case)
+        results.append((case, measured.ours))
+        first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
+        terminal.print(rows.table(measured.rows))
+        click.echo(
+            f"   peak {first.peak_gflops:.1f} GFLOP/s (median {first.peak_median_gflops:.1f}), "
+            f"on CPU {cpus}{measured.state.noise}"
+        )
+    call = run.measure_overhead()
+    terminal.print(suite.summary(results))
+    click.echo(reached([row for _, ours in results for row in ours.values()]))
+    click.echo(f"Calls: {call}")
+    click.echo(f"On {latency.MachineState.now()}")
+    if run.content["not_quiet"]:
+        click.echo(f"The machine was not quiet at: {'; '.join(run.content['not_quiet'])}")
 
 
 def run_one(

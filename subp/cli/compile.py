@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.model_options import load_network, model_options
 from subp.cli.options import FOLDER, OutputFile, cc_option, not_an_input, target_option
-from subp.deployment.networks import load_network, model_options
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:

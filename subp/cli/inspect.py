@@ -11,7 +11,7 @@ from subp_contract.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from subp.pruning.summary import Row
+    from subp.pruning.summary import LayerSummary
 
 
 @click.command()
@@ -98,15 +98,15 @@ def onnx_table(file: Path) -> "Table":
         model = onnx.shape_inference.infer_shapes(onnx.load(file))
     except Exception as error:  # protobuf's reader raises kinds of its own
         raise UserError(f"{file} is truncated or not an ONNX file") from error
-    return summary.table(list(onnx_rows(model.graph)), file.stem)
+    return summary.table(list(onnx_layers(model.graph)), file.stem)
 
 
-def onnx_rows(graph) -> Iterator["Row"]:
-    """A row for each Conv, Gemm and MatMul node whose weight is in the file; MACs where its output's shape is known."""
+def onnx_layers(graph) -> Iterator["LayerSummary"]:
+    """Of each Conv, Gemm and MatMul node whose weight is in the file; MACs where its output's shape is known."""
     import torch
     from onnx import helper, numpy_helper
 
-    from subp.pruning.summary import row
+    from subp.pruning.summary import layer_summary
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {
@@ -124,4 +124,6 @@ def onnx_rows(graph) -> Iterator["Row"]:
             weight = weight.transpose(-1, -2)
         shape = shapes.get(node.output[0])
         macs = torch.Size(shape).numel() * weight[0].numel() if shape and all(shape) else None
-        yield row(node.input[1].removesuffix(".weight"), node.op_type, weight, attributes.get("group", 1), macs)
+        yield layer_summary(
+            node.input[1].removesuffix(".weight"), node.op_type, weight, attributes.get("group", 1), macs
+        )

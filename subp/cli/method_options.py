@@ -1,35 +1,24 @@
 """The options of `subp train` that say how to prune: subp.Sparsifier's own, by the same names."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import Field
 
 import click
 
 from subp.cli.options import setting
+from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.budget.budgets import parse
+from subp.pruning.criteria import CRITERIA
+from subp.pruning.methods import DENSE, METHODS, Method
+from subp.pruning.methods.registry import hyperparameters
 from subp.pruning.schedules import SCHEDULES
+from subp.pruning.scoring import SCORINGS
 from subp.training.presets import PRESETS
 from subp_contract.errors import UserError
 
-# Named here too, so that `--help` need not import PyTorch; a test compares them.
-METHODS = (
-    "dense",
-    "subp",
-    "nonuniform",
-    "random",
-    "magnitude",
-    "filter",
-    "one-by-n",
-    "one-by-n-uniform",
-    "hrbp",
-    "hrbp++",
-    "sr-ste",
-)
-CRITERIA = ("l1", "l2", "bpar")
-SCORINGS = ("masked", "active", "weight")
-ALLOCATIONS = ("equal", "erk", "global")
 
-
-class Budget(click.ParamType):
+class BudgetParam(click.ParamType):
     """A fraction, or a number such as 1.03G."""
 
     name = "budget"
@@ -41,47 +30,59 @@ class Budget(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _described(helps: Mapping[str, str]) -> str:
+    """'l1: its L1 norm; l2: its L2 norm.'"""
+    return "; ".join(f"{name}: {help}" for name, help in helps.items()) + "."
+
+
+def _defaults(of: Callable[[Method], str | None]) -> str:
+    """What methods default to, that of most of them last: 'bpar for subp, l2 for filter, else l1'."""
+    defaults = {name: default for name, method in METHODS.items() if (default := of(method)) is not None}
+    usual = Counter(defaults.values()).most_common(1)[0][0]
+    names = {value: [name for name in defaults if defaults[name] == value] for value in defaults.values()}
+    others = [f"{value} for {' and '.join(names[value])}, " for value in names if value != usual]
+    return "".join(others) + (f"else {usual}" if others else usual)
+
+
+def _hyperparameter(field: Field) -> Callable:
+    """The option of a method's, a criterion's or soft training's hyperparameter: --tau, or a pair --flag/--no-flag."""
+    name, flag = f"--{field.name.replace('_', '-')}", isinstance(field.default, bool)
+    declared = f"{name}/--no-{name.removeprefix('--')}" if flag else name
+    return click.option(declared, default=field.default, show_default=True, help=field.metadata["help"])
+
+
 _OPTIONS = (
     setting(
         "--method",
-        "subp: uniform 1xN, pruned and regrown while training; nonuniform: 1xN ranked over a whole layer; random: "
-        "uniform "
-        "1xN by lot; magnitude: single weights, gradually; filter: whole output filters; "
-        "one-by-n: 1xN ranked over a layer, at once, for a network that --weights brings; one-by-n-uniform: in each "
-        "group; "
-        "hrbp: uniform 1xN, blocks of filters that are grouped while training; hrbp++: the same, and parts of kernels; "
-        "sr-ste: N:M; dense: nothing.",
-        type=click.Choice(METHODS),
+        _described({name: method.help for name, method in METHODS.items()} | {DENSE: "nothing"}),
+        type=click.Choice((DENSE, *METHODS)),
     ),
     setting(
         "--n",
         "Block size: output channels that are kept or pruned together; in layers that it does not divide a half, a "
         "quarter, ..., of it.",
     ),
-    setting("--m", "Of sr-ste's N:M, with N = (1 - sparsity) * M."),
     setting(
         "--sparsity",
         "Fraction of each group's blocks (of all pruned layers' weights together, where --allocation is not equal) "
-        "that is "
-        "pruned in the end, from 0 to below 1.  [default: 0.75]",
+        "that is pruned in the end, from 0 to below 1.  [default: 0.75]",
         type=float,
     ),
     setting(
         "--target-macs",
         "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, "
-        "or a "
-        "number such as 1.03G.",
-        type=Budget(),
+        "or a number such as 1.03G.",
+        type=BudgetParam(),
     ),
     setting(
-        "--target-weights", "Instead: the whole network's weights, a fraction or a number such as 2.9M.", type=Budget()
+        "--target-weights",
+        "Instead: the whole network's weights, a fraction or a number such as 2.9M.",
+        type=BudgetParam(),
     ),
     setting(
         "--allocation",
-        "How pruning is shared out among layers. equal: all the same sparsity; erk: by their shapes, wide layers "
-        "more; global: by "
-        "their weights at the beginning, for a network that --weights brings.",
-        type=click.Choice(ALLOCATIONS),
+        f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",
+        type=click.Choice(list(ALLOCATIONS)),
     ),
     click.option(
         "--preset",
@@ -90,30 +91,27 @@ _OPTIONS = (
     ),
     setting(
         "--criterion",
-        "Score of a block: its L1 norm, its L2 norm, or its share of the norm less its angular redundancy.  "
-        "[default: bpar for subp, l2 for filter, else l1]",
-        type=click.Choice(CRITERIA),
+        f"Score of a block. {_described({name: criterion.help for name, criterion in CRITERIA.items()})}  "
+        f"[default: {_defaults(lambda method: next(iter(method.criteria), None))}]",
+        type=click.Choice(list(CRITERIA)),
     ),
     setting(
         "--scoring",
-        "Of pruned blocks. masked: as zeros, so that they rank last and tie; weight: by the weights that they train; "
-        "active: "
-        "likewise, but kept ones rank before them.  [default: masked for subp and nonuniform, else weight]",
-        type=click.Choice(SCORINGS),
+        f"Of pruned blocks. {_described({name: scoring.help for name, scoring in SCORINGS.items()})}  "
+        f"[default: {_defaults(lambda method: method.scorings[0])}]",
+        type=click.Choice(list(SCORINGS)),
     ),
     setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),
     setting(
         "--start", "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]", type=int
     ),
     setting("--end", "Epoch at which it is at the sparsity.  [default: 72 % of the epochs]", type=int),
-    setting("--tau", "Temperature of regrowing: towards 0 the best of the pruned blocks, large values any."),
-    setting("--alpha", "Weight of the redundancy in bpar."),
     click.option(
         "--soft/--hard",
         default=None,
         help="Gradients reach pruned weights too, straight through, or do not.  [default: the method's]",
     ),
-    setting("--decay", "Added to the straight-through gradient of pruned weights, times the weight (SR-STE)."),
+    *(_hyperparameter(field) for field in hyperparameters().values()),
     setting(
         "--rearrange",
         "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",

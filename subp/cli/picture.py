@@ -25,7 +25,7 @@ def draw(accuracies: Mapping[str, float], networks: Mapping[str, Sequence["Row"]
     figure = Figure(figsize=(4 + 4.5 * len(networks), 3.4), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(networks), width_ratios=[2] + [3] * len(networks))
     _accuracies(left, accuracies)
-    for axes, (title, rows) in zip(others, networks.items()):
+    for axes, (title, rows) in zip(others, networks.items(), strict=True):
         _latencies(axes, title, rows)
     figure.supxlabel(machine, fontsize=8, color="#52606d")
     png = io.BytesIO()

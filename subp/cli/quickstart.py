@@ -26,8 +26,8 @@ MAX_DROP = 0.02  # of accuracy, from dense to sparse
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What the job may take. The defaults fit in five minutes on two cores."""
+class Scale:
+    """How large the job is. The defaults fit in five minutes on two cores."""
 
     model: str = "resnet20"
     epochs: int = 15
@@ -62,30 +62,30 @@ def command(output: Path) -> None:
     # PyTorch's threads spin for milliseconds where they wait for each other; when other programs hold the cores,
     # training then takes ten times as long. Set before PyTorch is loaded; latencies are measured on one thread.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    Quickstart(Budget(), output).run()
+    Quickstart(Scale(), output).run()
 
 
 class Quickstart:
     """The job. Raises CheckFailed where a stage differs from PyTorch, or sparse is far from dense."""
 
-    def __init__(self, budget: Budget, folder: Path) -> None:
+    def __init__(self, scale: Scale, folder: Path) -> None:
         from subp.cli.terminal import console
 
-        self.budget, self.folder, self.console = budget, folder, console()
+        self.scale, self.folder, self.console = scale, folder, console()
         self.report = Report()
 
     def run(self) -> Report:
         """Trains, deploys and compares the small network, compares the full-size one; writes report and picture."""
         from subp.data import loaders
-        from subp.deployment.networks import random_network
+        from subp.deployment.random_networks import random_network
         from subp.deployment.stages import Images
 
-        budget, started = self.budget, time.perf_counter()
+        scale, started = self.scale, time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         digits = loaders.digits()
         images = Images.of(digits)
         self.say(f"Data: {len(digits.train)} handwritten digits to learn from, {len(digits.val)} to test on, 32x32")
-        self.say(f"Training {budget.model}, dense and SUBP {PATTERN}: same seed, {budget.epochs} epochs each")
+        self.say(f"Training {scale.model}, dense and SUBP {PATTERN}: same seed, {scale.epochs} epochs each")
         dense, sparse = (self.train(kind, digits, images) for kind in ("dense", "sparse"))
         self.require_accuracy()
 
@@ -93,26 +93,27 @@ class Quickstart:
         records = self.tune(sparse)
         small = self.compare(dense, sparse, images.inputs, records)
 
-        self.say(f"{budget.full_size}, {budget.pixels}x{budget.pixels}, random weights, {PATTERN}: the same comparison")
-        full = random_network(budget.full_size, n=N, sparsity=SPARSITY, seed=0, size=budget.pixels, batch=1)
+        self.say(f"{scale.full_size}, {scale.pixels}x{scale.pixels}, random weights, {PATTERN}: the same comparison")
+        full = random_network(scale.full_size, n=N, sparsity=SPARSITY, seed=0, size=scale.pixels, batch=1)
         large = self.compare(full, full, full.example_input.numpy())
 
         self.report.seconds = time.perf_counter() - started
-        self.write({f"{budget.model}, {PATTERN}, trained": small, f"{full.name}, {PATTERN}, random weights": large})
+        self.write({f"{scale.model}, {PATTERN}, trained": small, f"{full.name}, {PATTERN}, random weights": large})
         return self.report
 
     def train(self, kind: str, digits: "Data", images: "Images") -> "Network":
         """The network of that kind, 'dense' or 'sparse', trained and read back from its file."""
         from subp.deployment import stages
+        from subp.pruning.methods import DEFAULT, DENSE
         from subp.training.config import Config
         from subp.training.progress import Progress
 
         config = Config(
-            model=self.budget.model,
-            method="subp" if kind == "sparse" else "dense",
+            model=self.scale.model,
+            method=DEFAULT if kind == "sparse" else DENSE,
             n=N,
             sparsity=SPARSITY,
-            epochs=self.budget.epochs,
+            epochs=self.scale.epochs,
             batch_size=32,
             warmup_epochs=1,
             label_smoothing=0,
@@ -126,7 +127,7 @@ class Quickstart:
 
     def require_accuracy(self) -> None:
         """Sparse must be about as good as dense."""
-        from subp.deployment.checks import CheckFailed
+        from subp_contract.errors import CheckFailed
 
         dense, sparse = self.report.accuracies["dense"], self.report.accuracies["sparse"]
         if dense - sparse > MAX_DROP:
@@ -145,8 +146,8 @@ class Quickstart:
                 network.example_input,
                 threads=THREADS,
                 records=records,
-                trials=self.budget.tuning_trials,
-                minutes=self.budget.tuning_minutes,
+                trials=self.scale.tuning_trials,
+                minutes=self.scale.tuning_minutes,
                 progress=progress,
             )
         click.echo(f"   {described(summary)}")
@@ -172,7 +173,7 @@ class Quickstart:
             if name.startswith(dense.name):
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
         self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
-        rows = engines.compare(ready, inputs[:1], self.budget.measuring_seconds)
+        rows = engines.compare(ready, inputs[:1], self.scale.measuring_seconds)
         self.console.print(table(rows))
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows

@@ -26,8 +26,8 @@ from subp.training.config import Config
     "--model",
     default=Config.model,
     show_default=True,
-    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of torchvision's, timm/NAME, "
-    "or FILE.py:FUNCTION, called with num_classes and in_channels.",
+    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of torchvision's, "
+    "timm/NAME, or FILE.py:FUNCTION, called with num_classes and in_channels.",
 )
 @method_options
 @loop_options
@@ -73,7 +73,7 @@ def command(
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
-    config = Config(**settings)
+    config = Config.of(settings)
     output_console = console() if distributed.is_first() else Console(quiet=True)
     images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)

@@ -1,1 +1,4 @@
-"""subp/common"""
+"""What every other folder of subp may need: seeds derived from one seed, and torchvision imported quietly.
+
+May import PyTorch, torchvision and subp_contract; must not import another folder of subp.
+"""

@@ -106,7 +106,7 @@ class ImageFiles(Dataset):
     def __init__(self, files: Folder | Zip, prefix: str, names: list[str]) -> None:
         self.files, self.names = files, names
         inner = [PurePosixPath(name.removeprefix(prefix)).parts for name in names]
-        for name, parts in zip(names, inner):
+        for name, parts in zip(names, inner, strict=True):
             if len(parts) < 2:
                 raise UserError(
                     f"{files}: the image {name} lies in no class folder; images are laid out as <class>/<file>"

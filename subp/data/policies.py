@@ -1,4 +1,4 @@
-"""Names of augmentation policies, apart from what they do: a command line that only lists them need not import PyTorch."""
+"""Names of augmentation policies, apart from what they do: a command line that lists them need not import PyTorch."""
 
 AUTO_AUGMENT = {  # policies -> torchvision's classes
     "imagenet": "AutoAugment",

@@ -34,7 +34,7 @@ class Images:
     @classmethod
     def of(cls, data: Data) -> "Images":
         """All validation images."""
-        inputs, labels = zip(*batches(val_batches(data, Loading(64))))
+        inputs, labels = zip(*batches(val_batches(data, Loading(64))), strict=True)
         return cls(torch.cat(inputs).numpy(), torch.cat(labels).numpy())
 
     def accuracy(self, outputs: np.ndarray) -> float:

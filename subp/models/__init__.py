@@ -1,5 +1,7 @@
 """Networks by name: the papers' ones that torchvision lacks, torchvision's classifiers, timm's (`timm/NAME`), and one's
-own (`path/to/file.py:function`).
+own (`path/to/file.py:function`); and weights read from files.
+
+May import subp.common, and masking of subp.pruning to fold a checkpoint's masks; must not know training.
 """
 
 import difflib

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from subp.pruning.masking import fold_state_dict
 from subp_contract.errors import UserError
 
-_OURS = "subp"  # the key in a header that marks our checkpoints, see subp.checkpoint
+_OURS = "subp"  # the key in a header that marks our checkpoints, see training/checkpoint.py
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
 _PREFIX = "module."  # of a model that was wrapped in DataParallel
 

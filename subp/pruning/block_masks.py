@@ -6,7 +6,12 @@ keeps the same number. A grouped convolution's weight is [O, I/groups, *kernel]:
 straddles two convolution groups.
 """
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_blocks(weight: Tensor, n: int) -> Tensor:

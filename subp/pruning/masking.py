@@ -1,8 +1,8 @@
 """A mask on a layer's weight, as a PyTorch parametrization, and its removal.
 
 While it is attached, `layer.weight` is the masked weight, the trained parameter stays the same object (an optimizer
-made before or after holds it alike) under `parametrizations.weight.original`, and the mask (one of the units of
-subp.methods.registry, such as [G, I]) is the buffer `parametrizations.weight.0.mask`: it moves, copies and saves with
+made before or after holds it alike) under `parametrizations.weight.original`, and the mask (of one of the units of
+methods/base.py, such as [G, I]) is the buffer `parametrizations.weight.0.mask`: it moves, copies and saves with
 the model. In attention (nn.MultiheadAttention) the weight's name is `in_proj_weight`: [3E, E], the projections to
 queries, keys and values as one linear layer; in recurrent layers (nn.LSTM, nn.GRU, nn.RNN) there are several,
 `weight_ih_l0` [gates * H, I] and `weight_hh_l0` [gates * H, H] and so on, the gates' rows one after the other.
@@ -23,7 +23,7 @@ _TRAINED = re.compile(r"(.*?)parametrizations\.(\w+)\.original")  # a masked wei
 class Mask(nn.Module):
     """weight [O, I, *kernel] -> weight where the mask keeps it, 0 elsewhere.
 
-    shape:   of the mask, which `subp.blocks.expand_mask` spreads over the weight; all is kept at first
+    shape:   of the mask, which `block_masks.expand_mask` spreads over the weight; all is kept at first
     soft:    the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE,
              arXiv 2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
@@ -31,6 +31,9 @@ class Mask(nn.Module):
              0, adds it once a step instead.
     follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays
              until it is set
+    average_gradients:  keep the mean of the gradients by the masked weight, of pruned weights too, in the buffer
+             `gradient`, of all backward passes since `forget_gradients`; `gradient` is None without. A loss that is
+             scaled up (fp16) scales them; those that overflow are left out
     """
 
     def __init__(
@@ -40,16 +43,35 @@ class Mask(nn.Module):
         soft: bool,
         decay: float,
         follow: Callable[[Tensor], Tensor] | None = None,
+        average_gradients: bool = False,
     ) -> None:
         super().__init__()
         self.soft, self.decay, self.follow = soft, decay, follow
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
+        self.register_buffer("gradient", torch.zeros_like(weight.detach()) if average_gradients else None)
+        self.register_buffer("gradients_seen", self.mask.new_zeros((), dtype=torch.long) if average_gradients else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.follow and self.training and torch.is_grad_enabled():
             self.mask.copy_(self.follow(weight.detach()))
         mask = expand_mask(self.mask, weight.shape)
-        return _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
+        masked = _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
+        if self.gradient is not None and masked.requires_grad:
+            masked.register_hook(self._average)
+        return masked
+
+    @torch.no_grad()
+    def _average(self, gradient: Tensor) -> None:
+        """Adds one gradient to the mean."""
+        if gradient.isfinite().all():
+            self.gradients_seen += 1
+            self.gradient += (gradient - self.gradient) / self.gradients_seen
+
+    def forget_gradients(self) -> None:
+        """Begins a new mean."""
+        if self.gradient is not None:
+            self.gradient.zero_()
+            self.gradients_seen.zero_()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Lets `layer.weight = value` set the trained parameter."""
@@ -118,12 +140,13 @@ def attach(
     *,
     name: str | None = None,
     follow: Callable[[Tensor], Tensor] | None = None,
+    average_gradients: bool = False,
 ) -> Mask:
     """Masks the layer's weight (of that name) from here on, everything kept; the mask is the returned module's buffer.
     The other arguments are those of `Mask`.
     """
     name = name or weight_names(layer)[0]
-    mask = Mask(weight_of(layer, name), shape, soft, decay, follow)
+    mask = Mask(weight_of(layer, name), shape, soft, decay, follow, average_gradients)
     parametrize.register_parametrization(layer, name, mask)
     if isinstance(layer, nn.RNNBase):
         type(layer)._flat_weights = _FlatWeights()  # of the class that parametrization made for this one layer
@@ -176,10 +199,11 @@ def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     folded, masks = {}, set()
     for name, tensor in state.items():
         trained = _TRAINED.fullmatch(name)
-        mask = f"{trained[1]}parametrizations.{trained[2]}.0.mask" if trained else None
-        if mask not in state:
+        buffers = f"{trained[1]}parametrizations.{trained[2]}.0." if trained else None
+        if trained is None or f"{buffers}mask" not in state:
             folded[name] = tensor
             continue
-        folded[trained[1] + trained[2]] = torch.where(expand_mask(state[mask], tensor.shape), tensor, 0)
-        masks.add(mask)
-    return {name: tensor for name, tensor in folded.items() if name not in masks}
+        mask = expand_mask(state[f"{buffers}mask"], tensor.shape)
+        folded[trained[1] + trained[2]] = torch.where(mask, tensor, 0)
+        masks.add(buffers)
+    return {name: tensor for name, tensor in folded.items() if not name.startswith(tuple(masks))}

@@ -134,7 +134,7 @@ def _roles(candidates: dict[str, nn.Module]) -> dict[str, str]:
         classifier = {linears[-1]: "classifier (last linear layer)"}
     else:
         classifier = {convolutions[-1]: "classifier (last convolution)"}
-    return classifier | {name: "stem (first convolution)" for name in convolutions[:1]}
+    return classifier | dict.fromkeys(convolutions[:1], "stem (first convolution)")
 
 
 def _unsupported(layer: nn.Module) -> str | None:

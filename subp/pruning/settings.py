@@ -1,23 +1,54 @@
-"""What the masks of a run depend on, besides weights and epoch: checked when made, with each method's own defaults."""
+"""How to prune, as it is asked for (`PruningOptions`) and as it is settled for one run (`Settings`). Both are free of
+PyTorch, for `--help`.
+"""
 
-import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from subp.pruning import schedules
 from subp.pruning.budget.allocation import ALLOCATIONS
-from subp.pruning.methods import METHODS, sr_ste
+from subp.pruning.criteria import CRITERIA
+from subp.pruning.hyperparameters import Hyperparameters
+from subp.pruning.methods import DEFAULT, METHODS, Method
+from subp.pruning.methods.base import SoftTraining
+from subp.pruning.methods.registry import hyperparameters
 from subp_contract.errors import require
 
-SCORINGS = ("masked", "active", "weight")
+
+@dataclass(frozen=True)
+class PruningOptions:
+    """What `Sparsifier` may be asked, and its defaults; what each means, its docstring says.
+
+    hyperparameters: those given, by name, of the method, the criterion and soft training
+    """
+
+    method: str = DEFAULT
+    n: int = 16
+    sparsity: float | None = None  # 0.75 without a target
+    target_macs: float | None = None
+    target_weights: float | None = None
+    allocation: str = "equal"
+    criterion: str | None = None
+    scoring: str | None = None
+    schedule: str = "cubic-ease-out"
+    start: int | None = None
+    end: int | None = None
+    soft: bool | None = None
+    rearrange: bool = False
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    seed: int = 0
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the masks depend on, besides weights and epoch. Checked when made."""
+    """What the masks of a run depend on, besides weights and epoch. Checked when made: raises UserError for what is out
+    of range, or not known.
+    """
 
     n: int
-    m: int
     sparsity: float | None  # of this and the two targets exactly one is given
     target_macs: float | None
     target_weights: float | None
@@ -29,17 +60,16 @@ class Settings:
     epochs: int
     start: int
     end: int
-    tau: float
-    alpha: float
     soft: bool
-    decay: float
     exclude: tuple[str, ...]
     include: tuple[str, ...]
     seed: int
+    hyperparameters: Mapping[str, Any]  # those given
 
     def __post_init__(self) -> None:
+        _known("method", self.method, METHODS)
+        method = METHODS[self.method]
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
-        require(self.m >= 1, f"m = {self.m}: a group has at least 1 input")
         given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
         require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
         require(
@@ -48,29 +78,33 @@ class Settings:
         )
         _known("allocation", self.allocation, ALLOCATIONS)
         _known("schedule", self.schedule, schedules.SCHEDULES)
-        _known(f"scoring of {self.method}", self.scoring, METHODS[self.method].scorings)
-        if METHODS[self.method].criteria:
-            _known(f"criterion of {self.method}", self.criterion, METHODS[self.method].criteria)
+        _known(f"scoring of {self.method}", self.scoring, method.scorings)
+        if method.criteria:
+            _known(f"criterion of {self.method}", self.criterion, method.criteria)
         else:
             require(self.criterion is None, f"{self.method} has no criterion to choose: leave it out")
-        n_of_m = METHODS[self.method].uses_m
-        require(
-            not n_of_m or self.allocation == "equal",
-            f"{self.method} keeps N of M weights in every layer: it has no allocation but equal, not {self.allocation}",
-        )
-        require(
-            not n_of_m or self.sparsity is None or sr_ste.kept_of(self.m, self.sparsity) is not None,
-            f"sparsity = {self.sparsity} leaves no whole number of {self.m} weights: "
-            f"choose it and m so that (1 - sparsity) * m is whole, such as 0.5 and 4 for 2:4",
-        )
         require(self.epochs >= 1, f"epochs = {self.epochs}: there must be at least 1")
         require(
             0 <= self.start <= self.end < self.epochs,
             f"the schedule, from epoch {self.start} to {self.end}, must lie within epochs 0 to {self.epochs - 1}",
         )
-        require(self.tau > 0, f"tau = {self.tau}: a temperature is above 0")
-        require(math.isfinite(self.alpha), f"alpha = {self.alpha} is not finite")
-        require(0 <= self.decay < math.inf, f"decay = {self.decay}: it is a number of at least 0")
+        self._check_hyperparameters(method)
+
+    def _check_hyperparameters(self, method: Method) -> None:
+        unknown = [name for name in self.hyperparameters if name not in hyperparameters()]
+        own = ", ".join(each.name for cls in _classes(method) for each in fields(cls))
+        require(not unknown, f"{self.method} has no hyperparameter {' or '.join(unknown)}: it has {own}")
+        for cls in {each for of_any in METHODS.values() for each in _classes(of_any)}:
+            self.options(cls)  # those that another method has are checked too, though nothing asks for them
+        method.check(self.sparsity, self.allocation, self.options(method.options))
+
+    def options(self, cls: type[Hyperparameters]) -> Hyperparameters:
+        """The hyperparameters of that class, given or by default."""
+        return cls.among(self.hyperparameters)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name, JSON-able, for files: every hyperparameter there is stands among the others."""
+        return flat(asdict(self))
 
     @classmethod
     def completed(cls, **options) -> "Settings":
@@ -92,5 +126,29 @@ class Settings:
         return cls(**options | {name: value for name, value in defaults.items() if options[name] is None})
 
 
+def _classes(method: Method) -> list[type[Hyperparameters]]:
+    """Whose fields are the hyperparameters of a run of the method."""
+    return [method.options, *(CRITERIA[name].options for name in method.criteria), SoftTraining]
+
+
 def _known(kind: str, name: str | None, names: Collection[str]) -> None:
     require(name in names, f"there is no {kind} {name!r}: choose from {', '.join(names)}")
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name with all hyperparameters, given or by default, in place of the entry `hyperparameters`.
+
+    Raises UserError where one of them has a setting's name.
+    """
+    others = {name: value for name, value in settings.items() if name != "hyperparameters"}
+    defaults = {name: each.default for name, each in hyperparameters().items()}
+    twice = sorted(others.keys() & defaults.keys())
+    require(not twice, f"the hyperparameter {', '.join(twice)} has the name of a setting: give it another")
+    return others | defaults | settings["hyperparameters"]
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `flat`: hyperparameters under an entry of their own."""
+    own = hyperparameters()
+    others = {name: value for name, value in settings.items() if name not in own}
+    return others | {"hyperparameters": {name: value for name, value in settings.items() if name in own}}

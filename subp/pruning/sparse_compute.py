@@ -48,7 +48,9 @@ def _suits(layer: nn.Module) -> bool:
         return False
     parametrization = layer.parametrizations.weight[0]
     groups, *inputs = parametrization.mask.shape  # [G, I], if it is one of blocks
-    return parametrization.follow is None and inputs == [layer.in_channels] and layer.out_channels // groups >= MIN_N
+    if parametrization.follow is not None or parametrization.gradient is not None:  # both look at the masked weight
+        return False
+    return inputs == [layer.in_channels] and layer.out_channels // groups >= MIN_N
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class _Product(torch.autograd.Function):
         ctx.soft = soft
         packed = _packed(weight, index)
         y = x.new_empty(x.shape[0], weight.shape[0], x.shape[2])
-        for image, output in zip(x, y):
+        for image, output in zip(x, y, strict=True):
             torch.bmm(packed, _gathered(image, index), out=output.view(*packed.shape[:2], -1))
         return y
 
@@ -87,13 +89,13 @@ class _Product(torch.autograd.Function):
         dx = dw = None
         if ctx.needs_input_grad[0]:
             dx, transposed = torch.zeros_like(x), packed.transpose(1, 2)
-            for image, gradient in zip(dx, dy):
+            for image, gradient in zip(dx, dy, strict=True):
                 image.index_add_(0, index.flatten(), torch.bmm(transposed, gradient.view(groups, n, -1)).flatten(0, 1))
         if ctx.needs_input_grad[1] and ctx.soft:
             dw = conv2d_weight(x.unsqueeze(2), weight.shape, dy.unsqueeze(2))
         elif ctx.needs_input_grad[1]:
             kept = torch.zeros_like(packed)
-            for image, gradient in zip(x, dy):
+            for image, gradient in zip(x, dy, strict=True):
                 kept.baddbmm_(gradient.view(groups, n, -1), _gathered(image, index).transpose(1, 2))
             dw = torch.zeros_like(weight).view(groups, n, -1).scatter_(2, _wide(index, n), kept).view(weight.shape)
         return dx, dw, None, None

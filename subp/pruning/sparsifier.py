@@ -15,13 +15,17 @@ A step's draws come from a generator seeded with (seed, layer name, epoch) alone
 epoch and, where scores or settled masks ask for it, on the masks before, which are part of the model's state; not on
 PyTorch's global generator. Data-parallel ranks, whose weights are equal, get equal masks, and there is no generator
 whose state would have to be saved.
+
+Where the method needs gradients, every backward pass between two steps adds to their mean, which is part of the model's
+state as the masks are. Data-parallel ranks must then all call `step`, which averages over them.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -31,10 +35,13 @@ from subp.pruning.budget.layer_sparsities import find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
 from subp.pruning.channels.regrouping import Regrouping
-from subp.pruning.criteria import score
-from subp.pruning.methods import METHODS, Step, hrbp
+from subp.pruning.criteria import CRITERIA, score
+from subp.pruning.methods import METHODS, MethodStep
+from subp.pruning.methods.base import SoftTraining
+from subp.pruning.methods.registry import hyperparameters as known_hyperparameters
+from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
-from subp.pruning.settings import Settings
+from subp.pruning.settings import PruningOptions, Settings
 from subp_contract.errors import require
 
 
@@ -57,39 +64,38 @@ class Sparsifier:
     model:           any nn.Module; its Conv1d, Conv2d and Linear layers, the input projections of MultiheadAttention
                      and the matrices of recurrent layers are pruned
     n:               outputs in a block, for methods that have blocks; fewer in a layer whose outputs (of each group, if
-                     grouped; of each gate, if recurrent) n does not divide, see subp.selection.block_size
-    m:               inputs in a group, for "sr-ste": N:M with N = (1 - sparsity) * m
+                     grouped; of each gate, if recurrent) n does not divide, see selection.block_size
     sparsity:        fraction that is pruned in the end, in [0, 1): of each group's blocks, or of the method's own
                      units; 0.75 unless a target is given
     target_macs:     instead: multiply-accumulates of the whole network in the end, for one input of `input_shape`; up
                      to 1, a fraction of the dense network's. The network gets the largest below it that whole blocks
                      allow
     target_weights:  instead: weights of the whole network in the end, likewise
-    allocation:      how that is shared out among the pruned layers, a name in subp.allocation: "equal", the same
+    allocation:      how that is shared out among the pruned layers, a name in budget/allocation.py: "equal", the same
                      sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
                      data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
                      pruned layers' weights together. The attribute `sparsities` says what each layer got
-    method:          a name in subp.methods.METHODS, whose files say what each does; "hrbp" and "hrbp++" need
+    method:          a name in methods.METHODS, whose files say what each does; those that regroup filters need
                      `input_shape`
-    criterion:       "l1", "l2" or "bpar", see subp.criteria; None: the method's own
-    scoring:         of pruned units: "masked" scores them as zeros, so that they rank last and tie; "weight" by the
-                     weights that they train; "active", for methods that regrow, likewise, but kept ones rank before
-                     them; None: the method's own
-    schedule:        a name in subp.schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
+    criterion:       "l1", "l2" or "bpar", see criteria.py; None: the method's own
+    scoring:         of pruned units, a name in scoring.py: "masked", "active" or "weight"; None: the method's own
+    schedule:        a name in schedules.SCHEDULES, running from epoch `start` to epoch `end`; both default to the
                      paper's 10 and 180 of 250 epochs, in proportion to `epochs`; `end` to the last epoch where
                      `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
-    tau:             temperature of regrowing, see subp.methods.subp
-    alpha:           weight of the redundancy in "bpar"
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
                      None: the method's own
-    decay:           see `soft`; added in every backward pass: twice for a layer used twice, once a micro-batch where
-                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
-                     adds it once a step of the optimizer
     rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
-                     subp.rearrange; needs `input_shape`); `rearranged` then says of each layer how far, and why not
+                     channels/rearrange.py; needs `input_shape`); `rearranged` then says of each layer how far, and why
+                     not
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
+    hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
+                     described where it is defined: such as `tau` of "subp" (methods/subp.py), `m` of "sr-ste"
+                     (methods/sr_ste.py), `alpha` of "bpar" (criteria.py). `decay` of soft training is added in every
+                     backward pass: twice for a layer used twice, once a micro-batch where gradients are accumulated,
+                     and weakened as many times as a loss is scaled up (fp16); `decay_in` adds it once a step of the
+                     optimizer
 
     Raises UserError for settings out of range and for models with nothing to prune.
     """
@@ -98,32 +104,28 @@ class Sparsifier:
         self,
         model: nn.Module,
         *,
-        n: int = 16,
-        m: int = 4,
-        sparsity: float | None = None,
-        target_macs: float | None = None,
-        target_weights: float | None = None,
-        allocation: str = "equal",
+        n: int = PruningOptions.n,
+        sparsity: float | None = PruningOptions.sparsity,
+        target_macs: float | None = PruningOptions.target_macs,
+        target_weights: float | None = PruningOptions.target_weights,
+        allocation: str = PruningOptions.allocation,
         input_shape: Sequence[int] | None = None,
-        method: str = "subp",
-        criterion: str | None = None,
-        scoring: str | None = None,
-        schedule: str = "cubic-ease-out",
+        method: str = PruningOptions.method,
+        criterion: str | None = PruningOptions.criterion,
+        scoring: str | None = PruningOptions.scoring,
+        schedule: str = PruningOptions.schedule,
         epochs: int,
-        start: int | None = None,
-        end: int | None = None,
-        tau: float = 0.01,
-        alpha: float = 1.0,
-        soft: bool | None = None,
-        decay: float = 2e-4,
-        rearrange: bool = False,
-        exclude: Sequence[str] = (),
-        include: Sequence[str] = (),
-        seed: int = 0,
+        start: int | None = PruningOptions.start,
+        end: int | None = PruningOptions.end,
+        soft: bool | None = PruningOptions.soft,
+        rearrange: bool = PruningOptions.rearrange,
+        exclude: Sequence[str] = PruningOptions.exclude,
+        include: Sequence[str] = PruningOptions.include,
+        seed: int = PruningOptions.seed,
+        **hyperparameters: float | int | bool | str,
     ) -> None:
         self.settings = Settings.completed(
             n=n,
-            m=m,
             sparsity=sparsity,
             target_macs=target_macs,
             target_weights=target_weights,
@@ -135,24 +137,24 @@ class Sparsifier:
             epochs=epochs,
             start=start,
             end=end,
-            tau=tau,
-            alpha=alpha,
             soft=soft,
-            decay=decay,
             exclude=tuple(exclude),
             include=tuple(include),
             seed=seed,
+            hyperparameters=hyperparameters,
         )
         self.model = model
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
-        self.places, self.skipped = select_layers(
-            model, n if self._method.uses_n else 1, exclude, include, m if self._method.uses_m else 1
-        )
+        self._options = self.settings.options(self._method.options)
+        inputs = self._method.inputs_of(self._options) if self._method.inputs_of else 1
+        self.places, self.skipped = select_layers(model, n if self._method.uses_n else 1, exclude, include, inputs)
         self._n = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
         weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
         units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
-        candidates = {name: self._method.ranked(weight, self._n[name], m) for name, weight in weights.items()}
+        candidates = {
+            name: self._method.ranked_together(weight, self._n[name], self._options) for name, weight in weights.items()
+        }
         budget = find_budget(model, self.places, candidates, self.settings, input_shape)
         require(
             input_shape is not None or not (rearrange or self._method.regroups),
@@ -168,9 +170,10 @@ class Sparsifier:
                 layer,
                 units[name],
                 self.settings.soft,
-                decay,
+                self._decay,
                 name=weight,
                 follow=partial(self._method.choose, at=self._at(name, 0)) if self._method.every_forward else None,
+                average_gradients=self._method.needs_gradients,
             )
             for name, (layer, weight) in self.places.items()
         }
@@ -198,6 +201,7 @@ class Sparsifier:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         require(self.attached, "this model is folded: its masks cannot move any more")
         settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
+        self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
         for name, place in self.places.items():
             weight, mask = masking.trained_weight(*place), self._masks[name].mask
@@ -206,17 +210,27 @@ class Sparsifier:
                 f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
             )
             if not settled:
-                if self.settings.scoring == "masked":
-                    weight = torch.where(block_masks.expand_mask(mask, weight.shape), weight, 0)
-                active = mask if self.settings.scoring == "active" else None
-                mask.copy_(self._method.choose(weight, self._at(name, epoch, active, orders.get(name))))
+                scored, active = SCORINGS[self.settings.scoring].of(weight, mask)
+                at = self._at(name, epoch, active=active, order=orders.get(name), gradient=self._masks[name].gradient)
+                mask.copy_(self._method.choose(scored, at))
+            self._masks[name].forget_gradients()
         self.epoch = epoch
+
+    @torch.no_grad()
+    def share_gradients(self) -> None:
+        """Gives all processes of a data-parallel training the mean of the gradients that a method has had averaged, as
+        `step` does by itself; before a checkpoint is written.
+        """
+        if self._method.needs_gradients and dist.is_available() and dist.is_initialized():
+            for mask in self._masks.values():
+                dist.all_reduce(mask.gradient)
+                mask.gradient /= dist.get_world_size()
 
     def _regrouped(self, epoch: int) -> dict[str, Tensor]:
         """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
         return self._regrouping.orders(
             {
-                name: hrbp.kernel_mask(masking.trained_weight(*place), self._rate(name, epoch))
+                name: self._method.kernels(masking.trained_weight(*place), self._rate(name, epoch))
                 for name, place in self.places.items()
             }
         )
@@ -225,13 +239,23 @@ class Sparsifier:
         s = self.settings
         return schedules.pruning_rate(s.schedule, epoch, s.start, s.end, self.sparsities[name])
 
-    def _at(self, name: str, epoch: int, active: Tensor | None = None, order: Tensor | None = None) -> Step:
+    def _at(self, name: str, epoch: int, **state: Tensor | None) -> MethodStep:
+        """What the method is told of a layer; state: active, order and gradient of MethodStep."""
         s = self.settings
-        scores = partial(score, criterion=s.criterion, alpha=s.alpha)
-        draws = generator(s.seed, "mask", name, epoch)
-        return Step(
-            self._n[name], s.m, self.sparsities[name], self._rate(name, epoch), s.tau, scores, draws, active, order
+        of_criterion = s.options(CRITERIA[s.criterion].options) if s.criterion else None
+        return MethodStep(
+            n=self._n[name],
+            sparsity=self.sparsities[name],
+            rate=self._rate(name, epoch),
+            score=partial(score, criterion=s.criterion, options=of_criterion),
+            generator=generator(s.seed, "mask", name, epoch),
+            options=self._options,
+            **state,
         )
+
+    @property
+    def _decay(self) -> float:
+        return self.settings.options(SoftTraining).decay
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
@@ -244,7 +268,7 @@ class Sparsifier:
 
         def add(*_) -> None:
             for name, mask in self.masks.items() if self.attached else ():
-                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self.settings.decay)
+                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self._decay)
 
         optimizer.register_step_pre_hook(add)
 
@@ -284,7 +308,7 @@ class Sparsifier:
         """Settings, the layers' sparsities, epoch of the last step and masks (copies)."""
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         return {
-            "settings": asdict(self.settings),
+            "settings": self.settings.as_dict(),
             "sparsities": dict(self.sparsities),
             "epoch": self.epoch,
             "masks": masks,
@@ -295,13 +319,14 @@ class Sparsifier:
 
         Raises UserError, naming what differs, for other settings or layers.
         """
-        settings, masks = asdict(self.settings), self.masks
-        for part, ours in (("settings", settings), ("masks", masks)):
-            others = sorted(ours.keys() ^ state[part].keys())
+        settings, masks = self.settings.as_dict(), self.masks
+        was_settings = {name: each.default for name, each in known_hyperparameters().items()} | state["settings"]
+        for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):
+            others = sorted(ours.keys() ^ theirs.keys())
             names = ", ".join(others)
             require(not others, f"the {part} of the saved state and of this sparsifier differ: {names} in one only")
         for key, own in settings.items():
-            saved = state["settings"][key]
+            saved = was_settings[key]
             saved = tuple(saved) if isinstance(saved, list) else saved
             require(
                 saved == own,

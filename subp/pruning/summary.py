@@ -1,9 +1,9 @@
-"""What a network's layers hold: `inspect(model)` gives a row for each Conv1d, Conv2d and Linear layer, each input
+"""What a network's layers hold: `inspect(model)` gives a summary of each Conv1d, Conv2d and Linear layer, each input
 projection of MultiheadAttention (under the module's name) and each matrix of recurrent layers, found from the zeros
 alone.
 
-    for row in inspect(model, input_shape=(3, 224, 224)):
-        print(row.name, row.n, row.density, row.macs)
+    for layer in inspect(model, input_shape=(3, 224, 224)):
+        print(layer.name, layer.n, layer.density, layer.macs)
 
 Works on any nn.Module, whoever pruned it. Multiply-accumulates are counted for one image, without biases, norms and
 activations.
@@ -12,23 +12,22 @@ activations.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp.pruning.block_masks import density as kept_share
-from subp.pruning.block_masks import is_uniform, nonzero_blocks
 from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place, all_places
+from subp_contract import pattern
 
-BLOCK_SIZES = (64, 32, 16, 8, 4)
 _INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerSummary:
     """One layer.
 
     shape:        of the weight, [O, I / groups, *kernel]
@@ -59,36 +58,20 @@ class Row:
         return round(self.macs * self.density)
 
 
-def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[Row]:
-    """Rows in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
+def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[LayerSummary]:
+    """The layers in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
     places = all_places(model)
     macs = count_macs(model, places, input_shape) if input_shape else {}
-    return [_row_of(name, place, macs.get(name)) for name, place in places.items()]
+    return [_of_place(name, place, macs.get(name)) for name, place in places.items()]
 
 
-def find_n(weight: Tensor, groups: int = 1) -> int | None:
-    """The block size that explains the zeros, as `tvm_sched` finds it: the largest of 64, 32, 16, 8, 4 by which the
-    share of kept blocks [n outputs at one input channel] is least, or as good as least, for part of a kept block may
-    have died in training.
-
-    None for a weight without a zero block. Blocks lie within one of a convolution's groups, and are searched among the
-    channels as they are: a permuted pattern is not found.
-    """
-    outputs = weight.shape[0] // groups  # of a group
-    kept = {n: kept_share(nonzero_blocks(weight, n)) for n in BLOCK_SIZES if outputs % n == 0}
-    least = min(kept.values(), default=1)
-    if least == 1:
-        return None
-    return max(n for n, share in kept.items() if share <= 1.02 * least and 1 - share >= 0.98 * (1 - least))
-
-
-def table(rows: Sequence[Row], title: str = "") -> Table:
-    """For a rich console: the rows and their totals."""
+def table(layers: Sequence[LayerSummary], title: str = "") -> Table:
+    """For a rich console: a row for each layer, and totals."""
     result = Table(title=title, show_footer=True)
-    macs, sparse_macs = (_total(rows, field) for field in ("macs", "sparse_macs"))
-    dense_bytes, bsr_bytes = (sum(getattr(row, field) for row in rows) for field in ("dense_bytes", "bsr_bytes"))
-    weights = sum(torch.Size(row.shape).numel() for row in rows)
-    kept = sum(torch.Size(row.shape).numel() * row.density for row in rows)
+    macs, sparse_macs = (_total(layers, field) for field in ("macs", "sparse_macs"))
+    dense_bytes, bsr_bytes = (sum(getattr(layer, field) for layer in layers) for field in ("dense_bytes", "bsr_bytes"))
+    weights = sum(torch.Size(layer.shape).numel() for layer in layers)
+    kept = sum(torch.Size(layer.shape).numel() * layer.density for layer in layers)
     result.add_column("layer", footer="total")
     result.add_column("type")
     result.add_column("weight", footer=f"{weights:,}", justify="right")
@@ -99,45 +82,53 @@ def table(rows: Sequence[Row], title: str = "") -> Table:
     result.add_column("sparse", footer=_millions(sparse_macs), justify="right")
     result.add_column("dense kB", footer=_kilobytes(dense_bytes), justify="right")
     result.add_column("BSR kB", footer=_kilobytes(bsr_bytes), justify="right")
-    for row in rows:
+    for layer in layers:
         result.add_row(
-            row.name,
-            row.type,
-            "x".join(map(str, row.shape)),
-            str(row.n or "-"),
-            f"{row.density:.1%}",
-            {True: "yes", False: "no", None: "-"}[row.uniform],
-            _millions(row.macs),
-            _millions(row.sparse_macs),
-            _kilobytes(row.dense_bytes),
-            _kilobytes(row.bsr_bytes),
+            layer.name,
+            layer.type,
+            "x".join(map(str, layer.shape)),
+            str(layer.n or "-"),
+            f"{layer.density:.1%}",
+            {True: "yes", False: "no", None: "-"}[layer.uniform],
+            _millions(layer.macs),
+            _millions(layer.sparse_macs),
+            _kilobytes(layer.dense_bytes),
+            _kilobytes(layer.bsr_bytes),
         )
     return result
 
 
-def row(name: str, kind: str, weight: Tensor, groups: int, macs: int | None) -> Row:
-    """The row of a layer of `weight` [O, I / groups, *kernel]."""
+def layer_summary(name: str, kind: str, weight: Tensor, groups: int, macs: int | None) -> LayerSummary:
+    """That of a layer of `weight` [O, I / groups, *kernel]. Blocks are searched among the channels as they are, within
+    one of a convolution's groups: a permuted pattern is not found.
+    """
     dense_bytes = weight.numel() * weight.element_size()
-    n = find_n(weight, groups)
-    if n is None:
-        density, uniform, bsr_bytes = int(weight.count_nonzero()) / weight.numel(), None, dense_bytes
+    used = _occupancy(weight)
+    found = pattern.find(used, groups)
+    if found is None:
+        n, uniform, bsr_bytes = None, None, dense_bytes
+        density = int(weight.count_nonzero()) / weight.numel()
     else:
-        mask = nonzero_blocks(weight, n)
-        kept, uniform = int(mask.sum()), is_uniform(mask)
-        density = kept / mask.numel()
-        block_bytes = dense_bytes // mask.numel()
-        row_pointers = 0 if uniform else len(mask) + 1
+        n, uniform, blocks = found.n, found.uniform, pattern.kept_blocks(used, found.n)
+        kept, density = int(blocks.sum()), float(blocks.mean())
+        block_bytes = dense_bytes // blocks.size
+        row_pointers = 0 if uniform else len(blocks) + 1
         bsr_bytes = kept * (block_bytes + _INDEX_BYTES) + row_pointers * _INDEX_BYTES
-    return Row(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)
+    return LayerSummary(name, kind, tuple(weight.shape), n, density, uniform, macs, dense_bytes, bsr_bytes)
 
 
-def _row_of(name: str, place: Place, macs: int | None) -> Row:
+def _occupancy(weight: Tensor) -> np.ndarray:
+    """Which kernels [O, I / groups] hold a nonzero."""
+    return pattern.occupancy((weight != 0).cpu().numpy())
+
+
+def _of_place(name: str, place: Place, macs: int | None) -> LayerSummary:
     kind = parametrize.type_before_parametrizations(place.layer).__name__
-    return row(name, kind, weight_of(*place).detach(), getattr(place.layer, "groups", 1), macs)
+    return layer_summary(name, kind, weight_of(*place).detach(), getattr(place.layer, "groups", 1), macs)
 
 
-def _total(rows: Sequence[Row], field: str) -> int | None:
-    counts = [getattr(row, field) for row in rows if row.macs is not None]
+def _total(layers: Sequence[LayerSummary], field: str) -> int | None:
+    counts = [getattr(layer, field) for layer in layers if layer.macs is not None]
     return sum(counts) if counts else None
 
 

@@ -7,7 +7,7 @@ Metadata, JSON under the header key "subp":
     version         of this format, 1
     architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
     classes         names, in the order of the logits
-    preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see subp.transforms.Preprocessing
+    preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see data.transforms.Preprocessing
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     config          the training's settings

@@ -1,55 +1,26 @@
 """The settings of a training run."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from subp.data.policies import AUTO_AUGMENT
+from subp.pruning.methods import DENSE
+from subp.pruning.settings import PruningOptions, flat, nested
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
 MACHINE = ("workers", "device", "skip_broken", "tensorboard")  # settings that a resumed run may change
-SPARSIFIER = (  # settings that are subp.Sparsifier's options
-    *(
-        "method",
-        "n",
-        "m",
-        "sparsity",
-        "target_macs",
-        "target_weights",
-        "allocation",
-        "criterion",
-        "scoring",
-        "schedule",
-    ),
-    *("start", "end", "tau", "alpha", "soft", "decay", "rearrange", "exclude", "include", "epochs", "seed"),
-)
 
 
 @dataclass(frozen=True)
-class Config:
-    """One run: what is trained, then how. Checked when made."""
+class Config(PruningOptions):
+    """One run: what is trained and how, and from `PruningOptions` how it is pruned; its `method` may be DENSE, not to
+    prune. Checked when made, but for the options of pruning, which `Sparsifier` checks.
+    """
 
     model: str = "resnet18"
-    method: str = "subp"  # or "dense"; the options up to `include` are subp.Sparsifier's
-    n: int = 16
-    m: int = 4
-    sparsity: float | None = None  # 0.75 without a target
-    target_macs: float | None = None
-    target_weights: float | None = None
-    allocation: str = "equal"  # a name in subp.allocation.ALLOCATIONS
-    criterion: str | None = None
-    scoring: str | None = None
-    schedule: str = "cubic-ease-out"
-    start: int | None = None
-    end: int | None = None
-    tau: float = 0.01
-    alpha: float = 1.0
-    soft: bool | None = None
-    decay: float = 2e-4
-    rearrange: bool = False  # sort the filters by L1 norm first
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-
     epochs: int = 90
     batch_size: int = 128
     lr: float = 0.1  # at its highest
@@ -66,7 +37,6 @@ class Config:
     channels_last: bool = False
     compile: bool = False
     sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
-    seed: int = 0
     workers: int = 0
     device: str = "cpu"
     skip_broken: bool = False
@@ -88,6 +58,32 @@ class Config:
         for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
             value = getattr(self, name)
             require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Config":
+        """From settings by name, hyperparameters among them, as `as_dict` has them, files and the command line.
+
+        Raises UserError for a name that no setting has.
+        """
+        unknown = settings.keys() - cls.defaults().keys()
+        require(not unknown, f"there is no setting {', '.join(sorted(unknown))}")
+        return cls(**nested(settings))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name, JSON-able, hyperparameters among them."""
+        return {"model": self.model} | flat(asdict(self))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every setting's default, by name."""
+        return cls().as_dict()
+
+    def sparsifier_options(self) -> dict[str, Any] | None:
+        """What `Sparsifier` is to be given; None for dense training."""
+        if self.method == DENSE:
+            return None
+        given = {each.name: getattr(self, each.name) for each in fields(PruningOptions)}
+        return {"epochs": self.epochs} | given.pop("hyperparameters") | given
 
 
 def as_typed(name: str, value: object) -> str:

@@ -27,8 +27,10 @@ from subp.data import named_datasets, transforms
 from subp.data.loaders import Data, datasets, from_tensors, stratified_split
 from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
+from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
-from subp.training.config import SPARSIFIER, Config
+from subp.pruning.settings import PruningOptions, flat
+from subp.training.config import Config
 from subp.training.trainer import MODEL, train
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
@@ -45,7 +47,7 @@ class Cell:
     train_images:     so many of the training images, the same share of each class
     pretrain_epochs:  of `epochs`, dense, at `pretrain_lr`; 0: none
     variant:          what the cell is to show, where method, n and sparsity do not tell
-    options:          further options of subp.config.Config, such as {"tau": 1.0}
+    options:          further settings of the training, by name, such as {"tau": 1.0}
     """
 
     data: str
@@ -80,6 +82,8 @@ COLUMNS = (
     *("cell", "data", "size", "train_images", "network", "method", "variant", "n", "sparsity", "epochs", "seed"),
     *("accuracy", "train_accuracy", "density", "mac_share", "images_per_s", "seconds", "options"),
 )
+TOLD = ("network", "method", "n", "sparsity", "accuracy")  # what is asked of every file of results
+NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
 
 
 def read_grid(path: Path) -> list[Cell]:
@@ -102,7 +106,7 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
     unknown = sorted(entry.keys() - names)
     require(not unknown, f"{where} has unknown fields: {', '.join(unknown)}")
     options = entry.get("options", {})
-    fixed = {field.name for field in fields(Config)}
+    fixed = Config.defaults().keys()
     require(
         isinstance(options, dict) and options.keys() <= fixed,
         f"{where} has options that `subp train` does not: {', '.join(sorted(set(options) - fixed))}",
@@ -112,7 +116,7 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
     )
     choices = [value if isinstance(value, list) else [value] for name, value in entry.items() if name != "options"]
     for values in itertools.product(*choices):
-        given = dict(zip((name for name in entry if name != "options"), values))
+        given = dict(zip((name for name in entry if name != "options"), values, strict=True))
         try:
             yield Cell(**given, options=frozen)
         except TypeError as error:
@@ -125,14 +129,16 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
     common = {"model": cell.network, "batch_size": cell.batch_size, "seed": cell.seed}
     weights = _pretrained(cell, data, work, common, tell) if cell.pretrain_epochs else None
     options = dict(cell.options)
-    config = Config(
-        **common,
-        method=cell.method,
-        n=cell.n,
-        sparsity=cell.sparsity,
-        epochs=cell.epochs - cell.pretrain_epochs,
-        lr=cell.lr,
-        **options,
+    config = Config.of(
+        {
+            **common,
+            "method": cell.method,
+            "n": cell.n,
+            "sparsity": cell.sparsity,
+            "epochs": cell.epochs - cell.pretrain_epochs,
+            "lr": cell.lr,
+            **options,
+        }
     )
     result = train(watched(data, cell.seed), config, weights=weights)
     rate = sum(row["images_per_s"] for row in result.history) / len(result.history)
@@ -156,11 +162,10 @@ def _pretrained(cell: Cell, data: Data, work: Path, common: dict, tell: Callable
     require(
         cell.pretrain_epochs < cell.epochs, f"pretrain_epochs = {cell.pretrain_epochs} leaves none for {cell.method}"
     )
-    options = {
-        name: value for name, value in cell.options if name not in (*SPARSIFIER, "sparse_compute")
-    }  # they need masks
-    config = Config(**common, method="dense", epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
-    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in asdict(config).items()}]
+    needs_masks = {*flat(asdict(PruningOptions())), "sparse_compute"}
+    options = {name: value for name, value in cell.options if name not in needs_masks}
+    config = Config(**common, method=DENSE, epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
+    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in config.as_dict().items()}]
     name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
     folder = work / f"dense-{name}"
     if not (folder / MODEL).exists():
@@ -175,7 +180,7 @@ def accuracy(model: torch.nn.Module, data: Data) -> float:
     """Of the network, in eval mode, on all validation images; from 0 to 1."""
     images, labels = data.val.tensors
     inputs, device = transforms.evaluation(data.preprocessing), next(model.parameters()).device
-    parts = zip(images.split(500), labels.split(500))
+    parts = zip(images.split(500), labels.split(500), strict=True)
     right = sum(int((model(inputs(some).to(device)).argmax(1).cpu() == of_some).sum()) for some, of_some in parts)
     return right / len(labels)
 
@@ -204,7 +209,7 @@ def load(cell: Cell, root: Path) -> Data:
 
 
 def _tensors(items, indices, size: int) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(items[index] for index in indices))
+    images, labels = zip(*(items[index] for index in indices), strict=True)
     return torch.stack([_pixels(image, size) for image in images]), torch.tensor([int(label) for label in labels])
 
 
@@ -226,11 +231,23 @@ def watched(data: Data, seed: int) -> Data:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file of results; none where there is no file."""
+    """The rows of a CSV file of results, text by column; none where there is no file.
+
+    Raises UserError for another file: a row has all of TOLD at least, and the NUMBERS among them can be read as such.
+    """
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not all(row.get(column) is not None for row in rows for column in TOLD):
+            raise ValueError(f"a row needs {', '.join(TOLD)}")
+        for row in rows:
+            for column, kind in NUMBERS.items():
+                kind(row[column])
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file of results: {error}") from error
+    return rows
 
 
 def add_row(path: Path, row: dict) -> None:

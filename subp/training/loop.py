@@ -60,7 +60,7 @@ def train_epoch(
             group["lr"] = rate(batch)
         images, labels = precision.place(images), labels.to(precision.device, non_blocking=True)
         optimizer.zero_grad()
-        parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate)))
+        parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
         for number, (some, some_labels) in enumerate(parts, 1):
             with contextlib.nullcontext() if number == len(parts) else _unsynchronised(network):
                 with precision.autocast():

@@ -48,6 +48,6 @@ class Precision:
         return torch.autocast(self.device.type, self._dtype)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer's step, on gradients of scaled losses; left out where they are infinite, and the scale lowered."""
+        """The optimizer's step on gradients of scaled losses; left out, and the scale lowered, if one is infinite."""
         self.scaler.step(optimizer)
         self.scaler.update()

@@ -32,7 +32,7 @@ def _masked(weight: Tensor, mask: Tensor, name: str) -> Tensor:
     rows, *others = mask.shape or (0,)
     fits = rows and mask.ndim <= weight.ndim and weight.shape[0] % rows == 0
     require(
-        bool(fits and all(size in (1, full) for size, full in zip(others, weight.shape[1:]))),
+        bool(fits and all(size in (1, full) for size, full in zip(others, weight.shape[1:], strict=False))),
         f"{name} is {list(mask.shape)}, which does not fit a weight of {list(weight.shape)}",
     )
     return torch.where(expand_mask(mask != 0, weight.shape), weight, 0)
@@ -71,7 +71,7 @@ def _renamed(state: dict[str, Tensor], own: list[tuple[str, torch.Size]]) -> dic
     theirs = (
         {name: name for name, _ in own}
         if all(name in state for name, _ in own)
-        else dict(zip((n for n, _ in own), state))
+        else dict(zip((n for n, _ in own), state, strict=True))
     )
     pairs = [(name, shape, theirs[name], state[theirs[name]]) for name, shape in own]
     same = all(

@@ -15,7 +15,7 @@ and augmentation depend on the epoch and the seed alone (seeds.py), and an epoch
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,12 +30,13 @@ from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
 from subp.training import checkpoint, distributed, log
 from subp.training.checkpoint import Checkpoint
-from subp.training.config import MACHINE, SPARSIFIER, Config, as_typed
+from subp.training.config import MACHINE, Config, as_typed
 from subp.training.distributed import Ranks
 from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
 from subp.training.precision import Precision
 from subp.training.progress import Progress
 from subp_contract.errors import UserError, require
+from subp_contract.modes import in_eval_mode
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
 
@@ -141,7 +142,7 @@ class _Run:
             "classes": data.classes,
             "preprocessing": data.preprocessing.as_dict(),
             "config": _settings(config, None if architecture else model),
-            "sparsifier": asdict(self.sparsifier.settings) if self.sparsifier else None,
+            "sparsifier": self.sparsifier.settings.as_dict() if self.sparsifier else None,
         }
         # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
         # (Masks that follow the weights follow the average's, once an epoch.)
@@ -228,6 +229,8 @@ class _Run:
             after_step=after_step,
         )
         masking.follow_weights(self.delivered)
+        if self.sparsifier:
+            self.sparsifier.share_gradients()
         ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
         network = self.delivered if self.average else self._network
         val = batches(val_batches(self.data, self.loading), broken.append)
@@ -255,7 +258,8 @@ class _Run:
         """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
         shape, classes = self.data.preprocessing.shape, len(self.data.classes)
         try:
-            logits = self.model.eval()(self.precision.place(torch.zeros(1, *shape)))
+            with in_eval_mode(self.model):
+                logits = self.model(self.precision.place(torch.zeros(1, *shape)))
         except Exception as error:  # of any kind: the network may be the user's
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
@@ -271,17 +275,13 @@ class _Run:
 
 def _settings(config: Config, model: nn.Module | None) -> dict:
     """The run's, JSON-able; model: the user's own, if it is one."""
-    return asdict(config) | ({"model": type(model).__name__} if model else {})
+    return config.as_dict() | ({"model": type(model).__name__} if model else {})
 
 
 def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
     """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
     # A setting that is younger than the checkpoint was what it is by default.
-    was = (
-        {field.name: field.default for field in fields(Config)}
-        | saved["config"]
-        | {"size": saved["preprocessing"]["size"]}
-    )
+    was = Config.defaults() | saved["config"] | {"size": saved["preprocessing"]["size"]}
     now = _settings(config, model) | {"size": data.preprocessing.size}
     others = [
         f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"
@@ -321,10 +321,8 @@ class _Files:
 
 def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:
     """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
-    if config.method == "dense":
-        return None
-    options = {name: getattr(config, name) for name in SPARSIFIER}
-    return Sparsifier(model, input_shape=input_shape, **options)
+    options = config.sparsifier_options()
+    return Sparsifier(model, input_shape=input_shape, **options) if options else None
 
 
 def _checked_output(output: str | Path | None, resume: bool) -> Path | None:

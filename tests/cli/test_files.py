@@ -12,7 +12,7 @@ from torch import nn
 
 from subp import Sparsifier, models
 from subp.cli import exit_code
-from subp.cli.inspect import onnx_rows
+from subp.cli.inspect import onnx_layers
 from subp.pruning import masking
 from subp.training import checkpoint
 from subp.training.checkpoint import Checkpoint
@@ -100,7 +100,7 @@ def sparse(tmp_path_factory):
 
 
 def test_inspect_reads_an_onnx_file(sparse):
-    rows = {row.name: row for row in onnx_rows(onnx.shape_inference.infer_shapes(onnx.load(sparse[0])).graph)}
+    rows = {row.name: row for row in onnx_layers(onnx.shape_inference.infer_shapes(onnx.load(sparse[0])).graph)}
     assert [(row.n, row.density, row.macs) for row in rows.values()] == [
         (None, 1.0, 3 * 32 * 36),
         (16, 0.25, 32 * 32 * 9 * 16),

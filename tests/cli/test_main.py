@@ -87,7 +87,7 @@ def test_a_bug_keeps_its_traceback(failing, error):
 
 
 def test_a_failed_check_is_exit_code_1(failing, capsys):
-    from subp.deployment.checks import CheckFailed
+    from subp_contract.errors import CheckFailed
 
     assert failing(CheckFailed("dense differs")) == 1
     assert capsys.readouterr().err == "subp: dense differs\n"

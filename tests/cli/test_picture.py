@@ -11,7 +11,9 @@ from tvm_sched.bench.rows import Row
 
 def rows(*medians: float) -> list[Row]:
     engines = ("pytorch", "onnxruntime", "subp-dense", "subp-sparse")
-    return [Row("net", name, "host", 16, 0.75, 1, 1, ms, ms, ms, 1.0, 1) for name, ms in zip(engines, medians)]
+    return [
+        Row("net", name, "host", 16, 0.75, 1, 1, ms, ms, ms, 1.0, 1) for name, ms in zip(engines, medians, strict=True)
+    ]
 
 
 def test_the_picture_is_wide_enough_for_its_networks():

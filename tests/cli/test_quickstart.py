@@ -6,10 +6,10 @@ import pytest
 
 from subp import cli
 from subp.cli import quickstart
-from subp.cli.quickstart import Budget, Quickstart
-from subp.deployment.checks import CheckFailed
+from subp.cli.quickstart import Quickstart, Scale
+from subp_contract.errors import CheckFailed
 
-SMALL = Budget(
+SMALL = Scale(
     epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64
 )
 
@@ -54,7 +54,7 @@ def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys):
 def test_a_sparse_network_far_from_dense_stops_it():
     job = Quickstart(SMALL, None)
     job.report.accuracies.update(dense=0.99, sparse=0.965)
-    with pytest.raises(CheckFailed, match="96.5% *, is more than 2% below dense, 99.0%"):
+    with pytest.raises(CheckFailed, match=r"96.5% *, is more than 2% below dense, 99.0%"):
         job.require_accuracy()
     job.report.accuracies.update(sparse=0.9701)
     job.require_accuracy()

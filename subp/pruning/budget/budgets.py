@@ -53,8 +53,7 @@ class Budget:
         require(
             self.limit >= least,
             f"{self.limit / 1e6:,.1f} million {self.unit} cannot be reached: what stays dense and one block a group "
-            "are "
-            f"{least / 1e6:,.1f} of {total / 1e6:,.1f} million",
+            f"are {least / 1e6:,.1f} of {total / 1e6:,.1f} million",
         )
 
     def cost(self, sparsities: Sequence[float]) -> float:
@@ -62,7 +61,7 @@ class Budget:
         return self.dense + sum(share.kept(sparsity) for share, sparsity in zip(self.shares, sparsities, strict=True))
 
     def sparsities(self, allocation: Callable[[float], Sequence[float]]) -> list[float]:
-        """The sparsities, in whole blocks, at the least level of an allocation (subp.allocation) that meets the budget."""
+        """The sparsities, in whole blocks, at the least level of an allocation that meets the budget."""
         low, high = 0.0, 1.0  # cost at high <= limit
         if self.cost(allocation(low)) <= self.limit:
             return [0.0] * len(self.shares)

@@ -75,4 +75,4 @@ def find_sparsities(
             for weight, unit in zip(weights, units.values(), strict=True)
         )
         shared = allocation.ranked_together([allocation.lamp(of_layer) for of_layer in energies])
-    return dict(zip(places, budget.sparsities(shared)))
+    return dict(zip(places, budget.sparsities(shared), strict=True))

@@ -7,6 +7,7 @@ from torch import nn
 
 from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place
+from subp_contract.modes import in_eval_mode
 
 
 @torch.no_grad()
@@ -37,13 +38,11 @@ def count_macs(model: nn.Module, places: dict[str, Place], input_shape: Sequence
             add(layer, output.numel() // layer.out_channels)
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in names]
-    training = [module for module in model.modules() if module.training]
     some = next(model.parameters())
     try:
-        model.eval()(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
+        with in_eval_mode(model):
+            model(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
     return macs

@@ -8,7 +8,7 @@ apart from others (a group of a grouped convolution, a slice, a head of attentio
 labels may only change places with labels that lie in the same scopes, equally often. Label 0 is data in a fixed order:
 the input. An operation not understood *pins* what it reads, and so does the network's output.
 
-So nothing is forced, and nothing is known of architectures. `subp.rearrange` makes permutations of it.
+So nothing is forced, and nothing is known of architectures. `rearrange.py` makes permutations of it.
 """
 
 import math
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from subp_contract.errors import UserError
+from subp_contract.modes import in_eval_mode
 
 FIXED = 0
-_PAIR = 1 << 31  # above every label
+_PAIR = 1 << 31  # above every label: a pair of labels is one number, first * _PAIR + second
 
 # Names in ATen, without the in-place underscore. `torch.Tag.pointwise` knows the other elementwise operations.
 _POINTWISE = {"dropout", "feature_dropout", "hardswish", "relu6", "selu", "zero", "fill", "to", "lift_fresh_copy"}
@@ -100,14 +101,11 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     """The trace of the model, in eval mode, on inputs shaped as `example` [1, C, H, W]. Raises UserError if
     torch.export cannot trace it.
     """
-    training = [module for module in model.modules() if module.training]
     try:
-        program = torch.export.export(model.eval(), (example,), strict=False)
+        with in_eval_mode(model):
+            program = torch.export.export(model, (example,), strict=False)
     except Exception as error:  # torch.export raises what it likes
         raise UserError(f"{type(model).__name__} cannot be traced: {(str(error).splitlines() or [''])[0]}") from error
-    finally:
-        for module in training:
-            module.training = True
     return _Tracer(program, _names(model)).run()
 
 
@@ -121,11 +119,11 @@ def _names(model: nn.Module) -> dict[str, str]:
 
 
 class _NotUnderstood(Exception):
-    """The operation's labels do not follow: what it reads is pinned."""
+    """What an operation does to labels is not known: what it reads is pinned."""
 
 
 class _Tracer:
-    """Walks the graph once. `values`: node -> its labels (or a list of such); a parameter's are made when it is read."""
+    """Walks the graph once. `values`: node -> its labels, or a list of such; a parameter's are made when it is read."""
 
     def __init__(self, program: torch.export.ExportedProgram, names: dict[str, str]) -> None:
         self.nodes, self.values, self.out = program.graph.nodes, {}, Trace()
@@ -205,7 +203,7 @@ class _Tracer:
     def spatial(self, node: fx.Node, rank: int) -> Tensor:
         """Over the last `rank` axes: one channel's pixels in, the same channel's out."""
         labels, axes = self.read(node.args[0]), range(-rank, 0)
-        _require(not any(_varies(labels, axis) for axis in axes))
+        _understood_if(not any(_varies(labels, axis) for axis in axes))
         return _first(labels, *axes).expand(node.meta["val"].shape)
 
     def pointwise(self, node: fx.Node) -> Tensor:
@@ -221,7 +219,7 @@ class _Tracer:
         varying = [_varying(labels) for labels in operands]
         axes, size = set().union(*varying), torch.broadcast_shapes(*(labels.shape for labels in operands))
         whole = [i for i, labels in enumerate(operands) if all(labels.shape[axis] == size[axis] for axis in axes)]
-        _require(bool(whole) and not any(varying[i] for i in range(len(operands)) if i not in whole))
+        _understood_if(bool(whole) and not any(varying[i] for i in range(len(operands)) if i not in whole))
         for i in whole[1:]:
             self.out.tie(operands[whole[0]], operands[i])
         return operands[min(whole, key=lambda i: len(varying[i]))]
@@ -237,10 +235,10 @@ class _Tracer:
 
     def layer(self, labels: Tensor, weight: fx.Node, bias: fx.Node | None, axis: int, groups: int = 1) -> Tensor:
         """A convolution or linear layer over the channels along `axis`; returns the labels [O] of its outputs."""
-        _require(weight.name in self.parameters)
+        _understood_if(weight.name in self.parameters)
         name, outputs, inputs = self.parameters[weight.name], weight.meta["val"].shape[0], labels.shape[axis]
         held = self.out.weights.setdefault(name, Weight(self.out.fresh(outputs), self.out.fresh(inputs), groups))
-        _require(held.groups == groups and len(held.columns) == inputs)
+        _understood_if(held.groups == groups and len(held.columns) == inputs)
         self.out.tie(labels, _along(held.columns, axis, labels.ndim))
         if groups == inputs == outputs:
             self.out.tie(held.columns, held.rows)  # depthwise
@@ -252,7 +250,7 @@ class _Tracer:
         return held.rows
 
     def _conv2d(self, input, weight, bias=None, groups=1, **_):
-        _require(len(weight.meta["val"].shape) == input.meta["val"].ndim)
+        _understood_if(len(weight.meta["val"].shape) == input.meta["val"].ndim)
         labels = self.read(input)
         return _along(self.layer(labels, weight, bias, axis=1, groups=groups), 1, labels.ndim)
 
@@ -296,7 +294,7 @@ class _Tracer:
     def _pad(self, self_, pad, mode="constant", **_):
         labels = self.read(self_)
         axes = [labels.ndim - 1 - i for i in range(len(pad) // 2) if pad[2 * i] or pad[2 * i + 1]]
-        _require(not any(_varies(labels, axis) for axis in axes))
+        _understood_if(not any(_varies(labels, axis) for axis in axes))
         return _first(labels, *axes)
 
     def _matmul(self, self_, other):
@@ -305,22 +303,22 @@ class _Tracer:
     _bmm = _matmul
 
     def _scaled_dot_product_attention(self, query, key, value, attn_mask=None, enable_gqa=False, **_):
-        _require(attn_mask is None and not enable_gqa)
+        _understood_if(attn_mask is None and not enable_gqa)
         scores = self.product(self.read(query), self.read(key).transpose(-1, -2))
         return self.product(scores, self.read(value))
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """[..., M, K] @ [..., K, N]: what is summed over is tied; channels of one side pass, in their own matrix."""
-        _require(a.ndim == b.ndim >= 2)
+        _understood_if(a.ndim == b.ndim >= 2)
         shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         if _varies(a, -1) or _varies(b, -2):
-            _require(not _varies(a, -2) and not _varies(b, -1))
+            _understood_if(not _varies(a, -2) and not _varies(b, -1))
             sides = a[..., 0, :], b[..., 0]
             self.out.tie(*sides)
             for side in sides:
                 self.out.scope(side, -1)
             return torch.tensor(FIXED).expand(shape)
-        _require(not (_varies(a, -2) and _varies(b, -1)))
+        _understood_if(not (_varies(a, -2) and _varies(b, -1)))
         passing, axis = (a[..., :1], -2) if _varies(a, -2) else (b[..., :1, :], -1)
         self.out.scope(passing, axis)
         return passing.expand(shape)
@@ -336,7 +334,7 @@ def _operation(node: fx.Node) -> str:
 def _arguments(node: fx.Node) -> dict:
     """The call's arguments by their names in the schema (`self_` for self), as far as they are given."""
     names = [argument.name for argument in node.target._schema.arguments]
-    given = dict(zip(names, node.args)) | node.kwargs
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
     return {"self_" if name == "self" else name: value for name, value in given.items()}
 
 
@@ -350,7 +348,7 @@ def _fixed(node: fx.Node):
     return [labels(part) for part in value] if isinstance(value, (list, tuple)) else labels(value)
 
 
-def _require(condition: bool) -> None:
+def _understood_if(condition: bool) -> None:
     if not condition:
         raise _NotUnderstood
 

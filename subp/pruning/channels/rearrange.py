@@ -10,10 +10,11 @@ Blocks of N consecutive output channels then hold channels that a method wants t
 strong filters share blocks. The order is in the weights, and so is what reads them: nothing is permuted when the
 network runs.
 
-A *channel* here is a class of labels (subp.channel_trace) that can move only together: output 5 of a convolution, its
-batch norm's fifth parameters, and through a residual add output 5 of every other convolution of that stage. A *set* is
-the channels that may take each other's places. A layer's outputs may lie in several sets (groups of a grouped
-convolution; the two halves that ShuffleNet's chunk separates): each is ordered by itself.
+A *class* is a set of labels (channel_trace.py) that can only move together: output 5 of a convolution, its batch norm's
+parameters number 5, and through a residual add output 5 of every other convolution of that stage. A class that layers
+make as an output is a *channel*. A *set* is channels that may take each other's places. A layer's outputs may lie in
+several sets (groups of a grouped convolution; the two halves that ShuffleNet's chunk separates): each is ordered by
+itself.
 """
 
 import copy
@@ -69,7 +70,7 @@ class LayerReport:
 
 def find(model: nn.Module, example: Tensor) -> Channels:
     """The sets of channels of a model that may change places. `example`: an input [1, C, H, W], of which only the shape
-    matters. The model is traced in eval mode, without masks (subp.masking): before they are put on or after folding.
+    matters. The model is traced in eval mode, without masks (masking.py): before they are put on or after folding.
     """
     traced = trace(model, example)
     classes = _classes(traced)
@@ -79,15 +80,15 @@ def find(model: nn.Module, example: Tensor) -> Channels:
             reasons.setdefault(number, reason)
     reasons[int(classes[FIXED])] = "they are tied to data in a fixed order"
     rows = {name: classes[weight.rows] for name, weight in traced.weights.items()}
-    scopes = _scopes(traced, classes)
+    kinds = _kinds(traced, classes)
     return Channels(
-        _sets(rows, scopes, reasons),
+        _sets(rows, kinds, reasons),
         rows,
         {name: classes[weight.columns] for name, weight in traced.weights.items()},
         {name: weight.groups for name, weight in traced.weights.items()},
         {name: classes[labels] for name, labels in traced.elements.items()},
         reasons,
-        len(scopes),
+        len(kinds),
     )
 
 
@@ -98,9 +99,11 @@ def _classes(traced: Trace) -> Tensor:
     return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
 
 
-def _scopes(traced: Trace, classes: Tensor) -> Tensor:
-    """Class -> a number that classes share which lie in the same scopes, equally often. Every layer and every other
-    parameter is a scope too.
+def _kinds(traced: Trace, classes: Tensor) -> Tensor:
+    """Class -> kind: classes are of one kind, and may change places, if they lie in the same scopes, in each of them
+    equally often. The outputs of a layer, its inputs, and every other parameter are scopes too.
+
+    Begins with one kind of all classes; each scope then parts those of a kind that occur in it unequally often.
     """
     kinds = torch.zeros(int(classes.max()) + 1, dtype=torch.long)
     vectors = [
@@ -121,7 +124,9 @@ def _scopes(traced: Trace, classes: Tensor) -> Tensor:
 
 
 def _sets(rows: dict[str, Tensor], kinds: Tensor, reasons: dict[int, str]) -> list[ChannelSet]:
-    """In the order of the layers that make them first, channels in the order of their outputs there."""
+    """The sets, in the order of the layers that make them first; of each the channels in the order in which these
+    layers make them. Channels are of one set if they are of one kind, and nothing pins them.
+    """
     members: dict[int, list[int]] = {}
     for vector in rows.values():
         for number in vector.tolist():
@@ -137,7 +142,7 @@ def _sets(rows: dict[str, Tensor], kinds: Tensor, reasons: dict[int, str]) -> li
 
 
 def _slots(vector: Tensor, channels: Tensor) -> Tensor:
-    """Positions [channels, k] of each channel in a vector of classes, in which all of them occur k times."""
+    """Positions [channels, k] of each of the channels in a vector of classes; every one occurs there k times."""
     order = vector.argsort(stable=True)
     start, end = (torch.searchsorted(vector[order], channels, right=right) for right in (False, True))
     return order[start.unsqueeze(1) + torch.arange(int(end[0] - start[0]))]
@@ -190,7 +195,9 @@ def _permuted_weight(weight: Tensor, rows: Tensor, columns: Tensor, groups: int)
 
 
 def _sources(vector: Tensor, moved: Tensor) -> Tensor:
-    """Where each position of a vector of classes takes its data from: the equally many-th occurrence of moved[class]."""
+    """For each position of a vector of classes the position that its data comes from: the i-th occurrence of a class
+    takes that of the i-th occurrence of moved[class], the class that takes its place.
+    """
     order = vector.argsort(stable=True)
     ordered = vector[order]
     occurrence = torch.arange(len(vector)) - torch.searchsorted(ordered, ordered)
@@ -264,7 +271,8 @@ def rearrange(
     permute(channels, chosen, changed)
     before, after = (_outputs(each, example) for each in (model, changed))
     difference = max(
-        (a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny) for a, b in zip(before, after)
+        (a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
+        for a, b in zip(before, after, strict=True)
     )
     if not difference <= _EXACT:
         raise UserError(

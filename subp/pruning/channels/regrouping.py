@@ -1,7 +1,7 @@
 """Groups of outputs that are learned: chosen anew at each step of a run, and at its end folded into the order of the
 filters.
 
-A group is n outputs of a layer that share a mask. Which outputs may come to stand side by side, `subp.rearrange` knows;
+A group is n outputs of a layer that share a mask. Which outputs may come to stand side by side, `rearrange.py` knows;
 layers that make the same channels are grouped alike. Where a set of channels does not fill whole blocks of n outputs
 one after the other, or may not be moved at all, consecutive outputs stay the groups. Nothing is remembered from step to
 step: the masks tell which outputs are a group.

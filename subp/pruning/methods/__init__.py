@@ -1,5 +1,12 @@
-"""The pruning methods: one file each, a pure step to a mask; `registry.METHODS` has them by name."""
+"""The pruning methods, one file each: a pure step from a weight to a mask, its hyperparameters, and `METHOD`, which
+describes it; `registry.METHODS` has them by name.
 
-from subp.pruning.methods.registry import METHODS, Method, Step
+May import `criteria`, `schedules`, `block_masks` and `hyperparameters` of subp.pruning; must not import the sparsifier,
+nor anything of PyTorch before a step is called.
+"""
 
-__all__ = ["METHODS", "Method", "Step"]
+from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
+from subp.pruning.methods.base import Method, MethodStep
+from subp.pruning.methods.registry import DEFAULT, DENSE, METHODS, register
+
+__all__ = ["DEFAULT", "DENSE", "METHODS", "Hyperparameters", "Method", "MethodStep", "hyperparameter", "register"]

@@ -5,9 +5,16 @@ costs is the difference in accuracy to SUBP with the same criterion. The criteri
 does and bpar, whose shares add up to 1 in every group, does not.
 """
 
-from torch import Generator, Tensor
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from subp.pruning.methods import subp
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 
 def step(
@@ -17,3 +24,16 @@ def step(
     whole = None if active is None else active.reshape(1, -1)
     ranked = subp.step(scores.reshape(1, -1), sparsity, pruning_rate, tau, generator, whole)
     return ranked.reshape(scores.shape)
+
+
+METHOD = replace(
+    subp.METHOD,
+    name="nonuniform",
+    help="1xN ranked over a whole layer",
+    prunes="1xN blocks, by layer",
+    masks="SUBP's step on one ranking of the whole layer",
+    source="baseline",
+    choose=partial(subp.choose, step=step),
+    ranks_layer=True,
+    criteria=("l1", "l2"),
+)

@@ -5,15 +5,55 @@ mask.
 
 So groups keep different numbers of blocks. The uniform variant ranks within each group instead, as the CPU's threads
 like it. The paper first rearranges the filters by their L1 norms, so that strong ones share blocks: that is
-`subp.rearrange.by_l1_norm`, folded into the weights before the masks are put on.
+`rearrange.by_l1_norm`, folded into the weights before the masks are put on.
 """
 
-from torch import Tensor
+from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from subp.pruning.block_masks import to_blocks
+from subp.pruning.methods.base import Method, MethodStep
 from subp.pruning.methods.ranking import keep_best
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def step(scores: Tensor, sparsity: float, uniform: bool) -> Tensor:
     """The mask, bool [G, I], from block scores [G, I], higher is better. Of a layer, or of a group, one block stays."""
     ranked = scores if uniform else scores.reshape(1, -1)
     return keep_best(ranked, sparsity).reshape(scores.shape)
+
+
+def _choose(weight: Tensor, at: MethodStep, uniform: bool) -> Tensor:
+    return step(at.score(to_blocks(weight, at.n)), at.rate, uniform)
+
+
+METHOD = Method(
+    name="one-by-n",
+    help="1xN ranked over a layer, at once, for a network that --weights brings",
+    prunes="1xN blocks, by layer",
+    masks="once, the floor(p G I) of least L1 norm",
+    source="1xN, arXiv 2105.14713",
+    choose=partial(_choose, uniform=False),
+    ranks_layer=True,
+    settles=True,
+    one_shot=True,
+    soft=False,
+    criteria=("l1", "l2"),
+)
+
+UNIFORM = replace(
+    METHOD,
+    name="one-by-n-uniform",
+    help="the same, ranked in each group",
+    prunes="1xN blocks, each group equally many",
+    masks="once, the floor(p I) of least L1 norm of each group",
+    source="after the same",
+    choose=partial(_choose, uniform=True),
+    ranks_layer=False,
+    criteria=("l1", "l2", "bpar"),
+)

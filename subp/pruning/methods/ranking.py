@@ -1,9 +1,13 @@
 """What several methods share: which are pruned, and a mask of the best."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from subp.pruning.schedules import pruned_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def lowest(scores: Tensor, sparsity: float) -> Tensor:
@@ -23,7 +27,7 @@ def keep_best(scores: Tensor, sparsity: float) -> Tensor:
     """Bool [R, C]: every row of scores [R, C] keeps all but its `lowest`."""
     pruned = pruned_count(sparsity, scores.shape[1])
     if pruned == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
+        return scores.new_ones(scores.shape).bool()
     highest = scores.kthvalue(pruned, dim=1, keepdim=True).values  # of the pruned
     tied = scores == highest
     return (scores > highest) | (tied & (tied.cumsum(1) > pruned - (scores < highest).sum(1, keepdim=True)))

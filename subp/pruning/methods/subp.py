@@ -6,8 +6,8 @@ Per group of C = I blocks (Xiang et al., NeurIPS 2023, arXiv 2310.06218):
 2. regrow K_t = floor((p - p_t) C) of them, drawn without replacement with probability softmax(s / tau),
    s = the pruned blocks' scores at unit length.
 
-Theirs besides: the scores by BPAR (subp.criteria), the forward pass on w*m, and the gradient that goes straight
-through, with SR-STE's term on pruned blocks (subp.masking). This project's, where it leaves their public code:
+Theirs besides: the scores by BPAR (criteria.py), the forward pass on w*m, and the gradient that goes straight
+through, with SR-STE's term on pruned blocks (masking.py). This project's, where it leaves their public code:
 
 - the scores of pruned blocks (`scoring`). Theirs are the scores of w*m ("masked", the default here too): pruned blocks
   score lowest and tie. No tie decides what stays, for at least as many blocks are active as stay; and at tau = 0.01 the
@@ -16,16 +16,36 @@ through, with SR-STE's term on pruned blocks (subp.masking). This project's, whe
   those first that were not active) or by outranking others as well ("weight"). But no loss sees pruned weights: under
   soft training they grow, and push trained ones out. Short trainings lose by it (docs/results.md);
 - tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
-- p_t climbs by the usual cubic by default, not by their x^3 (subp.schedules);
+- p_t climbs by the usual cubic by default, not by their x^3 (schedules.py);
 - of each group one block stays at least.
 """
 
-import torch
-from torch import Generator, Tensor
-from torch.nn.functional import normalize
+from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from subp.pruning.block_masks import to_blocks
+from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
+from subp.pruning.methods.base import Method, MethodStep
 from subp.pruning.methods.ranking import keep_best, lowest, ranks
 from subp.pruning.schedules import count
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Regrowing(Hyperparameters):
+    """How pruned blocks are drawn back."""
+
+    tau: float = hyperparameter(
+        0.01,
+        "Temperature of regrowing: towards 0 the best of the pruned blocks, large values any.",
+        lambda tau: tau > 0,
+        "a temperature is above 0",
+    )
 
 
 def step(
@@ -40,6 +60,8 @@ def step(
     generator:     on the CPU whatever the device of the scores, so that every machine draws alike
     active:        bool [G, I], the mask of the epoch before; None: all blocks compete
     """
+    from torch.nn.functional import normalize
+
     order = scores if active is None else ranks(scores, active)
     pruned, mask = lowest(order, sparsity), keep_best(order, sparsity)
     regrown = min(count(sparsity - pruning_rate, scores.shape[1]), pruned.shape[1])
@@ -55,5 +77,26 @@ def draw(logits: Tensor, samples: int, generator: Generator) -> Tensor:
     The largest of logits + Gumbel noise are such a draw (Kool et al., arXiv 1903.06059). Unlike `multinomial` this
     never runs out of candidates when a low temperature rounds their probabilities to 0.
     """
+    import torch
+
     exponential = torch.empty(logits.shape).exponential_(generator=generator)
     return (logits - exponential.log().to(logits.device)).topk(samples, dim=1).indices
+
+
+def choose(weight: Tensor, at: MethodStep, step: Callable[..., Tensor] = step) -> Tensor:
+    """The mask by the step above, or by one that takes the same arguments."""
+    return step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.options.tau, at.generator, at.active)
+
+
+METHOD = Method(
+    name="subp",
+    help="uniform 1xN, pruned and regrown while training",
+    prunes="1xN blocks, each group equally many",
+    masks="the floor(p C) lowest of a group pruned, floor((p - p_t) C) of them drawn back with probability "
+    "softmax(s / tau)",
+    source="SUBP, arXiv 2310.06218",
+    choose=choose,
+    options=Regrowing,
+    criteria=("bpar", "l1", "l2"),
+    scorings=("masked", "active", "weight"),
+)

@@ -66,7 +66,7 @@ def write_mnist(folder, suffix):
 
 
 def all_batches(loader):
-    images, labels = zip(*loaders.batches(loader))
+    images, labels = zip(*loaders.batches(loader), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -349,11 +349,11 @@ def tiff(pixels):
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), "uint8"))[:40])
     (tmp_path / "y.png").write_bytes(b"text")
-    with pytest.raises(UserError, match="x.png"):
+    with pytest.raises(UserError, match=r"x.png"):
         open_image(tmp_path / "x.png")
-    with pytest.raises(UserError, match="y.png: it is no image of a known format"):
+    with pytest.raises(UserError, match=r"y.png: it is no image of a known format"):
         open_image(tmp_path / "y.png")
-    with pytest.raises(UserError, match="^it is no image of a known format$"):
+    with pytest.raises(UserError, match=r"^it is no image of a known format$"):
         open_image(b"text")
 
 
@@ -385,10 +385,10 @@ def test_labels_beyond_the_classes_are_refused():
 def test_broken_archives_are_refused(tmp_path):
     whole = write_zip(tmp_path / "whole.zip", tree(3)).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:-40])
-    with pytest.raises(UserError, match="cut.zip is not a zip file, or truncated"):
+    with pytest.raises(UserError, match=r"cut.zip is not a zip file, or truncated"):
         loaders.datasets(tmp_path / "cut.zip")
     (tmp_path / "images.tar").write_bytes(b"")
-    with pytest.raises(UserError, match="images.tar is neither a folder nor a .zip"):
+    with pytest.raises(UserError, match=r"images.tar is neither a folder nor a .zip"):
         loaders.datasets(tmp_path / "images.tar")
 
 
@@ -407,7 +407,7 @@ def test_incomplete_idx_folders_are_refused(tmp_path):
     write_mnist(tmp_path, ".gz")
     content = (tmp_path / "t10k-labels-idx1-ubyte.gz").read_bytes()
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(content[:-5])
-    with pytest.raises(UserError, match="cannot read .*t10k-labels-idx1-ubyte.gz"):
+    with pytest.raises(UserError, match=r"cannot read .*t10k-labels-idx1-ubyte.gz"):
         loaders.datasets(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match="has no t10k-labels-idx1-ubyte file"):

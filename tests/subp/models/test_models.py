@@ -165,7 +165,7 @@ def test_a_checkpoint_runs_no_file_that_it_names(own_file, tmp_path):
     model(torch.zeros(2, 3, 8, 8))
     about = {"architecture": {"name": name, "num_classes": 5, "in_channels": 3}}
     checkpoint.save(tmp_path / "c.safetensors", checkpoint.Checkpoint(model.state_dict(), metadata=about))
-    with pytest.raises(UserError, match="on the command line by --code .*:build"):
+    with pytest.raises(UserError, match=r"on the command line by --code .*:build"):
         checkpoint.load_model(tmp_path / "c.safetensors")
     loaded, _ = load_coded(tmp_path / "c.safetensors", name)
     assert torch.equal(loaded[0].weight, model[0].weight)

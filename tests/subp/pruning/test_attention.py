@@ -35,7 +35,7 @@ def pruned():
 
 
 def test_both_projections_are_pruned_uniformly_and_the_classifier_is_not(pruned):
-    model, sparsifier = pruned
+    _model, sparsifier = pruned
     assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {
         "attention": (3 * E // 8, E),
         "attention.out_proj": (E // 8, E),
@@ -80,7 +80,7 @@ def test_folding_gives_the_plain_module_and_the_folded_state_dict(pruned):
 
 
 def test_state_is_loaded_into_another_sparsifier(pruned):
-    model, sparsifier = pruned
+    _model, sparsifier = pruned
     other = Sparsifier(Encoder(), n=8, sparsity=0.75, epochs=2)
     other.load_state_dict(sparsifier.state_dict())
     assert torch.equal(other.masks["attention"], sparsifier.masks["attention"])

@@ -16,14 +16,14 @@ def some_blocks(*shape):
 
 def cosine(a, b):
     lengths = math.sqrt(sum(v * v for v in a)) * math.sqrt(sum(v * v for v in b))
-    return sum(x * y for x, y in zip(a, b)) / lengths if lengths else 0.0
+    return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
 
 
 def bpar_by_loops(group, alpha):
     norms = [sum(abs(v) for v in block) for block in group]
     redundancy = [sum(abs(cosine(a, b)) for b in group) for a in group]
     shares = [r / sum(redundancy) if r else 1.0 for r in redundancy]
-    return [norm / sum(norms) - alpha * share for norm, share in zip(norms, shares)]
+    return [norm / sum(norms) - alpha * share for norm, share in zip(norms, shares, strict=True)]
 
 
 def test_l1_and_l2_are_sums_of_magnitudes_and_lengths():
@@ -74,6 +74,6 @@ def test_bpar_never_holds_all_cosines(monkeypatch, groups, channels, pairs_at_on
 def test_half_precision_weights_are_scored_in_full():
     blocks = some_blocks(2, 8, 16)
     for name in criteria.CRITERIA:
-        scores = criteria.score(blocks.bfloat16(), name, alpha=1.0)
+        scores = criteria.score(blocks.bfloat16(), name)
         assert scores.dtype == torch.float32
-        assert torch.equal(scores, criteria.score(blocks.bfloat16().float(), name, alpha=1.0))
+        assert torch.equal(scores, criteria.score(blocks.bfloat16().float(), name))

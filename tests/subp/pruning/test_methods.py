@@ -1,6 +1,8 @@
 """Each method's masks against its definition, on weights small enough to go through one by one."""
 
 import copy
+import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,14 +12,18 @@ from subp import Sparsifier
 from subp.pruning.masking import trained_weight
 from subp.pruning.methods import (
     METHODS,
+    Hyperparameters,
     filters,
+    hyperparameter,
     magnitude,
     nonuniform,
     random_uniform,
     ranking,
+    register,
     sr_ste,
     subp,
 )
+from subp.training.config import Config
 from subp_contract.errors import UserError
 
 CONVOLUTION, HIDDEN = "1", "3"
@@ -212,3 +218,52 @@ def test_methods_without_blocks_prune_layers_that_blocks_do_not_fit():
 def test_options_that_a_method_does_not_have_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Sparsifier(network(), **({"n": 4, "epochs": 4} | options))
+
+
+def test_a_hyperparameter_that_the_method_does_not_have_is_refused_by_those_that_it_has():
+    with pytest.raises(UserError, match="subp has no hyperparameter strength: it has tau, alpha, decay"):
+        Sparsifier(network(), n=4, epochs=1, strength=0.3)
+    with pytest.raises(UserError, match="sr-ste has no hyperparameter strength or taus: it has m, decay"):
+        Sparsifier(network(), method="sr-ste", sparsity=0.5, epochs=1, strength=0.3, taus=1.0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tau": 0.0}, "tau = 0.0: a temperature is above 0"),
+        ({"tau": "warm"}, "tau = warm: a temperature is above 0"),
+        ({"tau": True}, "tau = True: a temperature is above 0"),
+        ({"alpha": math.nan}, "alpha = nan: it is a finite number"),
+        ({"m": 0}, "m = 0: a group has at least 1 input"),
+        ({"m": 4.0}, "m = 4.0: a group has at least 1 input"),
+        ({"method": "random", "tau": -1.0}, "tau = -1.0: a temperature is above 0"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused_whoever_has_them(options, message):
+    with pytest.raises(UserError, match=message):
+        Sparsifier(network(), **({"n": 4, "epochs": 4} | options))
+
+
+def test_what_a_registered_method_would_take_from_another_is_refused():
+    with pytest.raises(UserError, match="there is a method 'hrbp' already: choose another name"):
+        register(METHODS["hrbp"])
+    with pytest.raises(UserError, match="there is a method 'dense' already"):
+        register(replace(METHODS["hrbp"], name="dense"))
+
+    @dataclass(frozen=True)
+    class Warmth(Hyperparameters):
+        tau: float = hyperparameter(1.0, "Another.", lambda tau: True, "any")
+
+    with pytest.raises(UserError, match=r"Warmth.tau: there is a hyperparameter of that name"):
+        register(replace(METHODS["hrbp"], name="warm", options=Warmth))
+    assert "warm" not in METHODS
+
+
+def test_a_hyperparameter_with_a_settings_name_is_refused(monkeypatch):
+    @dataclass(frozen=True)
+    class Rate(Hyperparameters):
+        lr: float = hyperparameter(1.0, "Another.", lambda lr: True, "any")
+
+    monkeypatch.setitem(METHODS, "rated", replace(METHODS["hrbp"], name="rated", options=Rate))
+    with pytest.raises(UserError, match="the hyperparameter lr has the name of a setting"):
+        Config.of({"lr": 0.1})

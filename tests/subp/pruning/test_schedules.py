@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_rate_climbs_from_zero_at_the_start_to_exactly_the_sparsity_at_the_e
     rates = [pruning_rate(name, epoch, 10, 30, 0.7) for epoch in range(40)]
     assert rates[:11] == [0.0] * 11
     assert rates[30:] == [0.7] * 10
-    assert all(a < b for a, b in zip(rates[10:30], rates[11:31]))
+    assert all(a < b for a, b in itertools.pairwise(rates[10:31]))
     assert rates[20] == pytest.approx(0.7 * HALF_TIME[name])
 
 

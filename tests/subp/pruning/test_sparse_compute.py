@@ -53,7 +53,7 @@ def test_outputs_and_gradients_equal_those_of_the_masked_convolution(soft, epoch
     finally:
         sparse_compute._Product = original
     assert len(products) == (2 if epoch else 0)
-    for ours, theirs in zip(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 

@@ -148,7 +148,7 @@ def test_resuming_from_its_state_continues_exactly():
     run(range(6), *whole)
     first, second = start(), start()
     run(range(3), *first)
-    for old, new in zip(first, second):
+    for old, new in zip(first, second, strict=True):
         new.load_state_dict(copy.deepcopy(old.state_dict()))
     assert second[1].epoch == 2 and equal(second[1].masks, first[1].masks)
     run(range(3, 6), *second)
@@ -160,10 +160,10 @@ def test_a_state_of_other_settings_or_layers_is_refused_and_changes_nothing():
     sparsifier = Sparsifier(network(), n=8, epochs=6)
     other = Sparsifier(network(), n=8, epochs=6, tau=0.5)
     other.step(5)
-    with pytest.raises(UserError, match="tau = 0.5, this sparsifier has 0.01"):
+    with pytest.raises(UserError, match=r"tau = 0.5, this sparsifier has 0.01"):
         sparsifier.load_state_dict(other.state_dict())
     wider = Sparsifier(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1)), n=8, epochs=6)
-    with pytest.raises(UserError, match="the masks of the saved state .* differ: 4, 6 in one only"):
+    with pytest.raises(UserError, match=r"the masks of the saved state .* differ: 4, 6 in one only"):
         sparsifier.load_state_dict(wider.state_dict())
     state = sparsifier.state_dict()
     state["masks"]["1"] = torch.ones(1, 16, dtype=torch.bool)
@@ -171,7 +171,7 @@ def test_a_state_of_other_settings_or_layers_is_refused_and_changes_nothing():
         sparsifier.load_state_dict(state)
     state = sparsifier.state_dict()
     state["settings"]["momentum"] = 1
-    with pytest.raises(UserError, match="the settings of the saved state .* differ: momentum in one only"):
+    with pytest.raises(UserError, match=r"the settings of the saved state .* differ: momentum in one only"):
         sparsifier.load_state_dict(state)
     assert sparsifier.density == 1 and sparsifier.epoch is None
 
@@ -281,3 +281,15 @@ def test_a_layer_that_wide_blocks_do_not_fit_takes_narrower_ones(method):
     assert {row.name: row.n for row in sparsifier.summary() if row.n} == {"1": 8, "2": 16}
     assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {"1": (3, 32), "2": (2, 24)}
     assert sparsifier.density == pytest.approx(0.5)
+
+
+def test_a_state_saved_before_a_hyperparameter_was_there_had_its_default():
+    sparsifier, state = (Sparsifier(network(), n=8, epochs=6) for _ in range(2))
+    state.step(3)
+    saved = state.state_dict()
+    assert {"n", "m", "tau", "alpha", "decay"} <= saved["settings"].keys()
+    del saved["settings"]["alpha"]
+    sparsifier.load_state_dict(saved)
+    assert sparsifier.epoch == 3 and equal(sparsifier.masks, state.masks)
+    with pytest.raises(UserError, match=r"alpha = 1.0, this sparsifier has 2.0"):
+        Sparsifier(network(), n=8, epochs=6, alpha=2.0).load_state_dict(saved)

@@ -36,7 +36,7 @@ def test_every_group_keeps_exactly_its_count_and_its_best_blocks(sparsity, rate,
     scores = some_scores(4, 8)
     mask = step(scores, sparsity, rate, 0.1, generator())
     assert mask.sum(1).tolist() == [kept] * 4
-    for row, kept_row in zip(scores.tolist(), mask.tolist()):
+    for row, kept_row in zip(scores.tolist(), mask.tolist(), strict=True):
         best = sorted(range(8), key=row.__getitem__, reverse=True)[: max(1, 8 - math.floor(sparsity * 8))]
         assert all(kept_row[i] for i in best)
 

@@ -11,6 +11,10 @@ from subp.pruning.budget.macs import count_macs
 from subp.pruning.selection import all_places
 
 
+def find_n(weight, groups=1):
+    return summary.layer_summary("layer", "Conv2d", weight, groups, None).n
+
+
 def uniform_weight(outputs, inputs, kernel, n, kept):
     """A weight whose groups of n outputs keep `kept` input channels each, other ones in every group."""
     draws = torch.Generator().manual_seed(0)
@@ -24,33 +28,33 @@ def uniform_weight(outputs, inputs, kernel, n, kept):
 @pytest.mark.parametrize("n", [4, 8, 16, 32, 64])
 @pytest.mark.parametrize("kernel", [(), (3, 3)])
 def test_n_is_found_in_the_zeros(n, kernel):
-    assert summary.find_n(uniform_weight(128, 32, kernel, n, 8)) == n
+    assert find_n(uniform_weight(128, 32, kernel, n, 8)) == n
 
 
 def test_n_is_found_beside_a_few_zeros_by_chance():
     weight = uniform_weight(64, 32, (), 16, 8)
     weight[weight.nonzero()[0].tolist()[0], weight.nonzero()[0].tolist()[1]] = 0
-    assert summary.find_n(weight) == 16
+    assert find_n(weight) == 16
 
 
 def test_few_scattered_zeros_or_none_at_all_have_no_n():
     scattered = torch.rand(64, 32, generator=torch.Generator().manual_seed(0))
-    assert summary.find_n(scattered + 0.1) is None
-    assert summary.find_n(scattered * (scattered > 0.03)) is None
+    assert find_n(scattered + 0.1) is None
+    assert find_n(scattered * (scattered > 0.03)) is None
 
 
 def test_a_dead_output_does_not_make_the_blocks_smaller():
     weight = uniform_weight(64, 32, (3, 3), 16, 8)
     weight[5] = 0
-    assert summary.find_n(weight) == 16
+    assert find_n(weight) == 16
 
 
 def test_blocks_lie_within_a_group_of_the_convolution():
-    assert summary.find_n(torch.zeros(48, 3, 1, 1), groups=4) == 4
+    assert find_n(torch.zeros(48, 3, 1, 1), groups=4) == 4
 
 
 def test_a_weight_of_zeros_only_has_the_largest_n_that_divides():
-    assert summary.find_n(torch.zeros(48, 3, 1, 1)) == 16
+    assert find_n(torch.zeros(48, 3, 1, 1)) == 16
 
 
 def test_rows_give_density_work_and_bytes():
@@ -143,3 +147,15 @@ def test_recurrent_layers_have_a_row_a_matrix(kind, gates):
         "0.weight_hh_l0": (gates * 16, 16),
     }
     assert rows["0.weight_hh_l0"].macs == 5 * gates * 16 * 16
+
+
+def test_counting_leaves_frozen_batch_norms_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    model[1].eval()
+    summary.inspect(model, (3, 4, 4))
+    assert model.training and model[0].training and not model[1].training
+    assert not model[1].num_batches_tracked
+
+
+def test_half_precision_weights_have_their_pattern():
+    assert find_n(uniform_weight(64, 32, (3, 3), 16, 8).bfloat16()) == 16

@@ -18,7 +18,17 @@ from subp.training import checkpoint, trainer
 from subp.training.config import Config
 
 CONFIG = Config(
-    n=4, epochs=40, batch_size=8, lr=0.1, tau=1.0, ema=0.9, amp="fp16", warmup_epochs=2, mixup=0.2, cutmix=1.0, seed=1
+    n=4,
+    epochs=40,
+    batch_size=8,
+    lr=0.1,
+    hyperparameters={"tau": 1.0},
+    ema=0.9,
+    amp="fp16",
+    warmup_epochs=2,
+    mixup=0.2,
+    cutmix=1.0,
+    seed=1,
 )
 KILLS = 12
 

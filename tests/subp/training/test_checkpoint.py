@@ -85,14 +85,14 @@ def test_a_failure_while_saving_leaves_the_old_file_and_nothing_else(saved, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, failing, disk_full)
-    with pytest.raises(UserError, match="could not write .*net.safetensors: No space left on device"):
+    with pytest.raises(UserError, match=r"could not write .*net.safetensors: No space left on device"):
         checkpoint.save(path, Checkpoint({"w": torch.zeros(3)}))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["net.safetensors"]
 
 
 def test_saving_into_no_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="could not write .*: No such file or directory"):
+    with pytest.raises(UserError, match=r"could not write .*: No such file or directory"):
         checkpoint.save(tmp_path / "none" / "c.safetensors", Checkpoint({}))
 
 
@@ -125,14 +125,14 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 @pytest.mark.parametrize("entry", ["{", "[]", "{}", "7"])
 def test_a_damaged_description_is_told(tmp_path, entry):
     safetensors.torch.save_file({"model.w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata={"subp": entry})
-    with pytest.raises(UserError, match="c.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"c.safetensors is damaged"):
         checkpoint.load(tmp_path / "c.safetensors")
 
 
 def test_a_tensor_of_no_known_part_is_told(tmp_path):
     header = {"subp": '{"version": 1}'}
     safetensors.torch.save_file({"other.w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata=header)
-    with pytest.raises(UserError, match="c.safetensors is damaged: it holds a tensor 'other.w'"):
+    with pytest.raises(UserError, match=r"c.safetensors is damaged: it holds a tensor 'other.w'"):
         checkpoint.load(tmp_path / "c.safetensors")
 
 
@@ -154,7 +154,7 @@ def test_the_first_error_is_told_where_cleaning_up_fails_too(tmp_path, monkeypat
 
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("pathlib.Path.unlink", fail)
-    with pytest.raises(UserError, match="could not write .*: Not a directory"):
+    with pytest.raises(UserError, match=r"could not write .*: Not a directory"):
         checkpoint.save(tmp_path / "file" / "c.safetensors", Checkpoint({}))
 
 

@@ -44,7 +44,7 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
     together = checkpoint.load_model(folder / "run" / trainer.MODEL, net())[0]
     for name, tensor in alone.model.state_dict().items():
         torch.testing.assert_close(together.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
-    for ours, theirs, others in zip(alone.history, first["history"], second["history"]):
+    for ours, theirs, others in zip(alone.history, first["history"], second["history"], strict=True):
         for name in ours.keys() - {"images_per_s"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
             assert theirs[name] == others[name]

@@ -63,7 +63,7 @@ def test_the_shipped_grid_is_whole():
 def test_a_cell_trains_and_tells_what_is_left(tmp_path):
     (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "subp"}))
     row = experiments.run(cell, tmp_path, tmp_path)
-    assert list(sorted(row)) == sorted(experiments.COLUMNS)
+    assert sorted(row) == sorted(experiments.COLUMNS)
     assert 0 <= row["accuracy"] <= 1
     assert row["density"] == pytest.approx(0.25, abs=0.02)  # stem and classifier are dense
     again = experiments.run(cell, tmp_path, tmp_path)
@@ -121,3 +121,17 @@ def test_the_script_skips_what_is_done_and_the_page_has_means_over_seeds(tmp_pat
     a, b = (100 * float(row["accuracy"]) for row in rows if row["method"] == "subp")
     assert f"| {(a + b) / 2:.2f} ± {abs(a - b) / 2**0.5:.2f} | 2 |" in (tmp_path / "r.md").read_text()
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        ("a,b\n1,2\n", "a row needs network, method, n, sparsity, accuracy"),
+        ("network,method,n,sparsity,accuracy\nnet,subp,x,0.5,1\n", "invalid literal for int"),
+        ("network,method,n,sparsity,accuracy\nnet,subp,16,0.5\n", "a row needs network"),
+    ],
+)
+def test_another_file_than_one_of_results_is_told(tmp_path, content, why):
+    (tmp_path / "r.csv").write_text(content)
+    with pytest.raises(UserError, match=f"r.csv is no CSV file of results: {why}"):
+        experiments.read_rows(tmp_path / "r.csv")

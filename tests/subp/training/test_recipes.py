@@ -191,7 +191,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_resumes(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = train(output=tmp_path / "whole", epochs=3)
     try:
-        with pytest.raises(UserError, match="could not write .*checkpoint.safetensors: File too large; what was there"):
+        with pytest.raises(
+            UserError, match=r"could not write .*checkpoint.safetensors: File too large; what was there"
+        ):
             train(output=tmp_path / "full", epochs=3, progress=Fills(Console(quiet=True)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -207,7 +209,7 @@ def test_a_device_without_the_precision_is_told():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_a_gpu_that_is_not_there_is_told():
-    with pytest.raises(UserError, match="the device 'cuda' cannot be used: .*CUDA"):
+    with pytest.raises(UserError, match=r"the device 'cuda' cannot be used: .*CUDA"):
         train(device="cuda")
 
 

@@ -1,7 +1,6 @@
 """`subp train` and `subp inspect` as called."""
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from subp.cli.train import command as train
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA
 from subp.pruning.methods import METHODS
-from subp.pruning.settings import SCORINGS
+from subp.pruning.scoring import SCORINGS
 from subp.training import checkpoint
 from subp.training.config import Config
 from subp_contract.errors import UserError
@@ -164,9 +163,7 @@ def test_the_recipes_of_the_documentation_are_accepted_as_written():
     assert len(recipes) == 3
     for _, _, *words in recipes:
         given = train.make_context("train", words).params
-        config = Config(
-            **{name: value for name, value in given.items() if name in {field.name for field in fields(Config)}}
-        )
+        config = Config.of({name: value for name, value in given.items() if name in Config.defaults()})
         assert config.epochs >= 100
 
 

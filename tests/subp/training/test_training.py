@@ -247,5 +247,15 @@ def test_training_never_imports_tvm():
 
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder .*file/run: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot make the folder .*file/run: Not a directory"):
         trainer.train(DATA, replace(CONFIG, epochs=1), model=dropping(), output=tmp_path / "file" / "run")
+
+
+def test_settings_by_name_hold_hyperparameters_and_an_unknown_name_is_refused():
+    config = Config.of({"lr": 0.2, "tau": 0.5})
+    assert config == Config(lr=0.2, hyperparameters={"tau": 0.5})
+    saved = json.loads(json.dumps(config.as_dict()))
+    assert (saved["lr"], saved["tau"], saved["alpha"]) == (0.2, 0.5, 1.0)
+    assert Config.of(saved).as_dict() == config.as_dict() | {"exclude": [], "include": []}
+    with pytest.raises(UserError, match="there is no setting strength, taus"):
+        Config.of({"taus": 0.5, "strength": 1.0})

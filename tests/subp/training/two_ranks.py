@@ -17,7 +17,7 @@ from subp.training import trainer
 from subp.training.config import Config
 from subp.training.distributed import Ranks
 
-CONFIG = Config(n=4, epochs=3, batch_size=8, lr=0.1, tau=1.0, seed=5, ema=0.5)
+CONFIG = Config(n=4, epochs=3, batch_size=8, lr=0.1, hyperparameters={"tau": 1.0}, seed=5, ema=0.5)
 
 
 def images(count, seed):
@@ -26,7 +26,7 @@ def images(count, seed):
 
 
 class Net(nn.Module):
-    """Without batch norm, so that a batch's gradient does not depend on how it is shared out; one layer is used twice."""
+    """Without batch norm, so that a batch's gradient does not depend on how it is shared out; a layer is used twice."""
 
     def __init__(self):
         super().__init__()

@@ -69,7 +69,7 @@ def test_sums_over_units_are_those_of_the_weights_they_get():
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_global_prunes_the_layer_that_has_little_to_lose_whatever_its_scale(scale):
-    """Of a's 16 blocks 12 are tiny; b's are alike, and score 1/16, 1/15, ...: of the 16 that go, a loses 12, and b 4."""
+    """Of a's 16 blocks 12 are tiny; b's are alike, and score 1/16, 1/15, ...: of the 16 that go, a loses 12, b 4."""
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(8, 2))
     with torch.no_grad():
         model[1].weight.fill_(1e-3)
@@ -257,7 +257,7 @@ def test_a_resumed_run_has_the_sparsities_of_the_weights_it_began_with(tmp_path,
     assert saved[0].metadata["sparsities"] == saved[1].metadata["sparsities"]
     assert all(torch.equal(tensor, saved[1].model[name]) for name, tensor in saved[0].model.items())
     assert all(torch.equal(tensor, parts.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items())
-    with pytest.raises(UserError, match="the run to resume has --allocation global .not --allocation erk."):
+    with pytest.raises(UserError, match=r"the run to resume has --allocation global .not --allocation erk."):
         trainer.train(images, replace(config, allocation="erk"), output=tmp_path / "parts", resume=True)
 
 
@@ -270,7 +270,7 @@ def test_the_command_shares_out_a_budget(tmp_path):
     for row in rows:
         assert row.density == pytest.approx(1 - metadata["sparsities"].get(row.name, 0.0)) and row.uniform is not False
     sizes = [torch.Size(row.shape).numel() for row in rows]
-    assert 0.29 < sum(size * row.density for size, row in zip(sizes, rows)) / sum(sizes) <= 0.3
+    assert 0.29 < sum(size * row.density for size, row in zip(sizes, rows, strict=True)) / sum(sizes) <= 0.3
     refused = CliRunner().invoke(train, [*run, "--allocation", "lamp", "-o", str(tmp_path / "none")])
     assert refused.exit_code == 2 and "'lamp' is not one of 'equal', 'erk', 'global'" in refused.output
 

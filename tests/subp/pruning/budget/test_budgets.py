@@ -16,7 +16,7 @@ from subp_contract.errors import UserError
 
 def cost(sparsity, dense, shares):
     pruned = [min(int(sparsity * c + 1e-6), c - 1) for _, c in shares]
-    return dense + sum(macs * (c - p) / c for (macs, c), p in zip(shares, pruned))
+    return dense + sum(macs * (c - p) / c for (macs, c), p in zip(shares, pruned, strict=True))
 
 
 @pytest.mark.parametrize("target", [1.0, 0.9, 0.5, 0.31, 0.2, 4321.0])
@@ -29,7 +29,7 @@ def test_the_least_sparsity_that_meets_the_budget_is_found(target):
 
 
 def test_a_budget_below_what_stays_dense_is_refused():
-    with pytest.raises(UserError, match="0.0 million weights cannot be reached"):
+    with pytest.raises(UserError, match=r"0.0 million weights cannot be reached"):
         Budget(15, [Share(1000, 10)], 500, "weights")
 
 

@@ -25,7 +25,7 @@ def unlike(model, seed=1):
 
 
 def shuffle(model, shape, seed=2):
-    """(channels found, outputs before, outputs after putting every set of them in a random order), in double precision"""
+    """(channels found, outputs before, outputs after putting every set in a random order), in double precision"""
     channels = rearrange.find(model, torch.zeros(1, *shape))
     draws = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(each.channels), generator=draws) for each in channels.sets]

@@ -15,11 +15,13 @@ from subp_contract.errors import UserError
 NOTHING = dict.fromkeys(DEFAULTS)
 
 
-def test_a_name_gives_random_weights_with_a_uniform_pattern_and_sane_outputs(capsys):
-    network, metadata = load_network("resnet20", NOTHING | {"n": 8, "sparsity": 0.5, "size": 32, "batch": 3})
+def test_a_name_gives_random_weights_with_a_uniform_pattern_and_sane_outputs():
+    told = []
+    settings = NOTHING | {"n": 8, "sparsity": 0.5, "size": 32, "batch": 3}
+    network, metadata = load_network("resnet20", settings, told.append)
     assert (network.name, network.n, network.sparsity, metadata) == ("resnet20", 8, 0.5, {})
     assert network.example_input.shape == (3, 3, 32, 32)
-    assert "random weights, a random 1x8 mask, 50% pruned" in capsys.readouterr().out
+    assert told == ["resnet20: random weights, a random 1x8 mask, 50% pruned"]
     output = network.reference(network.example_input.numpy())
     assert 0.05 < np.abs(output).mean() < 5
     stem, classifier = network.module.conv1, network.module.fc

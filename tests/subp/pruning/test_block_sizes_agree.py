@@ -29,4 +29,4 @@ def with_dead_filter() -> torch.Tensor:
 )
 def test_both_find_the_same_blocks(weight, groups, n):
     found = pattern.find(pattern.occupancy(weight.numpy(), groups))
-    assert summary.find_n(weight, groups) == (found and found.n) == n
+    assert summary.layer_summary("layer", "Conv2d", weight, groups, None).n == (found and found.n) == n

@@ -1,0 +1,57 @@
+"""The MODEL of a command line and its options."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from subp.deployment import networks
+from subp.deployment.networks import DEFAULTS
+
+if TYPE_CHECKING:
+    from tvm_sched.bench.engines import Network
+
+MODEL_HELP = (
+    "a checkpoint (.safetensors), an exported program (.pt2), or the name of a network, for one with random weights"
+)
+
+_OPTIONS = {
+    "n": (click.IntRange(1), f"Block size of a named network [{DEFAULTS['n']}]."),
+    "sparsity": (
+        click.FloatRange(0, 1, max_open=True),
+        f"Fraction of blocks pruned in a named network [{DEFAULTS['sparsity']}].",
+    ),
+    "seed": (int, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
+    "size": (click.IntRange(1), f"Height and width of the images [the checkpoint's, or {DEFAULTS['size']}]."),
+    "batch": (click.IntRange(1), f"Images at a time [{DEFAULTS['batch']}]."),
+    "code": (str, "FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."),
+}
+
+
+def model_options(*names: str) -> Callable:
+    """Adds the options of these names (all without any), which the command gets as one dictionary, `settings`.
+
+    The command's help ends with what a MODEL may be.
+    """
+    names = names or tuple(_OPTIONS)
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def with_settings(*args, **kwargs):
+            settings = {name: kwargs.pop(name, None) for name in _OPTIONS}
+            return command(*args, settings=settings, **kwargs)
+
+        with_settings.__doc__ = f"{inspect.cleandoc(command.__doc__)}\n\nMODEL is {MODEL_HELP}."
+        for name in reversed(names):
+            kind, help_ = _OPTIONS[name]
+            with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)
+        return with_settings
+
+    return decorate
+
+
+def load_network(model: str, settings: dict) -> tuple["Network", dict]:
+    """(network, metadata) of a MODEL, see `networks.load_network`; prints a line about one of random weights."""
+    return networks.load_network(model, settings, click.echo)

@@ -1,0 +1,136 @@
+"""Which block size and sparsity for a network on a CPU, before anything is trained or compiled: each choice is lowered
+to kernels, whose times are those of tuning records, or the machine model's where there is none.
+
+    made = lowered(module, x, target, sizes=[8, 16], sparsities=[0.5, 0.75])
+    choices = with_accuracies(predicted(made, target, None, records), results, "resnet18", "subp")
+    front = pareto(choices)
+"""
+
+import copy
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tvm import IRModule
+
+from subp import models
+from subp.deployment.networks import DEFAULTS, checkpoint_network
+from subp.deployment.random_networks import CLASSES
+from subp.pruning.masking import trained_weight
+from subp.pruning.methods import DENSE, random_uniform
+from subp.pruning.sparsifier import Sparsifier
+from subp.training.experiments import read_rows
+from subp_contract.errors import require
+from tvm_sched import pipeline
+from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Board
+from tvm_sched.estimation.predict import predict
+from tvm_sched.frontend import torch_export
+from tvm_sched.pipeline import Compilation
+from tvm_sched.quiet import quiet
+from tvm_sched.targets import Target
+
+A76 = "cortex-a76"  # estimated as on a Raspberry Pi 5
+OTHER_GHZ = 3.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to prune the network. n is None for the dense one; `measured` is the share of `ms` that tuning records
+    tell; accuracy where one was measured, with its seeds.
+    """
+
+    n: int | None
+    sparsity: float
+    ms: float
+    measured: float = 0.0
+    accuracy: float | None = None
+    seeds: int = 0
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return f"1x{self.n}, {self.sparsity:.0%}" if self.n else "dense"
+
+
+def network_of(model: str, size: int | None, code: str | None) -> tuple[nn.Module, Tensor]:
+    """(the network of a MODEL that is a name or a checkpoint, an input); size and code as of `checkpoint_network`."""
+    if not model.endswith(".safetensors"):
+        return models.create(model, CLASSES), torch.zeros(1, 3, *[size or DEFAULTS["size"]] * 2)
+    network, _ = checkpoint_network(Path(model), size, 1, code)
+    return network.module, network.example_input
+
+
+def lowered(
+    module: nn.Module,
+    x: Tensor,
+    target: Target,
+    sizes: Sequence[int],
+    sparsities: Sequence[float],
+    track: Callable[[list], Iterable] = iter,
+) -> dict[tuple[int | None, float], IRModule]:
+    """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every
+    sparsity. track: iterates over what is to be done, showing how far it is
+    """
+    keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
+    made = {}
+    for n, sparsity in track(keys):
+        network = with_zeros(module, n, sparsity) if n else module
+        with quiet():
+            compilation = Compilation(target, dense=n is None)
+            made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), compilation)
+    return made
+
+
+def predicted(
+    made: dict[tuple[int | None, float], IRModule], target: Target, ghz: float | None, records
+) -> list[Choice]:
+    """The choices with their latencies, the dense network first."""
+    board = RASPBERRY_PI_5 if target.family == A76 else Board(OTHER_GHZ, math.inf, math.inf)
+    predictions = predict(made, target, replace(board, ghz=ghz or board.ghz), records)
+    return [Choice(n, sparsity, 1e3 * each.seconds, each.measured) for (n, sparsity), each in predictions.items()]
+
+
+def with_zeros(module: nn.Module, n: int, sparsity: float) -> nn.Module:
+    """A copy with random uniform 1xN zeros, and no others, in the layers that would be pruned."""
+    copied = copy.deepcopy(module)
+    sparsifier = Sparsifier(copied, n=n, sparsity=sparsity, method=random_uniform.METHOD.name, epochs=1)
+    for place in sparsifier.places.values():
+        torch.nn.init.ones_(trained_weight(*place))
+    sparsifier.step(0)
+    return sparsifier.fold()
+
+
+def with_accuracies(choices: Sequence[Choice], results: Path, network: str, method: str) -> list[Choice]:
+    """The choices with the mean accuracies that the CSV file has of them; its `dense` rows are the dense network's.
+
+    Raises UserError for another file than one of results, and where it has none of the network.
+    """
+    rows = [row for row in read_rows(results) if row["network"] == network and not row.get("variant")]
+    require(bool(rows), f"{results} has no row of the network {network!r}: name one with --network")
+    found: dict[tuple, list[float]] = {}
+    for row in rows:
+        if row["method"] in (method, DENSE):
+            key = (None, 0.0) if row["method"] == DENSE else (int(row["n"]), float(row["sparsity"]))
+            found.setdefault(key, []).append(float(row["accuracy"]))
+    return [
+        replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key]))
+        if (key := (choice.n, choice.sparsity)) in found
+        else choice
+        for choice in choices
+    ]
+
+
+def pareto(choices: Sequence[Choice]) -> list[Choice]:
+    """Those with a measured accuracy that no faster one reaches, the fastest first."""
+    front: list[Choice] = []
+    for choice in sorted(
+        (each for each in choices if each.accuracy is not None), key=lambda each: (each.ms, -each.accuracy)
+    ):
+        if not front or choice.accuracy > front[-1].accuracy:
+            front.append(choice)
+    return front
