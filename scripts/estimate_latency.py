@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from subp.cli.options import Numbers
+from subp.cli.options.types import Numbers
 from subp.deployment.random_networks import random_network
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, targets

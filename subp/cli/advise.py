@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
+from subp.cli.options.types import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
 from subp_contract.errors import UserError
 

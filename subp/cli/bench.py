@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.model_options import load_network, model_options
-from subp.cli.options import (
+from subp.cli.options.model import load_network, model_options
+from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
     Names,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from subp.cli.options import INPUT_FILE, OutputFile, cc_option, not_an_input
+from subp.cli.options.types import INPUT_FILE, OutputFile, cc_option, not_an_input
 from subp_contract.errors import UserError
 
 SUFFIX = ".tar.gz"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.model_options import load_network, model_options
-from subp.cli.options import FOLDER, OutputFile, cc_option, not_an_input, target_option
+from subp.cli.options.model import load_network, model_options
+from subp.cli.options.types import FOLDER, OutputFile, cc_option, not_an_input, target_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
+@click.option(
+    "--dump",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the module after each phase of the pipeline, to be read.",
+)
 @cc_option
 @click.option(
     "-o",
@@ -39,6 +44,7 @@ def command(
     records: Path | None,
     dense: bool,
     explain: bool,
+    dump: Path | None,
     cc: str | None,
     output: Path,
 ) -> None:
@@ -59,7 +65,7 @@ def command(
         toolchain.linker(machine, cc)
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(
-        network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense
+        network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense, dump=dump
     )
     if explain:
         console().print(artifact.explain_table())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from subp.cli.options import INPUT_FILE, OutputFile, not_an_input
+from subp.cli.options.types import INPUT_FILE, OutputFile, not_an_input
 
 
 @click.command()

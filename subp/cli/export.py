@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from subp.cli.model_options import load_network, model_options
-from subp.cli.options import OutputFile, not_an_input
+from subp.cli.options.model import load_network, model_options
+from subp.cli.options.types import OutputFile, not_an_input
 
 
 @click.command("export", short_help="Write MODEL as an ONNX file, checked against PyTorch.")

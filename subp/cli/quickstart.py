@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options import FOLDER
+from subp.cli.options.types import FOLDER
 
 if TYPE_CHECKING:
     import numpy as np

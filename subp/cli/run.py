@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options import INPUT_FILE, OutputFile, not_an_input
+from subp.cli.options.types import INPUT_FILE, OutputFile, not_an_input
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:

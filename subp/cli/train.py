@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from subp.cli.loop_options import loop_options
-from subp.cli.method_options import method_options, with_preset
+from subp.cli.options.loop import loop_options
+from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.model_options import load_network, model_options
-from subp.cli.options import FOLDER, target_option
+from subp.cli.options.model import load_network, model_options
+from subp.cli.options.types import FOLDER, target_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:

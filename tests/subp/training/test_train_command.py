@@ -10,7 +10,7 @@ from PIL import Image
 
 from subp import models
 from subp.cli.inspect import command as inspect
-from subp.cli.method_options import with_preset
+from subp.cli.options.method import with_preset
 from subp.cli.train import command as train
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from subp.cli.options import INPUT_FILE, setting
+from subp.cli.options.types import INPUT_FILE, setting
 from subp.data.policies import AUTO_AUGMENT
 from subp.training.config import AMP
 

@@ -6,7 +6,7 @@ from dataclasses import Field
 
 import click
 
-from subp.cli.options import setting
+from subp.cli.options.types import setting
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.budget.budgets import parse
 from subp.pruning.criteria import CRITERIA
