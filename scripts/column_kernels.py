@@ -16,14 +16,8 @@ from torch import nn
 
 import tvm_sched
 
-LAYERS = [
-    (64, 56, 1),
-    (128, 28, 1),
-    (256, 14, 1),
-    (512, 7, 1),
-    (128, 28, 2),
-    (256, 14, 2),
-]  # channels, size of the output, stride
+# Channels, size of the output, stride.
+LAYERS = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1), (128, 28, 2), (256, 14, 2)]
 
 
 def pruned(weight: np.ndarray, n: int, density: float, unit: int) -> np.ndarray:

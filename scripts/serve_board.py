@@ -31,10 +31,9 @@ def main():
     )
     parser.add_argument("--port", type=int, default=9090, help="the first of ten ports to try [9090]")
     chosen = parser.parse_args()
-    os.environ.setdefault(
-        "TVM_NUM_THREADS", str(len(os.sched_getaffinity(0)))
-    )  # TVM's own choice is half of the cores,
-    os.environ.setdefault("TVM_BIND_THREADS", "0")  # and ties the main thread to one
+    # TVM's own choice is half of the cores, and to tie the main thread to one of them.
+    os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     multiprocessing.set_start_method("fork")
     try:
         from tvm.rpc.server import PopenRPCServerState, logger

@@ -14,7 +14,7 @@ SIZES = (64, 32, 16, 8, 4)  # block sizes looked for, largest first
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the zeros of a weight `[O, C, kh, kw]` are: blocks of `n`, of which a group keeps `least` to `most` of
+    """What the zeros of a weight `[O, C, kh, kw]` are: blocks of `n`, of which a block row keeps `least` to `most` of
     `total`.
     """
 
@@ -25,7 +25,7 @@ class Pattern:
 
     @property
     def uniform(self) -> bool:
-        """Every group keeps the same number of blocks."""
+        """Every block row keeps the same number of blocks."""
         return self.least == self.most
 
 
@@ -76,18 +76,17 @@ def pack(weight: np.ndarray, kept: np.ndarray, n: int) -> tuple[np.ndarray, np.n
     """Uniform block-sparse rows of a weight `[O, C, kh, kw]` whose blocks of `n`, `kept [G, C]`, are kept, G = ceil(O /
     n).
 
-    Returns data `[G, K, kh, kw, n]` and indices `[G, K]` int32, sorted in each row. K is the most that any group keeps,
+    Returns data `[G, K, kh, kw, n]` and indices `[G, K]` int32, sorted in each row. K is the most that any block row keeps,
     at least 1; shorter rows are filled with blocks that are not kept, which hold zeros, and so are the output channels
     beyond O. Where all channels are kept the indices are None.
     """
     out_channels, channels, *kernel = weight.shape
-    groups = len(kept)
+    block_rows = len(kept)
     most = max(1, int(kept.sum(axis=1).max()))
-    padded = np.zeros((groups * n, *weight.shape[1:]), weight.dtype)
+    padded = np.zeros((block_rows * n, *weight.shape[1:]), weight.dtype)
     padded[:out_channels] = weight
-    blocks = padded.reshape(groups, n, channels, *kernel)
-    indices = np.sort(
-        np.argsort(~kept, axis=1, kind="stable")[:, :most], axis=1
-    )  # kept ones first, then the lowest others
-    data = np.moveaxis(np.take_along_axis(blocks, indices.reshape(groups, 1, most, 1, 1), axis=2), 1, -1)
+    blocks = padded.reshape(block_rows, n, channels, *kernel)
+    # Kept ones first, then the lowest others.
+    indices = np.sort(np.argsort(~kept, axis=1, kind="stable")[:, :most], axis=1)
+    data = np.moveaxis(np.take_along_axis(blocks, indices.reshape(block_rows, 1, most, 1, 1), axis=2), 1, -1)
     return np.ascontiguousarray(data), None if most == channels else indices.astype(np.int32)

@@ -217,9 +217,8 @@ def _pixels(image, size: int) -> Tensor:
     """[C, size, size]: uint8 of a PIL image; tensors, which have the size, as they are."""
     if isinstance(image, Tensor):
         return image
-    pixels = torch.from_numpy(
-        np.array(image.convert("RGB").resize((size, size), resample=2))
-    )  # 2: bilinear, antialiased
+    # 2: bilinear, antialiased.
+    pixels = torch.from_numpy(np.array(image.convert("RGB").resize((size, size), resample=2)))
     return pixels.permute(2, 0, 1).contiguous()
 
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from tvm_sched.deploy.wheels import keep
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "debian"
-MIRRORS = (
-    "http://deb.debian.org/debian",
-    "http://archive.debian.org/debian",
-)  # old releases move from the one to the other
+# Old releases move from the one to the other.
+MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")
 OLDEST = "bullseye"  # Debian 11, glibc 2.31: the oldest system that is promised to do
 EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
 CONFIG = """\

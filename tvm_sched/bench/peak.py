@@ -32,9 +32,8 @@ class Peak:
         target = targets.host()
         self.threads, self.iterations = threads, iterations
         self.shape = (threads, VECTORS, target.lanes)
-        self.start = np.arange(prod(self.shape), dtype="float32").reshape(
-            self.shape
-        )  # all different, or they would be one accumulator
+        # All different, or they would be one accumulator.
+        self.start = np.arange(prod(self.shape), dtype="float32").reshape(self.shape)
         self.a, self.b = np.full(target.lanes, 2, "float32"), np.full(target.lanes, 0.5, "float32")
         self._sums = tvm.runtime.empty(self.shape)
         self._arguments = [*map(tvm.runtime.tensor, (self.a, self.b, self.start)), self._sums]

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-FILE_SHARE, FILE_BYTES = (
-    1.05,
-    300 * 1024,
-)  # a compiled file may take its stored weights' bytes times the one, plus the other
+# A compiled file may take its stored weights' bytes times the one, plus the other.
+FILE_SHARE, FILE_BYTES = (1.05, 300 * 1024)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ class Board:
         return (call.stored + (call.moved if call.moved > self.last_cache_bytes else 0)) / self.dram_gb_s * 1e-9
 
 
-RASPBERRY_PI_5 = Board(
-    ghz=2.4, dram_gb_s=10.0, last_cache_bytes=2 * 1024 * 1024
-)  # of LPDDR4X-4267's 17.1 GB/s; 10 is an assumption
+# Of LPDDR4X-4267's 17.1 GB/s; 10 is an assumption.
+RASPBERRY_PI_5 = Board(ghz=2.4, dram_gb_s=10.0, last_cache_bytes=2 * 1024 * 1024)
 
 
 @dataclass(frozen=True)

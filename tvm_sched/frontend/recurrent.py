@@ -35,9 +35,8 @@ class Weights:
     projection: Tensor | None  # [H, P]
 
 
-Step = Callable[
-    [Tensor, Sequence[Tensor], Weights], tuple[Tensor, ...]
-]  # (s_t, state (h, ...), weights) -> the next state
+# (s_t, state (h, ...), weights) -> the next state.
+Step = Callable[[Tensor, Sequence[Tensor], Weights], tuple[Tensor, ...]]
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:

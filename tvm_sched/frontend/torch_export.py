@@ -18,13 +18,8 @@ from tvm_sched.passes.graph.layer_names import emit_layer
 
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen's core operator -> its weight's argument
 OPERATORS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.matmul")  # that it becomes
-REARRANGED = {
-    "permute",
-    "transpose",
-    "t",
-    "expand",
-    "view",
-}  # what may stand between a parameter and the operator it weighs
+# What may stand between a parameter and the operator it weighs.
+REARRANGED = {"permute", "transpose", "t", "expand", "view"}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     y[b, h, w, g*N + lane] = sum_{k, r, q} data[g, k, r, q, lane] * x[b, h*S + r*D - P, w*S + q*D - P, indices[g, k]]
 
 `x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, G = ceil(O
-/ N). Every group does the same work, so equal ranges of groups or of rows are equal work for a thread. Without indices
+/ N). Every block row is the same work, so equal ranges of them, or of pixels, are equal work for a thread. Without indices
 all C channels are kept: the same kernel is the dense convolution. A linear layer is the case of a 1x1 image.
 """
 

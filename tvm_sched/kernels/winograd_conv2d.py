@@ -280,15 +280,15 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     sch.compute_at(product, band, preserve_unit_loops=True)
     position_i, position_j, t, o, k = sch.get_loops(product)[2:]
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
-    group, n = sch.split(o, [None, n_block])
-    group, group_inner = sch.split(group, [None, tile.block_rows])
-    sch.reorder(position_i, position_j, group, pixel, k, group_inner, pixel_inner, n)
+    block_row, n = sch.split(o, [None, n_block])
+    block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
+    sch.reorder(position_i, position_j, block_row, pixel, k, block_row_inner, pixel_inner, n)
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
     *store_loops, o = sch.get_loops(sums)[6:]
-    group_store, n_store = sch.split(o, [None, n_block])
-    in_registers(sch, [*store_loops, group_store, n_store])
-    in_registers(sch, [group_inner, pixel_inner, n])
+    block_row_store, n_store = sch.split(o, [None, n_block])
+    in_registers(sch, [*store_loops, block_row_store, n_store])
+    in_registers(sch, [block_row_inner, pixel_inner, n])
     if tile.rows * grid[2] % tile.cols:
         partition(sch, pixel)
 
@@ -312,7 +312,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
         sch.parallel(sch.fuse(image, band))
     else:
         sch.parallel(sch.fuse(t, channel))
-        sch.parallel(sch.fuse(position_i, position_j, group))
+        sch.parallel(sch.fuse(position_i, position_j, block_row))
         sch.parallel(sch.fuse(row, col, vector))
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)

@@ -18,8 +18,8 @@ class LayerChoice:
     shape: str  # 'input -> output', each 'channels x height x width'
     n: int | None  # block size of the zeros found; None if there are none
     density: float  # fraction of the blocks of that size that are kept
-    kept: int  # blocks that a group of the kernel's own block size computes
-    total: int  # blocks that a group has: input channels
+    kept: int  # blocks that a block row of the kernel's own size computes
+    total: int  # blocks that a block row has: input channels
     macs: int  # multiply-adds of the dense layer, the whole batch
     kernel: str  # kernel and the block size it runs with
     why: str

@@ -2,7 +2,7 @@
 `database_tuning_record.json`.
 
 A record says: this function, on this target, ran so long with this trace of scheduling decisions. A function is looked
-up by its structure (shapes, block size, kept blocks a group, stride, epilogue), not by its weights or its pattern: any
+up by its structure (shapes, block size, kept blocks a row, stride, epilogue), not by its weights or its pattern: any
 network that has the shape finds it.
 """
 

@@ -83,10 +83,8 @@ class Farm:
         self.histories: dict[Device, History] = {}
         self.lock = threading.Lock()  # of what the threads share: histories, counts, processes
         self.sessions = 0  # with devices that have answered
-        self.looked, self.waited = (
-            time.monotonic(),
-            0.0,
-        )  # seconds that have been waited for a device, none of which answered
+        # Seconds that have been waited for a device, none of which answered.
+        self.looked, self.waited = (time.monotonic(), 0.0)
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
         self.closed = False

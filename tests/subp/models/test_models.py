@@ -33,9 +33,8 @@ def test_cifar_resnets_have_their_layers_and_weights(depth):
 
 
 def test_mobilenet_v1_has_the_papers_size():
-    assert parameters(models.create("mobilenet_v1", 1000)) == pytest.approx(
-        4.2e6, rel=0.01
-    )  # arXiv 1704.04861, table 6
+    # arXiv 1704.04861, table 6.
+    assert parameters(models.create("mobilenet_v1", 1000)) == pytest.approx(4.2e6, rel=0.01)
     assert parameters(models.create("mobilenet_v1_x0_25", 1000)) == pytest.approx(0.5e6, rel=0.1)
     assert models.create("mobilenet_v1_x0_5", 7)(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 

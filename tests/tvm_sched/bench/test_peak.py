@@ -11,9 +11,8 @@ from tvm_sched.bench.latency import measure
 
 FMA = re.compile(r"\tv?f(madd231ps|mla)\t[^(\[]*$")  # of registers: an address has brackets
 COUNTING = re.compile(r"\t(add|sub|inc|dec|cmp|test)\w*\t[^(\[]*$")
-LOOP = re.compile(
-    r"^(\.LBB\w+):\n((?:\t.*\n)*?)\t(?:j|b\.)\w+\t\1$", re.MULTILINE
-)  # from a label to the jump back to it
+# From a label to the jump back to it.
+LOOP = re.compile(r"^(\.LBB\w+):\n((?:\t.*\n)*?)\t(?:j|b\.)\w+\t\1$", re.MULTILINE)
 
 
 @pytest.mark.parametrize(("threads", "iterations"), [(1, 0), (1, 1), (1, 1000), (1, peak.ITERATIONS), (3, 1000)])
@@ -21,9 +20,8 @@ def test_every_accumulator_holds_its_start_plus_a_product_an_iteration(threads, 
     kernel = peak.Peak(threads, iterations)
     kernel()
     assert kernel.sums.shape == (threads, peak.VECTORS, targets.host().lanes)
-    assert np.array_equal(
-        kernel.sums, kernel.start + np.float32(iterations) * kernel.a * kernel.b
-    )  # whole numbers below 2^24: exact
+    # Whole numbers below 2^24: exact.
+    assert np.array_equal(kernel.sums, kernel.start + np.float32(iterations) * kernel.a * kernel.b)
 
 
 @pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "cortex-a76"])

@@ -49,10 +49,8 @@ def test_layers_are_named_in_the_order_they_run():
 
 def test_a_layer_that_runs_twice_is_named_twice():
     conv = nn.Conv2d(3, 3, 1)
-    assert names(nn.Sequential(conv, nn.ReLU(), conv), 1, 3, 4, 4) in (
-        ["0", "0"],
-        ["2", "2"],
-    )  # it has two names itself
+    # It has two names itself.
+    assert names(nn.Sequential(conv, nn.ReLU(), conv), 1, 3, 4, 4) in (["0", "0"], ["2", "2"])
 
 
 def test_attention_is_named_by_its_projections():

@@ -136,9 +136,8 @@ def test_a_workload_that_is_cut_off_is_dropped_too(folder, task):
     Records(folder, TARGET, create=True).add(other.func, search.schedules(other.func, TARGET)[0], [1e-3])
     path = folder / WORKLOADS
     path.write_bytes(path.read_bytes()[:-40])
-    (folder / RECORDS).write_bytes(
-        b"".join((folder / RECORDS).read_bytes().splitlines(keepends=True)[:3])
-    )  # the record comes after its workload
+    # The record comes after its workload.
+    (folder / RECORDS).write_bytes(b"".join((folder / RECORDS).read_bytes().splitlines(keepends=True)[:3]))
     records = Records(folder, TARGET, create=True)
     assert times(records, task.func) == [1, 2, 3] and records.lookup(other.func) is None
 
