@@ -31,14 +31,14 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact, make_manifest
     from tvm_sched.dump import Dump
-    from tvm_sched.frontend import batches, torch_export
+    from tvm_sched.frontend import torch_export
     from tvm_sched.pipeline import Compilation
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
     with quiet():
-        imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
+        imported = torch_export.in_parts(module, example_input, target.l2_bytes)
         compilation = Compilation(target, open_records(records, target), dense, observe)
         lowered = pipeline.lower(imported, compilation)
         executable = pipeline.build(lowered.mod, compilation)

@@ -12,7 +12,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from subp_contract.errors import UserError
 from subp_contract.modes import in_eval_mode
-from tvm_sched.frontend import recurrent
+from tvm_sched.frontend import batches, recurrent
 from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.passes.graph.layer_names import emit_layer
 
@@ -123,6 +123,11 @@ def require_indexing_from_the_front(program: ExportedProgram) -> None:
                     f"({place[0].strip()}), which TVM's importer "
                     "gets wrong: move these axes to the front before picking"
                 )
+
+
+def in_parts(module, example_input: torch.Tensor, cache_bytes: int) -> Imported:
+    """Imports a network for as large a part of the batch as caches of that size hold (`batches.parts`)."""
+    return from_torch(module, example_input, batches.parts(module, example_input, cache_bytes))
 
 
 def imported(program: ExportedProgram) -> IRModule:

@@ -28,7 +28,7 @@ from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, runtime, targets
-from tvm_sched.frontend import batches, torch_export
+from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
 from tvm_sched.pipeline import Compilation
 from tvm_sched.records.database import Records, workload
@@ -98,7 +98,7 @@ def tune(
         farm.threads = target.cores
     else:
         target = measurable_here(target, threads)
-    imported = torch_export.from_torch(module, example_input, batches.parts(module, example_input, target.l2_bytes))
+    imported = torch_export.in_parts(module, example_input, target.l2_bytes)
     tasks = tasks_of(pipeline.fused(imported, Compilation(target, dense=dense)))
     database = Records(records, target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
