@@ -22,6 +22,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.rewrites import transpose
 from tvm_sched.passes.tir.schedule_functions import kernel_of
 from tvm_sched.records.database import (
     RECORDS,
@@ -61,6 +62,7 @@ class BestRecords:
             return None
         sch = Schedule(mod)
         if "trace" in line:
+            transpose.require_known(line["trace"])
             Trace.apply_json_to_schedule(line["trace"], sch)
         else:
             kernel, tiles = kernel_of(sch, self.target)

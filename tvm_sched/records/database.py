@@ -18,6 +18,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.rewrites import transpose
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.targets import Target
 
@@ -91,6 +92,8 @@ class Records:
         number = self.numbers.get(structural_hash(workload(func)))
         mine = [record for of, record in self.records if of == number and self.is_mine(record[2])]
         mine.sort(key=lambda record: median(record[1]))
+        for trace, *_ in mine[:most]:
+            transpose.require_known(trace)
         return [ms.database.TuningRecord.from_json(record, self.workloads[number]) for record in mine[:most]]
 
     def is_mine(self, target: dict) -> bool:
