@@ -18,11 +18,13 @@ from tvm_sched.planning.explain import IN_PLACE
 
 
 def write_in_place(mod: IRModule) -> IRModule:
-    """Rewrites calls in 'main', whose functions are scheduled; arguments of 'main' are never written over."""
+    """Rewrites calls in 'main', whose functions are scheduled; arguments of 'main' are never written over. A function
+    that nothing calls any more, since all its calls write over an operand, is dropped: it would be compiled in vain.
+    """
     writer = _Writer(mod)
     main = mod.get_global_var("main")
     writer.builder_.update_func(main, writer.visit_expr(mod[main]))
-    return writer.builder_.finalize()
+    return relax.transform.DeadCodeElimination()(writer.builder_.finalize())
 
 
 @mutator
