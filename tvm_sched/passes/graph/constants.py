@@ -1,18 +1,25 @@
 """What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
 
 import numpy as np
+import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 
 def as_array(expr) -> np.ndarray | None:
-    """The value of a constant expression; None if it is not one."""
-    return expr.value.numpy() if isinstance(expr, GenericConst) and hasattr(expr.value, "numpy") else None
+    """The value of a constant expression, a view that cannot be written to; None if it is not one."""
+    if not isinstance(expr, GenericConst) or not hasattr(expr.value, "__dlpack__"):
+        return None
+    view = np.from_dlpack(expr.value)
+    view.flags.writeable = False
+    return view
 
 
-def constant(array: np.ndarray):
-    """A Relax constant of that value and dtype."""
-    return relax.const(np.asarray(array, order="C"), str(array.dtype))
+def constant(array: np.ndarray) -> GenericConst:
+    """A Relax constant of that value and dtype: a copy, and the only one, of an array in any order."""
+    tensor = tvm.runtime.empty(array.shape, str(array.dtype))
+    np.from_dlpack(tensor)[...] = array
+    return relax.const(tensor)
 
 
 def is_op(expr, name: str) -> bool:
