@@ -39,7 +39,7 @@ def broadcast(call, x):
 def sliced(call, x):
     axes, begins, ends, *strides = ([int(each) for each in argument.fields] for argument in call.args[1:])
     where = [slice(None)] * x.ndim
-    for axis, begin, end, stride in zip(axes, begins, ends, *(strides or [[1] * len(axes)])):
+    for axis, begin, end, stride in zip(axes, begins, ends, *(strides or [[1] * len(axes)]), strict=True):
         where[axis] = slice(begin, end, stride)
     return x[tuple(where)]
 
@@ -139,7 +139,8 @@ class _Folder(PyExprMutator):
             shape, axis = shape_of(call.args[0]), call.attrs.axis
             where = from_start(call.args[1], prod(shape) if axis is None else shape[int(axis)])
         elif is_op(call, "relax.index_tensor") and isinstance(call.args[1], relax.Tuple):
-            where = relax.Tuple([from_start(*each) for each in zip(call.args[1].fields, shape_of(call.args[0]))])
+            along = zip(call.args[1].fields, shape_of(call.args[0]), strict=False)  # the axes behind are taken whole
+            where = relax.Tuple([from_start(*each) for each in along])
         else:
             return call
         return relax.Call(call.op, [call.args[0], where], call.attrs, call.ty_args)
