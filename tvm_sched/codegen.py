@@ -18,9 +18,10 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.passes.graph.hoist_constants import PREPARE
 from tvm_sched.passes.tir.each import each
-from tvm_sched.passes.tir.flatten_indices import with_flat_indices
-from tvm_sched.passes.tir.insert_prefetches import with_prefetches
-from tvm_sched.passes.tir.keep_registers import with_registers
+from tvm_sched.passes.tir.flatten_indices import flatten_indices
+from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
+from tvm_sched.passes.tir.keep_registers import keep_registers
+from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
 from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"  # TVM's name for it
@@ -38,15 +39,17 @@ class CodePhase:
 
 LOWERING = (
     # Pixels are addressed by one number where loops count them so.
-    CodePhase("flatten_indices", each(with_flat_indices)),
+    CodePhase("flatten_indices", each(flatten_indices)),
     # Weights are asked for before they are needed.
-    CodePhase("insert_prefetches", each(with_prefetches)),
+    CodePhase("insert_prefetches", each(insert_prefetches)),
     # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.
     CodePhase("lower_loops", TVM_LOWERING),
 )
 FINISHING = (
+    # Functions inside the network do not test their arguments.
+    CodePhase("skip_argument_checks", each(skip_argument_checks)),
     # Sums go to the stack, where LLVM takes them for registers.
-    CodePhase("keep_registers", each(with_registers)),
+    CodePhase("keep_registers", each(keep_registers)),
     # TVM's own: what is left of its built-in functions.
     CodePhase("lower_builtins", lambda mod: TVM_FINISHING()(mod)),
 )

@@ -1,5 +1,7 @@
 """`compile`: from a PyTorch network to an artifact."""
 
+import gc
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +39,7 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
-    with quiet():
+    with quiet(), older_objects_uncollected():
         imported = torch_export.in_parts(module, example_input, target.l2_bytes)
         compilation = Compilation(target, open_records(records, target), dense, observe)
         lowered = pipeline.lower(imported, compilation)
@@ -46,6 +48,21 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
         target, imported, lowered, compilation.memory, imported.reference, threads=target.cores, dense=dense
     )
     return Artifact(executable, manifest, target)
+
+
+@contextmanager
+def older_objects_uncollected():
+    """Keeps Python's collector of cyclic garbage to objects made while the block runs. Tracing and records make so many
+    that it would walk all of PyTorch's and TVM's again and again, a tenth of a compilation's time.
+    """
+    if gc.get_freeze_count():  # the user has frozen some for good
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def threads_of(target: targets.Target, threads: int | None) -> int:

@@ -15,24 +15,24 @@ from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.graph.channels_last import channels_last
-from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.constants import is_kernel_call
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.legalize import legalize
+from tvm_sched.passes.graph.mark_internal import mark_internal
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
 from tvm_sched.passes.tir.each import each
-from tvm_sched.passes.tir.narrow_indices import with_narrow_indices
+from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
-from tvm_sched.passes.tir.vector_math import with_vector_math
+from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, LayerChoice
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
-CALLS = ("relax.call_tir", "relax.call_tir_inplace")
 IMPORTED, MACHINE_CODE = "imported", "machine_code"  # what an observer sees before the first phase and after the last
 
 
@@ -70,7 +70,7 @@ FUSE = tvm.transform.Sequential(
         relax.transform.DeadCodeElimination(),
     ]
 )
-FOR_SCHEDULES = tvm.transform.Sequential([each(with_vector_math), each(with_narrow_indices)])
+FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices)])
 
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
@@ -86,7 +86,7 @@ def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
 
 
 def plan_memory(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 11."""
+    """Phase 12."""
     planned = relax.get_pipeline("default_build")(mod)
     compilation.memory = Memory.of(mod, planned)
     return planned
@@ -117,10 +117,12 @@ SCHEDULING = (
     Phase("write_in_place", lambda mod, _: write_in_place(mod)),
 )
 BUILDING = (
-    # 11. TVM's own: calls become the virtual machine's, memory is planned statically.
+    # 11. Functions that the caller's input never reaches are marked.
+    Phase("mark_internal", lambda mod, _: mark_internal(mod)),
+    # 12. TVM's own: calls become the virtual machine's, memory is planned statically.
     Phase("plan_memory", plan_memory),
 )
-# 12 to 16 are codegen's; machine code comes last.
+# 13 to 18 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 
@@ -191,4 +193,4 @@ def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
 def kernel_bindings(mod: IRModule) -> list[relax.Binding]:
     """The calls of TIR functions in 'main', in order."""
     bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
-    return [binding for binding in bindings if any(is_op(binding.value, name) for name in CALLS)]
+    return [binding for binding in bindings if is_kernel_call(binding.value)]

@@ -1,5 +1,7 @@
 """`subp compile`: a network as one .so for a CPU."""
 
+import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,12 +74,16 @@ def command(
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
-    x = network.example_input.numpy()
-    checked = ""
-    if runs_here(artifact):
-        checked = f"; largest error to PyTorch {check(f'{model}, compiled', artifact(x), network.reference(x)):.1e}"
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    artifact.save(output, cc)
+    x, checked = network.example_input.numpy(), ""
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        unchecked = Path(folder) / output.name
+        artifact.save(unchecked, cc)
+        if runs_here(artifact):
+            # What is in the file, so that machine code is made once; an archive is not linked, and cannot be run.
+            compiled = artifact if output.suffix == ".tar" else tvm_sched.load(unchecked)
+            checked = f"; largest error to PyTorch {check(f'{model}, compiled', compiled(x), network.reference(x)):.1e}"
+        os.replace(unchecked, output)
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     click.echo(f"{output}: {size:.2f} MB, target {target}, input {list(x.shape)}, {needs}{checked}")

@@ -4,17 +4,24 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
+import tvm
 from te_run import function, tiles
+from torch import nn
 from tvm import te
 from tvm.s_tir import Schedule
+from tvm.tirx import PrimFunc
 
-from tvm_sched import codegen, targets
+from tvm_sched import codegen, pipeline, targets
+from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
-from tvm_sched.passes.tir.flatten_indices import with_flat_indices
-from tvm_sched.passes.tir.insert_prefetches import AHEAD, with_prefetches
+from tvm_sched.passes.graph.mark_internal import INTERNAL, mark_internal
+from tvm_sched.passes.tir.flatten_indices import flatten_indices
+from tvm_sched.passes.tir.insert_prefetches import AHEAD, insert_prefetches
+from tvm_sched.pipeline import Compilation
 
 
 def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
@@ -48,12 +55,12 @@ def test_pixels_counted_by_one_loop_are_addressed_without_division():
 def test_an_index_that_is_a_scalar_stays():
     x, at = te.placeholder((4, 6, 6, 8)), te.placeholder((), "int32")
     func = function([x, at], te.compute((36, 8), lambda p, c: x[at(), p // 6, p % 6, c]))["main"]
-    assert "// 6" not in with_flat_indices(func).script().split("T.writes")[-1]
+    assert "// 6" not in flatten_indices(func).script().split("T.writes")[-1]
 
 
 def test_rows_and_columns_counted_by_two_loops_stay():
     sch, _ = direct(1, stride=2)
-    assert with_flat_indices(sch.mod["main"]).script() == sch.mod["main"].script()
+    assert flatten_indices(sch.mod["main"]).script() == sch.mod["main"].script()
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -85,7 +92,7 @@ def test_sums_of_products_are_not_stored_in_the_loop(cores):
 )
 def test_every_line_of_weights_is_asked_for_once(make, lines):
     sch, _ = make()
-    before, after = sch.mod["main"], with_prefetches(sch.mod["main"])
+    before, after = sch.mod["main"], insert_prefetches(sch.mod["main"])
     assert PREFETCH in before.script() and PREFETCH not in after.script()
     assert after.script().count("T.prefetch(") == lines
     assert f"+ {AHEAD // 4}]" in after.script()
@@ -94,3 +101,21 @@ def test_every_line_of_weights_is_asked_for_once(make, lines):
 def test_arm_asks_with_its_own_instruction():
     sch, target = direct(1, n=8, target=targets.CORTEX_A76)
     assert "prfm\tpldl2keep" in codegen.build(sch.mod, target).mod.inspect_source("asm")
+
+
+def test_only_what_takes_the_input_tests_its_arguments():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 8))
+    imported = torch_export.from_torch(network.eval(), torch.zeros(1, 16, 8, 8))
+    mod = mark_internal(pipeline.lower(imported, Compilation(targets.host())).mod)
+    functions = {var.name_hint: func for var, func in mod.functions.items() if isinstance(func, PrimFunc)}
+    checked = [name for name, func in functions.items() if not func.attrs.get(INTERNAL)]
+    assert len(functions) > 3 and len(checked) == 1
+
+
+def test_an_internal_function_holds_no_tests_of_its_arguments():
+    sch, target = direct(1)
+    internal = tvm.IRModule({"main": sch.mod["main"].with_attr(INTERNAL, True)})
+    sources = [codegen.assembly(codegen.build(mod, target)) for mod in (sch.mod, internal)]
+    assert ["Mismatched" in source for source in sources] == [True, False]
+    assert len({source.count("vfmadd231ps") for source in sources}) == 1

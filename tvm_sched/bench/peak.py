@@ -74,29 +74,29 @@ def compiled(target: Target, threads: int):
 
 def kernel(lanes: int, threads: int):
     """The kernel in TensorIR, its loops in their final order."""
-    from tvm.script import tirx as T
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
 
-    @T.prim_func(s_tir=True)
-    def peak(
-        iterations: T.int32,
-        a: T.Buffer((lanes,), "float32"),
-        b: T.Buffer((lanes,), "float32"),
-        start: T.Buffer((threads, VECTORS, lanes), "float32"),
-        sums: T.Buffer((threads, VECTORS, lanes), "float32"),
-    ):
+    def each_lane(store):
+        """`store(v, lane)` for each number of the accumulators."""
+        with T.unroll(VECTORS) as v, T.vectorized(lanes) as lane:
+            store(v, lane)
+
+    # Not by `T.prim_func` as a decorator: its parser walks the sources of every loaded module.
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("peak")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for thread in T.parallel(threads):
-            with T.sblock("registers"):
-                accumulator = T.sblock_alloc_buffer((VECTORS, lanes), scope="local")
-                for v in T.unroll(VECTORS):
-                    for lane in T.vectorized(lanes):
-                        accumulator[v, lane] = start[thread, v, lane]
-                for _ in T.serial(iterations):
-                    for v in T.unroll(VECTORS):
-                        for lane in T.vectorized(lanes):
-                            accumulator[v, lane] = T.fma(a[lane], b[lane], accumulator[v, lane])
-                for v in T.unroll(VECTORS):
-                    for lane in T.vectorized(lanes):
-                        sums[thread, v, lane] = accumulator[v, lane]
-
-    return peak
+        iterations = T.arg("iterations", T.int32())
+        a, b = (T.arg(name, T.buffer((lanes,), "float32")) for name in ("a", "b"))
+        start, sums = (T.arg(name, T.buffer((threads, VECTORS, lanes), "float32")) for name in ("start", "sums"))
+        with T.parallel(threads) as thread, T.sblock("registers"):
+            accumulator = T.sblock_alloc_buffer((VECTORS, lanes), scope="local")
+            each_lane(lambda v, lane: T.buffer_store(accumulator, start[thread, v, lane], [v, lane]))
+            with T.serial(iterations):
+                each_lane(
+                    lambda v, lane: T.buffer_store(
+                        accumulator, T.fma(a[lane], b[lane], accumulator[v, lane]), [v, lane]
+                    )
+                )
+            each_lane(lambda v, lane: T.buffer_store(sums, accumulator[v, lane], [thread, v, lane]))
+    return builder.get()

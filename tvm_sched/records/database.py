@@ -20,6 +20,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.rewrites import transpose
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
@@ -79,6 +80,8 @@ class Records(KnownRecords):
         """The records of `func` with the target's instructions on as many threads, the fastest first."""
         mod = workload(func)
         mine = [record for record in self.of(mod) if record[2]["num-cores"] == self.target.cores]
+        for trace, *_ in mine:
+            transpose.require_known(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
@@ -129,6 +132,7 @@ def workload(func: PrimFunc) -> IRModule:
 def replayed(mod: IRModule, trace: list) -> Schedule:
     """`mod` with the decisions of a record's trace, as JSON, applied."""
     sch = Schedule(mod)
+    transpose.require_known(trace)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
 

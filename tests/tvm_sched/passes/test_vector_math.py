@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import targets
 from tvm_sched.passes.tir.each import each
-from tvm_sched.passes.tir.vector_math import with_vector_math
+from tvm_sched.passes.tir.vector_math import vector_math
 
 FUNCTIONS = {
     "exp": (tirx.exp, np.exp),
@@ -24,7 +24,7 @@ FUNCTIONS = {
 
 def computed(of_number, numbers: np.ndarray) -> tuple[tvm.IRModule, np.ndarray]:
     x = te.placeholder(numbers.shape, "float32")
-    mod = each(with_vector_math)(function([x], te.compute(numbers.shape, lambda i: of_number(x[i]))))
+    mod = each(vector_math)(function([x], te.compute(numbers.shape, lambda i: of_number(x[i]))))
     return mod, run(Schedule(mod), targets.host(), [numbers], numbers.shape)
 
 
@@ -52,5 +52,5 @@ def test_no_call_of_the_mathematical_library_is_left():
 
 def test_other_types_keep_their_calls():
     x = te.placeholder((4,), "float64")
-    mod = each(with_vector_math)(function([x], te.compute((4,), lambda i: tirx.exp(x[i]))))
+    mod = each(vector_math)(function([x], te.compute((4,), lambda i: tirx.exp(x[i]))))
     assert "T.exp(" in mod.script()

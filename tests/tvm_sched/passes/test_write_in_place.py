@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 from tvm import relax
+from tvm.tirx import PrimFunc
 
 import tvm_sched
 from tvm_sched import pipeline, targets
+from tvm_sched.codegen import visited
 from tvm_sched.frontend import torch_export
 from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.pipeline import Compilation
@@ -104,3 +106,10 @@ def test_lowered_modules_stay_well_formed():
         torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), Compilation(targets.host())
     ).mod
     relax.analysis.well_formed(mod)  # raises where it is not
+
+
+def test_a_function_that_nothing_calls_any_more_is_not_compiled():
+    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), targets.host()).mod
+    functions = [function for function in mod.functions.values() if isinstance(function, relax.Function)]
+    called = {call.args[0].name_hint for function in functions for call in visited(function, relax.Call) if call.args}
+    assert called == {var.name_hint for var, function in mod.functions.items() if isinstance(function, PrimFunc)}

@@ -1,82 +1,117 @@
-"""A transposition in vector registers, as tensor intrinsics: TVM's own loops for one become scalar loads and inserts."""
+"""Transposes a small matrix in vector registers, as a tensor intrinsic: of TVM's own loops LLVM makes scalar loads and
+inserts.
 
+Columns are taken four at a time. Their numbers lie in 128-bit lanes of vectors r0 to r3 (NEON has one lane a vector,
+AVX two), and two rounds of 'unpack' bring each column into a vector of its own. `ij` stands for a[i, j]:
+
+    load                  r0 = 00 01 02 03 | 40 41 42 43        row 0 | row 4
+                          r1 = 10 11 12 13 | 50 51 52 53        row 1 | row 5
+                          r2 = 20 21 22 23 | 60 61 62 63        row 2 | row 6
+                          r3 = 30 31 32 33 | 70 71 72 73        row 3 | row 7
+    unpack numbers     low(r0, r1) = 00 10 01 11 | 40 50 41 51      high(r0, r1) = 02 12 03 13 | 42 52 43 53
+                       low(r2, r3) = 20 30 21 31 | 60 70 61 71      high(r2, r3) = 22 32 23 33 | 62 72 63 73
+    unpack pairs     low of the lows = 00 10 20 30 | 40 50 60 70  = column 0, stored as row 0 of the result
+                    high of the lows = 01 11 21 31 | 41 51 61 71  = column 1; columns 2 and 3 of the highs likewise
+
+No number ever leaves its lane, so each unpack is one instruction, the cheapest kind of shuffle: vunpcklps, vunpckhps,
+vunpcklpd, vunpckhpd; zip1, zip2 on ARM.
+"""
+
+import re
+
+from tvm.ir import Expr
 from tvm.s_tir import TensorIntrin
-from tvm.script import tirx as T
-from tvm.tirx import Shuffle
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import Buffer, PrimFunc, Shuffle
 
-COLS = 4  # columns are taken four at a time: 128 bits, inside which shuffles are cheapest
-ROWS = (4, 8)  # in a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
+COLS = 4  # numbers of a 128-bit lane: columns that are transposed together
+ROWS = (4, 8)  # numbers of a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
+NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)")
 
 
 def transpose(rows: int, cols: int, scope: str) -> str:
-    """Name of the intrinsic `out[j, i] = a[i, j]`, `a [rows, cols]`, `out [cols, rows]` in `scope`, both contiguous
-    along their last axis.
+    """The name, for `Schedule.tensorize`, of the intrinsic out[j, i] = a[i, j]; it is made when first asked for.
 
-    rows is one of ROWS, cols one of 4, 8, 16. Rows i and i + 4 share a vector, so that its two shuffles stay inside 128
-    bits.
+    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both float32 and contiguous along their last
+    axis; rows is one of ROWS, cols a multiple of COLS.
     """
-    return f"transpose_{rows}x{cols}_{scope}"
+    name = f"transpose_{rows}x{cols}_{scope}"
+    if TensorIntrin.get(name, allow_missing=True) is None:
+        TensorIntrin.register(name, description(rows, cols, scope), implementation(rows, cols, scope))
+    return name
 
 
-def register(rows: int, cols: int, scope: str):
-    """Makes the intrinsic known to TVM. All are, when this file is imported: a recorded schedule knows them by name."""
+def require_known(trace: list) -> None:
+    """Makes the intrinsics that a recorded schedule, `Trace.as_json()`, tensorizes with: it knows them by name alone.
+    To be called before TVM reads the trace.
+    """
+    instructions, _ = trace
+    for kind, _, attributes, _ in instructions:
+        if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
+            rows, cols, scope = named.groups()
+            transpose(int(rows), int(cols), scope)
 
-    @T.prim_func(s_tir=True)
-    def description(source: T.handle, result: T.handle) -> None:
-        a = T.match_buffer(source, (rows, cols), "float32", strides=[T.int32(), 1], offset_factor=1)
-        out = T.match_buffer(result, (cols, rows), "float32", strides=[T.int32(), 1], offset_factor=1, scope=scope)
+
+def description(rows: int, cols: int, scope: str) -> PrimFunc:
+    """The loops that the intrinsic stands for, as `tensorize` looks for them."""
+
+    def loops(a: Buffer, out: Buffer):
+        with T.grid(cols, rows) as (j, i), T.sblock("transpose"):
+            vj, vi = T.axis.remap("SS", [j, i])
+            T.buffer_store(out, a[vi, vj], [vj, vi])
+
+    return function("description", rows, cols, scope, loops)
+
+
+def implementation(rows: int, cols: int, scope: str) -> PrimFunc:
+    """What `tensorize` puts in their place: a vector store for each column."""
+
+    def stores(a: Buffer, out: Buffer):
+        for j in range(cols):
+            T.buffer_store(out, column(a, rows, j), [j, T.ramp(T.int32(0), 1, rows)])
+
+    return function("implementation", rows, cols, scope, stores)
+
+
+def function(name: str, rows: int, cols: int, scope: str, body) -> PrimFunc:
+    """A function of `a` and `out`, parts of larger buffers, whose root block holds the statements that `body` emits.
+
+    By TVM's builder: the decorator `T.prim_func` would read and parse this file's source for each, a tenth of a second.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        a = argument("a", (rows, cols), "global")
+        out = argument("out", (cols, rows), scope)
         with T.sblock("root"):
             T.reads(a[0:rows, 0:cols])
             T.writes(out[0:cols, 0:rows])
-            for j, i in T.grid(cols, rows):
-                with T.sblock("transpose"):
-                    vj, vi = T.axis.remap("SS", [j, i])
-                    out[vj, vi] = a[vi, vj]
-
-    @T.prim_func(s_tir=True)
-    def implementation(source: T.handle, result: T.handle) -> None:
-        a = T.match_buffer(source, (rows, cols), "float32", strides=[T.int32(), 1], offset_factor=1)
-        out = T.match_buffer(result, (cols, rows), "float32", strides=[T.int32(), 1], offset_factor=1, scope=scope)
-        with T.sblock("root"):
-            T.reads(a[0:rows, 0:cols])
-            T.writes(out[0:cols, 0:rows])
-            store_columns(a, out, rows, cols)
-
-    TensorIntrin.register(transpose(rows, cols, scope), description, implementation, override=True)
+            body(a, out)
+    return builder.get()
 
 
-def store_columns(a, out, rows: int, cols: int):
-    """The statements of an implementation. What columns have in common LLVM computes once."""
-    for j in range(cols):
-        T.buffer_store(out, column(a, rows, j), [j, T.ramp(T.int32(0), 1, rows)])
+def argument(name: str, shape: tuple[int, int], scope: str) -> Buffer:
+    """The next argument of the function being built: rows anywhere apart, each contiguous."""
+    handle, strides = T.arg(name, T.handle()), [T.int32(), 1]
+    buffer = T.match_buffer(handle, shape, "float32", strides=strides, offset_factor=1, scope=scope)
+    return IRBuilder.name(name, buffer)
 
 
-def column(a, rows: int, j: int):
-    """Column j: of rows two by two the halves that hold it, of those the column."""
-    first = j // COLS * COLS
-    low, high = (
-        interleave(spaced_rows(a, rows, i, first), spaced_rows(a, rows, i + 1, first), rows, j % COLS // 2)
-        for i in (0, 2)
-    )
-    starts = [start + piece + j % 2 * 2 for piece in range(0, rows, COLS) for start in (0, rows)]
-    return Shuffle([low, high], [start + i for start in starts for i in (0, 1)])
+def column(a: Buffer, rows: int, j: int) -> Expr:
+    """Column j in a vector. What neighbouring columns have in common LLVM computes once."""
+    first, (pair, place) = j // COLS * COLS, divmod(j % COLS, 2)
+    r = [load(a, rows, i, first) for i in range(COLS)]
+    upper, lower = (unpack(one, other, rows, half=pair, width=1) for one, other in (r[:2], r[2:]))
+    return unpack(upper, lower, rows, half=place, width=2)
 
 
-def spaced_rows(a, rows: int, i: int, j: int):
-    """Columns j to j + 3 of rows i, i + 4, ... in one vector."""
-    pieces = [a.vload([i + piece, j], "float32x4") for piece in range(0, rows, COLS)]
-    return Shuffle(pieces, list(range(rows))) if len(pieces) > 1 else pieces[0]
+def load(a: Buffer, rows: int, i: int, first: int) -> Expr:
+    """Columns `first` to first + 3 of rows i, i + 4, ..., a lane each."""
+    lanes = [a.vload([row, first], "float32x4") for row in range(i, rows, COLS)]
+    return Shuffle(lanes, list(range(rows))) if len(lanes) > 1 else lanes[0]
 
 
-def interleave(one, other, rows: int, half: int):
-    """The lower or upper half of each 128 bits of both, number by number."""
-    return Shuffle(
-        [one, other],
-        [side * rows + piece + 2 * half + i for piece in range(0, rows, COLS) for i in (0, 1) for side in (0, 1)],
-    )
-
-
-for rows in ROWS:
-    for cols in (4, 8, 16):
-        for scope in ("global", "local"):
-            register(rows, cols, scope)
+def unpack(one: Expr, other: Expr, rows: int, half: int, width: int) -> Expr:
+    """From the low or high half of each lane of two vectors, `width` numbers of the one and of the other in turn."""
+    starts = [lane + half * COLS // 2 + i for lane in range(0, rows, COLS) for i in range(0, COLS // 2, width)]
+    return Shuffle([one, other], [vector + start + i for start in starts for vector in (0, rows) for i in range(width)])

@@ -1,18 +1,26 @@
 """What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
 
 import numpy as np
+import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
+from tvm.relax.expr_functor import PyExprMutator
 
 
 def as_array(expr) -> np.ndarray | None:
-    """The value of a constant expression; None if it is not one."""
-    return expr.value.numpy() if isinstance(expr, GenericConst) and hasattr(expr.value, "numpy") else None
+    """The value of a constant expression, a view that cannot be written to; None if it is not one."""
+    if not isinstance(expr, GenericConst) or not hasattr(expr.value, "__dlpack__"):
+        return None
+    view = np.from_dlpack(expr.value)
+    view.flags.writeable = False
+    return view
 
 
-def constant(array: np.ndarray):
-    """A Relax constant of that value and dtype."""
-    return relax.const(np.asarray(array, order="C"), str(array.dtype))
+def constant(array: np.ndarray) -> GenericConst:
+    """A Relax constant of that value and dtype: a copy, and the only one, of an array in any order."""
+    tensor = tvm.runtime.empty(array.shape, str(array.dtype))
+    np.from_dlpack(tensor)[...] = array
+    return relax.const(tensor)
 
 
 def is_op(expr, name: str) -> bool:
@@ -20,9 +28,21 @@ def is_op(expr, name: str) -> bool:
     return isinstance(expr, relax.Call) and getattr(expr.op, "name", None) == name
 
 
+def is_kernel_call(expr) -> bool:
+    """Whether `expr` is a call of a TIR function."""
+    return is_op(expr, "relax.call_tir") or is_op(expr, "relax.call_tir_inplace")
+
+
 def shape_of(expr) -> tuple[int, ...]:
     """Static shape of a tensor expression."""
     return tuple(int(extent) for extent in expr.ty.shape)
+
+
+def rewritten(mutator: PyExprMutator, mod: IRModule) -> IRModule:
+    """The module whose 'main' a mutator of it has rewritten."""
+    main = mod.get_global_var("main")
+    mutator.builder_.update_func(main, mutator.visit_expr(mod[main]))
+    return mutator.builder_.finalize()
 
 
 def with_main(mod: IRModule, built: IRModule, name: str) -> IRModule:

@@ -12,7 +12,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.passes.graph.constants import as_array, constant, is_op
+from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 
 CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv1d")
@@ -20,10 +20,7 @@ CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv1d")
 
 def fold_batch_norm(mod: IRModule) -> IRModule:
     """Removes every nn.batch_norm of constant statistics from 'main'."""
-    folder = _Folder(mod)
-    main = mod.get_global_var("main")
-    folder.builder_.update_func(main, folder.visit_expr(mod[main]))
-    return relax.transform.DeadCodeElimination()(folder.builder_.finalize())
+    return relax.transform.DeadCodeElimination()(rewritten(_Folder(mod), mod))
 
 
 @mutator

@@ -1,7 +1,8 @@
 """Computes what depends on constants alone: transposed weights, relative position biases.
 
 TVM's FoldConstant compiles a function for every operator that it folds, 50 ms each; a transformer has hundreds of them.
-So what NumPy can do in a line is done here first, and the rest left to TVM's pass. Constant positions, by which a
+So what NumPy can do in a line is done here first, and the rest left to TVM's pass. That is run only where something is
+left, for it lowers every operator of the network to see which of them it could fold. Constant positions, by which a
 network gathers, become int32: that is what schedules take (`schedule_functions.takes_int64`); and those that count from
 the end, as in x[:, -1], count from the start: TVM's take reads before x there.
 """
@@ -13,9 +14,10 @@ import tvm
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.passes.graph.constants import as_array, constant, is_op, shape_of
+from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten, shape_of
 
 GATHERS = ("relax.take", "relax.gather_elements")
+LIKE = ("relax.full_like", "relax.zeros_like", "relax.ones_like")  # of their first tensor only the shape matters
 
 
 def permuted(call, x):
@@ -37,7 +39,7 @@ def broadcast(call, x):
 def sliced(call, x):
     axes, begins, ends, *strides = ([int(each) for each in argument.fields] for argument in call.args[1:])
     where = [slice(None)] * x.ndim
-    for axis, begin, end, stride in zip(axes, begins, ends, *(strides or [[1] * len(axes)])):
+    for axis, begin, end, stride in zip(axes, begins, ends, *(strides or [[1] * len(axes)]), strict=True):
         where[axis] = slice(begin, end, stride)
     return x[tuple(where)]
 
@@ -67,6 +69,8 @@ FOLDS = {  # operator -> (the call, its tensors) -> array
     "relax.clip": clipped,
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), reshaped),
     **dict.fromkeys(("relax.broadcast_to", "relax.full", "relax.full_like"), broadcast),
+    **dict.fromkeys(("relax.zeros", "relax.zeros_like"), lambda call: np.zeros(shape_of(call))),
+    **dict.fromkeys(("relax.ones", "relax.ones_like"), lambda call: np.ones(shape_of(call))),
     "relax.arange": lambda call: np.arange(*(each.value for each in call.args)),
     "relax.astype": lambda _, x: x,
     "relax.abs": lambda _, x: np.abs(x),
@@ -87,10 +91,15 @@ FOLDS = {  # operator -> (the call, its tensors) -> array
 @tvm.transform.module_pass(opt_level=0, name="fold_constants")
 def fold_constants(mod: IRModule, _context) -> IRModule:
     """Folds what it can in 'main'."""
-    folder = _Folder(mod)
-    main = mod.get_global_var("main")
-    folder.builder_.update_func(main, folder.visit_expr(mod[main]))
-    return relax.transform.FoldConstant()(folder.builder_.finalize())
+    folded = rewritten(_Folder(mod), mod)
+    return relax.transform.FoldConstant()(folded) if calls_of_constants(folded["main"]) else folded
+
+
+def calls_of_constants(function: relax.Function) -> list[relax.Call]:
+    """The calls in a function that depend on nothing it computes or is given."""
+    calls = []
+    relax.analysis.post_order_visit(function, lambda expr: calls.append(expr) if isinstance(expr, relax.Call) else None)
+    return [call for call in calls if not relax.analysis.free_vars(call)]
 
 
 @mutator
@@ -114,14 +123,12 @@ class _Folder(PyExprMutator):
         if name not in FOLDS:
             return None
         tensors = [arg for arg in value.args if isinstance(arg.ty, relax.TensorType)]
-        arrays = [
-            as_array(self.known.get(arg, arg)) for arg in (tensors[-1:] if name == "relax.full_like" else tensors)
-        ]
-        return (
-            None
-            if any(array is None for array in arrays)
-            else constant(np.asarray(FOLDS[name](value, *arrays), str(value.ty.dtype)))
-        )
+        if name in LIKE:
+            tensors = tensors[1:]
+        arrays = [as_array(self.known.get(arg, arg)) for arg in tensors]
+        if any(array is None for array in arrays):
+            return None
+        return constant(np.asarray(FOLDS[name](value, *arrays), str(value.ty.dtype)))
 
     def visit_call_(self, call):
         call = super().visit_call_(call)
@@ -129,7 +136,8 @@ class _Folder(PyExprMutator):
             shape, axis = shape_of(call.args[0]), call.attrs.axis
             where = from_start(call.args[1], prod(shape) if axis is None else shape[int(axis)])
         elif is_op(call, "relax.index_tensor") and isinstance(call.args[1], relax.Tuple):
-            where = relax.Tuple([from_start(*each) for each in zip(call.args[1].fields, shape_of(call.args[0]))])
+            along = zip(call.args[1].fields, shape_of(call.args[0]), strict=False)  # the axes behind are taken whole
+            where = relax.Tuple([from_start(*each) for each in along])
         else:
             return call
         return relax.Call(call.op, [call.args[0], where], call.attrs, call.ty_args)

@@ -8,7 +8,7 @@ from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.passes.graph.constants import as_array, constant, is_op, shape_of
+from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten, shape_of
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.planning.plan import Plan, choose
@@ -24,9 +24,7 @@ def select_kernels(mod: IRModule, target: Target, dense: bool = False) -> tuple[
     is its name.
     """
     selector = _Selector(mod, target, dense)
-    main = mod.get_global_var("main")
-    selector.builder_.update_func(main, selector.visit_expr(mod[main]))
-    return selector.builder_.finalize(), selector.choices
+    return rewritten(selector, mod), selector.choices
 
 
 @mutator

@@ -15,7 +15,7 @@ from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.base import KERNEL, LAYER
-from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.constants import is_op, rewritten
 from tvm_sched.passes.graph.layer_names import PREFIX
 
 MARKS = (KERNEL, LAYER)
@@ -23,10 +23,7 @@ MARKS = (KERNEL, LAYER)
 
 def share_functions(mod: IRModule) -> IRModule:
     """Rewrites the module, whose 'main' calls fused functions."""
-    sharer = _Sharer(mod)
-    main = mod.get_global_var("main")
-    sharer.builder_.update_func(main, sharer.visit_expr(mod[main]))
-    return relax.transform.DeadCodeElimination()(sharer.builder_.finalize())
+    return relax.transform.DeadCodeElimination()(rewritten(_Sharer(mod), mod))
 
 
 @mutator

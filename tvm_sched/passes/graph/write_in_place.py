@@ -4,7 +4,7 @@ A kernel whose epilogue reads `residual[p]` and writes `y[p]` needs no second bu
 is written has just been read, so no line of a fresh buffer must first be fetched, and the activations that a residual
 block goes back and forth between fit the caches longer.
 
-    y = call_tir(conv, x, w, residual)   ->   y = call_tir_inplace(conv, x, w, residual), y being the same memory as residual
+    y = call_tir(conv, x, w, residual)   ->   y = call_tir_inplace(conv, x, w, residual), y in the residual's memory
 """
 
 import tvm_ffi
@@ -13,16 +13,15 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
-from tvm_sched.passes.graph.constants import is_op, shape_of
+from tvm_sched.passes.graph.constants import is_op, rewritten, shape_of
 from tvm_sched.planning.explain import IN_PLACE
 
 
 def write_in_place(mod: IRModule) -> IRModule:
-    """Rewrites calls in 'main', whose functions are scheduled; arguments of 'main' are never written over."""
-    writer = _Writer(mod)
-    main = mod.get_global_var("main")
-    writer.builder_.update_func(main, writer.visit_expr(mod[main]))
-    return writer.builder_.finalize()
+    """Rewrites calls in 'main', whose functions are scheduled; arguments of 'main' are never written over. A function
+    that nothing calls any more, since all its calls write over an operand, is dropped: it would be compiled in vain.
+    """
+    return relax.transform.DeadCodeElimination()(rewritten(_Writer(mod), mod))
 
 
 @mutator
@@ -55,7 +54,7 @@ class _Writer(PyExprMutator):
         return relax.call_tir_inplace(self.made[key], call.args[1], operand, call.ty)
 
     def may_write_over(self, operand: int, call) -> bool:
-        """Whether the operand has the result's shape, is read where the result is written, and is not needed any more."""
+        """Whether the operand has the result's shape, is read where the result is written, and not needed any more."""
         var = self.bound.value.args[1][operand]  # of the old function
         owner = self.memory.get(var)
         return (
@@ -104,7 +103,7 @@ def reads_where_it_writes(func: PrimFunc, operand: int) -> bool:
     (reader, read), (writer, write) = readers[0], writers[0]
     return reader.same_as(writer) and all(
         int(there.extent) == int(here.extent) == 1 and tvm_ffi.structural_equal(there.min, here.min)
-        for there, here in zip(read.region, write.region)
+        for there, here in zip(read.region, write.region, strict=False)
     )
 
 

@@ -16,7 +16,7 @@ from tvm.tirx import PrimFunc
 DIVISIONS = (tirx.FloorDiv, tirx.FloorMod)
 
 
-def with_flat_indices(func: PrimFunc) -> PrimFunc:
+def flatten_indices(func: PrimFunc) -> PrimFunc:
     """The function with the pixels of its arguments addressed by one number where that takes no division. To run before
     blocks are lowered.
     """

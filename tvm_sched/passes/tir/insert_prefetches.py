@@ -22,7 +22,7 @@ LINE, FLOAT = 64, 4  # bytes
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
 
 
-def with_prefetches(func: PrimFunc) -> PrimFunc:
+def insert_prefetches(func: PrimFunc) -> PrimFunc:
     """The function with prefetches in its marked loops."""
     arguments = set(func.params)
 

@@ -15,7 +15,7 @@ ON_STACK = "disable_lower_builtin"  # TVM's annotation: this allocation is left 
 MOST = 1 << 14  # bytes of a buffer; larger ones are no registers
 
 
-def with_registers(func: PrimFunc) -> PrimFunc:
+def keep_registers(func: PrimFunc) -> PrimFunc:
     """The function with its small local buffers marked. To run right before LowerTVMBuiltin."""
     return tvm_ffi.structural_map(func, (tirx.AllocBuffer, on_stack))
 

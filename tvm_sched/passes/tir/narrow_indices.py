@@ -7,6 +7,6 @@ from tvm.tirx import PrimFunc
 from tvm_sched.passes.tir.schedule_functions import takes_int64
 
 
-def with_narrow_indices(func: PrimFunc) -> PrimFunc:
+def narrow_indices(func: PrimFunc) -> PrimFunc:
     """The function, its indices narrowed."""
     return func if takes_int64(func) else tvm.tirx.transform.ForceNarrowIndexToInt32()(IRModule({"main": func}))["main"]

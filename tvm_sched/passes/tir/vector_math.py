@@ -57,7 +57,7 @@ ERF_Q = (
 )
 
 
-def with_vector_math(func: PrimFunc) -> PrimFunc:
+def vector_math(func: PrimFunc) -> PrimFunc:
     """The function with its float32 calls rewritten."""
     return tvm_ffi.structural_map(func, (ir.Call, rewrite))
 
