@@ -180,7 +180,8 @@ def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
     found, calls = {}, Counter()
     for binding in kernel_bindings(mod):
         name = binding.value.args[0].name_hint.removesuffix(IN_PLACE)
-        if mark := layer_of(binding.var):
+        mark = layer_of(binding.var)
+        if mark and name in compilation.schedules:  # else a product that is no layer, as those in attention
             found[mark] = {"schedule": compilation.schedules[name], "function": name, "call": calls[name]}
         calls[name] += 1
     lost = {"schedule": "none: folded away"}

@@ -78,3 +78,19 @@ def test_names_of_layers_reach_the_compiled_calls(network):
     rows = {(row.function, row.call): row.name for row in lowered.choices}
     assert [row.name for row in lowered.choices] == ["first", "second", "shared", "shared", "down", "head"]
     assert len(rows) == 6  # no two layers claim one call
+
+
+def test_a_product_of_activations_that_has_a_layers_name_is_no_layer():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x):
+            y = x @ self.weight
+            return y @ y.transpose(1, 2)
+
+    compilation = Compilation(TARGET)
+    lowered = pipeline.lower(torch_export.from_torch(Both().eval(), torch.randn(2, 12, 16)), compilation)
+    (row,) = lowered.choices
+    assert (row.op, row.call) == ("linear", 0) and row.function.startswith("direct_conv2d")
