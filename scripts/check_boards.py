@@ -2,7 +2,7 @@
 """Compiles networks for Cortex-A76, bundles them, and runs each bundle's `run.sh --check` as on a board with Debian 11,
 under QEMU.
 
-    python scripts/check_boards.py                 ResNet-18 and MobileNetV1, 1x16 at 75 % and dense, to results/boards_emulated.csv
+    python scripts/check_boards.py    ResNet-18 and MobileNetV1, 1x16 at 75 % and dense, to results/boards_emulated.csv
 
 QEMU and Debian's libraries are fetched as for the tests (tests/end_to_end/arm64_root.py). Columns: network, size (of
 the image, in pixels), n and sparsity (of the mask; 0 is a dense network), target, max_abs_error (to PyTorch on this

@@ -110,7 +110,7 @@ def measured(modules: list[torch.nn.Module], threads: int, seconds: float) -> li
     artifacts = [tvm_sched.compile(module, x, threads=threads) for module in modules]
     times, end = [[] for _ in modules], time.perf_counter() + seconds
     while not times[0] or time.perf_counter() < end:
-        for artifact, mine in zip(artifacts, times):
+        for artifact, mine in zip(artifacts, times, strict=True):
             artifact(x.numpy())
             for _ in range(10):
                 before = time.perf_counter()

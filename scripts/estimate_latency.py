@@ -4,9 +4,9 @@ would be best there.
 
     python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4]
 
-Static analysis: `tvm_sched/estimation/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv, tiles into
-tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The board
-around the core is that of a Raspberry Pi 5.
+Static analysis: `tvm_sched/estimation/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv,
+tiles into tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The
+board around the core is that of a Raspberry Pi 5.
 """
 
 import csv
@@ -74,7 +74,7 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
             mod = pipeline.fused(imported, Compilation(estimator.target, dense=not sparsity))
         seconds = estimator.network_seconds(mod, RASPBERRY_PI_5)
         values = (name, 16 if sparsity else 1, sparsity, estimator.target.cores, f"{1e3 * seconds:.1f}")
-        rows.append(dict(zip(FIELDS, map(str, values))))
+        rows.append(dict(zip(FIELDS, map(str, values), strict=True)))
         guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod)]
         lines = [
             estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serves this board to a tuning farm: takes compiled kernels over TVM's RPC, runs them, and sends their times back.
 
-    pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 psutil     # no compiler, and nothing of this repository
+    pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 psutil   # no compiler, nothing of this repository
     ./serve_board.py --tracker 192.168.1.2:9190 --key rpi5 --host 192.168.1.7
 
 SECURITY. TVM's RPC has neither passwords nor encryption: whoever can connect may write files here and run any code,

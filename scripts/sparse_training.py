@@ -4,8 +4,8 @@ and 1xN sparse at 75 %, on one core.
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py > results/sparse_training.csv
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/sparse_training.py --networks > results/sparse_training_networks.csv
 
-The second times whole training steps with and without `--sparse-compute` (subp/pruning/sparse_compute.py), in turn, at a
-density of 25 %: what remains of the gain when 1x1 convolutions are only a part of the work.
+The second times whole training steps with and without `--sparse-compute` (subp/pruning/sparse_compute.py), in turn, at
+a density of 25 %: what remains of the gain when 1x1 convolutions are only a part of the work.
 
 Three products of a layer: its output Y, the gradient dX of its input, the gradient dW of its weight. The sparse ones
 run per group of N outputs over its K kept channels (or kernel patches of them):

@@ -73,12 +73,11 @@ def find(used: np.ndarray, groups: int = 1) -> Pattern | None:
 
 
 def pack(weight: np.ndarray, kept: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Uniform block-sparse rows of a weight `[O, C, kh, kw]` whose blocks of `n`, `kept [G, C]`, are kept, G = ceil(O /
-    n).
+    """Uniform block-sparse rows of a weight `[O, C, kh, kw]` whose blocks of `n`, `kept [G, C]`, are kept.
 
-    Returns data `[G, K, kh, kw, n]` and indices `[G, K]` int32, sorted in each row. K is the most that any block row keeps,
-    at least 1; shorter rows are filled with blocks that are not kept, which hold zeros, and so are the output channels
-    beyond O. Where all channels are kept the indices are None.
+    Returns data `[G, K, kh, kw, n]` and indices `[G, K]` int32, sorted in each row; G = ceil(O / n), and K is the most
+    that any block row keeps, at least 1. Shorter rows are filled with blocks that are not kept, which hold zeros, and
+    so are the output channels beyond O. Where all channels are kept the indices are None.
     """
     out_channels, channels, *kernel = weight.shape
     block_rows = len(kept)

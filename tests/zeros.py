@@ -6,8 +6,8 @@ from torch import nn
 
 
 def keep_blocks(weight: np.ndarray, n: int, kept: int | list[int], seed: int = 0) -> np.ndarray:
-    """A copy of `weight [O, C, ...]` in which each group of `n` output channels keeps `kept` random input channels (or
-    a number a group).
+    """A copy of `weight [O, C, ...]`: each group of `n` output channels keeps `kept` random input channels, a number or
+    one a group.
     """
     rng = np.random.default_rng(seed)
     pruned = np.zeros_like(weight)

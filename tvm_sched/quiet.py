@@ -11,7 +11,7 @@ CHATTER = (b"Warning: Scope Saving", b"Warning: Scope Loaded", b"Warning: Fast m
 
 @contextmanager
 def quiet():
-    """Drops those lines from the process's standard error while the block runs; everything else follows when it ends."""
+    """Drops those lines from the process's standard error while the block runs; all others follow when it ends."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -162,7 +162,7 @@ NETWORKS = {
         nn.ReLU(),
         nn.Dropout(),
         nn.Linear(64, 10),
-    ),  # fmt: skip
+    ),
 }
 
 

@@ -64,7 +64,7 @@ def test_a_dump_holds_a_numbered_file_a_phase(network, tmp_path):
 
 def test_a_dump_that_cannot_be_made_is_refused_before_the_work(network, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder .*file/dump: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot make the folder .*file/dump: Not a directory"):
         tvm_sched.compile(network, X, threads=1, dump=tmp_path / "file" / "dump")
 
 

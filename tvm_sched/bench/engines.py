@@ -177,10 +177,12 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> 
     with pinned(fastest_cpus(machine.threads)):
         *timings, peak_timing = measure(candidates | {"peak": machine.candidate}, seconds).values()
     gflops = machine.gflops(peak_timing.min_ms)
-    best_dense = min((timing.median_ms for engine, timing in zip(engines, timings) if engine.dense), default=None)
+    best_dense = min(
+        (timing.median_ms for engine, timing in zip(engines, timings, strict=True) if engine.dense), default=None
+    )
     dense_macs = next((engine.cost.dense_macs for engine in engines if engine.cost), None)
     rows = []
-    for engine, timing in zip(engines, timings):
+    for engine, timing in zip(engines, timings, strict=True):
         kept_macs = engine.cost.kept_macs if engine.cost else dense_macs
         rows.append(
             Row(

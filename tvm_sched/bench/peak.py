@@ -22,9 +22,7 @@ ITERATIONS = 1 << 18  # of one call: half a millisecond to a millisecond
 
 
 class Peak:
-    """The kernel on `threads` threads of the host. After a call the accumulators, `sums`, hold `start + iterations * a
-    * b`.
-    """
+    """The kernel on `threads` threads of the host. After a call its `sums` hold `start + iterations * a * b`."""
 
     def __init__(self, threads: int, iterations: int = ITERATIONS):
         import tvm

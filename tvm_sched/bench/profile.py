@@ -87,7 +87,7 @@ def _steps(names: Sequence[str], times_us: np.ndarray, artifact: Artifact, total
     names, parts = [name.removesuffix(IN_PLACE) for name in names], artifact.manifest["parts"]
     calls = Counter()
     builtin = np.zeros(len(times_us))
-    for name, times in zip(names, times_us.T):
+    for name, times in zip(names, times_us.T, strict=True):
         if name.startswith(BUILTIN):
             builtin = builtin + times
             continue

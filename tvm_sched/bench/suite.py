@@ -5,10 +5,12 @@ It is a JSON file, shipped in suites/ or the user's own:
 
     about     a sentence
     networks  names of networks, or instead
-    layers    single layers: {name, in, out, size, kernel, stride, groups, sparsity}; `size` is the input's height and width, and a layer
-              without one is linear; kernel, stride and groups are 1 where they are left out, sparsity the suite's own
+    layers    single layers: {name, in, out, size, kernel, stride, groups, sparsity}; `size` is the input's height and
+              width, and a layer without one is linear; kernel, stride and groups are 1 where they are left out,
+              sparsity the suite's own
     sparsity  list of fractions of blocks pruned; 0 is our dense build
-    n, size, batch, threads   lists: block sizes [16], image sizes of networks [224], images [1], threads [1]; all combinations are measured
+    n, size, batch, threads   lists: block sizes [16], image sizes of networks [224], images [1], threads [1]; all
+              combinations are measured
     seconds   of measuring, for each engine [3]
     goals     network -> {sparsity: the time hoped for, over D (see rows.py)}
 
@@ -81,7 +83,7 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Suite:
-    """The shipped suite of that name, or the one in a file. Raises UserError, naming what is wrong, for anything else."""
+    """The shipped suite of that name, or the one in a file. Raises UserError, which names what is wrong, otherwise."""
     path = SHIPPED / f"{name}.json" if name in names() else Path(name)
     if not path.is_file():
         raise UserError(f"there is no suite {name}: give a file, or one of {', '.join(names())}")

@@ -73,7 +73,7 @@ class Artifact:
             np.copyto(self._input, part)
             output = self._main()
             made.append([self._own(output)] if hasattr(output, "numpy") else [self._own(each) for each in output])
-        outputs = [np.concatenate(each) if len(made) > 1 else each[0] for each in zip(*made)]
+        outputs = [np.concatenate(each) if len(made) > 1 else each[0] for each in zip(*made, strict=True)]
         return outputs[0] if hasattr(output, "numpy") else tuple(outputs)
 
     def _own(self, output) -> np.ndarray:

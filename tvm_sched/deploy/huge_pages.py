@@ -20,7 +20,7 @@ REGION = re.compile(
 
 
 def collapse() -> int:
-    """Asks for huge pages under all of the process's memory that is in use throughout; returns how many bytes got them."""
+    """Asks for huge pages under the process's memory where it is in use throughout; returns how many bytes got them."""
     maps = Path("/proc/self/smaps")
     if sys.platform != "linux" or not maps.is_file():
         return 0

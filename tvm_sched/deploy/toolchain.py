@@ -148,9 +148,7 @@ def read_manifest(path: Path) -> tuple[bytes, str]:
 
 
 def needed_versions(path: Path) -> dict[str, tuple[int, ...]]:
-    """The highest version of each of OLDEST's symbol sets that a library or program asks its system for: {"GLIBC": (2,
-    17)}.
-    """
+    """The highest version of each of OLDEST's symbol sets that a library or program needs: {"GLIBC": (2, 17)}."""
     found = {}
     with open(path, "rb") as file:
         section = ELFFile(file).get_section_by_name(".gnu.version_r")

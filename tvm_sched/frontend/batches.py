@@ -56,10 +56,10 @@ def independent(module: torch.nn.Module, batch: torch.Tensor, images: int) -> bo
     """
     x = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0)).to(batch.dtype)
     whole, pieces = outputs(module(x)), [outputs(module(part)) for part in x.split(images)]
-    joined = [torch.cat(each) for each in zip(*pieces)]
+    joined = [torch.cat(each) for each in zip(*pieces, strict=True)]
     return len(whole) == len(joined) and all(
         one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-4 * float(one.abs().max()))
-        for one, other in zip(whole, joined)
+        for one, other in zip(whole, joined, strict=True)
     )
 
 

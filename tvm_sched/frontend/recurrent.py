@@ -118,7 +118,10 @@ def unroll(
             last.append(state)
         sequence = torch.cat(outputs, 1) if bidirectional else outputs[0]
     output = sequence.view(times, batch, -1)
-    return [output.permute(1, 0, 2) if batch_first else output, *(torch.stack(each) for each in zip(*last))]
+    return [
+        output.permute(1, 0, 2) if batch_first else output,
+        *(torch.stack(each) for each in zip(*last, strict=True)),
+    ]
 
 
 def lstm(x, initial, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):

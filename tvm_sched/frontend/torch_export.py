@@ -42,7 +42,9 @@ class Imported:
             made = [module(part) for part in torch.from_numpy(x).chunk(self.parts)]
         if isinstance(made[0], torch.Tensor):
             return torch.cat(made).numpy() if self.parts > 1 else made[0].detach().numpy()
-        return tuple((torch.cat(each) if self.parts > 1 else each[0]).detach().numpy() for each in zip(*made))
+        return tuple(
+            (torch.cat(each) if self.parts > 1 else each[0]).detach().numpy() for each in zip(*made, strict=True)
+        )
 
 
 def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
@@ -180,7 +182,7 @@ class _NamingBuilder:
 
 def operator(node: torch.fx.Node) -> str:
     """ATen's name for what a node computes: 'conv2d' of 'aten.conv2d.default'."""
-    return getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::") or ""
+    return node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else ""
 
 
 def source(node: torch.fx.Node) -> torch.fx.Node:

@@ -41,7 +41,7 @@ class DepthwiseProblem:
 
 
 def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None):
-    """The algorithm, free of any order. `padding` is (top, left, bottom, right); `marks` become the block's attributes."""
+    """The algorithm, free of any order. `padding`: top, left, bottom, right; `marks` become the block's attributes."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
     kernel_h, kernel_w, _ = (int(extent) for extent in weight.shape)
     top, left, _, _ = padding

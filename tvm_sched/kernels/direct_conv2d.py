@@ -2,9 +2,10 @@
 
     y[b, h, w, g*N + lane] = sum_{k, r, q} data[g, k, r, q, lane] * x[b, h*S + r*D - P, w*S + q*D - P, indices[g, k]]
 
-`x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, G = ceil(O
-/ N). Every block row is the same work, so equal ranges of them, or of pixels, are equal work for a thread. Without indices
-all C channels are kept: the same kernel is the dense convolution. A linear layer is the case of a 1x1 image.
+`x [B, H, W, C]`, `data [G, K, R, Q, N]`, `indices [G, K]` int32 and sorted in each row, `y [B, H', W', O]`, where
+G = ceil(O / N). Every block row is the same work, so equal ranges of them, or of pixels, are equal work for a thread.
+Without indices all C channels are kept: the same kernel is the dense convolution. A linear layer is the case of a 1x1
+image.
 """
 
 from collections.abc import Iterator
@@ -161,7 +162,7 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
     steps = [prod(extents[axis + 1 :]) for axis in range(rank)]
 
     def pixel(*axes):
-        return [sum(axis * step for axis, step in zip(axes, steps)), *axes[rank:]]
+        return [sum(axis * step for axis, step in zip(axes[:rank], steps, strict=True)), *axes[rank:]]
 
     sch.transform_layout(conv, ("write", 0), pixel)
     for block in (conv, epilogue):
@@ -185,7 +186,7 @@ def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target):
     few sets of L1.
     """
     pad = find_block(sch, "pad")
-    image, h, w, c = sch.get_loops(pad)
+    image, h, _, c = sch.get_loops(pad)
     if problem.channels * problem.stride[1] % 128 == 0:
         sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
     if problem.channels % target.lanes == 0:
@@ -198,12 +199,12 @@ class DirectConv2d(Kernel):
     """Takes every layer but depthwise ones, with blocks of every size."""
 
     name = NAME
-    examples = [
+    examples = tuple(
         Example(n, sparse, size, stride)
         for n in EXAMPLE_SIZES
         for sparse in (True, False)
         for size, stride in ((1, 1), (1, 2), (3, 1), (3, 2))
-    ]
+    )
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         for n in () if layer.depthwise else pattern.SIZES:

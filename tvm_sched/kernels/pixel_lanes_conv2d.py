@@ -1,9 +1,9 @@
 """1x1 convolution over 1xN blocks of few channels: lanes over pixels, since lanes over N would leave most of a vector
 unused.
 
-    V[b, v, c, i]         = x[b*Q + v*L + i, c]                                       input, transposed; L lanes
-    M[b, v, g*N + l, i]   = sum_k data[g, k, l] * V[b, v, indices[g, k], i]           a vector of V is loaded once for N multiply-adds
-    y[b*Q + v*L + i, o]   = M[b, v, o, i]                                             transposed back
+    V[b, v, c, i]         = x[b*Q + v*L + i, c]                               input, transposed; L lanes
+    M[b, v, g*N + l, i]   = sum_k data[g, k, l] * V[b, v, indices[g, k], i]   a vector of V serves N multiply-adds
+    y[b*Q + v*L + i, o]   = M[b, v, o, i]                                     transposed back
 
 `x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels
 pass through all stages in cache; bias, residual and activation are applied with lanes over channels, as outputs are
@@ -132,7 +132,7 @@ def problem_of(sch: Schedule) -> PixelLanesProblem:
 
 
 def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[PixelTile]:
-    """Tiles that fit the registers, cheapest estimate first. Where pixels are left over, a band's vectors are one tile."""
+    """Tiles that fit the registers, cheapest first. Where pixels are left over, a band's vectors are one tile."""
     conv, lanes = problem.conv, problem.lanes
     vectors = conv.width // lanes
     bands = bands_of(conv.width, lanes)

@@ -62,7 +62,7 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
 
 
 def rounded(cycles: float) -> int:
-    """A key to sort estimates by, the same for those that differ by no more than EQUAL: what is simpler then decides."""
+    """A key to sort estimates by, the same for those that differ by no more than EQUAL: simplicity then decides."""
     return round(log(cycles) / EQUAL)
 
 

@@ -91,7 +91,7 @@ def deep_weight(weight: np.ndarray, stride: int) -> np.ndarray:
 
 
 def schedule(sch: Schedule, target: Target) -> None:
-    """A pixel's channels are unrolled, so that where each comes from is known; the image's border gets code of its own."""
+    """A pixel's channels are unrolled, so that where each comes from is known; the image's border gets its own code."""
     block = find_block(sch, NAME)
     for producer in sch.get_producers(block):  # the permutation to channels last
         sch.compute_inline(producer)

@@ -135,12 +135,12 @@ def transform_weight(data, g):
     r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
     half = te.compute(
         (e, taps, block_rows, kept, n),
-        lambda i, q, b, k, l: te.sum(g[i, r] * data[b, k, r, q, l], axis=r),
+        lambda i, q, b, k, lane: te.sum(g[i, r] * data[b, k, r, q, lane], axis=r),
         name="half_weight",
     )
     return te.compute(
         (e, e, block_rows, kept, n),
-        lambda i, j, b, k, l: te.sum(g[j, s] * half[i, s, b, k, l], axis=s),
+        lambda i, j, b, k, lane: te.sum(g[j, s] * half[i, s, b, k, lane], axis=s),
         name="whole_weight",
     )
 
@@ -253,7 +253,7 @@ def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cyc
 
 
 def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
-    """Rewrites `compute`, and the elementwise chain fused behind it, into bands that pass through all stages in cache."""
+    """Rewrites `compute` and the elementwise chain fused behind it into bands that pass through all stages in cache."""
     pixels, half_input, transformed, product, half_output, output = (
         find_block(sch, name) for name in (PIXELS, HALF_INPUT, INPUT, NAME, HALF_OUTPUT, OUTPUT)
     )
@@ -333,7 +333,7 @@ class WinogradConv2d(Kernel):
     """
 
     name = NAME
-    examples = [Example(n, sparse, 3) for n in EXAMPLE_SIZES for sparse in (True, False)]
+    examples = tuple(Example(n, sparse, 3) for n in EXAMPLE_SIZES for sparse in (True, False))
     after_space_to_depth = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:

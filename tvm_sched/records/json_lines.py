@@ -23,7 +23,7 @@ def locked(folder: Path, write: bool) -> Iterator[None]:
     """
     path = Path(folder) / LOCK
     try:
-        file = open(path, "a" if write else "r")
+        file = open(path, "a" if write else "r")  # noqa: SIM115 (closed below; here only opening may fail)
     except OSError:
         if write:
             raise

@@ -43,7 +43,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Lease:
-    """A device that is ours to connect to. One that is not used goes back to the tracker by itself within some seconds."""
+    """A device that is ours to connect to. One that is not used goes back to the tracker by itself within seconds."""
 
     device: Device
     matchkey: str

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 
 def step(weight: Tensor, order: Tensor, n: int, pruning_rate: float, patterns: bool) -> Tensor:
-    """The mask of one epoch, bool: [O, I], a kernel each; with `patterns` (HRBP++) of the weight's shape [O, I,
-    *kernel].
+    """The mask of one epoch, bool: [O, I], a kernel each; with `patterns` (HRBP++) [O, I, *kernel], the weight's shape.
 
     order: [O], each n consecutive outputs of which are a group
     """

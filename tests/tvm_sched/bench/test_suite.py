@@ -1,8 +1,8 @@
 """Suites: what files mean, what is said to bad ones, and how results are summed up."""
 
 import json
-import os
 from dataclasses import replace
+from io import StringIO
 
 import pytest
 from rich.console import Console
@@ -52,7 +52,8 @@ def test_the_networks_suite_has_a_goal_for_dense_75_and_90_percent():
 def test_all_combinations_are_cases_in_order():
     cases = parse("own", {"networks": ["a", "b"], "sparsity": [0, 0.5], "batch": [1, 8], "threads": [1, 2]}).cases
     assert [str(case) for case in cases] == [
-        "a", "a, 2 threads", "a, batch 8", "a, batch 8, 2 threads", "b", "b, 2 threads", "b, batch 8", "b, batch 8, 2 threads",
+        "a", "a, 2 threads", "a, batch 8", "a, batch 8, 2 threads",
+        "b", "b, 2 threads", "b, batch 8", "b, batch 8, 2 threads",
     ]  # fmt: skip
     assert str(parse("own", {"networks": ["a"], "sparsity": [0.5], "n": [4]}).cases[0]) == "a, 1x4"
 
@@ -132,7 +133,7 @@ def test_the_summary_has_a_line_a_case_and_a_column_a_sparsity():
     cases = parse("own", {"networks": ["a", "b"], "sparsity": [0, 0.75]}).cases
     reached = replace(ROW, median_ms=1.0, time_over_d=0.125)
     results = [(cases[0], {0.0: replace(ROW, goal=None), 0.75: ROW}), (cases[1], {0.75: reached})]
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    console = Console(width=100, record=True, file=StringIO())
     console.print(suite.summary(results))
     lines = [line.replace("│", " ").replace("┃", " ").split() for line in console.export_text().splitlines()]
     assert ["dense", "75%"] in lines

@@ -6,6 +6,8 @@ import json
 import shutil
 import struct
 import tarfile
+from io import BytesIO, StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,7 +211,7 @@ def test_a_file_that_is_no_library(tmp_path, content):
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
 def test_a_truncated_file_is_never_loaded(copy, share):
-    whole = open(copy, "rb").read()
+    whole = Path(copy).read_bytes()
     with open(copy, "r+b") as file:
         file.truncate(int(share * len(whole)))
     refused(lambda: tvm_sched.load(copy), "is truncated or not a shared library")
@@ -249,7 +251,7 @@ def test_a_manifest_of_another_version_is_refused(compiled, tmp_path, key, value
 
 
 def test_a_damaged_manifest_is_refused(copy):
-    content = open(copy, "rb").read()
+    content = Path(copy).read_bytes()
     at = content.index(b'{"format"')
     with open(copy, "r+b") as file:
         file.seek(at)
@@ -299,7 +301,7 @@ def test_code_for_cortex_a76_is_saved_as_object_files(network, x, tmp_path):
     artifact.save(tmp_path / "net.tar")
     with tarfile.open(tmp_path / "net.tar") as archive:
         archive.extractall(tmp_path / "objects", filter="data")
-    machines = [ELFFile(open(path, "rb"))["e_machine"] for path in (tmp_path / "objects").rglob("*.o")]
+    machines = [ELFFile(BytesIO(path.read_bytes()))["e_machine"] for path in (tmp_path / "objects").rglob("*.o")]
     assert machines and set(machines) == {"EM_AARCH64"}
     assert (artifact.manifest["arch"], artifact.manifest["target"]) == ("aarch64", "cortex-a76")
     if targets.host().arch != "aarch64":
@@ -352,7 +354,7 @@ def test_kernels_are_counted_by_where_their_schedules_come_from(compiled):
 def test_explain_is_a_table_of_the_layers(compiled):
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=StringIO())
     console.print(compiled.explain_table())
     text = console.export_text()
     assert all(row.name in text and row.kernel in text for row in compiled.explain())

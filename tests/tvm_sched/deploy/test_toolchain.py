@@ -70,7 +70,8 @@ def test_the_users_compiler_goes_first(installed):
 def test_object_files_alone_are_made_for_macos():
     with pytest.raises(
         UserError,
-        match="for target 'apple-m1' there are object files only, nothing here links for macOS: save to a name ending in .tar",
+        match="for target 'apple-m1' there are object files only, nothing here links for macOS: "
+        r"save to a name ending in \.tar",
     ):
         toolchain.linker(targets.get("apple-m1"))
 
@@ -118,7 +119,7 @@ def test_debug_information_is_left_out(tmp_path, compiler):
 
 
 def test_the_linkers_first_words_are_told(tmp_path, compiler):
-    with pytest.raises(UserError, match="cannot link .*lib.so: .*missing.o") as caught:
+    with pytest.raises(UserError, match=r"cannot link .*lib\.so: .*missing\.o") as caught:
         toolchain.link(str(tmp_path / "lib.so"), [str(tmp_path / "missing.o")], compiler, b"{}")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "lib.so").exists()

@@ -54,7 +54,7 @@ def test_without_a_network_one_sentence_says_so_and_nothing_is_left(pip, tmp_pat
     pip.fails = "WARNING: retrying\nERROR: No matching distribution found"
     with pytest.raises(
         UserError,
-        match="apache-tvm .* for riscv64 cannot be fetched .* pip says: ERROR: No matching distribution found$",
+        match=r"apache-tvm .* for riscv64 cannot be fetched .* pip says: ERROR: No matching distribution found$",
     ):
         wheels.runtime_files("riscv64")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()] and not wheels.is_here("riscv64")

@@ -121,5 +121,5 @@ def test_a_pruned_lstm_runs_block_sparse_its_weights_stored_once():
 def test_too_many_steps_are_refused(monkeypatch):
     monkeypatch.setattr(recurrent, "MOST_STEPS", 5)
     network = Reader(nn.GRU, num_layers=2)
-    with pytest.raises(UserError, match="module takes 6 steps .3 in each of its layers and directions.; .* up to 5"):
+    with pytest.raises(UserError, match=r"module takes 6 steps \(3 in each of its layers and directions\); .* up to 5"):
         torch_export.from_torch(network, torch.zeros(STEPS, 1, INPUTS))

@@ -1,4 +1,4 @@
-"""The block-sparse convolution against PyTorch: shapes, block sizes, densities, fused chains, every tile, other CPUs."""
+"""The block-sparse convolution against PyTorch: shapes, block sizes, densities, fused chains, all tiles, other CPUs."""
 
 from dataclasses import replace
 

@@ -18,6 +18,7 @@ from tvm_sched.kernels.winograd_conv2d import VARIANTS, Variant, WinogradTile
 
 ONE_CORE = replace(targets.host(), cores=1)
 LANES = ONE_CORE.lanes
+F4X3 = Variant(4, 3)  # F(4x4, 3x3)
 
 
 def transformed(data: np.ndarray, variant: Variant) -> np.ndarray:
@@ -27,7 +28,7 @@ def transformed(data: np.ndarray, variant: Variant) -> np.ndarray:
 
 
 class Layer:
-    """A layer of unit-scale outputs with bias, residual and activation: the function, its inputs and PyTorch's result."""
+    """A layer of unit-scale outputs with bias, residual, activation: the function, its inputs and PyTorch's result."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Layer:
         out_channels,
         n=16,
         kept=None,
-        variant=Variant(4, 3),
+        variant=F4X3,
         padding=(1, 1, 1, 1),
         activation=(topi.nn.relu, torch.relu),
     ):
@@ -144,7 +145,7 @@ def test_forms_are_exact_on_integers():
     for variant in VARIANTS:
         d, w = list(range(3, 3 + variant.size)), [2, -5, 7, 3, -4][: variant.taps]
         u = [sum(Fraction(row[r]).limit_denominator(24) * w[r] for r in range(variant.taps)) for row in variant.weight]
-        y = variant.output([a * b for a, b in zip(u, variant.input(d))])
+        y = variant.output([a * b for a, b in zip(u, variant.input(d), strict=True)])
         assert y == [sum(d[i + r] * w[r] for r in range(variant.taps)) for i in range(variant.m)]
 
 

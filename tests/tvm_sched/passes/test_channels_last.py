@@ -28,7 +28,7 @@ def permutations(network, *shape):
 
 
 class Then(nn.Module):
-    """A convolution, then functions (or modules), each a result of the network: what a function gets is channels last."""
+    """A convolution, then functions (or modules), each a result of the network: a function's input is channels last."""
 
     def __init__(self, *functions, out_channels=8):
         super().__init__()
@@ -87,8 +87,9 @@ def test_pools_of_sizes_that_the_stride_does_not_divide(size):
 
 def test_elementwise_functions_keep_the_order_of_axes():
     assert elementwise(
-        F.relu, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.relu6, F.leaky_relu, F.elu, F.softplus, F.mish, torch.tanh, torch.sigmoid,
-        torch.exp, torch.abs, torch.neg, torch.erf, torch.square, torch.floor, lambda y: F.gelu(y, approximate="tanh"),
+        F.relu, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.relu6, F.leaky_relu, F.elu, F.softplus, F.mish,
+        torch.tanh, torch.sigmoid, torch.exp, torch.abs, torch.neg, torch.erf, torch.square, torch.floor,
+        lambda y: F.gelu(y, approximate="tanh"),
         lambda y: torch.sqrt(y.abs()), lambda y: torch.clamp(y, -0.5, 0.25), lambda y: F.dropout(y, training=False),
         lambda y: torch.pow(y.abs() + 0.1, 1.5), lambda y: torch.where(y > 0.1, y, -y), lambda y: y * (y <= 0),
     ) == 0  # fmt: skip
@@ -109,7 +110,7 @@ def test_operations_with_constants_that_broadcast():
         (2, 1, 1, 1),
         (1, 1, 5, 6),
     ]
-    assert elementwise(*(lambda y, c=torch.randn(shape): y + c for shape in shapes)) == 0
+    assert elementwise(*(lambda y, c=constant: y + c for constant in map(torch.randn, shapes))) == 0
     operations = [
         torch.sub,
         torch.mul,
@@ -336,10 +337,11 @@ def test_tokens_of_a_vision_transformer():
 
 def test_operators_that_the_pass_does_not_know():
     functions = [
-        lambda y: F.interpolate(y, scale_factor=2.0), lambda y: F.interpolate(y, size=(7, 9), mode="bilinear"), lambda y: y.softmax(1),
-        nn.GroupNorm(2, 8), lambda y: F.pad(y, (1, 2, 0, 1)), lambda y: y.flip(2), lambda y: y.cumsum(3), lambda y: F.layer_norm(y, (5, 6)),
-        lambda y: torch.einsum("bchw,bdhw->bcd", y, y), lambda y: y @ y.transpose(2, 3), lambda y: y.squeeze().unsqueeze(0),
-        lambda y: F.prelu(y, torch.tensor([0.25])), lambda y: y.topk(2, 1)[0], lambda y: F.max_pool2d(y, 2)[:, :, 0], lambda y: y.std((2, 3)),
+        lambda y: F.interpolate(y, scale_factor=2.0), lambda y: F.interpolate(y, size=(7, 9), mode="bilinear"),
+        lambda y: y.softmax(1), nn.GroupNorm(2, 8), lambda y: F.pad(y, (1, 2, 0, 1)), lambda y: y.flip(2),
+        lambda y: y.cumsum(3), lambda y: F.layer_norm(y, (5, 6)), lambda y: torch.einsum("bchw,bdhw->bcd", y, y),
+        lambda y: y @ y.transpose(2, 3), lambda y: y.squeeze().unsqueeze(0), lambda y: F.prelu(y, torch.tensor([0.25])),
+        lambda y: y.topk(2, 1)[0], lambda y: F.max_pool2d(y, 2)[:, :, 0], lambda y: y.std((2, 3)),
         lambda y: torch.stack([y, y], 1), lambda y: y.expand(2, 8, 5, 6).repeat(1, 2, 1, 1), lambda y: y.argmax(1),
     ]  # fmt: skip
     permutations(Then(*functions), 2, 4, 5, 6)

@@ -1,4 +1,4 @@
-"""Batch norms disappear into convolutions, or become a multiplication and an addition; the network computes the same."""
+"""Batch norms go into convolutions, or become a multiplication and an addition; the network computes the same."""
 
 import numpy as np
 import pytest

@@ -49,7 +49,7 @@ def database(task, tmp_path_factory):
     """Records of 3, 1 and 2 milliseconds."""
     folder = tmp_path_factory.mktemp("database")
     records = Records(folder, TARGET, create=True)
-    for sch, seconds in zip(search.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3)):
+    for sch, seconds in zip(search.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3), strict=False):
         records.add(task.func, sch, [seconds])
     return folder
 

@@ -49,7 +49,7 @@ def original(task, schedules, tmp_path_factory):
     """Three records of a task: of 3, 1 and 2 milliseconds."""
     folder = tmp_path_factory.mktemp("original") / "records"
     records = Records(folder, TARGET, create=True)
-    for sch, seconds in zip(schedules, (3e-3, 1e-3, 2e-3)):
+    for sch, seconds in zip(schedules, (3e-3, 1e-3, 2e-3), strict=False):
         records.add(task.func, sch, [seconds])
     return folder
 
@@ -121,7 +121,7 @@ def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(fol
     whole = path.read_bytes()
     last = len(whole) - len(whole.splitlines(keepends=True)[-1])
     path.write_bytes(whole[:-cut] if cut > 0 else whole[: last - cut])
-    with pytest.raises(UserError, match="the last line of .* is cut off") as caught:
+    with pytest.raises(UserError, match=r"the last line of .* is cut off") as caught:
         Records(folder, TARGET)
     assert "\n" not in str(caught.value)
     repaired = Records(folder, TARGET, create=True)
@@ -149,7 +149,7 @@ def test_damage_in_the_middle_is_never_repaired(folder, garbage, create, name):
     path = folder / name
     damaged = garbage + path.read_bytes()
     path.write_bytes(damaged)
-    with pytest.raises(UserError, match="line 1 of .* is damaged"):
+    with pytest.raises(UserError, match=r"line 1 of .* is damaged"):
         Records(folder, TARGET, create=create)
     assert path.read_bytes() == damaged
 
@@ -157,7 +157,7 @@ def test_damage_in_the_middle_is_never_repaired(folder, garbage, create, name):
 @pytest.mark.parametrize("line", ["{}", "3", "null", "[7, [[], [], {}, []]]", "[0, []]", "[-1, [[], [], {}, []]]"])
 def test_json_that_is_no_record_is_told_in_a_sentence(folder, line):
     (folder / RECORDS).write_text(f"{line}\n")
-    with pytest.raises(UserError, match="line 1 of .* is damaged") as caught:
+    with pytest.raises(UserError, match=r"line 1 of .* is damaged") as caught:
         Records(folder, TARGET)
     assert "\n" not in str(caught.value)
 

@@ -33,7 +33,8 @@ def test_a_target_is_its_own_name():
 def test_unknown_names_are_told_with_the_known_ones():
     with pytest.raises(
         UserError,
-        match="unknown target 'cortex-a5'; known targets: host, x86-avx2, x86-avx512, .*cortex-a76, .*or a file NAME.json",
+        match=r"unknown target 'cortex-a5'; known targets: host, x86-avx2, x86-avx512, .*cortex-a76, "
+        r".*or a file NAME\.json",
     ):
         targets.get("cortex-a5")
 
@@ -170,7 +171,7 @@ def test_each_field_of_a_file_is_checked(tmp_path, content, words):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(UserError, match="target file .*none.json cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"target file .*none\.json cannot be read: No such file"):
         targets.get(str(tmp_path / "none.json"))
 
 

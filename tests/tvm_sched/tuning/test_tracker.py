@@ -28,7 +28,7 @@ def test_brackets_around_an_ipv6_address_are_taken_off():
 
 
 def test_where_nobody_listens_it_is_said():
-    with pytest.raises(NoTracker, match="no tracker answers at 127.0.0.1:.* refused"):
+    with pytest.raises(NoTracker, match=r"no tracker answers at 127\.0\.0\.1:.* refused"):
         Tracker(f"127.0.0.1:{boards.free_port()}").kinds()
 
 

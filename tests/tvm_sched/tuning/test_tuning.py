@@ -154,7 +154,7 @@ def test_a_cut_off_last_line_stops_compile_but_not_tune(copy):
     path = copy / RECORDS
     whole, schedules = path.read_bytes(), distinct(copy)
     path.write_bytes(whole[:-30])
-    with pytest.raises(UserError, match="the last line of .* is cut off"):
+    with pytest.raises(UserError, match=r"the last line of .* is cut off"):
         tvm_sched.compile(*network(), threads=1, records=copy)
     assert path.read_bytes() == whole[:-30]
     tune(copy)

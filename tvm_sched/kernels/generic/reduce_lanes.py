@@ -84,7 +84,7 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
     window = [a.loop for a in reduced] if rows == 1 and prod(a.extent for a in reduced) <= MOST_UNROLLED else []
     for loop in (*inner, *after, *window):
         sch.unroll(loop)
-    for axis, loop in zip(spatial, outer):
+    for axis, loop in zip(spatial, outer, strict=True):
         if axis.var in uneven:
             partition(sch, loop)
     if worth_threads:
@@ -93,7 +93,7 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
 
 
 def is_product(sch: Schedule, block) -> bool:
-    """Whether the block sums products of two elements, each read at axes of the block: a matrix product, of any rank."""
+    """Whether the block sums products of two elements, each read at axes of the block: a matrix product of any rank."""
     value = sch.get(block).body.value
     own = {axis.var for axis in axes(sch, block)}
     factors = [value.b.a, value.b.b] if isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul) else []

@@ -34,7 +34,7 @@ def clusters(sch: Schedule, blocks: list) -> list[list]:
 
 
 def reduces_contiguous(sch: Schedule, block) -> bool:
-    """Whether the block reduces along what is contiguous in an input, while what it writes along is contiguous in none."""
+    """Whether the block reduces along what is contiguous in an input, and writes along what is contiguous in none."""
     every = axes(sch, block)
     spatial = [axis for axis in every if not axis.reduced]
     along = set().union(*(variables(read.region[-1].min) for read in sch.get(block).reads if len(read.region)))

@@ -72,7 +72,9 @@ def may_inline(sch: Schedule, block) -> bool:
     readers = sch.get_consumers(block)
     stmt = sch.get(block)
     own = [axis.var for axis in stmt.iter_vars]
-    in_order = len(stmt.body.indices) == len(own) and all(i.same_as(var) for i, var in zip(stmt.body.indices, own))
+    in_order = len(stmt.body.indices) == len(own) and all(
+        i.same_as(var) for i, var in zip(stmt.body.indices, own, strict=True)
+    )
     if not readers or not in_order or not all(is_regular(sch, reader) for reader in readers):
         return False
     repeats = sum(volume(sch, reader) for reader in readers) / volume(sch, block)

@@ -28,7 +28,7 @@ class Axis:
 
 
 def blocks_of(sch: Schedule) -> list:
-    """The blocks of the function, in order; none where its body is no list of blocks (a sort, a scan written by hand)."""
+    """The blocks of the function, in order; none where its body is no list of blocks (a hand-written sort or scan)."""
     body = sch.mod[sch.func_working_on or "main"].body
     return sch.get_child_blocks(sch.get_sblock(body.block.name_hint)) if isinstance(body, SBlockRealize) else []
 
@@ -37,11 +37,11 @@ def is_regular(sch: Schedule, block) -> bool:
     """Whether the block computes one element a step, in loops that are its axes one to one."""
     stmt, loops = sch.get(block), [sch.get(loop) for loop in sch.get_loops(block)]
     kinds = {axis.iter_type for axis in stmt.iter_vars}
-    one_to_one = [value for value in REALIZE(sch, block).iter_values]
+    one_to_one = list(REALIZE(sch, block).iter_values)
     return (
         kinds <= {IterVar.DataPar, IterVar.CommReduce}
         and len(loops) == len(one_to_one)
-        and all(loop.loop_var.same_as(value) for loop, value in zip(loops, one_to_one))
+        and all(loop.loop_var.same_as(value) for loop, value in zip(loops, one_to_one, strict=True))
         and len(stmt.writes) == 1
         and isinstance(stmt.body, tirx.BufferStore)
         and (stmt.init is not None) == (IterVar.CommReduce in kinds)
@@ -53,7 +53,7 @@ def axes(sch: Schedule, block) -> list[Axis]:
     """The axes of a regular block, outermost first."""
     return [
         Axis(loop, axis.var, int(axis.dom.extent), axis.iter_type == IterVar.CommReduce)
-        for loop, axis in zip(sch.get_loops(block), sch.get(block).iter_vars)
+        for loop, axis in zip(sch.get_loops(block), sch.get(block).iter_vars, strict=True)
     ]
 
 
@@ -102,7 +102,7 @@ def arithmetic(value) -> bool:
 
 
 def reads_in_place(sch: Schedule, reader, block, count: int) -> bool:
-    """Whether `reader` reads the output of `block`, as far as it does, at its own position in the first `count` axes."""
+    """Whether `reader` reads the output of `block`, where it does, at its own position in the first `count` axes."""
     written, own = output(sch, block), sch.get(reader).iter_vars
     regions = [read.region for read in sch.get(reader).reads if read.source.same_as(written)]
     return not regions or (
@@ -111,7 +111,7 @@ def reads_in_place(sch: Schedule, reader, block, count: int) -> bool:
             int(axis.dom.extent) == int(size)
             and (int(size) == 1 or (where.min.same_as(axis.var) and int(where.extent) == 1))
             for region in regions
-            for axis, where, size in list(zip(own, region, written.shape))[:count]
+            for axis, where, size in list(zip(own, region, written.shape, strict=False))[:count]
         )
     )
 

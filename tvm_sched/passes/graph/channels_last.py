@@ -78,7 +78,7 @@ def channels_last(mod: IRModule) -> IRModule:
     main = mod["main"]
     walk = _Walk(relax.BlockBuilder(mod))
     params = [relax.Var(param.name, param.ty) for param in main.params]
-    walk.known = {old: _Tensor(walk.builder, plain=new) for old, new in zip(main.params, params)}
+    walk.known = {old: _Tensor(walk.builder, plain=new) for old, new in zip(main.params, params, strict=True)}
     with walk.builder.function("main_channels_last", params, attrs=dict(main.attrs or {})):
         with walk.builder.dataflow():
             for block in main.body.blocks:
@@ -237,11 +237,11 @@ class _Walk:
         """
         operands = [self.convert(arg) for arg in call.args]
         ranks = [len(arg.ty.shape) for arg in call.args]
-        if not any(each.is_last and rank == max(ranks) for each, rank in zip(operands, ranks)):
+        if not any(each.is_last and rank == max(ranks) for each, rank in zip(operands, ranks, strict=True)):
             return None
         args = [
             each.last if rank == max(ranks) else self.raise_rank(each.plain, max(ranks))
-            for each, rank in zip(operands, ranks)
+            for each, rank in zip(operands, ranks, strict=True)
         ]
         return self.emit_last(relax.Call(call.op, args, call.attrs, call.ty_args))
 
@@ -319,7 +319,7 @@ class _Walk:
         return x.last, middle[1]
 
     def permute_dims(self, call):
-        """Where the network itself moves the channels: to the end it names what is there, to the front it is put off."""
+        """Where the network itself moves channels: to the end it names what is there, to the front it is put off."""
         x = self.convert(call.args[0])
         rank = len(call.args[0].ty.shape)
         axes = [int(axis) for axis in call.attrs.axes] if call.attrs.axes else list(reversed(range(rank)))

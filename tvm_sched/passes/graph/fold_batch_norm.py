@@ -1,6 +1,7 @@
 """Folds batch normalisation, at inference a per-channel scale and shift, into the convolution before it.
 
-    bn(conv(x, W) + b) = conv(x, scale * W) + (scale * b + shift),  scale = gamma / sqrt(var + eps),  shift = beta - mean * scale
+    bn(conv(x, W) + b) = conv(x, scale * W) + (scale * b + shift)
+    where scale = gamma / sqrt(var + eps) and shift = beta - mean * scale
 
 A normalisation that follows something else (DenseNet), or a convolution that others read too, becomes a multiplication
 and an addition. Blocks of zeros stay zero.
@@ -54,7 +55,7 @@ class _Folder(PyExprMutator):
         return self.readers[x] == 1
 
     def scale_and_shift(self, x, made, bias, scale, shift):
-        """scale * x + shift with one number a channel, in the convolution that gave `made`, if one did, and its `bias`."""
+        """scale * x + shift, one number a channel, in the convolution that gave `made`, if one did, and its `bias`."""
         conv = self.lookup_binding(made) if isinstance(made, relax.Var) else None
         weight = as_array(conv.args[1]) if any(is_op(conv, name) for name in CONVOLUTIONS) else None
         per_channel, dtype = (-1,) + (1,) * (len(x.ty.shape) - 2), str(x.ty.dtype)
@@ -68,8 +69,8 @@ class _Folder(PyExprMutator):
         return relax.op.add(x, constant(shift.reshape(per_channel).astype(dtype)))
 
     def split_bias(self, x):
-        """(result of the convolution, bias per channel or 0.0) where x is one, or one + constant; the bias is None where
-        the constant is no bias.
+        """(result of the convolution, bias per channel or 0.0) where x is one, or one + constant; the bias is None
+        where the constant is no bias.
         """
         value = self.lookup_binding(x) if isinstance(x, relax.Var) else x
         if not is_op(value, "relax.add"):

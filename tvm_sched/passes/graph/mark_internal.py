@@ -1,7 +1,7 @@
 """Marks the functions that only ever get tensors which the network itself makes: they need not test their arguments.
 
-TVM begins every function with tests of its arguments' types, shapes and strides; of a network's functions these are more
-code than the kernels. What takes the caller's input keeps them (`passes/tir/skip_argument_checks`).
+TVM begins every function with tests of its arguments' types, shapes and strides; of a network's functions these are
+more code than the kernels. What takes the caller's input keeps them (`passes/tir/skip_argument_checks`).
 """
 
 from tvm import IRModule, relax

@@ -18,7 +18,7 @@ Choices = dict[str, LayerChoice]  # what was chosen, by the layer's mark, in the
 
 
 def select_kernels(mod: IRModule, target: Target, dense: bool = False) -> tuple[IRModule, Choices]:
-    """(the module, what was chosen) of 'main', whose convolutions are NHWC. With `dense` zeros are ignored: the baseline.
+    """(the module, what was chosen) of 'main', whose convolutions are NHWC. `dense` ignores zeros: the baseline.
 
     A layer that is computed several times, as the steps of a recurrent one are, has a mark for each, of which the first
     is its name.

@@ -1,9 +1,9 @@
 """Addresses pixels by one number where a loop counts them so.
 
-A 1x1 kernel runs over all pixels of an image as one axis p, and reads x[p // W, p % W, c]. The address, (p // W) * W +
-p % W pixels from the start, is p; but once p is a band's first pixel and a few more, the compiler no longer sees that,
-and divides for each pixel of each step: half of the kernel's time. Here the row's number joins the column's while p is
-still one variable: x[0, p, c], the same element.
+A 1x1 kernel runs over all pixels of an image as one axis p, and reads x[p // W, p % W, c]. The address is p, namely
+(p // W) * W + p % W pixels from the start; but once p is a band's first pixel and a few more, the compiler no longer
+sees that, and divides for each pixel of each step: half of the kernel's time. Here the row's number joins the column's
+while p is still one variable: x[0, p, c], the same element.
 """
 
 from functools import reduce
@@ -42,7 +42,9 @@ def flat_indices(buffer, indices) -> list | None:
         return None
     *extents, _ = buffer.shape
     number = Analyzer().simplify(
-        reduce(lambda before, axis: before * axis[0] + axis[1], zip(extents, pixel), tirx.const(0, "int32"))
+        reduce(
+            lambda before, axis: before * axis[0] + axis[1], zip(extents, pixel, strict=True), tirx.const(0, "int32")
+        )
     )
     return None if divides(number) else [*(tirx.const(0, "int32") for _ in pixel[1:]), number, *channel]
 

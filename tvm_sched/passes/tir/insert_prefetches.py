@@ -47,7 +47,9 @@ def prefetches(body, arguments) -> list:
     if not reads:  # the zeroing of a sum of one step: TVM copies the mark to its loop
         return []
     weight, where = reads[0].source, [axis.min for axis in reads[0].region]
-    where = replaced(where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values)})
+    where = replaced(
+        where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
+    )
     moving = [loop for loop in loops if any(loop.loop_var in variables(index) for index in where)]
     # A vector's lanes lie side by side: a line holds LINE / FLOAT of them.
     steps = [
@@ -55,7 +57,7 @@ def prefetches(body, arguments) -> list:
     ]
     found = []
     for point in product(*steps):
-        *rest, lane = replaced(where, {loop.loop_var: at for loop, at in zip(moving, point)})
+        *rest, lane = replaced(where, {loop.loop_var: at for loop, at in zip(moving, point, strict=True)})
         address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found

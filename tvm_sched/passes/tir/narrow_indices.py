@@ -1,4 +1,4 @@
-"""Loops and shapes in int32 where a function's data allow: what schedules and vector units want, and Relax does not give."""
+"""Loops and shapes in int32 where a function's data allow: what schedules and vector units want; Relax gives int64."""
 
 import tvm
 from tvm import IRModule
