@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` need Python 3.10 to 3.13, gcc, and the network for the first installation.
+# `make quickstart`, `make test` and `make lint` need Python 3.10 to 3.13, gcc, and the network for the first installation.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test clean
+.PHONY: help quickstart test lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,8 +18,13 @@ quickstart: $(STAMP)  ## train, deploy and measure a small network, then ResNet-
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
 
+lint: $(STAMP)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
 clean:  ## remove the virtual environment and caches; results in runs/ stay
-	rm -rf $(VENV) .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
@@ -29,5 +34,5 @@ $(STAMP): pyproject.toml
 		{ echo "TVM links with a C compiler and there is none: install gcc (Debian: apt install gcc)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ rm -rf $(VENV); echo "$(PYTHON) lacks its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --editable '.[test,lint]'
 	@touch $@
