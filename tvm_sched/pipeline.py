@@ -177,7 +177,8 @@ def build(mod: IRModule, compilation: Compilation):
 
 def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
     """The choices with their schedules, and the calls that compute them."""
-    found, calls = {}, Counter()
+    found: dict[str, dict] = {}
+    calls: Counter[str] = Counter()
     for binding in kernel_bindings(mod):
         name = binding.value.args[0].name_hint.removesuffix(IN_PLACE)
         mark = layer_of(binding.var)

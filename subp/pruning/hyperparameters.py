@@ -11,9 +11,11 @@ option `--tau` of `subp train` with its help, and the check of what is given. Py
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from subp_contract.errors import require
+
+Own = TypeVar("Own", bound="Hyperparameters")
 
 
 def hyperparameter(default: Any, help: str, holds: Callable[[Any], bool], rule: str) -> Any:
@@ -40,7 +42,7 @@ class Hyperparameters:
             require(right, f"{each.name} = {value}: {each.metadata['rule']}")
 
     @classmethod
-    def among(cls, given: Mapping[str, Any]) -> "Hyperparameters":
+    def among(cls: "type[Own]", given: Mapping[str, Any]) -> "Own":
         """Those of this class among the values given by name, the others by default."""
         return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
 

@@ -46,6 +46,9 @@ class Mask(nn.Module):
         average_gradients: bool = False,
     ) -> None:
         super().__init__()
+        self.mask: Tensor
+        self.gradient: Tensor | None
+        self.gradients_seen: Tensor | None
         self.soft, self.decay, self.follow = soft, decay, follow
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("gradient", torch.zeros_like(weight.detach()) if average_gradients else None)
@@ -63,15 +66,16 @@ class Mask(nn.Module):
     @torch.no_grad()
     def _average(self, gradient: Tensor) -> None:
         """Adds one gradient to the mean."""
+        assert self.gradient is not None and self.gradients_seen is not None
         if gradient.isfinite().all():
             self.gradients_seen += 1
             self.gradient += (gradient - self.gradient) / self.gradients_seen
 
     def forget_gradients(self) -> None:
         """Begins a new mean."""
-        if self.gradient is not None:
-            self.gradient.zero_()
-            self.gradients_seen.zero_()
+        for buffer in (self.gradient, self.gradients_seen):
+            if buffer is not None:
+                buffer.zero_()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Lets `layer.weight = value` set the trained parameter."""
@@ -85,7 +89,7 @@ def follow_weights(model: nn.Module) -> None:
     """
     for layer in model.modules():
         for name in masked_weights(layer):
-            mask = layer.parametrizations[name][0]
+            mask = mask_of(layer, name)
             if mask.follow:
                 mask.mask.copy_(mask.follow(trained_weight(layer, name)))
 
@@ -129,7 +133,14 @@ def weight_of(layer: nn.Module, name: str | None = None) -> Tensor:
 
 def trained_weight(layer: nn.Module, name: str | None = None) -> nn.Parameter:
     """The parameter behind a masked weight: it has no zeros."""
-    return layer.parametrizations[name or weight_names(layer)[0]].original
+    return layer.get_parameter(f"parametrizations.{name or weight_names(layer)[0]}.original")
+
+
+def mask_of(layer: nn.Module, name: str | None = None) -> Mask:
+    """The mask on a masked weight; `name` where the layer has several."""
+    mask = layer.get_submodule(f"parametrizations.{name or weight_names(layer)[0]}.0")
+    assert isinstance(mask, Mask)
+    return mask
 
 
 def attach(
@@ -149,7 +160,8 @@ def attach(
     mask = Mask(weight_of(layer, name), shape, soft, decay, follow, average_gradients)
     parametrize.register_parametrization(layer, name, mask)
     if isinstance(layer, nn.RNNBase):
-        type(layer)._flat_weights = _FlatWeights()  # of the class that parametrization made for this one layer
+        # A descriptor in the class that parametrization made for this one layer.
+        type(layer)._flat_weights = _FlatWeights()  # type: ignore[assignment]
     return mask
 
 
@@ -169,7 +181,8 @@ def masked_weights(layer: nn.Module) -> list[str]:
     """Names of the layer's weights that have a mask."""
     if not parametrize.is_parametrized(layer):
         return []
-    return [name for name, parts in layer.parametrizations.items() if isinstance(parts[0], Mask)]
+    parametrized = layer.get_submodule("parametrizations").named_children()
+    return [name for name, parts in parametrized if isinstance(parts.get_submodule("0"), Mask)]
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -196,10 +209,11 @@ def _in_order(layer: nn.Module, first: list[str]) -> None:
 
 def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is."""
-    folded, masks = {}, set()
+    folded: dict[str, Tensor] = {}
+    masks: set[str] = set()
     for name, tensor in state.items():
         trained = _TRAINED.fullmatch(name)
-        buffers = f"{trained[1]}parametrizations.{trained[2]}.0." if trained else None
+        buffers = f"{trained[1]}parametrizations.{trained[2]}.0." if trained else ""
         if trained is None or f"{buffers}mask" not in state:
             folded[name] = tensor
             continue

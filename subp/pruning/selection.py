@@ -1,7 +1,7 @@
 """Which layers of a model are pruned, and why the others are not."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -127,7 +127,7 @@ def _has_matrix(layer: nn.Module) -> bool:
     return parametrize.is_parametrized(layer) or any(p.ndim > 1 for p in layer.parameters(recurse=False))
 
 
-def _roles(candidates: dict[str, nn.Module]) -> dict[str, str]:
+def _roles(candidates: Mapping[str, nn.Module]) -> dict[str, str]:
     convolutions = [name for name, layer in candidates.items() if isinstance(layer, (nn.Conv1d, nn.Conv2d))]
     linears = [name for name, layer in candidates.items() if isinstance(layer, nn.Linear)]
     if linears:

@@ -9,7 +9,7 @@ from typing import Any
 from subp.pruning import schedules
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA
-from subp.pruning.hyperparameters import Hyperparameters
+from subp.pruning.hyperparameters import Hyperparameters, Own
 from subp.pruning.methods import DEFAULT, METHODS, Method
 from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
@@ -98,7 +98,7 @@ class Settings:
             self.options(cls)  # those that another method has are checked too, though nothing asks for them
         method.check(self.sparsity, self.allocation, self.options(method.options))
 
-    def options(self, cls: type[Hyperparameters]) -> Hyperparameters:
+    def options(self, cls: type[Own]) -> Own:
         """The hyperparameters of that class, given or by default."""
         return cls.among(self.hyperparameters)
 
@@ -111,7 +111,7 @@ class Settings:
         """The settings of these options: what is None among them is as the method and the number of epochs have it."""
         _known("method", options["method"], METHODS)
         method = METHODS[options["method"]]
-        defaults = {
+        defaults: dict[str, Any] = {
             "criterion": method.criteria[0] if method.criteria else None,
             "scoring": method.scorings[0],
             "soft": method.soft,

@@ -46,7 +46,7 @@ def _suits(layer: nn.Module) -> bool:
         return False
     if layer.kernel_size != (1, 1) or layer.groups > 1 or layer.padding != (0, 0):
         return False
-    parametrization = layer.parametrizations.weight[0]
+    parametrization = masking.mask_of(layer)
     groups, *inputs = parametrization.mask.shape  # [G, I], if it is one of blocks
     if parametrization.follow is not None or parametrization.gradient is not None:  # both look at the masked weight
         return False
@@ -54,11 +54,12 @@ def _suits(layer: nn.Module) -> bool:
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    parametrization = layer.parametrizations.weight[0]
+    parametrization = masking.mask_of(layer)
     mask, soft = parametrization.mask, parametrization.soft
     kept = mask.sum(1)
     if kept[0] > MAX_DENSITY * mask.shape[1] or (kept != kept[0]).any():
-        return parametrize.type_before_parametrizations(layer).forward(layer, x)
+        own: type[nn.Conv2d] = parametrize.type_before_parametrizations(layer)
+        return own.forward(layer, x)
     index = mask.nonzero()[:, 1].view(len(mask), -1)
     rows, columns = layer.stride
     x = x[:, :, ::rows, ::columns]

@@ -149,7 +149,8 @@ class Sparsifier:
         self._options = self.settings.options(self._method.options)
         inputs = self._method.inputs_of(self._options) if self._method.inputs_of else 1
         self.places, self.skipped = select_layers(model, n if self._method.uses_n else 1, exclude, include, inputs)
-        self._n = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
+        sizes = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
+        self._n = {name: size for name, size in sizes.items() if size}  # all: where none fits, the layer stays dense
         weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
         units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
         candidates = {
@@ -162,9 +163,9 @@ class Sparsifier:
             "with",
         )
         names = parameter_names(model, self.places)
-        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange else []
+        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange and input_shape else []
         self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
-        self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups else None
+        self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups and input_shape else None
         self._masks = {
             name: masking.attach(
                 layer,
@@ -221,16 +222,19 @@ class Sparsifier:
         """Gives all processes of a data-parallel training the mean of the gradients that a method has had averaged, as
         `step` does by itself; before a checkpoint is written.
         """
-        if self._method.needs_gradients and dist.is_available() and dist.is_initialized():
+        if dist.is_available() and dist.is_initialized():
             for mask in self._masks.values():
-                dist.all_reduce(mask.gradient)
-                mask.gradient /= dist.get_world_size()
+                if mask.gradient is not None:
+                    dist.all_reduce(mask.gradient)
+                    mask.gradient /= dist.get_world_size()
 
     def _regrouped(self, epoch: int) -> dict[str, Tensor]:
         """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
-        return self._regrouping.orders(
+        regrouping, kernels = self._regrouping, self._method.kernels
+        assert regrouping is not None and kernels is not None
+        return regrouping.orders(
             {
-                name: self._method.kernels(masking.trained_weight(*place), self._rate(name, epoch))
+                name: kernels(masking.trained_weight(*place), self._rate(name, epoch))
                 for name, place in self.places.items()
             }
         )
@@ -247,7 +251,8 @@ class Sparsifier:
             n=self._n[name],
             sparsity=self.sparsities[name],
             rate=self._rate(name, epoch),
-            score=partial(score, criterion=s.criterion, options=of_criterion),
+            # Without a criterion the method never asks for scores.
+            score=partial(score, criterion=s.criterion, options=of_criterion),  # type: ignore[arg-type]
             generator=generator(s.seed, "mask", name, epoch),
             options=self._options,
             **state,

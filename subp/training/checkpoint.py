@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -36,7 +37,7 @@ _KEY = "subp"
 _PARTS = ("model", "optimizer", "average")
 
 _NUMBER = (int, float)
-_KINDS = {  # of the metadata's values, where they are there; a list's are those of its items
+_KINDS: dict[str, Any] = {  # of the metadata's values, where they are there; a list's are those of its items
     "architecture": {"name": str, "num_classes": int, "in_channels": int},
     "classes": [str],
     "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
@@ -100,12 +101,12 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
     wrong = next(_wrong(metadata), None)
     require(wrong is None, f"{path} is damaged: its {wrong} is of the wrong kind")
-    parts = {part: {} for part in _PARTS}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
-    return Checkpoint(**parts, metadata=metadata)
+    return Checkpoint(metadata=metadata, **parts)
 
 
 def _wrong(metadata: dict) -> Iterator[str]:
@@ -115,8 +116,8 @@ def _wrong(metadata: dict) -> Iterator[str]:
             yield from _of_other_kind(name, metadata[name], kind)
 
 
-def _of_other_kind(name: str, value: object, kind: object) -> Iterator[str]:
-    container = type(kind) if isinstance(kind, (dict, list)) else kind
+def _of_other_kind(name: str, value: Any, kind: Any) -> Iterator[str]:
+    container: Any = type(kind) if isinstance(kind, (dict, list)) else kind
     if not isinstance(value, container) or isinstance(value, bool):
         yield name
     elif isinstance(kind, dict):

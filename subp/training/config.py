@@ -86,7 +86,7 @@ class Config(PruningOptions):
         return {"epochs": self.epochs} | given.pop("hyperparameters") | given
 
 
-def as_typed(name: str, value: object) -> str:
+def as_typed(name: str, value: Any) -> str:
     """How a setting of this value is given to `subp train`: "--lr 0.1", "--hard", "no --sparsity"."""
     option = f"--{name.replace('_', '-')}"
     if name == "soft":

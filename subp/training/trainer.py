@@ -17,6 +17,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def train(
     with distributed.joined(config.device) as ranks:
         progress = progress if progress and ranks.first else Progress.silent()
         ranks.wait()  # the first may still be writing the checkpoint of a run before this one
-        saved = checkpoint.load(output / CHECKPOINT) if resume else None
+        saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
         if saved:
             _require_same_options(saved.metadata, data, config, model)
         run = _Run(data, config, model, weights, ranks)
@@ -98,7 +99,7 @@ def train(
             if run.sparsifier:
                 run.sparsifier.fold(network)
         folded = run.delivered
-        if files:
+        if output and files:
             checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.metadata))
     return Result(folded.eval(), run.history)
 
@@ -121,7 +122,7 @@ class _Run:
             ranks.count,
         )
         torch.manual_seed(derived_seed(config.seed, "initialisation"))
-        architecture = None
+        architecture: dict[str, Any] | None = None
         if model is None:
             architecture = {
                 "name": config.model,
@@ -147,7 +148,7 @@ class _Run:
         # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
         # (Masks that follow the weights follow the average's, once an epoch.)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        self._network = torch.compile(model) if config.compile else model
+        self._network = cast(nn.Module, torch.compile(model)) if config.compile else model  # typed as a function
         self._parallel = ranks.parallel(self._network)
 
     @property

@@ -12,10 +12,12 @@ import os
 import platform
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +57,9 @@ class Artifact:
         self.manifest = manifest
         self.threads = threads or min(manifest["threads"], runtime.most_threads())
         self._executable, self._target = executable, target
-        self._main = self._input = self._instrument = None
+        self._main: Any = None  # 'main' of the machine that the first call makes, and its input's buffer
+        self._input: Any = None
+        self._instrument: Callable | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
         """The network's output for `x`, whose shape and dtype must be those of `manifest['input']`. Raises UserError
@@ -162,13 +166,17 @@ class Artifact:
 
     def _linker(self, cc: str | None):
         """What TVM calls to link its object files, the manifest going in with them."""
-        compiler, manifest = toolchain.linker(self._target, cc), json.dumps(self.manifest).encode()
+        return _Linker(toolchain.linker(self._target, cc), json.dumps(self.manifest).encode())
 
-        def link(output, files, **_):
-            toolchain.link(output, files, compiler, manifest)
 
-        link.object_format = "o"
-        return link
+class _Linker:
+    object_format = "o"  # TVM asks for it
+
+    def __init__(self, compiler: list[str], manifest: bytes):
+        self.compiler, self.manifest = compiler, manifest
+
+    def __call__(self, output: str, files: list[str], **_) -> None:
+        toolchain.link(output, files, self.compiler, self.manifest)
 
 
 def aligned(shape: list[int], dtype: str) -> np.ndarray:

@@ -144,6 +144,7 @@ class _Importer(ExportedProgramImporter):
     """TVM's importer, which knows of each node that it converts whether it is a layer."""
 
     program: ExportedProgram
+    block_builder: "relax.BlockBuilder | _NamingBuilder"
 
     def create_convert_map(self):
         return {name: self.named(convert, name.split(".")[0]) for name, convert in super().create_convert_map().items()}
@@ -154,7 +155,9 @@ class _Importer(ExportedProgramImporter):
             return convert
 
         def converted(node: torch.fx.Node):
-            layer = name_of(source(node.args[WEIGHT_AT[name]]), node, self.program)
+            weight = node.args[WEIGHT_AT[name]]
+            assert isinstance(weight, torch.fx.Node)
+            layer = name_of(source(weight), node, self.program)
             builder, self.block_builder = self.block_builder, _NamingBuilder(self.block_builder, layer)
             try:
                 return convert(node)
@@ -188,7 +191,7 @@ def operator(node: torch.fx.Node) -> str:
 def source(node: torch.fx.Node) -> torch.fx.Node:
     """Where a weight comes from: a parameter, or what computes it."""
     while operator(node) in REARRANGED:
-        node = node.args[0]
+        node = node.all_input_nodes[0]
     return node
 
 

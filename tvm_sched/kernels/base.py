@@ -56,7 +56,8 @@ class Form:
 
     @property
     def kept(self) -> np.ndarray:
-        """Which blocks `[G, C]` of `layer` are computed."""
+        """Which blocks `[G, C]` of `layer` are computed, where there are blocks."""
+        assert self.n is not None
         return self.layer.kept[self.n]
 
     @property
@@ -120,12 +121,13 @@ class Kernel(ABC):
         rows, channels = form.kept.shape
         dense = prod(layer.image) * rows * form.n * prod(layer.kernel)  # of one channel
         macs = round(dense * form.row_length / channels * layer.channels)
-        return Savings(layer.zeros and layer.zeros.n, layer.density, form.row_length, channels, macs)
+        return Savings(layer.zeros.n if layer.zeros else None, layer.density, form.row_length, channels, macs)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         """The weight as the file holds it: blocks `[G, K, kh, kw, N]`, and where not all are kept their channels
         `[G, K]` int32.
         """
+        assert form.n is not None, "a kernel without blocks packs in a way of its own"
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)
         return [data] if indices is None else [data, indices]
 

@@ -84,7 +84,8 @@ def places(
 def problem_of(sch: Schedule) -> ColumnsProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, direct_conv2d.NAME)).annotations
-    return ColumnsProblem(ConvProblem.of_block(notes), tuple(map(int, notes[EXTENT])))
+    rows, columns = map(int, notes[EXTENT])
+    return ColumnsProblem(ConvProblem.of_block(notes), (rows, columns))
 
 
 class ColumnsConv2d(Kernel):
@@ -98,12 +99,12 @@ class ColumnsConv2d(Kernel):
             return
         weight = matrix(layer.ungrouped)
         columns = replace(layer, weight=weight, channels=weight.shape[1], groups=1)
-        extent = tuple(step * (size - 1) + 1 for size, step in zip(layer.kernel, layer.dilation, strict=True))
+        rows, cols = (step * (size - 1) + 1 for size, step in zip(layer.kernel, layer.dilation, strict=True))
         for n in pattern.SIZES:
             kept = longest_row(columns.kept[n])
             if kept < taps * layer.kept[n].sum(axis=1).max():
                 conv = replace(layer.problem(n), kept=kept, kernel=(1, 1), padded=True, indexed=True)
-                problem = ColumnsProblem(conv, extent)
+                problem = ColumnsProblem(conv, (rows, cols))
                 yield Form(self, columns, problem, n, "columns", least_cycles(self, problem, target), 2, details=layer)
 
     def why(self, layer: Layer, form: Form) -> str:
@@ -114,7 +115,7 @@ class ColumnsConv2d(Kernel):
         """As of the columns, which have a pattern of their own."""
         zeros, density = form.layer.zeros, form.layer.density
         savings = super().savings(layer, form)
-        return replace(savings, n=zeros and zeros.n, density=density if zeros else float(form.kept.mean()))
+        return replace(savings, n=zeros.n if zeros else None, density=density if zeros else float(form.kept.mean()))
 
     def pack(self, form):
         layer, (data, indices) = form.details, super().pack(form)

@@ -7,6 +7,7 @@ are all equally long, so equal ranges of them are equal work for a thread.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
+from typing import Any
 
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
@@ -50,10 +51,8 @@ class ConvProblem:
     @staticmethod
     def of_block(annotations: Mapping) -> "ConvProblem":
         """The problem that `attributes` wrote on a block."""
-        values = {name: annotations[annotation(name)] for name in names()}
-        return ConvProblem(
-            **{name: tuple(map(int, value)) if name in PAIRS else value for name, value in values.items()}
-        )
+        values: dict[str, Any] = {name: annotations[annotation(name)] for name in names()}
+        return ConvProblem(**values | {name: tuple(map(int, values[name])) for name in PAIRS})
 
 
 PAIRS = ("kernel", "stride")

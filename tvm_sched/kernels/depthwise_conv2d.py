@@ -75,9 +75,9 @@ class Tile:
 def problem_of(sch: Schedule) -> DepthwiseProblem:
     """What the function computes."""
     conv = find_block(sch, NAME)
-    batch, height, width, channels, *kernel = (int(sch.get(loop).extent) for loop in sch.get_loops(conv))
-    stride = tuple(int(step) for step in sch.get(conv).annotations[STRIDE])
-    return DepthwiseProblem(batch, height, width, channels, tuple(kernel), stride)
+    batch, height, width, channels, rows, columns = (int(sch.get(loop).extent) for loop in sch.get_loops(conv))
+    down, right = map(int, sch.get(conv).annotations[STRIDE])
+    return DepthwiseProblem(batch, height, width, channels, (rows, columns), (down, right))
 
 
 def tiles(problem: DepthwiseProblem, target: Target) -> list[Tile]:

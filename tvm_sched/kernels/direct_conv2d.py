@@ -63,8 +63,8 @@ def linear(x, data, indices=None, *, out_channels, marks=None):
 
     def product(*position):
         *row, o = position
-        channel = indices[o // n, k] if indices is not None else k
-        return te.sum(data[o // n, k, 0, 0, o % n] * x[(*row, channel)], axis=k)
+        place = *row, indices[o // n, k] if indices is not None else k
+        return te.sum(data[o // n, k, 0, 0, o % n] * x[place], axis=k)
 
     problem = ConvProblem(1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None)
     attributes = problem.attributes() | (marks or {})
@@ -112,7 +112,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     block_row, lane = sch.split(o, [None, problem.n])
     block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
     if problem.flat:
-        band, col, col_inner = split_bands(sch, *pixels, tile.bands, tile.cols)
+        band, col, col_inner = split_bands(sch, pixels[0], tile.bands, tile.cols)
         outer, tile_loops, inner = [band, block_row], [col], [block_row_inner, col_inner]
     else:
         image, h, w = pixels

@@ -29,7 +29,10 @@ class Layer:
     @property
     def image(self) -> tuple[int, int, int]:
         """(images, rows, columns) of the output."""
-        return (1, 1, prod(self.output[:-1])) if self.linear else self.output[:3]
+        if self.linear:
+            return 1, 1, prod(self.output[:-1])
+        images, rows, columns = self.output[:3]
+        return images, rows, columns
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -80,9 +83,17 @@ class Layer:
     def problem(self, n: int) -> ConvProblem:
         """The layer in blocks of n; every block row is as long as the longest."""
         kept = longest_row(self.kept[n])
-        indexed = kept < self.channels
-        sizes = (self.channels, len(self.kept[n]), kept, n, self.kernel, self.stride)
-        return ConvProblem(*self.image, *sizes, any(self.padding), indexed)
+        return ConvProblem(
+            *self.image,
+            self.channels,
+            len(self.kept[n]),
+            kept,
+            n,
+            self.kernel,
+            self.stride,
+            padded=any(self.padding),
+            indexed=kept < self.channels,
+        )
 
 
 def longest_row(kept: np.ndarray) -> int:

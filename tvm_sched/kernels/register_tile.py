@@ -151,8 +151,9 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     """
     costs, taps = target.costs, prod(problem.kernel)
     vectors, pixels, narrow = ceil(problem.n / target.lanes), tile.rows * tile.cols, problem.n < target.lanes
-    sums = arithmetic = vectors * pixels * tile.block_rows
-    loads = vectors * tile.block_rows + pixels * (tile.block_rows if problem.indexed else 1)
+    sums = vectors * pixels * tile.block_rows
+    arithmetic: float = sums
+    loads: float = vectors * tile.block_rows + pixels * (tile.block_rows if problem.indexed else 1)
     loads += 3 * tile.block_rows / taps if problem.indexed else 0  # an index, and what makes an address of it
     if target.scalar_operand == "lane":
         # Prefetches, of a tap's lines or of less than a line.

@@ -57,8 +57,7 @@ class SpaceToDepth:
 
     def call(self, builder: relax.BlockBuilder, x) -> relax.Var:
         """The image `[B, *shape]` of `x [B, H, W, C]`."""
-        options = {"stride": self.stride, "padding": self.padding, "shape": self.shape, "marks": {KERNEL: NAME}}
-        made = partial(compute, **options)
+        made = partial(compute, stride=self.stride, padding=self.padding, shape=self.shape, marks={KERNEL: NAME})
         return builder.emit_te(made, x, primfunc_name_hint=NAME, primfunc_attrs=INJECTIVE)
 
 

@@ -216,8 +216,8 @@ class WinogradTile:
 def problem_of(sch: Schedule) -> WinogradProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
-    variant, grid = Variant(*map(int, notes[VARIANT])), tuple(map(int, notes[GRID]))
-    return WinogradProblem(ConvProblem.of_block(notes), variant, grid)
+    images, rows, columns = map(int, notes[GRID])
+    return WinogradProblem(ConvProblem.of_block(notes), Variant(*map(int, notes[VARIANT])), (images, rows, columns))
 
 
 @lru_cache(maxsize=1 << 12)

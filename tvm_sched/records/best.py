@@ -67,6 +67,7 @@ class BestRecords(KnownRecords):
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""
         sch, kernel = Schedule(mod), kernel_of(func)
+        assert kernel is not None  # only kernels have lines with tiles
         tile = type(kernel.tiles(kernel.problem(sch), self.target)[0])
         kernel.schedule(sch, tile(*numbers), self.target)
         return sch
@@ -79,7 +80,7 @@ def write_best(records: Path, folder: Path) -> int:
     with locked(records, write=False):
         workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
         lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
-    found = {}
+    found: dict[tuple, dict] = {}
     for number, (trace, seconds, target, _) in lines:
         line = {
             "workload": workloads[number][0],

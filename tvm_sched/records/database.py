@@ -48,7 +48,9 @@ class Records(KnownRecords):
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
         self.folder, self.target, self.writes = folder, target, create
-        self.workloads, self.records, self.numbers = [], [], {}
+        self.workloads: list[ms.database.Workload] = []
+        self.records: list[list] = []  # [number of the workload, record as JSON]
+        self.numbers: dict[int, int] = {}  # structural hash of a workload -> its number
         self.workload_lines = JsonLines(folder / WORKLOADS, is_workload)
         self.record_lines = JsonLines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)))
         with locked(folder, write=create):

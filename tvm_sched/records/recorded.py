@@ -73,7 +73,7 @@ def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
 
 def shares_equally(func: PrimFunc, threads: int) -> bool:
     """Whether each parallel loop of a scheduled function divides into equal pieces; one too small to have any does."""
-    loops = []
+    loops: list[tirx.For] = []
     tvm_ffi.structural_walk(func.body, (tirx.For, loops.append), order="post")
     return all(int(loop.extent) % threads == 0 for loop in loops if loop.kind == tirx.ForKind.PARALLEL)
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from subp_contract.errors import UserError
 from tvm_sched.targets.named import NAMED
@@ -88,7 +89,9 @@ def read(path: Path) -> Target:
         if not rule.holds(value):
             raise UserError(f"target file {path}: '{field}' must be {rule.words}, not {json.dumps(value)}")
     base = NAMED[content.pop("base")]
-    changes = {field: tuple(value) if isinstance(value, list) else value for field, value in content.items()}
+    changes: dict[str, Any] = {
+        field: tuple(value) if isinstance(value, list) else value for field, value in content.items()
+    }
     target = replace(base, name=path.stem, **changes)
     require_consistent(path, target, base)
     return target

@@ -8,6 +8,7 @@ import platform
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from subp_contract.errors import UserError
 from tvm_sched.runtime import most_threads
@@ -77,6 +78,7 @@ def host() -> Target:
         raise UserError(
             f"this machine's CPU ({machine}) has neither AVX2 nor NEON; choose another target: {', '.join(NAMED)}"
         )
+    caches: dict[str, Any] = host_caches()
     return replace(
         base,
         name="host",
@@ -86,7 +88,7 @@ def host() -> Target:
         if machine == "x86_64"
         else base.cpu_flags,
         fma_per_cycle=2 if cpu in TWO_FMA_512 else base.fma_per_cycle,
-        **host_caches(),
+        **caches,
     )
 
 
@@ -101,7 +103,7 @@ def cpu_flags() -> set[str]:
 
 def host_caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
     """`l1_bytes`, `l1_ways` and `l2_bytes` of the first core, as far as the system tells them."""
-    found = {}
+    found: dict[str, int] = {}
     for index in sorted(root.glob("index*")):
         try:
             level, kind, size, ways = (

@@ -100,7 +100,7 @@ def tune(
         target = measurable_here(target, threads)
     imported = torch_export.in_parts(module, example_input, target.l2_bytes)
     tasks = tasks_of(pipeline.fused(imported, Compilation(target, dense=dense)))
-    database = Records(records, target, create=True)
+    database = Records(Path(records), target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
         model = XGBModel(
@@ -180,7 +180,7 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     least = {schedule: min(times) for schedule, times in known.items()}
     # The winner of one look on a noisy machine may have been lucky, the default unlucky: both are looked at again, in
     # turn.
-    finalists = {default, min(least, key=least.get)} if default in least else set()
+    finalists = {default, min(least, key=least.__getitem__)} if default in least else set()
     while len(finalists) == 2 and time.monotonic() < deadline:
         again = [
             sch
@@ -217,6 +217,7 @@ def measure(task, batch, database, measurer, known) -> list:
 def schedules(func: PrimFunc, target: Target) -> list[Schedule]:
     """One schedule a tile worth trying, the analytic default first."""
     kernel, mod = kernel_of(func), workload(func)
+    assert kernel is not None  # only functions that hold one are tasks
     made = []
     for tile in kernel.tiles(kernel.problem(Schedule(mod)), target):
         sch = Schedule(mod)

@@ -18,7 +18,7 @@ from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place, all_places
 from subp.pruning.settings import Settings
-from subp_contract.errors import require
+from subp_contract.errors import UserError, require
 
 
 def find_budget(
@@ -45,7 +45,9 @@ def find_budget(
         target, unit = settings.target_weights, "weights"
         costs = {name: weight_of(*place).numel() for name, place in everywhere.items()}
     else:
-        require(input_shape is not None, "target_macs needs an input_shape, such as (3, 224, 224), to count with")
+        if input_shape is None:
+            raise UserError("target_macs needs an input_shape, such as (3, 224, 224), to count with")
+        assert settings.target_macs is not None  # one of the three is given
         costs, target, unit = count_macs(model, everywhere, input_shape), settings.target_macs, "multiply-accumulates"
     require(target > 0, f"a target of {target} {unit} is not above 0")
     shares = [Share(costs.get(name, 0), candidates[name]) for name in places]
@@ -62,6 +64,7 @@ def find_sparsities(
     places, units:  of each layer to prune, by name: its weight, not masked yet, and its mask's shape
     """
     if budget is None:
+        assert settings.sparsity is not None
         return dict.fromkeys(places, settings.sparsity)
     if settings.allocation == "equal":
         # That of the layer that takes the last step: the others, in whole blocks, are less than a block below it.

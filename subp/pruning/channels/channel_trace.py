@@ -14,6 +14,7 @@ So nothing is forced, and nothing is known of architectures. `rearrange.py` make
 import math
 import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -91,9 +92,9 @@ class Trace:
 
     def scope(self, labels: Tensor, *axes: int) -> None:
         """The labels along `axes` (without any: all of them) are one scope, for each position in the other axes."""
-        axes = [axis % labels.ndim for axis in axes] or list(range(labels.ndim))
-        rest = [axis for axis in range(labels.ndim) if axis not in axes]
-        rows = _compact(labels.permute(*rest, *axes), keep=len(axes)).flatten(len(rest))
+        along = [axis % labels.ndim for axis in axes] or list(range(labels.ndim))
+        rest = [axis for axis in range(labels.ndim) if axis not in along]
+        rows = _compact(labels.permute(*rest, *along), keep=len(along)).flatten(len(rest))
         self.scopes += list(torch.unique(rows.reshape(-1, rows.shape[-1]), dim=0)) if rest else [rows.reshape(-1)]
 
 
@@ -111,7 +112,8 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
 
 def _names(model: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
-    first, names = {}, {}
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
     for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         for name, tensor in named:
             names[name] = first.setdefault(id(tensor), name)
@@ -126,7 +128,8 @@ class _Tracer:
     """Walks the graph once. `values`: node -> its labels, or a list of such; a parameter's are made when it is read."""
 
     def __init__(self, program: torch.export.ExportedProgram, names: dict[str, str]) -> None:
-        self.nodes, self.values, self.out = program.graph.nodes, {}, Trace()
+        self.nodes, self.out = program.graph.nodes, Trace()
+        self.values: dict[fx.Node, Any] = {}
         signature = program.graph_signature
         held = signature.inputs_to_parameters | signature.inputs_to_buffers
         self.parameters = {node: names.get(name, name) for node, name in held.items()}
@@ -149,7 +152,7 @@ class _Tracer:
 
     def call(self, node: fx.Node):
         if node.target is operator.getitem:
-            return self.values[node.args[0]][node.args[1]]
+            return self.values[node.all_input_nodes[0]][node.args[1]]
         try:
             return self.follow(node)
         except _NotUnderstood:
@@ -193,7 +196,9 @@ class _Tracer:
         return self.out.elements[name]
 
     def layout(self, node: fx.Node, name: str):
-        move = torch.ops.aten.reshape.default if name == "view" else node.target  # labels may repeat without a stride
+        move: Any = (
+            torch.ops.aten.reshape.default if name == "view" else node.target
+        )  # labels may repeat without a stride
         moved = move(*fx.map_arg(node.args, self.read), **node.kwargs)
         if name in _PARTS:
             for part in moved if isinstance(moved, (list, tuple)) else [moved]:
@@ -202,7 +207,7 @@ class _Tracer:
 
     def spatial(self, node: fx.Node, rank: int) -> Tensor:
         """Over the last `rank` axes: one channel's pixels in, the same channel's out."""
-        labels, axes = self.read(node.args[0]), range(-rank, 0)
+        labels, axes = self.read(node.all_input_nodes[0]), range(-rank, 0)
         _understood_if(not any(_varies(labels, axis) for axis in axes))
         return _first(labels, *axes).expand(node.meta["val"].shape)
 
@@ -224,7 +229,7 @@ class _Tracer:
             self.out.tie(operands[whole[0]], operands[i])
         return operands[min(whole, key=lambda i: len(varying[i]))]
 
-    def reduction(self, self_: Tensor | fx.Node, dim=None, keepdim: bool = False, **_) -> Tensor:
+    def reduction(self, self_: fx.Node, dim: int | list[int] | None = None, keepdim: bool = False, **_) -> Tensor:
         labels = self.read(self_)
         axes = [axis % labels.ndim for axis in ([dim] if isinstance(dim, int) else dim or range(labels.ndim))]
         if any(_varies(labels, axis) for axis in axes):
@@ -333,6 +338,7 @@ def _operation(node: fx.Node) -> str:
 
 def _arguments(node: fx.Node) -> dict:
     """The call's arguments by their names in the schema (`self_` for self), as far as they are given."""
+    assert isinstance(node.target, torch._ops.OpOverload)
     names = [argument.name for argument in node.target._schema.arguments]
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     return {"self_" if name == "self" else name: value for name, value in given.items()}

@@ -82,7 +82,8 @@ def _by_swaps(common: Tensor, order: Tensor, n: int) -> Tensor:
 def _apart(best: Tensor, group: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """(items, groups): swaps of an item with one of its best group that gain, the best first, no group being in two."""
     gain, other = best.tolist(), group.tolist()
-    busy, swaps = set(), []
+    busy: set[int] = set()
+    swaps: list[tuple[int, int]] = []
     for item in best.argsort(descending=True, stable=True).tolist():
         if gain[item] <= 0:
             break

@@ -74,7 +74,7 @@ def find(model: nn.Module, example: Tensor) -> Channels:
     """
     traced = trace(model, example)
     classes = _classes(traced)
-    reasons = {}
+    reasons: dict[int, str] = {}
     for labels, reason in traced.pins:
         for number in classes[labels].unique().tolist():
             reasons.setdefault(number, reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
 
@@ -69,6 +69,12 @@ def _any_sparsity(sparsity: float | None, allocation: str, options: Any) -> None
     """Every sparsity and allocation will do."""
 
 
+class Choose(Protocol):
+    """(weight, MethodStep) -> mask of the method's unit, bool."""
+
+    def __call__(self, weight: Tensor, at: MethodStep) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Method:
     """How a method chooses masks.
@@ -101,7 +107,7 @@ class Method:
     help: str
     prunes: str
     masks: str
-    choose: Callable[[Tensor, MethodStep], Tensor]
+    choose: Choose
     source: str = "baseline"
     options: type[Hyperparameters] = Hyperparameters
     unit: str = "block"

@@ -71,6 +71,7 @@ def _group_sums(values: Tensor, order: Tensor, n: int) -> Tensor:
 
 
 def _choose(weight: Tensor, at: MethodStep, patterns: bool) -> Tensor:
+    assert at.order is not None  # the method regroups
     return step(weight, at.order, at.n, at.rate, patterns)
 
 

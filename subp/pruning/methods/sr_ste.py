@@ -43,7 +43,9 @@ def kept_of(m: int, sparsity: float) -> int | None:
 
 
 def _choose(weight: Tensor, at: MethodStep) -> Tensor:
-    return step(weight, kept_of(at.options.m, at.sparsity), at.options.m)
+    kept = kept_of(at.options.m, at.sparsity)
+    assert kept is not None  # see `_check`
+    return step(weight, kept, at.options.m)
 
 
 def _check(sparsity: float | None, allocation: str, options: Pattern) -> None:
