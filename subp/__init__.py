@@ -10,6 +10,7 @@ Names are imported on first use, so that `import subp` costs nothing.
 """
 
 import importlib
+from typing import Any
 
 _HOME = {
     "Sparsifier": "subp.pruning.sparsifier",
@@ -22,7 +23,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'subp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

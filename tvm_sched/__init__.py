@@ -8,6 +8,7 @@ Names are imported on first use, so that `import tvm_sched` costs nothing; docs/
 """
 
 import importlib
+from typing import Any
 
 from tvm_sched import runtime  # at once: it sets up TVM's threads
 
@@ -22,7 +23,7 @@ _HOME = {
 __all__ = ["runtime", *_HOME]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tvm_sched' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

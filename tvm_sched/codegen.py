@@ -4,7 +4,7 @@
 `LOWERING` on the module, then those of `FINISHING` on the host's functions, which are all there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ PHASES = (*LOWERING, *FINISHING)
 _observer: ContextVar[Observer] = ContextVar("observer", default=lambda name, mod: None)
 
 
-def build(mod: IRModule, target: Target, observe: Observer | None = None):
+def build(mod: IRModule, target: Target, observe: Observer | None = None) -> relax.VMExecutable:
     """The executable of scheduled TIR functions, and of Relax functions that call them where these have been lowered to
     the virtual machine's. `observe` sees the module after each of PHASES.
     """
@@ -66,14 +66,14 @@ def build(mod: IRModule, target: Target, observe: Observer | None = None):
         return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
 
 
-def assembly(executable) -> str:
+def assembly(executable: relax.VMExecutable) -> str:
     """The machine code of an executable that `build` gave, in words."""
     module = executable.mod
     return str((module.imports[0] if module.imports else module).inspect_source("asm"))
 
 
 @contextmanager
-def observed_by(observe: Observer | None):
+def observed_by(observe: Observer | None) -> Iterator[None]:
     """Shows the phases that run meanwhile to `observe`."""
     token = _observer.set(observe) if observe else None
     try:
@@ -83,11 +83,11 @@ def observed_by(observe: Observer | None):
             _observer.reset(token)
 
 
-def in_turn(phases: tuple[CodePhase, ...]):
+def in_turn(phases: tuple[CodePhase, ...]) -> tvm.transform.Pass:
     """The phases as one pass of TVM's."""
 
     @tvm.transform.module_pass(opt_level=0)
-    def run(mod: IRModule, _context) -> IRModule:
+    def run(mod: IRModule, _context: tvm.transform.PassContext) -> IRModule:
         for phase in phases:
             mod = phase.run(mod)
             _observer.get()(phase.name, mod)
@@ -127,7 +127,7 @@ def visited(function: relax.Function, kind: type) -> list:
     return found
 
 
-def bytes_of(ty) -> int:
+def bytes_of(ty: relax.Type) -> int:
     """Size of a tensor, or of a tuple of them, by its Relax type."""
     if hasattr(ty, "fields"):
         return sum(bytes_of(field) for field in ty.fields)

@@ -1,19 +1,37 @@
 """`compile`: from a PyTorch network to an artifact."""
 
 import gc
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from tvm_sched.deploy.artifact import Artifact
+    from tvm_sched.records.recorded import KnownRecords
+
 SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 
-def compile(module, example_input, *, target="host", threads=None, records=None, dense=False, dump=None):
+def compile(
+    module: "nn.Module | ExportedProgram",
+    example_input: "Tensor",
+    *,
+    target: str | targets.Target = "host",
+    threads: int | None = None,
+    records: str | Path | None = None,
+    dense: bool = False,
+    dump: str | Path | None = None,
+) -> "Artifact":
     """Compiles a network of one input for one CPU.
 
     module:         nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing
@@ -44,6 +62,7 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
         compilation = Compilation(target, open_records(records, target), dense, observe)
         lowered = pipeline.lower(imported, compilation)
         executable = pipeline.build(lowered.mod, compilation)
+    assert compilation.memory is not None  # `build` has planned it
     manifest = make_manifest(
         target, imported, lowered, compilation.memory, imported.reference, threads=target.cores, dense=dense
     )
@@ -51,7 +70,7 @@ def compile(module, example_input, *, target="host", threads=None, records=None,
 
 
 @contextmanager
-def older_objects_uncollected():
+def older_objects_uncollected() -> Iterator[None]:
     """Keeps Python's collector of cyclic garbage to objects made while the block runs. Tracing and records make so many
     that it would walk all of PyTorch's and TVM's again and again, a tenth of a compilation's time.
     """
@@ -76,7 +95,7 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
     return threads
 
 
-def open_records(folder: str | Path | None, target: targets.Target):
+def open_records(folder: str | Path | None, target: targets.Target) -> "KnownRecords | None":
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
     from tvm_sched.records.best import BEST
     from tvm_sched.records.database import RECORDS
@@ -90,7 +109,7 @@ def open_records(folder: str | Path | None, target: targets.Target):
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: int):
+def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: int) -> "KnownRecords":
     """The records in the folder's file of that name, as they were at that time. A process that compiles many networks
     reads them once.
     """

@@ -166,7 +166,7 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
     return Lowered(mod, choices, prepare)
 
 
-def build(mod: IRModule, compilation: Compilation):
+def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
     """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
     planned = run(BUILDING, mod, compilation)
     executable = codegen.build(planned, compilation.target, compilation.observe)

@@ -10,6 +10,7 @@ queries, keys and values as one linear layer; in recurrent layers (nn.LSTM, nn.G
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,12 +108,12 @@ class _StraightThrough(torch.autograd.Function):
         return torch.where(mask, weight, 0)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         weight, mask, ctx.decay = inputs
         ctx.save_for_backward(weight, mask)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.decay:
             return gradient, None, None
         weight, mask = ctx.saved_tensors

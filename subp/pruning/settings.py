@@ -107,7 +107,7 @@ class Settings:
         return flat(asdict(self))
 
     @classmethod
-    def completed(cls, **options) -> "Settings":
+    def completed(cls, **options: Any) -> "Settings":
         """The settings of these options: what is None among them is as the method and the number of epochs have it."""
         _known("method", options["method"], METHODS)
         method = METHODS[options["method"]]

@@ -13,6 +13,7 @@ stay dense. So do, for as long as it lasts, layers that keep more than half of t
 """
 
 import types
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class _Product(torch.autograd.Function):
     """(x [B, I, P], weight [O, I, 1, 1], index [G, K], soft) -> [B, O, P]."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, index: Tensor, soft: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, index: Tensor, soft: bool) -> Tensor:
         ctx.save_for_backward(x, weight, index)
         ctx.soft = soft
         packed = _packed(weight, index)
@@ -82,7 +83,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, index = ctx.saved_tensors
         dy = dy.contiguous()
         packed = _packed(weight, index)

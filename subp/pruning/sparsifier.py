@@ -23,6 +23,7 @@ state as the masks are. Data-parallel ranks must then all call `step`, which ave
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -271,7 +272,7 @@ class Sparsifier:
         for mask in self._masks.values():
             mask.decay = 0.0
 
-        def add(*_) -> None:
+        def add(*_: Any) -> None:
             for name, mask in self.masks.items() if self.attached else ():
                 masking.add_decay(masking.trained_weight(*self.places[name]), mask, self._decay)
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,14 @@ from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.planning.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
-from tvm_sched.targets import cpu_flags
+from tvm_sched.targets import Target, cpu_flags
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tvm_sched.codegen import Memory
+    from tvm_sched.frontend.torch_export import Imported
+    from tvm_sched.pipeline import Lowered
 
 FORMAT = 3
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
@@ -50,7 +57,7 @@ class Artifact:
     time, which need not be the same. Each runs on `threads` threads, whatever others of this process run on.
     """
 
-    def __init__(self, executable, manifest: dict, target=None, threads: int | None = None):
+    def __init__(self, executable: Any, manifest: dict, target: Target | None = None, threads: int | None = None):
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
         be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
         """
@@ -80,14 +87,14 @@ class Artifact:
         outputs = [np.concatenate(each) if len(made) > 1 else each[0] for each in zip(*made, strict=True)]
         return outputs[0] if hasattr(output, "numpy") else tuple(outputs)
 
-    def _own(self, output) -> np.ndarray:
+    def _own(self, output: Any) -> np.ndarray:
         """An output as an array. Each call computes into memory of its own, so it is a view, unless the network gives
         back its input.
         """
         view = np.from_dlpack(output)
         return view if view.flags.writeable and not np.may_share_memory(view, self._input) else view.copy()
 
-    def instrumented(self, callback) -> "Artifact":
+    def instrumented(self, callback: Callable[..., int]) -> "Artifact":
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
         after each step of 'main'; it must return 0.
         """
@@ -95,7 +102,7 @@ class Artifact:
         other._instrument = callback
         return other
 
-    def _start(self):
+    def _start(self) -> None:
         """Makes the machine that runs the network and the input's buffer, and has its memory in large pages."""
         import tvm
         from tvm import relax
@@ -142,7 +149,7 @@ class Artifact:
             weights_bytes=memory["weights"] + memory["prepared"],
         )
 
-    def explain_table(self):
+    def explain_table(self) -> "Table":
         """The same as a `rich` table."""
         return table(self.explain())
 
@@ -164,8 +171,9 @@ class Artifact:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _linker(self, cc: str | None):
+    def _linker(self, cc: str | None) -> "_Linker":
         """What TVM calls to link its object files, the manifest going in with them."""
+        assert self._target is not None
         return _Linker(toolchain.linker(self._target, cc), json.dumps(self.manifest).encode())
 
 
@@ -175,7 +183,7 @@ class _Linker:
     def __init__(self, compiler: list[str], manifest: bytes):
         self.compiler, self.manifest = compiler, manifest
 
-    def __call__(self, output: str, files: list[str], **_) -> None:
+    def __call__(self, output: str, files: list[str], **_: Any) -> None:
         toolchain.link(output, files, self.compiler, self.manifest)
 
 
@@ -251,7 +259,16 @@ def error_limit(expected: np.ndarray) -> float:
     return TOLERANCE * max(1.0, float(np.abs(expected).max()))
 
 
-def make_manifest(target, imported, lowered, memory, reference, *, threads: int, dense: bool) -> dict:
+def make_manifest(
+    target: Target,
+    imported: "Imported",
+    lowered: "Lowered",
+    memory: "Memory",
+    reference: Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, ...]],
+    *,
+    threads: int,
+    dense: bool,
+) -> dict:
     """The manifest of a network just compiled, a pipeline's Lowered; `reference` computes PyTorch's output for a NumPy
     input.
     """

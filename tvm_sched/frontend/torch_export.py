@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Imported:
         )
 
 
-def from_torch(module, example_input: torch.Tensor, parts: int = 1) -> Imported:
+def from_torch(module: torch.nn.Module | ExportedProgram, example_input: torch.Tensor, parts: int = 1) -> Imported:
     """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram of one input, for one of `parts`
     parts of the batch.
 
@@ -127,7 +128,7 @@ def require_indexing_from_the_front(program: ExportedProgram) -> None:
                 )
 
 
-def in_parts(module, example_input: torch.Tensor, cache_bytes: int) -> Imported:
+def in_parts(module: torch.nn.Module | ExportedProgram, example_input: torch.Tensor, cache_bytes: int) -> Imported:
     """Imports a network for as large a part of the batch as caches of that size hold (`batches.parts`)."""
     return from_torch(module, example_input, batches.parts(module, example_input, cache_bytes))
 
@@ -146,7 +147,7 @@ class _Importer(ExportedProgramImporter):
     program: ExportedProgram
     block_builder: "relax.BlockBuilder | _NamingBuilder"
 
-    def create_convert_map(self):
+    def create_convert_map(self) -> dict[str, Callable]:
         return {name: self.named(convert, name.split(".")[0]) for name, convert in super().create_convert_map().items()}
 
     def named(self, convert: Callable, name: str) -> Callable:
@@ -154,7 +155,7 @@ class _Importer(ExportedProgramImporter):
         if name not in WEIGHT_AT:
             return convert
 
-        def converted(node: torch.fx.Node):
+        def converted(node: torch.fx.Node) -> relax.Expr:
             weight = node.args[WEIGHT_AT[name]]
             assert isinstance(weight, torch.fx.Node)
             layer = name_of(source(weight), node, self.program)
@@ -173,13 +174,13 @@ class _NamingBuilder:
     def __init__(self, builder: relax.BlockBuilder, layer: str):
         self.builder, self.layer = builder, layer
 
-    def emit(self, expr: relax.Expr, *args, **kwargs) -> relax.Var:
+    def emit(self, expr: relax.Expr, *args: Any, **kwargs: Any) -> relax.Var:
         """As the builder's."""
         if any(is_op(expr, name) for name in OPERATORS):
             return emit_layer(self.builder, expr, self.layer)
         return self.builder.emit(expr, *args, **kwargs)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.builder, name)
 
 

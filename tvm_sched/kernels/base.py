@@ -91,7 +91,7 @@ class Example:
     size: int  # of the convolution's kernel
     stride: int = 1
 
-    def __str__(self):
+    def __str__(self) -> str:
         kind = "sparse" if self.sparse else "dense"
         return f"1x{self.n} {kind} {self.size}x{self.size} stride {self.stride}"
 
@@ -132,7 +132,9 @@ class Kernel(ABC):
         return [data] if indices is None else [data, indices]
 
     @abstractmethod
-    def call(self, builder: relax.BlockBuilder, x, weights: Sequence, form: Form, marks: dict) -> relax.Expr:
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         """The layer on `x`, channels last, of the shape `form.layer.output`; `weights` are constants of what `pack`
         gave. `marks` are to be attributes of the kernel's block.
         """
@@ -159,7 +161,9 @@ class Kernel(ABC):
     def schedule(self, sch: Schedule, tile: Tile, target: Target) -> None:
         """Rewrites the compute, and what was fused behind it."""
 
-    def arguments(self, problem: Problem, infos: Sequence[tuple[str, tuple[int, ...]]], rng) -> list[np.ndarray]:
+    def arguments(
+        self, problem: Problem, infos: Sequence[tuple[str, tuple[int, ...]]], rng: np.random.Generator
+    ) -> list[np.ndarray]:
         """Arrays of these (dtype, shape) to measure the function on: standard normal numbers, and for int32 distinct
         sorted channels of the first argument a row. TVM's own choice draws channels that there are not.
         """
@@ -186,7 +190,9 @@ def least_cycles(kernel: Kernel, problem: Problem, target: Target) -> float:
     return kernel.cycles(problem, kernel.tiles(problem, target)[0], target)
 
 
-def fusable_call(builder: relax.BlockBuilder, name: str, compute: Callable, *tensors, **options) -> relax.Call:
+def fusable_call(
+    builder: relax.BlockBuilder, name: str, compute: Callable, *tensors: relax.Expr, **options: Any
+) -> relax.Call:
     """A call of the TE `compute` on Relax tensors as a function of that name, into whose epilogue elementwise operators
     that follow may go.
     """
@@ -219,12 +225,12 @@ def reason(layer: Layer, n: int) -> str:
     return why
 
 
-def normal(rng, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+def normal(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal numbers."""
     return rng.standard_normal(shape, dtype="float32").astype(dtype)
 
 
-def distinct_rows(rng, shape: tuple[int, ...], below: int) -> np.ndarray:
+def distinct_rows(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> np.ndarray:
     """`[rows, count]` int32: distinct sorted numbers below a limit in each row."""
     rows, count = shape
     return np.stack([np.sort(rng.permutation(below)[:count]) for _ in range(rows)]).astype("int32")

@@ -11,12 +11,12 @@ G = ceil(O / N). Row and column of a dilated kernel are those of its pixels. It 
 convolution whose index says where in the image too: its tiles and its schedule are that one's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-from tvm import te
+from tvm import relax, te
 from tvm.s_tir import Schedule
 
 from subp_contract import pattern
@@ -41,8 +41,17 @@ class ColumnsProblem:
 
 
 def compute(
-    x, data, columns, *, out_channels, kernel, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None
-):
+    x: te.Tensor,
+    data: te.Tensor,
+    columns: te.Tensor,
+    *,
+    out_channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    marks: dict | None = None,
+) -> te.Tensor:
     """The algorithm, free of any order. `kernel` is (height, width) of the whole one, `padding` (top, left, bottom,
     right); `marks` become the block's attributes.
     """
@@ -59,7 +68,7 @@ def compute(
         )
 
     sizes = (channels, block_rows, kept, n)
-    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=tuple(stride), padded=True)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=stride, padded=True)
     extent = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
     attributes = problem.attributes() | {EXTENT: extent} | (marks or {})
     shape = (batch, out_height, out_width, block_rows * n)
@@ -117,11 +126,13 @@ class ColumnsConv2d(Kernel):
         savings = super().savings(layer, form)
         return replace(savings, n=zeros.n if zeros else None, density=density if zeros else float(form.kept.mean()))
 
-    def pack(self, form):
+    def pack(self, form: Form) -> list[np.ndarray]:
         layer, (data, indices) = form.details, super().pack(form)
         return [data, places(indices, layer.channels, layer.kernel, layer.dilation)]
 
-    def call(self, builder, x, weights, form, marks):
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         layer = form.details
         geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
         options = {"out_channels": layer.out_channels, "kernel": layer.kernel, "marks": marks}
@@ -143,7 +154,9 @@ class ColumnsConv2d(Kernel):
     def copy_cycles(self, problem: ColumnsProblem, target: Target) -> float:
         return direct_conv2d.KERNEL.copy_cycles(problem.conv, target)
 
-    def arguments(self, problem: ColumnsProblem, infos, rng):
+    def arguments(
+        self, problem: ColumnsProblem, infos: Sequence[tuple[str, tuple[int, ...]]], rng: np.random.Generator
+    ) -> list[np.ndarray]:
         """Columns are distinct places among those that a pixel sees, instead of channels."""
         channels = problem.conv.channels
         made = []

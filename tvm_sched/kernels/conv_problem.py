@@ -68,9 +68,16 @@ def annotation(name: str) -> str:
     return f"work.{ANNOTATION.get(name, name)}"
 
 
-def output_size(image, kernel, stride, padding, dilation) -> tuple[int, int]:
+def output_size(
+    image: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
     """(height, width) of a convolution's output. All are (height, width) but `padding`: (top, left, bottom, right)."""
-    return tuple(
+    height, width = (
         (image[axis] + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
         for axis in range(2)
     )
+    return height, width

@@ -9,11 +9,12 @@ outputs a channel the lanes would gather their inputs: such a layer is left to t
 is outside its groups and were 1.2 to 1.4 times faster where measured.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from tvm import te, tirx
+import numpy as np
+from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import Example, Form, Kernel, Savings, fusable_call, least_cycles
@@ -40,7 +41,15 @@ class DepthwiseProblem:
     stride: tuple[int, int]
 
 
-def compute(x, weight, *, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None):
+def compute(
+    x: te.Tensor,
+    weight: te.Tensor,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    marks: dict | None = None,
+) -> te.Tensor:
     """The algorithm, free of any order. `padding`: top, left, bottom, right; `marks` become the block's attributes."""
     batch, height, width, channels = (int(extent) for extent in x.shape)
     kernel_h, kernel_w, _ = (int(extent) for extent in weight.shape)
@@ -68,7 +77,7 @@ class Tile:
     cols: int
     bands: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.rows}x{self.cols} pixels, {self.bands} bands"
 
 
@@ -169,11 +178,13 @@ class DepthwiseConv2d(Kernel):
     def savings(self, layer: Layer, form: Form) -> Savings:
         return Savings(None, 1.0, 1, 1, layer.macs)
 
-    def pack(self, form):
+    def pack(self, form: Form) -> list[np.ndarray]:
         """`[R, Q, C]`"""
         return [form.layer.weight[:, 0].transpose(1, 2, 0)]
 
-    def call(self, builder, x, weights, form, marks):
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         layer = form.layer
         geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
         return fusable_call(builder, NAME, compute, x, *weights, marks=marks, **geometry)

@@ -8,11 +8,12 @@ Without indices all C channels are kept: the same kernel is the dense convolutio
 image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import gcd, prod
 
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import IndexMap
 
 from subp_contract import pattern
@@ -30,7 +31,17 @@ NAME = "direct_conv2d"
 CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
 
 
-def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), marks=None):
+def conv2d(
+    x: te.Tensor,
+    data: te.Tensor,
+    indices: te.Tensor | None = None,
+    *,
+    out_channels: int,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    marks: dict | None = None,
+) -> te.Tensor:
     """The algorithm, free of any order. `padding` is (top, left, bottom, right); `marks` become the block's attributes.
 
     Where N does not divide `out_channels`, the last block row is padded with zero weights and its surplus is cut off.
@@ -48,14 +59,16 @@ def conv2d(x, data, indices=None, *, out_channels, stride=(1, 1), padding=(0, 0,
         pixel = x[b, h * stride[0] + r * dilation[0], w * stride[1] + q * dilation[1], channel]
         return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
 
-    sizes = (channels, block_rows, kept, n, kernel, tuple(stride))
+    sizes = (channels, block_rows, kept, n, kernel, stride)
     problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None)
     attributes = problem.attributes() | (marks or {})
     y = te.compute((batch, out_height, out_width, block_rows * n), product, name=NAME, attrs=attributes)
     return cut(y, out_channels)
 
 
-def linear(x, data, indices=None, *, out_channels, marks=None):
+def linear(
+    x: te.Tensor, data: te.Tensor, indices: te.Tensor | None = None, *, out_channels: int, marks: dict | None = None
+) -> te.Tensor:
     """The same for `x [..., C]` of any rank and `data [G, K, 1, 1, N]`: a pixel is a row."""
     *rows, channels = (int(extent) for extent in x.shape)
     block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
@@ -71,7 +84,7 @@ def linear(x, data, indices=None, *, out_channels, marks=None):
     return cut(te.compute((*rows, block_rows * n), product, name=NAME, attrs=attributes), out_channels)
 
 
-def pad(x, padding):
+def pad(x: te.Tensor, padding: tuple[int, int, int, int]) -> te.Tensor:
     """Zeros around the image."""
     batch, height, width, channels = x.shape
     top, left, bottom, right = padding
@@ -83,7 +96,7 @@ def pad(x, padding):
     return te.compute((batch, height + top + bottom, width + left + right, channels), pixel, name="pad")
 
 
-def cut(y, out_channels):
+def cut(y: te.Tensor, out_channels: int) -> te.Tensor:
     """The first `out_channels` channels."""
     if int(y.shape[-1]) == out_channels:
         return y
@@ -151,7 +164,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     finish(sch, target)
 
 
-def flatten_pixels(sch: Schedule, conv, epilogue):
+def flatten_pixels(sch: Schedule, conv: SBlockRV, epilogue: SBlockRV) -> None:
     """Makes all axes but the channels one pixel axis, in both blocks and in the sums between them."""
     *extents, _ = (int(extent) for extent in sch.get(conv).writes[0].source.shape)
     rank = len(extents)
@@ -172,16 +185,16 @@ def flatten_pixels(sch: Schedule, conv, epilogue):
         )
 
 
-def split_bands(sch: Schedule, loop, bands: int, inner: int):
+def split_bands(sch: Schedule, loop: LoopRV, bands: int, inner: int) -> list[LoopRV]:
     """[band, tile in band, pixel in tile]; only a single band may end in a tile that is cut short."""
     if bands == 1:
         outer, inner = sch.split(loop, [None, inner])
         band, outer = sch.split(outer, [1, None])
-        return band, outer, inner
+        return [band, outer, inner]
     return sch.split(loop, [bands, None, inner])
 
 
-def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target):
+def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target) -> None:
     """Copies the image a row a thread; its pixels are spaced apart where a multiple of 512 bytes would put them into
     few sets of L1.
     """
@@ -211,7 +224,9 @@ class DirectConv2d(Kernel):
             problem = layer.problem(n)
             yield Form(self, layer, problem, n, "direct", least_cycles(self, problem, target), rank=0)
 
-    def call(self, builder, x, weights, form, marks):
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         layer, options = form.layer, {"out_channels": form.layer.out_channels, "marks": marks}
         if not layer.linear:
             options |= {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}

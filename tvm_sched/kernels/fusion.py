@@ -3,13 +3,14 @@
 from math import prod
 
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
 
 from tvm_sched.kernels.generic import rules
 from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, output, volume
 from tvm_sched.targets import Target
 
 
-def find_block(sch: Schedule, name: str):
+def find_block(sch: Schedule, name: str) -> SBlockRV | None:
     """The block of that name, or None: a schedule answers for its own kernel only."""
     for block in blocks_of(sch):
         if sch.get(block).name_hint == name:
@@ -17,7 +18,7 @@ def find_block(sch: Schedule, name: str):
     return None
 
 
-def downstream(sch: Schedule, block) -> list:
+def downstream(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
     """The blocks that read `block`, directly or through others, in the order of the program."""
     reached, names = [block], {sch.get(block).name_hint}
     while reached:
@@ -29,7 +30,7 @@ def downstream(sch: Schedule, block) -> list:
     return [b for b in blocks_of(sch) if sch.get(b).name_hint in names]
 
 
-def merge_epilogue(sch: Schedule, block):
+def merge_epilogue(sch: Schedule, block: SBlockRV) -> SBlockRV:
     """Joins the elementwise chain that follows `block` (bias, residual, activation) into one block, and returns that
     block.
 
@@ -46,6 +47,6 @@ def merge_epilogue(sch: Schedule, block):
     return last
 
 
-def finish(sch: Schedule, target: Target):
+def finish(sch: Schedule, target: Target) -> None:
     """Schedules what a kernel has left of its function."""
     rules.schedule(sch, target)

@@ -10,12 +10,13 @@ pass through all stages in cache; bias, residual and activation are applied with
 stored. A band's last Q % L pixels are computed with lanes over N.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd, prod
 
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
@@ -71,7 +72,15 @@ def bands_of(pixels: int, lanes: int) -> int:
     return max(bands for bands in few if pixels // bands % lanes * bands == pixels % lanes)
 
 
-def compute(x, data, indices=None, *, shape, lanes, marks=None):
+def compute(
+    x: te.Tensor,
+    data: te.Tensor,
+    indices: te.Tensor | None = None,
+    *,
+    shape: tuple[int, ...],
+    lanes: int,
+    marks: dict | None = None,
+) -> te.Tensor:
     """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector; `marks` become attributes of
     the block of products.
     """
@@ -121,7 +130,7 @@ class PixelTile:
     cols: int
     rows: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.vectors} vectors of pixels, {self.cols} vectors x {self.rows} channels in registers"
 
 
@@ -144,7 +153,7 @@ def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[Pi
         if rows * cols + cols + 1 <= target.registers
     ]
 
-    def preference(tile: PixelTile):
+    def preference(tile: PixelTile) -> tuple:
         """Among equals sixteen sums hide all waiting and leave registers for addresses; then whole blocks."""
         sums = abs(tile.rows * tile.cols - 16)
         return rounded(cycles(problem, tile, target)), sums, -tile.rows, tile.vectors
@@ -290,7 +299,7 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     finish(sch, target)
 
 
-def in_registers(sch: Schedule, product, loop, tile):
+def in_registers(sch: Schedule, product: SBlockRV, loop: LoopRV, tile: list[LoopRV]) -> None:
     """Sums in registers over the loops `tile`, the last of them a vector, stored at the end of each step of `loop`."""
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, loop, preserve_unit_loops=True)
@@ -325,7 +334,9 @@ class PixelLanesConv2d(Kernel):
                 total = least_cycles(self, problem, target) + target.costs.copy_cycles * copied
                 yield Form(self, layer, problem, n, "pixel lanes", total, rank=1)
 
-    def call(self, builder, x, weights, form, marks):
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         layer, shape = form.layer, [int(extent) for extent in x.ty.shape]
         if layer.stride != (1, 1):
             x = builder.emit(relax.op.strided_slice(x, [1, 2], [0, 0], shape[1:3], layer.stride))

@@ -36,7 +36,7 @@ class Tile:
     block_rows: int
     bands: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.rows}x{self.cols} pixels x {self.block_rows} block rows, {self.bands} bands"
 
 
@@ -54,7 +54,7 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
         for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
     ]
 
-    def preference(tile: Tile):
+    def preference(tile: Tile) -> tuple:
         """Among equals the tile with the fewest block rows and sums leaves most registers for addresses."""
         return rounded(cycles(problem, tile, target)), tile.block_rows, tile.rows * tile.cols, tile.bands
 

@@ -55,13 +55,15 @@ class SpaceToDepth:
         made = replace(layer, weight=weight, channels=channels, stride=(1, 1), padding=(0,) * 4, filled=True)
         return cls(made, stride, layer.padding[:2], shape, batch * shape[0] * shape[1] * shape[2] * each)
 
-    def call(self, builder: relax.BlockBuilder, x) -> relax.Var:
+    def call(self, builder: relax.BlockBuilder, x: relax.Expr) -> relax.Var:
         """The image `[B, *shape]` of `x [B, H, W, C]`."""
         made = partial(compute, stride=self.stride, padding=self.padding, shape=self.shape, marks={KERNEL: NAME})
         return builder.emit_te(made, x, primfunc_name_hint=NAME, primfunc_attrs=INJECTIVE)
 
 
-def compute(x, *, stride: int, padding: tuple[int, int], shape: tuple[int, int, int], marks=None):
+def compute(
+    x: te.Tensor, *, stride: int, padding: tuple[int, int], shape: tuple[int, int, int], marks: dict | None = None
+) -> te.Tensor:
     """`x [B, H, W, C]` -> `[B, *shape]`, `shape` being (rows, columns, channels); channels beyond S*S*C are zero.
     `padding` is (top, left); `marks` become the block's attributes.
     """

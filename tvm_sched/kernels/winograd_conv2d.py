@@ -14,7 +14,7 @@ Bands of tiles pass through all three stages while they are in cache; padding is
 residual and activation as outputs are stored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
@@ -22,6 +22,7 @@ from math import ceil, prod
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
@@ -51,7 +52,7 @@ class Variant:
     m: int
     taps: int  # r
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"F({self.m},{self.taps})"
 
     @property
@@ -72,7 +73,7 @@ class Variant:
             [0.0] * (self.taps - 1) + [1.0]
         ]
 
-    def input(self, d):
+    def input(self, d: list) -> list:
         """B^T d for a list of e values."""
         if self.size == 4:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1]]
@@ -86,7 +87,7 @@ class Variant:
             4 * d[1] - 5 * d[3] + d[5],
         ]
 
-    def output(self, s):
+    def output(self, s: list) -> list:
         """A^T s for a list of e values: row i has the points' i-th powers, infinity counts in the last row alone."""
         plus, minus = s[1] + s[2], s[1] - s[2]
         rows = [(plus, minus)[i % 2] for i in range(self.m)]
@@ -128,7 +129,7 @@ class WinogradProblem:
         return replace(self.products, width=rows * self.grid[2], block_rows=block_rows)
 
 
-def transform_weight(data, g):
+def transform_weight(data: te.Tensor, g: te.Tensor) -> te.Tensor:
     """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the variant's `weight` matrix."""
     block_rows, kept, _, _, n = data.shape
     e, taps = g.shape
@@ -145,7 +146,15 @@ def transform_weight(data, g):
     )
 
 
-def compute(x, weight, indices=None, *, variant, padding=(1, 1, 1, 1), marks=None):
+def compute(
+    x: te.Tensor,
+    weight: te.Tensor,
+    indices: te.Tensor | None = None,
+    *,
+    variant: Variant,
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1),
+    marks: dict | None = None,
+) -> te.Tensor:
     """The algorithm, free of any order. `weight` is U; `padding` is (top, left, bottom, right);
     `marks` become attributes of the block of products."""
     m, lost = variant.m, variant.taps - 1
@@ -193,7 +202,7 @@ def compute(x, weight, indices=None, *, variant, padding=(1, 1, 1, 1), marks=Non
     return te.compute((batch, out_height, out_width, out_channels), whole_output, name=OUTPUT)
 
 
-def pick(index, values):
+def pick(index: tirx.Var, values: list) -> relax.Expr:
     """values[index]; once the loop over `index` is unrolled, nothing is left of the choice."""
     chosen = values[-1]
     for i in reversed(range(len(values) - 1)):
@@ -209,7 +218,7 @@ class WinogradTile:
     cols: int
     block_rows: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.rows} tile rows a band, {self.cols} tiles x {self.block_rows} block rows"
 
 
@@ -229,7 +238,7 @@ def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[Wino
         for tile in register_tile.candidates(band, target, most=8, among=problem.products.block_rows):
             found.append(WinogradTile(rows, tile.cols, tile.block_rows))
 
-    def preference(tile: WinogradTile):
+    def preference(tile: WinogradTile) -> tuple:
         """Among equals the tile with the fewest sums leaves most registers for addresses."""
         return rounded(cycles(problem, tile, target)), tile.cols * tile.block_rows, tile.rows
 
@@ -319,7 +328,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     finish(sch, target)
 
 
-def in_registers(sch: Schedule, loops):
+def in_registers(sch: Schedule, loops: list[LoopRV]) -> None:
     """Vectorises the last loop and unrolls the others."""
     *outer, lane = loops
     for loop in outer:
@@ -348,7 +357,9 @@ class WinogradConv2d(Kernel):
                 total = least_cycles(self, problem, target)
                 yield Form(self, layer, problem, n, f"winograd {variant}", total, variant.size, details=variant)
 
-    def call(self, builder, x, weights, form, marks):
+    def call(
+        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+    ) -> relax.Expr:
         """The weights are transformed by a call of its own, which `hoist_constants` moves to where the network is
         loaded.
         """

@@ -65,7 +65,7 @@ def choose(layer: Layer, target: Target) -> Plan:
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes
 
-    def preference(plan: Plan):
+    def preference(plan: Plan) -> tuple:
         """Among estimates that count as equal the simpler form, and a block of few vectors."""
         return rounded(plan.cycles), plan.form.rank, abs(log2((plan.form.n or simplest) / simplest))
 

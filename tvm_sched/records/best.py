@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tvm import IRModule
 from tvm.s_tir import Schedule
@@ -130,7 +131,7 @@ def key(line: dict) -> tuple:
     return line["target"], line["threads"], line["workload"]
 
 
-def is_best(line) -> bool:
+def is_best(line: Any) -> bool:
     """A line of `best.jsonl`."""
     types = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
     return any(types == FIELDS | schedule for schedule in SCHEDULES)

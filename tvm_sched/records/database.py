@@ -11,6 +11,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tvm import IRModule
 from tvm.s_tir import Schedule
@@ -56,13 +57,13 @@ class Records(KnownRecords):
         with locked(folder, write=create):
             self.read()
 
-    def read(self):
+    def read(self) -> None:
         """Takes in what the files have gained since, from any process. The folder must be locked."""
         for line in self.workload_lines.read(repair=self.writes):
             self.know(ms.database.Workload.from_json(line))
         self.records += self.record_lines.read(repair=self.writes)
 
-    def know(self, entry):
+    def know(self, entry: ms.database.Workload) -> None:
         """Remembers the workload of the next line."""
         self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
         self.workloads.append(entry)
@@ -98,7 +99,7 @@ class Records(KnownRecords):
         mine = [record for of, record in self.records if of == number and record[2]["keys"][0] == self.target.family]
         return sorted(mine, key=lambda record: median(record[1]))
 
-    def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]):
+    def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]) -> None:
         """Appends a measurement; it is on disk when this returns."""
         entry, record = as_json(func, schedule, seconds, self.target)
         with locked(self.folder, write=True):
@@ -139,12 +140,12 @@ def replayed(mod: IRModule, trace: list) -> Schedule:
     return sch
 
 
-def is_workload(line) -> bool:
+def is_workload(line: Any) -> bool:
     """[hash, module]"""
     return isinstance(line, list) and [type(each) for each in line] == [str, str]
 
 
-def is_record(line, workloads: int) -> bool:
+def is_record(line: Any, workloads: int) -> bool:
     """[workload, [trace, seconds, target, arguments]], the workload being one of `workloads`."""
     return (
         isinstance(line, list)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from subp_contract.errors import UserError
 
@@ -73,7 +74,7 @@ class JsonLines:
             os.truncate(self.path, self.bytes)
         return read[:bad]
 
-    def append(self, value):
+    def append(self, value: Any) -> Any:
         """Writes one line after those that have been read, which must be all; returns it as it will be read. It is on
         disk when this returns.
         """
@@ -87,7 +88,7 @@ class JsonLines:
         return json.loads(line)
 
 
-def parsed(line: bytes):
+def parsed(line: bytes) -> Any:
     """The line's JSON, None if it is none."""
     try:
         return json.loads(line)

@@ -18,11 +18,14 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 import tvm_ffi
+from torch.export import ExportedProgram
 from tvm import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
+from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
@@ -71,11 +74,11 @@ class TuningSummary:
 
 
 def tune(
-    module,
-    example_input,
+    module: torch.nn.Module | ExportedProgram,
+    example_input: torch.Tensor,
     *,
-    target="host",
-    threads=None,
+    target: str | Target = "host",
+    threads: int | None = None,
     records: str | Path,
     trials: int = 16,
     minutes: float | None = None,
@@ -133,7 +136,9 @@ def measurable_here(target: Target, threads: int | None) -> Target:
     return replace(target, cores=threads or min(target.cores, most))
 
 
-def progress_of_task(progress, index, tasks, trials, name, done):
+def progress_of_task(
+    progress: Callable[[int, int, str], None], index: int, tasks: int, trials: int, name: str, done: int
+) -> None:
     """Reports `done` trials of task `index` as a share of all trials."""
     progress(index * trials + min(done, trials), tasks * trials, name)
 
@@ -151,7 +156,16 @@ def tasks_of(mod: IRModule) -> list[Task]:
     return sorted(found.values(), key=lambda task: -task.calls)
 
 
-def tune_task(task, target, database, measurer, model, trials, deadline, report) -> TaskResult:
+def tune_task(
+    task: Task,
+    target: Target,
+    database: Records,
+    measurer: Measurer,
+    model: XGBModel,
+    trials: int,
+    deadline: float,
+    report: Callable[[int], None],
+) -> TaskResult:
     """Measures the tiles of one task, batch after batch, until `trials` are recorded, none is left, or the deadline has
     come.
     """
@@ -200,7 +214,9 @@ def tune_task(task, target, database, measurer, model, trials, deadline, report)
     )
 
 
-def measure(task, batch, database, measurer, known) -> list:
+def measure(
+    task: Task, batch: list[Schedule], database: Records, measurer: Measurer, known: dict[str, list[float]]
+) -> list[ms.runner.RunnerResult]:
     """Measures schedules of a task, and notes their times in `database` and in `known`, where one that failed is
     infinitely slow.
     """
@@ -226,17 +242,17 @@ def schedules(func: PrimFunc, target: Target) -> list[Schedule]:
     return made
 
 
-def fingerprint(trace) -> str:
+def fingerprint(trace: Trace) -> str:
     """What tells one trace from another."""
     return str(trace.as_json())
 
 
-def seconds(record) -> float:
+def seconds(record: ms.database.TuningRecord) -> float:
     """A record's time."""
     return median(float(each) for each in record.run_secs)
 
 
-def candidate_of(sch: Schedule):
+def candidate_of(sch: Schedule) -> ms.MeasureCandidate:
     """A schedule as the cost model takes it."""
     args = ms.arg_info.ArgInfo.from_entry_func(sch.mod, remove_preproc=True)
     return ms.MeasureCandidate(sch, args)

@@ -1,6 +1,7 @@
 """Multiply-accumulates of a forward pass, by weight: without biases, norms, activations and attention's products."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def count_macs(model: nn.Module, places: dict[str, Place], input_shape: Sequence
         for name in names.get(layer, ()):
             macs[name] = macs.get(name, 0) + values_per_output * weight_of(*places[name]).numel()
 
-    def count(layer: nn.Module, inputs, named_inputs, output) -> None:
+    def count(layer: nn.Module, inputs: tuple, named_inputs: dict, output: Any) -> None:
         if isinstance(layer, nn.MultiheadAttention):  # of the same sequence three times, as in vision transformers
             queries = inputs[0] if inputs else named_inputs["query"]
             add(layer, queries.numel() // layer.embed_dim)

@@ -150,7 +150,7 @@ class _Tracer:
                 self.out.pin(labels, f"{name} is also used otherwise than as a layer's weight")
         return self.out
 
-    def call(self, node: fx.Node):
+    def call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
             return self.values[node.all_input_nodes[0]][node.args[1]]
         try:
@@ -164,7 +164,7 @@ class _Tracer:
                         self.out.pin(labels, f"{_operation(node)} in {where or 'the network'} needs them in order")
             return _fixed(node)
 
-    def follow(self, node: fx.Node):
+    def follow(self, node: fx.Node) -> Any:
         """The labels of the node's result, after the ties and scopes that it makes."""
         name = _operation(node)
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -186,7 +186,7 @@ class _Tracer:
             return self.pointwise(node)
         raise _NotUnderstood
 
-    def read(self, node: fx.Node):
+    def read(self, node: fx.Node) -> Any:
         """A node's labels."""
         if node.name not in self.parameters:
             return self.values[node]
@@ -195,7 +195,7 @@ class _Tracer:
             self.out.elements[name] = self.out.fresh(*node.meta["val"].shape)
         return self.out.elements[name]
 
-    def layout(self, node: fx.Node, name: str):
+    def layout(self, node: fx.Node, name: str) -> Any:
         move: Any = (
             torch.ops.aten.reshape.default if name == "view" else node.target
         )  # labels may repeat without a stride
@@ -229,7 +229,7 @@ class _Tracer:
             self.out.tie(operands[whole[0]], operands[i])
         return operands[min(whole, key=lambda i: len(varying[i]))]
 
-    def reduction(self, self_: fx.Node, dim: int | list[int] | None = None, keepdim: bool = False, **_) -> Tensor:
+    def reduction(self, self_: fx.Node, dim: int | list[int] | None = None, keepdim: bool = False, **_: Any) -> Tensor:
         labels = self.read(self_)
         axes = [axis % labels.ndim for axis in ([dim] if isinstance(dim, int) else dim or range(labels.ndim))]
         if any(_varies(labels, axis) for axis in axes):
@@ -344,7 +344,7 @@ def _arguments(node: fx.Node) -> dict:
     return {"self_" if name == "self" else name: value for name, value in given.items()}
 
 
-def _fixed(node: fx.Node):
+def _fixed(node: fx.Node) -> Any:
     """Labels of data in a fixed order, shaped as the node's value; None where that is no tensor."""
 
     def labels(value):
