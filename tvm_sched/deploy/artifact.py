@@ -25,6 +25,7 @@ from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.planning.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
 from tvm_sched.targets import cpu_flags
+from tvm_sched.targets.sizes import FLOAT
 
 FORMAT = 3
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
@@ -133,7 +134,7 @@ class Artifact:
         return Cost(
             dense_macs=sum(layer.macs for layer in layers),
             kept_macs=sum(layer.kept_macs for layer in layers),
-            stored_bytes=4 * sum(layer.weights for layer in layers),
+            stored_bytes=FLOAT * sum(layer.weights for layer in layers),
             workspace_bytes=memory["workspace"],
             weights_bytes=memory["weights"] + memory["prepared"],
         )
