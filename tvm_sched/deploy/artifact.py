@@ -186,6 +186,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     Raises UserError for a file that is missing, damaged, foreign, or made for another CPU, and for more threads than
     this process may use.
     """
+    import tvm  # noqa: F401, makes the loader of its executables known
     import tvm_ffi
 
     if threads is not None:
