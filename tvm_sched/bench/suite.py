@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, require
 from tvm_sched.bench.rows import Row, number
 
 SHIPPED = Path(__file__).parent / "suites"
@@ -182,12 +182,6 @@ def is_number(value) -> bool:
 def is_whole(value) -> bool:
     """A positive whole number."""
     return isinstance(value, int) and is_number(value) and value > 0
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises UserError(message) unless the condition holds."""
-    if not condition:
-        raise UserError(message)
 
 
 def summary(results: Sequence[tuple[Case, dict[float, Row]]]) -> Table:

@@ -27,6 +27,7 @@ from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.planning.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
 from tvm_sched.targets import Target, cpu_flags
+from tvm_sched.targets.sizes import FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,7 +145,7 @@ class Artifact:
         return Cost(
             dense_macs=sum(layer.macs for layer in layers),
             kept_macs=sum(layer.kept_macs for layer in layers),
-            stored_bytes=4 * sum(layer.weights for layer in layers),
+            stored_bytes=FLOAT * sum(layer.weights for layer in layers),
             workspace_bytes=memory["workspace"],
             weights_bytes=memory["weights"] + memory["prepared"],
         )
@@ -201,6 +202,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     Raises UserError for a file that is missing, damaged, foreign, or made for another CPU, and for more threads than
     this process may use.
     """
+    import tvm  # noqa: F401, makes the loader of its executables known
     import tvm_ffi
 
     if threads is not None:

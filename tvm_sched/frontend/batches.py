@@ -10,8 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from subp_contract.modes import in_eval_mode
+from tvm_sched.targets.sizes import FLOAT
 
-FLOAT = 4  # bytes
 TENSORS = 3  # of a layer at a time: input, output, residual
 
 

@@ -36,7 +36,7 @@ class Weights:
 
 
 # (s_t, state (h, ...), weights) -> the next state.
-Step = Callable[[Tensor, Sequence[Tensor], Weights], tuple[Tensor, ...]]
+Cell = Callable[[Tensor, Sequence[Tensor], Weights], tuple[Tensor, ...]]
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -66,7 +66,7 @@ def gru_step(sums: Tensor, state: Sequence[Tensor], weights: Weights) -> tuple[T
     return (n + (sum_z + hidden_z).sigmoid() * (h - n),)
 
 
-def rnn_step(activation: Callable[[Tensor], Tensor]) -> Step:
+def rnn_step(activation: Callable[[Tensor], Tensor]) -> Cell:
     """The step of an RNN with that activation; `sums` holds both biases."""
     return lambda sums, state, weights: (activation(sums + torch.mm(state[0], weights.hidden)),)
 
@@ -91,7 +91,7 @@ def weights_of(params: list[Tensor], has_biases: bool, projected: bool, joined: 
 
 
 def unroll(
-    step: Step, x: Tensor, initial: list[Tensor], weights: list[Weights], bidirectional: bool, batch_first: bool
+    step: Cell, x: Tensor, initial: list[Tensor], weights: list[Weights], bidirectional: bool, batch_first: bool
 ) -> list[Tensor]:
     """[output, h_n, ...] as ATen's recurrent operators give them, from x `[T, B, I]` (`[B, T, I]` with `batch_first`)
     and initial states `[layers directions, B, H]`. Raises UserError where there are more than MOST_STEPS steps.
@@ -132,7 +132,7 @@ def lstm(x, initial, params, has_biases, num_layers, dropout, train, bidirection
     )
 
 
-def single_state(step: Step, joined: bool):
+def single_state(step: Cell, joined: bool):
     """aten.gru.input, aten.rnn_tanh.input or aten.rnn_relu.input: (output, h_n)."""
 
     def decomposition(x, initial, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):

@@ -70,7 +70,7 @@ def compute(
 
 
 @dataclass(frozen=True)
-class Tile:
+class DepthwiseTile:
     """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads."""
 
     rows: int
@@ -89,26 +89,26 @@ def problem_of(sch: Schedule) -> DepthwiseProblem:
     return DepthwiseProblem(batch, height, width, channels, (rows, columns), (down, right))
 
 
-def tiles(problem: DepthwiseProblem, target: Target) -> list[Tile]:
+def tiles(problem: DepthwiseProblem, target: Target) -> list[DepthwiseTile]:
     """Those that load the fewest inputs first."""
     height, width, channels = problem.height, problem.width, problem.channels
     vector = vector_width(channels, target.lanes)
     most_sums = MOST_SUMS // ceil(vector / target.lanes) if channels % vector == 0 else 1
 
-    def loads(tile: Tile) -> int:
+    def loads(tile: DepthwiseTile) -> int:
         rows = (tile.rows - 1) * problem.stride[0] + problem.kernel[0]
         cols = (tile.cols - 1) * problem.stride[1] + problem.kernel[1]
         return ceil(height / tile.rows) * ceil(width / tile.cols) * rows * cols
 
     found = [
-        Tile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch)))
+        DepthwiseTile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch)))
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
     return sorted(found, key=lambda tile: (loads(tile), tile.rows))
 
 
-def cycles(problem: DepthwiseProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_cycles: float | None = None) -> float:
     """Multiply-adds alone: loads are counted by what a multiply-add takes in the main loop, where that is known."""
     vector = vector_width(problem.channels, target.lanes)
     vectors = ceil(problem.channels / vector) * ceil(vector / target.lanes)
@@ -128,7 +128,7 @@ def vector_width(channels: int, lanes: int) -> int:
     return next((width for width in (lanes, lanes // 2) if width in fitting), max(fitting, default=lanes))
 
 
-def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
+def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels by one vector of channels."""
     conv = find_block(sch, NAME)
 
@@ -194,7 +194,7 @@ class DepthwiseConv2d(Kernel):
     cycles = staticmethod(cycles)
     schedule = staticmethod(schedule)
 
-    def loop_key(self, problem: DepthwiseProblem, tile: Tile) -> tuple:
+    def loop_key(self, problem: DepthwiseProblem, tile: DepthwiseTile) -> tuple:
         return NAME, problem.kernel, problem.stride, problem.channels % 4, tile.rows, tile.cols
 
 

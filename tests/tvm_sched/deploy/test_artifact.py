@@ -5,6 +5,8 @@ one sentence.
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -73,6 +75,12 @@ def refused(action, words):
     with pytest.raises(UserError, match=words) as caught:
         action()
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_that_does_nothing_else_loads_and_runs_it(saved, compiled):
+    code = f"import tvm_sched; print(tvm_sched.load({str(saved)!r}).check())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == compiled.check()
 
 
 def test_a_saved_artifact_computes_the_same_as_the_one_in_memory(compiled, saved, x, expected):

@@ -42,7 +42,7 @@ from tvm_sched.records.database import Records
 
 func = Layer((1, 8, 8, 32), 16, kept=4).mod["main"]
 records = {{"best": BestRecords, "database": Records}}[sys.argv[1]](sys.argv[2], ONE_CORE)
-print(records.best(func).mod["main"].body)
+print(records.lookup(func).schedule.mod["main"].body)
 """
 
 

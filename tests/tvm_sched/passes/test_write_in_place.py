@@ -109,7 +109,9 @@ def test_lowered_modules_stay_well_formed():
 
 
 def test_a_function_that_nothing_calls_any_more_is_not_compiled():
-    mod = pipeline.lower(torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), targets.host()).mod
+    mod = pipeline.lower(
+        torch_export.from_torch(Residual().eval(), torch.randn(1, 3, 12, 12)), Compilation(targets.host())
+    ).mod
     functions = [function for function in mod.functions.values() if isinstance(function, relax.Function)]
     called = {call.args[0].name_hint for function in functions for call in visited(function, relax.Call) if call.args}
     assert called == {var.name_hint for var, function in mod.functions.items() if isinstance(function, PrimFunc)}

@@ -16,9 +16,9 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.rewrites.tir_blocks import variables
+from tvm_sched.targets.sizes import FLOAT, LINE
 
 AHEAD = 4096  # bytes; a few hundred nanoseconds of work
-LINE, FLOAT = 64, 4  # bytes
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
 
 
