@@ -1,4 +1,5 @@
-"""What a core takes for things that no manual states: the figures by which tiles and kernels are ranked before anything is measured.
+"""What a core takes for things that no manual states: the figures by which tiles and kernels are ranked before anything
+is measured.
 
 They were measured on one CPU of each kind, or read off LLVM's model of one where there was no board; `measured_on` says
 which. `subp calibrate` measures them anew on another CPU, and a target file may state its own (docs/targets.md).
