@@ -1,5 +1,4 @@
-"""Latency, honestly: engines beside each other, the machine's peak, profiles, memory, suites (`suites/` are data) and
-their rows.
+"""Latency, honestly: engines beside each other, the machine's peak, profiles, memory, suites (data in `suites/`), rows.
 
 May import everything else of the package.
 """

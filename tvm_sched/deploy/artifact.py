@@ -165,24 +165,20 @@ class Artifact:
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
             with quiet():
-                self._executable.export_library(
-                    str(temporary), fcompile=None if path.suffix == ".tar" else self._linker(cc)
-                )
+                link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
+                self._executable.export_library(str(temporary), fcompile=link)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _linker(self, cc: str | None) -> "_Linker":
-        """What TVM calls to link its object files, the manifest going in with them."""
-        assert self._target is not None
-        return _Linker(toolchain.linker(self._target, cc), json.dumps(self.manifest).encode())
-
 
 class _Linker:
+    """What TVM calls to link its object files, the manifest going in with them."""
+
     object_format = "o"  # TVM asks for it
 
-    def __init__(self, compiler: list[str], manifest: bytes):
-        self.compiler, self.manifest = compiler, manifest
+    def __init__(self, target: Target, manifest: dict, cc: str | None):
+        self.compiler, self.manifest = toolchain.linker(target, cc), json.dumps(manifest).encode()
 
     def __call__(self, output: str, files: list[str], **_: Any) -> None:
         toolchain.link(output, files, self.compiler, self.manifest)

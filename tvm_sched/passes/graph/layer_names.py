@@ -3,8 +3,8 @@
     layer:features.0.conv = call_tir(fused_direct_conv2d_add_relu, (x, w, b))
 
 Passes that replace a layer's operator bind the new one to a variable of the same name. Inside a fused function, which
-has no variables of Relax, the name stands on the kernel's block (`kernels.base.LAYER`); `share_functions` moves it
-back.
+has no variables of Relax, the name stands on the kernel's block (`kernels.base.LAYER`), from where
+`share_functions` moves it back.
 """
 
 from tvm import relax
