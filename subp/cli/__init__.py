@@ -25,6 +25,7 @@ COMMANDS = (
     "bundle",
     "tune",
     "bench",
+    "calibrate",
     "advise",
     "run",
     "doctor",
