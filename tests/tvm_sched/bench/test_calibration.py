@@ -4,6 +4,7 @@ were made of. `tests/cli/test_calibrate.py` runs them.
 
 from dataclasses import replace
 from math import inf, nan, prod
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,14 @@ def trial(figure: str, name: str) -> Trial:
 
 def test_every_figure_is_measured_or_said_not_to_be():
     assert sorted([*(probe.figure for probe in PROBES), *NOT_MEASURED]) == sorted(FIGURES)
+
+
+def test_the_documentation_says_how_each_is_measured():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "targets.md").read_text()
+    meanings = {figure: each.metadata["meaning"] for figure, each in FIGURES.items()}
+    rows = [f"| {meanings[probe.figure]} | {probe.isolates} |" for probe in PROBES]
+    rows += [f"| {meanings[figure]} | not: {why} |" for figure, why in NOT_MEASURED.items()]
+    assert [row for row in rows if row not in text] == []
 
 
 @pytest.mark.parametrize(("name", "figure"), CASES)
