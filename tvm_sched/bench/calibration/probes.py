@@ -210,12 +210,24 @@ def register_cols(target: Target) -> int:
     return 4 if target.registers == 32 else 2
 
 
-def lanes_pair(
-    target: Target, cols: int, *, vectors: int = BURST, channels: int = MANY, out_channels: int = OUTPUTS
-) -> list[Workload]:
-    """With FEW and with MANY kept channels."""
+def lanes(
+    target: Target,
+    *,
+    kept: int,
+    cols: int | None = None,
+    vectors: int = BURST,
+    channels: int = MANY,
+    out_channels: int = OUTPUTS,
+) -> Workload:
+    """In tiles of `vectors` of pixels, `cols` of them in registers."""
+    tile = PixelTile(vectors, cols or register_cols(target), N)
     sizes = {"pixels": VECTORS * target.lanes, "channels": channels, "out_channels": out_channels, "n": N}
-    return [workloads.pixel_lanes(target, PixelTile(vectors, cols, N), kept=kept, **sizes) for kept in (FEW, MANY)]
+    return workloads.pixel_lanes(target, tile, kept=kept, **sizes)
+
+
+def lanes_pair(target: Target, **sizes: int) -> list[Workload]:
+    """With FEW and with MANY kept channels."""
+    return [lanes(target, kept=kept, **sizes) for kept in (FEW, MANY)]
 
 
 def ending(target: Target) -> Trial:
@@ -225,7 +237,7 @@ def ending(target: Target) -> Trial:
     cols = register_cols(target)
     fewer = VECTORS // cols * OUTPUTS // N
     return Trial(
-        [*lanes_pair(target, cols // 2), *lanes_pair(target, cols)],
+        [*lanes_pair(target, cols=cols // 2), *lanes_pair(target, cols=cols)],
         lambda *cycles: max(0.0, intercept(*cycles[:2]) - intercept(*cycles[2:])) / fewer,
     )
 
@@ -235,31 +247,19 @@ def stepping(target: Target) -> Trial:
     cols = register_cols(target)
     steps = VECTORS // cols * OUTPUTS // N
     bound = max(N * cols / target.fma_per_cycle, (cols + N + 3) / target.loads_per_cycle, target.fma_latency)
-    return Trial(lanes_pair(target, cols), lambda *cycles: max(0.0, slope(*cycles) / steps - bound))
+    return Trial(lanes_pair(target, cols=cols), lambda *cycles: max(0.0, slope(*cycles) / steps - bound))
 
 
 def transposing(target: Target) -> Trial:
     """Twice the channels, of which no more are kept."""
-    works = [
-        workloads.pixel_lanes(
-            target,
-            PixelTile(BURST, register_cols(target), N),
-            pixels=VECTORS * target.lanes,
-            channels=channels,
-            kept=FEW,
-            out_channels=OUTPUTS,
-            n=N,
-        )
-        for channels in (2 * CHANNELS, CHANNELS)
-    ]
+    works = [lanes(target, kept=FEW, channels=channels) for channels in (2 * CHANNELS, CHANNELS)]
     return Trial(works, lambda twice, once: (twice - once) / (VECTORS * CHANNELS))
 
 
 def transposing_back(target: Target, vectors: int) -> Trial:
     """Twice the outputs: what they take outside the loops, without these loops' ends."""
-    cols = register_cols(target)
-    pairs = [lanes_pair(target, cols, vectors=vectors, out_channels=outputs) for outputs in (2 * OUTPUTS, OUTPUTS)]
-    loops = target.costs.loop_cycles / (N * cols)
+    pairs = [lanes_pair(target, vectors=vectors, out_channels=outputs) for outputs in (2 * OUTPUTS, OUTPUTS)]
+    loops = target.costs.loop_cycles / (N * register_cols(target))
     return Trial(
         [work for pair in pairs for work in pair],
         lambda *cycles: (intercept(*cycles[:2]) - intercept(*cycles[2:])) / (VECTORS * OUTPUTS) - loops,
