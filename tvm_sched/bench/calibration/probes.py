@@ -189,8 +189,8 @@ def transforming(target: Target) -> Trial:
 
 
 def cutting(target: Target) -> Trial:
-    """A band a tile short of its register tiles, against one that fills them: by estimate the same steps. They are many:
-    of two to four register tiles a short one costs nothing (measured on Zen 5).
+    """A band a tile short of its register tiles, against one that fills them: by estimate the same steps. They are
+    many: of two to four register tiles a short one costs nothing (measured on Zen 5).
     """
     tile = WinogradTile(rows=1, cols=3, block_rows=target.registers // 8)
     works = [
