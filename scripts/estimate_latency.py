@@ -25,8 +25,8 @@ from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Estimator
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
 from tvm_sched.quiet import quiet
-from tvm_sched.records.best import estimated, write_estimates
 from tvm_sched.records.database import workload
+from tvm_sched.records.fastest import estimated, write_estimates
 from tvm_sched.tuning.search import tasks_of
 
 NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50")

@@ -97,8 +97,8 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
 
 def open_records(folder: str | Path | None, target: targets.Target) -> "KnownRecords | None":
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
-    from tvm_sched.records.best import BEST
     from tvm_sched.records.database import RECORDS
+    from tvm_sched.records.fastest import BEST
 
     if folder is None:
         folder = SHIPPED / target.family
@@ -113,7 +113,7 @@ def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: 
     """The records in the folder's file of that name, as they were at that time. A process that compiles many networks
     reads them once.
     """
-    from tvm_sched.records.best import BEST, BestRecords
     from tvm_sched.records.database import Records
+    from tvm_sched.records.fastest import BEST, BestRecords
 
     return BestRecords(folder, target) if name == BEST else Records(folder, target)

@@ -28,6 +28,7 @@ COMMANDS = (
     "bundle",
     "tune",
     "bench",
+    "calibrate",
     "advise",
     "run",
     "doctor",

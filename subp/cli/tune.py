@@ -86,7 +86,7 @@ def command(
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
     if best:
-        from tvm_sched.records.best import write_best
+        from tvm_sched.records.fastest import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
 

@@ -1,7 +1,7 @@
 """CPUs to generate code for: what a `Target` says of one, those that have a name, JSON files of one's own, and this
 machine.
 
-May import `common` and `runtime`.
+May import `subp_contract` and `runtime`.
 """
 
 from tvm_sched.targets.lookup import cpu_flags, get, host, host_caches, names

@@ -5,7 +5,29 @@ They were measured on one CPU of each kind, or read off LLVM's model of one wher
 which. `subp calibrate` measures them anew on another CPU, and a target file may state its own (docs/targets.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields
+
+BANDWIDTH, RATE, CYCLES, INSTRUCTIONS, FACTOR, SHARE = (
+    "bytes a cycle",
+    "a cycle",
+    "cycles",
+    "instructions",
+    "factor",
+    "share",
+)
+RANGES = {  # unit -> least and most that a figure may be
+    BANDWIDTH: (0.01, 4096),
+    RATE: (0.1, 64),
+    CYCLES: (0, 10_000),
+    INSTRUCTIONS: (0.1, 1000),
+    FACTOR: (0.1, 100),
+    SHARE: (0.01, 1),
+}
+
+
+def figure(default: float, unit: str, meaning: str) -> float:
+    """A field of `Costs`: its figure on Zen 4, its unit (of RANGES) and what it is."""
+    return field(default=default, metadata={"unit": unit, "meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -13,34 +35,46 @@ class Costs:
     """Cycles are of one core; factors multiply the time of the loop or kernel that they name."""
 
     measured_on: str
-    l2_bytes_per_cycle: float = 32  # sustained from the second cache
-    far_bytes_per_cycle: float = 6  # from beyond it
-    cache_share: float = 0.75  # of a cache that data may fill before they are taken to have left it
-    moved_bytes_per_cycle: float = (
-        8  # operands and result together, of what computes next to nothing (pooling, padding)
+    l2_bytes_per_cycle: float = figure(32, BANDWIDTH, "sustained from the second cache")
+    far_bytes_per_cycle: float = figure(6, BANDWIDTH, "sustained from beyond the second cache")
+    cache_share: float = figure(0.75, SHARE, "of a cache that data may fill before they are taken to have left it")
+    moved_bytes_per_cycle: float = figure(
+        8, BANDWIDTH, "operands and result together, of what computes next to nothing (pooling, padding)"
     )
-    copy_cycles: float = 4  # of a vector, read and written
-    rearrange_cycles: float = 2  # of a vector that space-to-depth moves
-    gather_cycles: float = 1  # of a number that is copied alone
-    narrow_fma_per_cycle: float = (
-        1.85  # multiply-adds of less than a vector, as far as the first cache gives two scalars
+    copy_cycles: float = figure(4, CYCLES, "of a vector, read and written")
+    rearrange_cycles: float = figure(2, CYCLES, "of a vector that space-to-depth moves")
+    gather_cycles: float = figure(1, CYCLES, "of a number that is copied alone")
+    narrow_fma_per_cycle: float = figure(
+        1.85, RATE, "multiply-adds of less than a vector, as far as the first cache gives two scalars"
     )
-    index_chain_factor: float = 1  # loads where an index, its address, a pixel and one multiply-add follow one another
-    latency_factor: float = 1.5  # of a step that waits for the sums of the one before
-    in_order_load_share: float = 0.5  # of its loads that an in-order core waits for
-    set_overflow_factor: float = 1.6  # more lines of pixels in one set of the first cache than it has ways
-    bank_factor: float = 1.2  # short vectors over taps, whose scalars meet in few banks of the first cache
-    tile_cycles: float = 10  # to begin and end a register tile
-    store_cycles: float = 3  # of a sum's epilogue and store
-    loop_cycles: float = 20  # of a loop that ends: its last branch is mispredicted
-    transform_instructions: float = 5  # vector instructions of a Winograd transform a number that it reads or writes
-    cut_tile_factor: float = 2.5  # products of a band whose last register tile is cut short: its sums stay in memory
-    transpose_cycles: float = 5.5  # of a vector, bound by the way to L2 as much as by its shuffles
-    transposed_store_cycles: float = 6  # of a vector transposed back, while the store buffer takes it
-    far_transposed_store_cycles: float = 10  # of a vector where the store buffer is full
-    lanes_step_cycles: float = 2.5  # of a step with lanes over pixels, besides its multiply-adds
-    rest_factor: float = 1.5  # loads of the pixels that a vector of them leaves over
+    index_chain_factor: float = figure(
+        1, FACTOR, "loads where an index, its address, a pixel and one multiply-add follow one another"
+    )
+    latency_factor: float = figure(1.5, FACTOR, "latency of a step that waits for the sums of the one before")
+    in_order_load_share: float = figure(0.5, SHARE, "of its loads that an in-order core waits for")
+    set_overflow_factor: float = figure(1.6, FACTOR, "more lines of pixels in one set of the first cache than ways")
+    bank_factor: float = figure(
+        1.2, FACTOR, "short vectors over taps, whose scalars meet in few banks of the first cache"
+    )
+    tile_cycles: float = figure(10, CYCLES, "to begin and end a register tile")
+    store_cycles: float = figure(3, CYCLES, "of a sum's epilogue and store")
+    loop_cycles: float = figure(20, CYCLES, "of a loop that ends: its last branch is mispredicted")
+    transform_instructions: float = figure(
+        5, INSTRUCTIONS, "of a Winograd transform, a vector of numbers that it reads or writes"
+    )
+    cut_tile_factor: float = figure(
+        2.5, FACTOR, "products of a band whose last register tile is cut short: its sums stay in memory"
+    )
+    transpose_cycles: float = figure(
+        5.5, CYCLES, "of a vector, bound by the way to the second cache as much as by its shuffles"
+    )
+    transposed_store_cycles: float = figure(6, CYCLES, "of a vector transposed back, while the store buffer takes it")
+    far_transposed_store_cycles: float = figure(10, CYCLES, "of a vector transposed back, the store buffer being full")
+    lanes_step_cycles: float = figure(2.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
+    rest_factor: float = figure(1.5, FACTOR, "loads of the pixels that a vector of them leaves over")
 
+
+FIGURES: dict[str, Field] = {each.name: each for each in fields(Costs) if each.metadata}
 
 ZEN4 = Costs("AMD Zen 4 (EPYC, AVX-512)")
 NEOVERSE_N1 = Costs(

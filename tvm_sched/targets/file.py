@@ -1,17 +1,19 @@
 """A target of one's own: a JSON object of `Target`'s fields, those that it does not give being a named target's.
 
-    {"base": "cortex-a76", "cpu": "cortex-a78", "l2_bytes": 524288, "cores": 8}
+    {"base": "cortex-a76", "cpu": "cortex-a78", "l2_bytes": 524288, "cores": 8, "costs": {"far_bytes_per_cycle": 4.5}}
 
-docs/targets.md explains the fields.
+`costs` is an object of `Costs`' fields, those that it does not give being the named target's too. docs/targets.md
+explains the fields.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from subp_contract.errors import UserError
+from tvm_sched.targets.costs import FIGURES, RANGES, Costs
 from tvm_sched.targets.named import NAMED
 from tvm_sched.targets.target import Target
 
@@ -36,6 +38,14 @@ def one_of(*choices: int | str) -> Rule:
 def number(least: int, most: int) -> Rule:
     """A whole number in that range."""
     return Rule(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+def figure(least: float, most: float) -> Rule:
+    """A number in that range, whole or not."""
+    return Rule(
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most,
+        f"a number from {least} to {most}",
+    )
 
 
 TEXT = Rule(lambda value: isinstance(value, str) and bool(value), "a text that is not empty")
@@ -63,7 +73,9 @@ RULES = {
     "l2_bytes": number(4096, 2**30),
     "cores": number(1, 1024),
     "mca": TEXT,
+    "costs": Rule(lambda value: isinstance(value, dict), "an object of figures"),
 }
+COST_RULES = {"measured_on": TEXT} | {name: figure(*RANGES[each.metadata["unit"]]) for name, each in FIGURES.items()}
 
 
 def read(path: Path) -> Target:
@@ -80,21 +92,29 @@ def read(path: Path) -> Target:
         raise UserError(
             f'target file {path} must hold one object of fields, such as {{"base": "cortex-a76", "cores": 8}}'
         )
-    if unknown := sorted(set(content) - set(RULES) - {"base"}):
-        raise UserError(f"target file {path}: unknown field '{unknown[0]}'; known fields: base, {', '.join(RULES)}")
+    require_known(path, content, {"base": BASE} | RULES)
     if "base" not in content:
         raise UserError(f"target file {path} lacks 'base', the named target whose figures it changes: {BASE.words}")
-    for field, value in content.items():
-        rule = BASE if field == "base" else RULES[field]
-        if not rule.holds(value):
-            raise UserError(f"target file {path}: '{field}' must be {rule.words}, not {json.dumps(value)}")
+    require_known(path, content.get("costs", {}), COST_RULES, within="costs.")
     base = NAMED[content.pop("base")]
-    changes: dict[str, Any] = {
+    costs = replace(base.costs, **content.pop("costs", {}))
+    values: dict[str, Any] = {
         field: tuple(value) if isinstance(value, list) else value for field, value in content.items()
     }
-    target = replace(base, name=path.stem, **changes)
+    target = replace(base, name=path.stem, costs=costs, **values)
     require_consistent(path, target, base)
     return target
+
+
+def require_known(path: Path, content: Mapping, rules: Mapping[str, Rule], within: str = "") -> None:
+    """Raises UserError for a field that no rule is for, or that breaks its rule. `within` precedes fields' names."""
+    if unknown := sorted(set(content) - set(rules)):
+        raise UserError(f"target file {path}: unknown field '{within}{unknown[0]}'; known fields: {', '.join(rules)}")
+    for field, value in content.items():
+        if not rules[field].holds(value):
+            raise UserError(
+                f"target file {path}: '{within}{field}' must be {rules[field].words}, not {json.dumps(value)}"
+            )
 
 
 def require_consistent(path: Path, target: Target, base: Target) -> None:
@@ -113,3 +133,20 @@ def require_consistent(path: Path, target: Target, base: Target) -> None:
 
     if not llvm_is_valid_cpu(target.cpu, target.triple):
         raise UserError(f"target file {path}: LLVM knows no {target.arch} CPU '{target.cpu}'")
+
+
+def content_of(target: Target) -> dict:
+    """What a file that describes the target holds, as `read` takes it: what the nearest named target does not say."""
+    base = min(
+        (each for each in NAMED.values() if each.arch == target.arch), key=lambda each: len(changes(each, target))
+    )
+    content = {field: value for field, value in changes(base, target).items() if field in RULES}
+    if "costs" in content:
+        content["costs"] = changes(base.costs, target.costs)
+    return {"base": base.name} | content
+
+
+def changes(before: Target | Costs, after: Target | Costs) -> dict:
+    """The fields of `after` that are not the same in `before`."""
+    values = {field.name: getattr(after, field.name) for field in fields(after)}
+    return {name: value for name, value in values.items() if value != getattr(before, name)}

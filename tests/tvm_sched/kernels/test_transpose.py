@@ -13,8 +13,8 @@ from tvm import te
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
-from tvm_sched.records.best import BEST, write_best
 from tvm_sched.records.database import Records
+from tvm_sched.records.fastest import BEST, write_best
 
 IMPORT_ALL = """
 import importlib, pkgutil
@@ -37,7 +37,7 @@ REPLAY = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]}
 from test_pixel_lanes_conv2d import ONE_CORE, Layer
-from tvm_sched.records.best import BestRecords
+from tvm_sched.records.fastest import BestRecords
 from tvm_sched.records.database import Records
 
 func = Layer((1, 8, 8, 32), 16, kept=4).mod["main"]

@@ -17,8 +17,8 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
 from tvm_sched.pipeline import Compilation
-from tvm_sched.records.best import BestRecords, estimated, write_best, write_estimates
 from tvm_sched.records.database import Records, workload
+from tvm_sched.records.fastest import BestRecords, estimated, write_best, write_estimates
 from tvm_sched.records.recorded import Recorded, shares_equally, usable
 from tvm_sched.tuning import search
 

@@ -14,6 +14,7 @@ from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.targets import file as target_file
 from tvm_sched.targets import lookup
+from tvm_sched.targets.costs import FIGURES, RANGES
 
 
 @pytest.mark.parametrize("name", targets.names())
@@ -170,14 +171,77 @@ def test_each_field_of_a_file_is_checked(tmp_path, content, words):
         targets.get(described(tmp_path, content))
 
 
+def test_a_file_states_some_costs_and_the_others_are_the_named_targets(tmp_path):
+    costs = {"measured_on": "Cortex-A78", "far_bytes_per_cycle": 4.5, "lanes_step_cycles": 1}
+    target = targets.get(described(tmp_path, {"base": "cortex-a76", "costs": costs}))
+    assert target.costs == replace(targets.CORTEX_A76.costs, **costs)
+    assert replace(target, name="cortex-a76", costs=targets.CORTEX_A76.costs) == targets.CORTEX_A76
+
+
+@pytest.mark.parametrize(
+    ("costs", "words"),
+    [
+        ([], "'costs' must be an object of figures, not \\[\\]"),
+        ({"colour": 1}, "unknown field 'costs.colour'; known fields: measured_on, l2_bytes_per_cycle, "),
+        ({"measured_on": ""}, "'costs.measured_on' must be a text that is not empty, not \"\""),
+        ({"l2_bytes_per_cycle": 0}, "'costs.l2_bytes_per_cycle' must be a number from 0.01 to 4096, not 0"),
+        ({"cache_share": 1.5}, "'costs.cache_share' must be a number from 0.01 to 1, not 1.5"),
+        ({"tile_cycles": -1}, "'costs.tile_cycles' must be a number from 0 to 10000, not -1"),
+        ({"tile_cycles": float("nan")}, "'costs.tile_cycles' must be a number .* not NaN"),
+        ({"tile_cycles": float("inf")}, "'costs.tile_cycles' must be a number .* not Infinity"),
+        ({"tile_cycles": True}, "'costs.tile_cycles' must be a number .* not true"),
+        ({"tile_cycles": "10"}, "'costs.tile_cycles' must be a number .* not \"10\""),
+    ],
+)
+def test_each_cost_of_a_file_is_checked(tmp_path, costs, words):
+    with pytest.raises(UserError, match=words):
+        targets.get(described(tmp_path, {"base": "cortex-a76", "costs": costs}))
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_costs_of_all_targets_are_such_as_a_file_may_state(name):
+    costs = targets.get(name).costs
+    for figure, each in FIGURES.items():
+        least, most = RANGES[each.metadata["unit"]]
+        assert least <= getattr(costs, figure) <= most
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cores": 3, "features": ("+neon", "+dotprod")},
+        {"costs": replace(targets.CORTEX_A76.costs, measured_on="a board", tile_cycles=7.5)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", [*targets.NAMED, "host"])
+def test_a_target_is_read_back_from_its_description(tmp_path, name, changes):
+    target = replace(targets.get(name), name="my_cpu", **changes)
+    assert targets.get(described(tmp_path, target_file.content_of(target))) == target
+
+
+def test_a_description_holds_only_what_the_nearest_named_target_does_not(tmp_path):
+    target = replace(targets.get("cortex-a55"), costs=replace(targets.get("cortex-a55").costs, tile_cycles=7.5))
+    assert target_file.content_of(target) == {"base": "cortex-a55", "costs": {"tile_cycles": 7.5}}
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(UserError, match=r"target file .*none\.json cannot be read: No such file"):
         targets.get(str(tmp_path / "none.json"))
 
 
+DOCS = (Path(__file__).resolve().parents[3] / "docs" / "targets.md").read_text()
+
+
 def test_every_field_of_a_file_is_documented():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "targets.md").read_text()
-    assert all(f"| `{field}` |" in text for field in ("base", *target_file.RULES))
+    assert all(f"| `{field}` |" in DOCS for field in ("base", *target_file.RULES))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_table_of_costs_says_what_their_fields_say(figure):
+    unit, meaning = FIGURES[figure].metadata["unit"], FIGURES[figure].metadata["meaning"]
+    assert f"| `{figure}` | {unit} | {FIGURES[figure].default:g} | {meaning} |" in DOCS
 
 
 @pytest.mark.parametrize(

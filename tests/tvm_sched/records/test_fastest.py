@@ -18,14 +18,14 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
 from tvm_sched.pipeline import Compilation
-from tvm_sched.records.best import (
+from tvm_sched.records.database import Records, workload
+from tvm_sched.records.fastest import (
     BEST,
     BestRecords,
     estimated,
     write_best,
     write_estimates,
 )
-from tvm_sched.records.database import Records, workload
 from tvm_sched.records.json_lines import LOCK
 from tvm_sched.tuning import search
 

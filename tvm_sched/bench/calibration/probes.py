@@ -1,0 +1,319 @@
+"""How each figure of `Costs` is worked out of cycles: which problems are timed, and which term of a kernel's estimate
+their cycles leave when the others are taken away.
+
+Most terms are found as differences. A loop over the kept channels takes `kept * step + rest`, so of two problems that
+differ in nothing but `kept` the slope is the step, and the intercept at no channels is what the loop stands in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from subp_contract import pattern
+from tvm_sched.bench.calibration import workloads
+from tvm_sched.bench.calibration.workloads import Workload
+from tvm_sched.kernels import register_tile
+from tvm_sched.kernels.pixel_lanes_conv2d import BURST, PixelTile, rows_together
+from tvm_sched.kernels.register_tile import Tile
+from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
+from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
+
+NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
+FEW, MANY = 16, 48  # kept channels of two problems that differ in nothing else: loops too long for LLVM to unroll
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to time, and the figure that follows from the cycles of one call of each."""
+
+    workloads: Sequence[Workload]
+    solve: Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`trial` takes a target of one core, whose `costs` hold what earlier probes found. For a target that has no such
+    figure it says why.
+    """
+
+    figure: str  # field of `Costs`
+    isolates: str  # the term of an estimate that it inverts
+    trial: Callable[[Target], Trial | str]
+
+
+def slope(few: float, many: float) -> float:
+    """Cycles of a kept channel, of those with FEW and with MANY."""
+    return (many - few) / (MANY - FEW)
+
+
+def intercept(few: float, many: float) -> float:
+    """Cycles at no kept channel."""
+    return few - FEW * slope(few, many)
+
+
+# What memory gives
+
+
+def streaming(target: Target, size: float) -> Trial:
+    """One pixel, so that each weight is read once: `size` bytes in all, in blocks of four vectors, as many block rows a
+    tile as keep the pipes from bounding it.
+    """
+    n, kept, together = 4 * target.lanes, 256, target.registers // 8
+    block_rows = max(1, int(size / (n * kept * FLOAT)) // together) * together
+    work = workloads.direct(target, Tile(1, 1, together, 1), n=n, kept=kept, block_rows=block_rows)
+    return Trial([work], lambda cycles: block_rows * kept * n * FLOAT / cycles)
+
+
+def adding(target: Target) -> Trial:
+    """Three arrays as large as the second cache each."""
+    numbers = target.l2_bytes // FLOAT
+    return Trial([workloads.addition(target, numbers)], lambda cycles: 3 * numbers * FLOAT / cycles)
+
+
+def copying(target: Target) -> Trial:
+    """An image like that of a strided 1x1 layer."""
+    image, vectors = (14, 14), 8
+    work = workloads.strided_copy(target, image=image, channels=vectors * target.lanes)
+    return Trial([work], lambda cycles: cycles / (image[0] * image[1] * vectors))
+
+
+def rearranging(target: Target) -> Trial:
+    """A pixel is a vector of channels, four of them one of the deep image."""
+    image = (28, 28)
+    work = workloads.rearranging(target, image=image, channels=target.lanes)
+    return Trial([work], lambda cycles: cycles / (image[0] * image[1] * 4))
+
+
+def gathering(target: Target) -> Trial:
+    """A stem's image of three channels, each a plane of its own, as a network gets it."""
+    work = workloads.rearranging(target, image=(112, 112), channels=3, channels_first=True)
+    return Trial([work], lambda cycles: cycles / work.arguments[-1].size)
+
+
+# Register tiles
+
+BLOCK_ROWS, TILES = 8, 2  # of a problem that stays in the first cache: block rows, and tiles of pixels
+
+
+def narrow(target: Target) -> Trial | str:
+    """Blocks of half a vector, in the first cache: each multiply-add takes a scalar from there."""
+    n, tile = target.lanes // 2, Tile(1, target.registers * 3 // 4, 1, 1)
+    if n not in pattern.SIZES:
+        return "no block is narrower than its vectors"
+    works = [
+        workloads.direct(target, tile, n=n, kept=kept, block_rows=BLOCK_ROWS, image=(1, TILES * tile.cols))
+        for kept in (FEW, MANY)
+    ]
+    return Trial(works, lambda few, many: TILES * tile.cols * BLOCK_ROWS / slope(few, many))
+
+
+def overflowing(target: Target) -> Trial | str:
+    """More pixels in a tile than a set has ways, a way's size apart; against pixels a line further apart. All channels
+    are kept: else the pixels are bound by the way from the second cache.
+    """
+    ways, channels = target.l1_ways, target.l1_bytes // target.l1_ways // FLOAT
+    cols = min(2 * ways, target.registers - 3)
+    if cols <= ways:
+        return f"no tile has more pixels than the first cache has ways, {ways}"
+    sizes = {"n": target.lanes, "kept": channels, "block_rows": 4, "image": (1, 2 * cols)}
+    apart = [workloads.direct(target, Tile(1, cols, 1, 1), channels=channels + more, **sizes) for more in (0, 16)]
+    return Trial(apart, lambda overflowed, spread: overflowed / spread)
+
+
+def banks(target: Target) -> Trial | str:
+    """A step of 3x3 taps against one of 1x1, of the same tile with blocks of half a vector and one block row."""
+    n, cols = target.lanes // 2, 8 if target.registers == 16 else 12
+    if n not in pattern.SIZES:
+        return "no block is narrower than its vectors"
+    works = [
+        workloads.direct(target, Tile(1, cols, 1, 1), n=n, kept=kept, block_rows=1, image=(4, cols), size=size)
+        for size in (3, 1)
+        for kept in (FEW, MANY)
+    ]
+    return Trial(works, lambda *cycles: slope(*cycles[:2]) / 9 / slope(*cycles[2:]))
+
+
+def tiles_of(target: Target, sums: int) -> list[Workload]:
+    """Blocks of a vector, tiles of so many sums."""
+    image = (1, TILES * sums)
+    return [
+        workloads.direct(target, Tile(1, sums, 1, 1), n=target.lanes, kept=kept, block_rows=BLOCK_ROWS, image=image)
+        for kept in (FEW, MANY)
+    ]
+
+
+def least_sums(target: Target) -> int:
+    """So many that no step waits for the one before: where it does, the next tile begins meanwhile."""
+    return target.fma_latency * target.fma_per_cycle
+
+
+def outside(few: float, many: float) -> float:
+    """Cycles of a tile of `tiles_of` outside its loop: `tile_cycles + store_cycles * sums`."""
+    return intercept(few, many) / (BLOCK_ROWS * TILES)
+
+
+def storing(target: Target) -> Trial | str:
+    """Tiles of as many sums as leave a quarter of the registers, against tiles of the fewest. Nothing where the core
+    stores beside the next tile's multiply-adds.
+    """
+    most, least = target.registers * 3 // 4, least_sums(target)
+    if most <= least:
+        return f"all tiles are small: {least} sums are needed to keep the pipes busy"
+    return Trial(
+        [*tiles_of(target, most), *tiles_of(target, least)],
+        lambda *cycles: max(0.0, outside(*cycles[:2]) - outside(*cycles[2:])) / (most - least),
+    )
+
+
+def beginning(target: Target) -> Trial:
+    """Tiles of few sums, without what it takes to store them; nothing where the core hides it behind other tiles."""
+    sums = least_sums(target)
+    stores = sums * target.costs.store_cycles
+    return Trial(tiles_of(target, sums), lambda *cycles: max(0.0, outside(*cycles) - stores))
+
+
+# Winograd
+
+F43 = Variant(4, 3)
+GRID_ROWS = 4  # bands
+REGISTER_TILES = 13  # of a band
+
+
+def transforming(target: Target) -> Trial:
+    """One kept channel, so that next to nothing is multiplied; what that takes by estimate is taken away."""
+    tile = WinogradTile(rows=1, cols=8, block_rows=1)
+    work = workloads.winograd(target, tile, F43, grid=(GRID_ROWS, tile.cols), channels=2 * 16, kept=1)
+    products = register_tile.cycles(work.problem.band(1), Tile(1, tile.cols, 1, 1), target)
+    vectors = F43.size**2 * tile.cols * 2 * work.problem.products.channels / target.lanes
+    return Trial([work], lambda cycles: (cycles / GRID_ROWS - products) / vectors * target.fma_per_cycle**0.5)
+
+
+def cutting(target: Target) -> Trial:
+    """A band a tile short of its register tiles, against one that fills them: by estimate the same steps. They are
+    many: of two to four register tiles a short one costs nothing (measured on Zen 5).
+    """
+    tile = WinogradTile(rows=1, cols=3, block_rows=target.registers // 8)
+    works = [
+        workloads.winograd(target, tile, F43, grid=(GRID_ROWS, cols), channels=64, kept=kept)
+        for cols in (REGISTER_TILES * tile.cols - 1, REGISTER_TILES * tile.cols)
+        for kept in (FEW, MANY)
+    ]
+    return Trial(works, lambda *cycles: slope(*cycles[:2]) / slope(*cycles[2:]))
+
+
+# Lanes over pixels
+
+N = 4  # the narrowest block
+VECTORS = 48  # of pixels, in all
+CHANNELS, OUTPUTS = 32, 64  # so few that a tile's pixels stay in the first cache
+FAR = 2 * BURST  # vectors in a tile
+
+
+def register_cols(target: Target) -> int:
+    """Vectors of pixels in registers, with `N` channels."""
+    return 4 if target.registers == 32 else 2
+
+
+def lanes(
+    target: Target,
+    *,
+    kept: int,
+    cols: int | None = None,
+    vectors: int = BURST,
+    channels: int = MANY,
+    out_channels: int = OUTPUTS,
+) -> Workload:
+    """In tiles of `vectors` of pixels, `cols` of them in registers."""
+    tile = PixelTile(vectors, cols or register_cols(target), N)
+    sizes = {"pixels": VECTORS * target.lanes, "channels": channels, "out_channels": out_channels, "n": N}
+    return workloads.pixel_lanes(target, tile, kept=kept, **sizes)
+
+
+def lanes_pair(target: Target, **sizes: int) -> list[Workload]:
+    """With FEW and with MANY kept channels."""
+    return [lanes(target, kept=kept, **sizes) for kept in (FEW, MANY)]
+
+
+def ending(target: Target) -> Trial:
+    """Register tiles of half as many vectors against larger, fewer ones: else the same stands outside their loops.
+    Nothing where the core foresees the ends.
+    """
+    cols = register_cols(target)
+    fewer = VECTORS // cols * OUTPUTS // N
+    return Trial(
+        [*lanes_pair(target, cols=cols // 2), *lanes_pair(target, cols=cols)],
+        lambda *cycles: max(0.0, intercept(*cycles[:2]) - intercept(*cycles[2:])) / fewer,
+    )
+
+
+def stepping(target: Target) -> Trial:
+    """A step, without its multiply-adds or loads; none where it takes no longer than these."""
+    cols = register_cols(target)
+    steps = VECTORS // cols * OUTPUTS // N
+    bound = max(N * cols / target.fma_per_cycle, (cols + N + 3) / target.loads_per_cycle, target.fma_latency)
+    return Trial(lanes_pair(target, cols=cols), lambda *cycles: max(0.0, slope(*cycles) / steps - bound))
+
+
+def transposing(target: Target) -> Trial:
+    """Twice the channels, of which no more are kept."""
+    works = [lanes(target, kept=FEW, channels=channels) for channels in (2 * CHANNELS, CHANNELS)]
+    return Trial(works, lambda twice, once: (twice - once) / (VECTORS * CHANNELS))
+
+
+def transposing_back(target: Target, vectors: int) -> Trial:
+    """Twice the outputs: what they take outside the loops, without these loops' ends."""
+    pairs = [lanes_pair(target, vectors=vectors, out_channels=outputs) for outputs in (2 * OUTPUTS, OUTPUTS)]
+    loops = target.costs.loop_cycles / (N * register_cols(target))
+    return Trial(
+        [work for pair in pairs for work in pair],
+        lambda *cycles: (intercept(*cycles[:2]) - intercept(*cycles[2:])) / (VECTORS * OUTPUTS) - loops,
+    )
+
+
+def left_over(target: Target) -> Trial | str:
+    """Half a vector of pixels more than three vectors, against none more: a step of these pixels."""
+    rest, pixels, tile = target.lanes // 2, 3 * target.lanes, PixelTile(3, 3, N)
+    works = [
+        workloads.pixel_lanes(target, tile, pixels=count, channels=MANY, kept=kept, out_channels=OUTPUTS, n=N)
+        for count in (pixels + rest, pixels)
+        for kept in (FEW, MANY)
+    ]
+    together = rows_together(works[0].problem.conv, rest, target)
+    loads, steps = rest * together, OUTPUTS // N / together
+    if loads / target.loads_per_cycle < target.fma_latency:
+        return "so few pixels wait for their sums, not for loads"
+    return Trial(
+        works,
+        lambda *cycles: (slope(*cycles[:2]) - slope(*cycles[2:])) / steps * target.loads_per_cycle / loads,
+    )
+
+
+PROBES = (  # a probe stands behind those whose figures its own needs
+    Probe(
+        "l2_bytes_per_cycle", "`transfer` of weights, half the cache of them", lambda t: streaming(t, t.l2_bytes / 2)
+    ),
+    Probe("far_bytes_per_cycle", "`transfer` of weights, 64 MiB of them", lambda t: streaming(t, NETWORK)),
+    Probe("moved_bytes_per_cycle", "all of an addition", adding),
+    Probe("copy_cycles", "all of a strided copy", copying),
+    Probe("rearrange_cycles", "all of space-to-depth of whole vectors", rearranging),
+    Probe("gather_cycles", "all of space-to-depth of an RGB image", gathering),
+    Probe("narrow_fma_per_cycle", "`arithmetic / rate` of a step", narrow),
+    Probe("set_overflow_factor", "the factor of a step", overflowing),
+    Probe("bank_factor", "the factor of a step", banks),
+    Probe("store_cycles", "what a sum adds to a register tile outside its loop", storing),
+    Probe("tile_cycles", "what else a register tile takes outside its loop", beginning),
+    Probe("transform_instructions", "the transforms of a band", transforming),
+    Probe("cut_tile_factor", "the factor of a band's products", cutting),
+    Probe("loop_cycles", "what a register tile takes outside its loop, lanes being pixels", ending),
+    Probe("lanes_step_cycles", "what a step takes beside its bounds, lanes being pixels", stepping),
+    Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),
+    Probe("transposed_store_cycles", "what an output adds outside loops", lambda t: transposing_back(t, BURST)),
+    Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
+    Probe("rest_factor", "loads of a step of the pixels that are left over", left_over),
+)
+NOT_MEASURED = {  # figures that no run of a kernel shows, and why
+    "cache_share": "a rule for choosing tiles, no quantity of the CPU",
+    "index_chain_factor": "what LLVM's model of the Neoverse N1 says of its loads",
+    "latency_factor": "a rule that keeps tiles of few sums away, no quantity of the CPU",
+    "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
+}

@@ -1,0 +1,148 @@
+"""What is timed: scheduled functions on the smallest problems that do one thing, of the kernels that networks run on.
+
+All are for one core. Nothing is compiled here, so that a test can look at a problem without running it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from tvm import IRModule, te, topi
+from tvm.s_tir import Schedule
+
+from tvm_sched.bench import peak
+from tvm_sched.kernels import direct_conv2d, pixel_lanes_conv2d, space_to_depth, winograd_conv2d
+from tvm_sched.kernels.base import Kernel, Problem, normal
+from tvm_sched.kernels.generic import rules
+from tvm_sched.kernels.pixel_lanes_conv2d import PixelTile
+from tvm_sched.kernels.register_tile import Tile
+from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
+from tvm_sched.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A scheduled function and what it is called with; where it holds a kernel also what that one's estimate takes."""
+
+    mod: IRModule
+    arguments: Sequence[np.ndarray | int]
+    kernel: Kernel | None = None
+    problem: Problem = None
+    tile: object = None
+
+
+def multiply_adds(target: Target) -> Workload:
+    """The loop of `bench.peak`: what tells a cycle, `peak_cycles` a call."""
+    start = np.zeros((1, peak.VECTORS, target.lanes), "float32")
+    factors = np.full(target.lanes, 0.5, "float32")
+    mod = IRModule({"main": peak.kernel(target.lanes, threads=1)})
+    return Workload(mod, (peak.ITERATIONS, factors, factors, start, start))
+
+
+def peak_cycles(target: Target) -> float:
+    """Of a call of `multiply_adds`. So a cycle is the time in which the target starts `fma_per_cycle` multiply-adds, as
+    the estimates take it to be, also where the target's figure for that is wrong.
+    """
+    return peak.ITERATIONS * peak.VECTORS / target.fma_per_cycle
+
+
+def direct(
+    target: Target,
+    tile: Tile,
+    *,
+    n: int,
+    kept: int,
+    block_rows: int,
+    image: tuple[int, int] = (1, 1),
+    channels: int | None = None,
+    size: int = 1,
+) -> Workload:
+    """Direct convolution to `image` pixels (height, width) without padding, bias and ReLU behind it; with all channels
+    kept where `channels` says nothing.
+    """
+    shape = (1, image[0] + size - 1, image[1] + size - 1, channels or kept)
+    inputs = [placeholder(shape), placeholder((block_rows, kept, size, size, n))]
+    inputs += [placeholder((block_rows, kept), "int32")] if channels else []
+    bias = placeholder((block_rows * n,))
+    sums = direct_conv2d.conv2d(*inputs, out_channels=block_rows * n)
+    return of_kernel(direct_conv2d.KERNEL, [*inputs, bias], topi.nn.relu(topi.add(sums, bias)), tile, target)
+
+
+def pixel_lanes(
+    target: Target, tile: PixelTile, *, pixels: int, channels: int, kept: int, out_channels: int, n: int = 4
+) -> Workload:
+    """A 1x1 convolution with lanes over pixels."""
+    block_rows = out_channels // n
+    inputs = [placeholder((pixels, channels)), placeholder((block_rows, kept, 1, 1, n))]
+    inputs += [placeholder((block_rows, kept), "int32")]
+    y = pixel_lanes_conv2d.compute(*inputs, shape=(1, 1, pixels, out_channels), lanes=target.lanes)
+    return of_kernel(pixel_lanes_conv2d.KERNEL, inputs, y, tile, target)
+
+
+def winograd(
+    target: Target, tile: WinogradTile, variant: Variant, *, grid: tuple[int, int], channels: int, kept: int
+) -> Workload:
+    """Winograd convolution to a grid (rows, columns) of tiles, in blocks of a vector, as many channels out as in."""
+    height, width = (variant.m * count for count in grid)
+    e, block_rows = variant.size, channels // target.lanes
+    inputs = [placeholder((1, height, width, channels)), placeholder((e, e, block_rows, kept, target.lanes))]
+    inputs += [placeholder((block_rows, kept), "int32")]
+    y = winograd_conv2d.compute(*inputs, variant=variant, padding=(variant.taps // 2,) * 4)
+    return of_kernel(winograd_conv2d.KERNEL, inputs, y, tile, target)
+
+
+def of_kernel(kernel: Kernel, inputs: Sequence[te.Tensor], output: te.Tensor, tile, target: Target) -> Workload:
+    """A kernel's function with that tile."""
+    sch = scheduled(inputs, output)
+    problem = kernel.problem(sch)
+    kernel.schedule(sch, tile, target)
+    arguments = kernel.arguments(problem, [described(each) for each in (*inputs, output)], np.random.default_rng(0))
+    return Workload(sch.mod, arguments, kernel, problem, tile)
+
+
+def rearranging(target: Target, *, image: tuple[int, int], channels: int, channels_first: bool = False) -> Workload:
+    """Space-to-depth of stride 2 to an image (rows, columns) of whole vectors of channels."""
+    rows, cols = (2 * extent for extent in image)
+    x = placeholder((1, channels, rows, cols) if channels_first else (1, rows, cols, channels))
+    deep = ceil(4 * channels / target.lanes) * target.lanes
+    last = topi.transpose(x, (0, 2, 3, 1)) if channels_first else x
+    y = space_to_depth.compute(last, stride=2, padding=(1, 1), shape=(*image, deep))
+    return of_schedule(space_to_depth.schedule, [x], y, target)
+
+
+def strided_copy(target: Target, *, image: tuple[int, int], channels: int) -> Workload:
+    """Every second pixel of every second row, to an image (rows, columns)."""
+    x = placeholder((1, *(2 * extent for extent in image), channels))
+    y = topi.strided_slice(x, [0, 0, 0, 0], list(map(int, x.shape)), [1, 2, 2, 1])
+    return of_schedule(rules.schedule, [x], y, target)
+
+
+def addition(target: Target, numbers: int) -> Workload:
+    """Of two arrays of so many numbers, whole vectors."""
+    shape = (numbers // target.lanes, target.lanes)
+    a, b = placeholder(shape), placeholder(shape)
+    return of_schedule(rules.schedule, [a, b], topi.add(a, b), target)
+
+
+def of_schedule(schedule, inputs: Sequence[te.Tensor], output: te.Tensor, target: Target) -> Workload:
+    """A function that has one schedule."""
+    sch = scheduled(inputs, output)
+    schedule(sch, target)
+    rng = np.random.default_rng(0)
+    return Workload(sch.mod, [normal(rng, *described(each)) for each in (*inputs, output)])
+
+
+def scheduled(inputs: Sequence[te.Tensor], output: te.Tensor) -> Schedule:
+    """The schedule of a function to which nothing was done yet."""
+    return Schedule(IRModule({"main": te.create_prim_func([*inputs, output])}))
+
+
+def placeholder(shape: tuple[int, ...], dtype: str = "float32") -> te.Tensor:
+    """An argument."""
+    return te.placeholder(shape, dtype)
+
+
+def described(tensor: te.Tensor) -> tuple[str, tuple[int, ...]]:
+    """(dtype, shape) of a tensor."""
+    return str(tensor.dtype), tuple(int(extent) for extent in tensor.shape)
