@@ -160,6 +160,7 @@ def _rank(rank, folder):
     backward(nn.parallel.DistributedDataParallel(model, broadcast_buffers=False), rank)
     sparsifier.step(1)
     torch.save(SEEN[-1], f"{folder}/{rank}")
+    torch.distributed.barrier()  # a rank that leaves early may abort the other one's last exchange
     torch.distributed.destroy_process_group()
 
 

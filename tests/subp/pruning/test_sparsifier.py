@@ -261,6 +261,7 @@ def _rank(rank, folder):
         sparsifier.step(epoch)
         train_epoch(parallel, optimizer, 10 * epoch + rank)
         torch.save(copy.deepcopy(sparsifier.masks), os.path.join(folder, f"{epoch}.{rank}"))
+    torch.distributed.barrier()  # a rank that leaves early may abort the other one's last exchange
     torch.distributed.destroy_process_group()
 
 
