@@ -15,8 +15,8 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 
-from tvm_sched.passes.graph.constants import is_op
 from tvm_sched.passes.graph.hoist_constants import PREPARE
+from tvm_sched.passes.graph.relax_tools import is_op
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches

@@ -37,7 +37,7 @@ def compile(
     module:         nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing
                     else is needed
     example_input:  torch.Tensor of the shape that the artifact will take
-    target:         name from `targets.names()`, or a Target
+    target:         name from `targets.names()`, a file NAME.json, or a Target
     threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
                     runs on them
     records:        folder of tuning records; by default those shipped for the target, if any; of those made on another

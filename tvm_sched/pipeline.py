@@ -15,13 +15,13 @@ from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.graph.channels_last import channels_last
-from tvm_sched.passes.graph.constants import is_kernel_call
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.legalize import legalize
 from tvm_sched.passes.graph.mark_internal import mark_internal
+from tvm_sched.passes.graph.relax_tools import is_kernel_call
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
@@ -29,7 +29,7 @@ from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import vector_math
-from tvm_sched.planning.explain import IN_PLACE, LayerChoice
+from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
@@ -187,7 +187,7 @@ def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
         calls[name] += 1
     lost = {"schedule": "none: folded away"}
     return [
-        choice if choice.kernel == "zeros" else replace(choice, **found.get(mark, lost))
+        choice if choice.kernel == ZEROS else replace(choice, **found.get(mark, lost))
         for mark, choice in compilation.choices.items()
     ]
 

@@ -48,6 +48,13 @@ def set_threads(count: int) -> None:
         configure(0, count)
 
 
+def make_pool() -> None:
+    """Makes the calling thread's pool where there is none: all workers that it will ever have, on the CPUs that the
+    thread may use now.
+    """
+    _pool()[0]()
+
+
 @cache
 def _pool() -> tuple[Callable[[], int], Callable[[int, int], None]]:
     """TVM's functions that tell and set the size of the calling thread's pool."""

@@ -80,9 +80,8 @@ def command(
         unchecked = Path(folder) / output.name
         artifact.save(unchecked, cc)
         if runs_here(artifact):
-            # What is in the file, so that machine code is made once; an archive is not linked, and cannot be run.
-            compiled = artifact if output.suffix == ".tar" else tvm_sched.load(unchecked)
-            checked = f"; largest error to PyTorch {check(f'{model}, compiled', compiled(x), network.reference(x)):.1e}"
+            y = loadable(unchecked, artifact)(x)
+            checked = f"; largest error to PyTorch {check(f'{model}, compiled', y, network.reference(x)):.1e}"
         os.replace(unchecked, output)
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
@@ -101,6 +100,18 @@ def sources(schedules: Counter[str], target: "Target", threads: int, any_records
     if set(schedules) == {"default"}:
         reason = "; no tuning record fits" if any_records else "; there are no tuning records for this target"
     return f"kernels ({target.family}, {in_words(threads)}): {', '.join(told)}{reason}"
+
+
+def loadable(path: Path, artifact: "Artifact") -> "Artifact":
+    """What is in the file, so that machine code is made once; else the artifact that it was written from: an archive is
+    not linked, a folder may be mounted without permission to execute, and a file may be for another C library.
+    """
+    import tvm_sched
+
+    try:
+        return artifact if path.suffix == ".tar" else tvm_sched.load(path)
+    except UserError:
+        return artifact
 
 
 def runs_here(artifact: "Artifact") -> bool:

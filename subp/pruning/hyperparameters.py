@@ -11,9 +11,12 @@ option `--tau` of `subp train` with its help, and the check of what is given. Py
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from subp_contract.errors import require
+
+ABSTRACT: dict[type, type] = {int: Integral, float: Real}  # NumPy's numbers too
 
 Own = TypeVar("Own", bound="Hyperparameters")
 
@@ -37,7 +40,7 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         for each in fields(self):
             value, kind = getattr(self, each.name), type(each.default)
-            fits = isinstance(value, (int, float) if kind is float else kind)
+            fits = isinstance(value, ABSTRACT.get(kind, kind))
             right = fits and isinstance(value, bool) == (kind is bool) and each.metadata["holds"](value)
             require(right, f"{each.name} = {value}: {each.metadata['rule']}")
 

@@ -92,11 +92,10 @@ class Sparsifier:
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
-                     described where it is defined: such as `tau` of "subp" (methods/subp.py), `m` of "sr-ste"
-                     (methods/sr_ste.py), `alpha` of "bpar" (criteria.py). `decay` of soft training is added in every
-                     backward pass: twice for a layer used twice, once a micro-batch where gradients are accumulated,
-                     and weakened as many times as a loss is scaled up (fp16); `decay_in` adds it once a step of the
-                     optimizer
+                     described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
+                     training is added in every backward pass: twice for a layer used twice, once a micro-batch where
+                     gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
+                     adds it once a step of the optimizer
 
     Raises UserError for settings out of range and for models with nothing to prune.
     """

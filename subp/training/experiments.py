@@ -37,6 +37,15 @@ from subp_contract.files import write_atomically
 
 WATCHED = 500  # validation images after each epoch; all of them after the last
 
+# A dense network's folder is named by a hash of the values of these settings, in this order, and of those added since,
+# where they are not at their default: another order would find no folder again, and train all of them anew.
+NAMED_BY = """
+    model method n m sparsity target_macs target_weights allocation criterion scoring schedule start end tau alpha
+    soft decay rearrange exclude include epochs batch_size lr weight_decay label_smoothing warmup_epochs mixup
+    cutmix random_erase auto_augment ema accumulate amp channels_last compile sparse_compute seed workers device
+    skip_broken tensorboard
+"""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -165,14 +174,22 @@ def _pretrained(cell: Cell, data: Data, work: Path, common: dict, tell: Callable
     needs_masks = {*flat(asdict(PruningOptions())), "sparse_compute"}
     options = {name: value for name, value in cell.options if name not in needs_masks}
     config = Config(**common, method=DENSE, epochs=cell.pretrain_epochs, lr=cell.pretrain_lr, **options)
-    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in config.as_dict().items()}]
-    name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
-    folder = work / f"dense-{name}"
+    folder = work / f"dense-{dense_key(cell, config)}"
     if not (folder / MODEL).exists():
         tell(f"trains the dense network first: {folder}")
         resume = any(folder.glob("checkpoint*"))
         train(watched(data, cell.seed), config, output=folder, resume=resume)
     return folder / MODEL
+
+
+def dense_key(cell: Cell, config: Config) -> str:
+    """Names the dense network that a cell begins with."""
+    values, defaults = config.as_dict(), Config.defaults()
+    named = {name: values[name] for name in NAMED_BY.split()} | {
+        name: value for name, value in values.items() if value != defaults.get(name)
+    }
+    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in named.items()}]
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
 
 
 @torch.no_grad()

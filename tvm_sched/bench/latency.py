@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_sched import runtime
 from tvm_sched.targets import cpu_flags
 
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
@@ -105,6 +106,7 @@ def _burst(candidate: Candidate, seconds: float) -> list[float]:
 @contextmanager
 def pinned(cpus: Sequence[int]) -> Iterator[None]:
     """Runs this thread, and threads that it starts meanwhile, on these CPUs only; no effect where none can be set."""
+    runtime.make_pool()  # TVM's workers would else keep to these CPUs for good
     before = _affinity()
     _set_affinity(set(cpus))
     try:

@@ -82,7 +82,11 @@ def profile(artifact: Artifact, x: np.ndarray, peak_gflops: float, threads: int,
 
 
 def _steps(names: Sequence[str], times_us: np.ndarray, artifact: Artifact, total_us: float, peak_gflops: float):
-    """The steps of runs whose times are `times_us` [runs, names]."""
+    """The steps of runs whose times are `times_us` [runs, names].
+
+    The machine tells functions by name only; which call of its function a layer is, was counted when the calls were
+    compiled, and stands in the manifest.
+    """
     layer_of = {(layer.function, layer.call): layer for layer in artifact.explain() if layer.function}
     names, parts = [name.removesuffix(IN_PLACE) for name in names], artifact.manifest["parts"]
     calls = Counter()

@@ -115,7 +115,7 @@ def parse(name: str, content: dict) -> Suite:
         what = [(network, sparsities, None) for network in content["networks"]]
     else:
         require(is_list(content["layers"], lambda each: isinstance(each, dict)), "'layers' must be a list of objects")
-        what = [layer_of(layer, sparsities) for layer in content["layers"]]
+        what = [parsed_layer(layer, sparsities) for layer in content["layers"]]
         lists["size"] = [0]
     unknown = set(goals) - {each for each, *_ in what}
     require(not unknown, f"there is a goal for '{min(unknown, default='')}', which it does not measure")
@@ -130,7 +130,7 @@ def parse(name: str, content: dict) -> Suite:
     )
 
 
-def layer_of(entry: dict, sparsities: tuple[float, ...]) -> tuple[str, tuple[float, ...], LayerShape]:
+def parsed_layer(entry: dict, sparsities: tuple[float, ...]) -> tuple[str, tuple[float, ...], LayerShape]:
     """(name, sparsities, shape) of an entry of 'layers'."""
     require(isinstance(entry.get("name"), str), "each layer must have a name")
     name = entry["name"]

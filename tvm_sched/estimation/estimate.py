@@ -141,4 +141,4 @@ def calls(mod: IRModule) -> Iterator[Call]:
 
 def total_cycles(kernel: Kernel, problem, tile, target: Target, fma_cycles: float | None = None) -> float:
     """Cycles of a kernel's whole function, on the busiest core; `fma_cycles` as in `Kernel.cycles`."""
-    return kernel.cycles(problem, tile, target, fma_cycles) + kernel.copy_cycles(problem, target)
+    return kernel.cycles(problem, tile, target, fma_cycles) + kernel.copying_cycles(problem, target)

@@ -15,7 +15,7 @@ from tvm_sched.estimation.machine_model import Loop
 from tvm_sched.kernels import KERNELS, Kernel, kernel_of
 from tvm_sched.kernels.base import Example, Form
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.passes.graph.constants import constant
+from tvm_sched.passes.graph.relax_tools import constant
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.pipeline import FOR_SCHEDULES
 from tvm_sched.records.database import workload
@@ -38,7 +38,7 @@ class Case:
 CASES = [Case(kernel, example) for kernel in KERNELS for example in kernel.examples]
 
 
-def layer_of(example: Example) -> Layer:
+def example_layer(example: Example) -> Layer:
     """A layer as the example says; depthwise where its blocks have one channel."""
     inputs = 1 if example.n == 1 else CHANNELS
     weight = np.ones((CHANNELS, inputs, example.size, example.size), "float32")
@@ -53,7 +53,7 @@ def layer_of(example: Example) -> Layer:
 
 def form_of(case: Case, target: Target) -> Form:
     """The kernel's cheapest form for the example's layer, in blocks of the example's size."""
-    forms = case.kernel.forms(layer_of(case.example), target)
+    forms = case.kernel.forms(example_layer(case.example), target)
     return min((form for form in forms if form.n in (None, case.example.n)), key=lambda form: form.cycles)
 
 

@@ -7,6 +7,7 @@ and `subp_contract`, and nothing else of the package.
 
 from tvm.tirx import PrimFunc
 
+from subp_contract.errors import require
 from tvm_sched.kernels import (
     columns_conv2d,
     depthwise_conv2d,
@@ -31,3 +32,10 @@ def kernel_of(func: PrimFunc) -> Kernel | None:
     """The kernel that a fused function holds, by its mark; None for any other."""
     name = kernel_name(func)
     return next((kernel for kernel in KERNELS if kernel.name == name), None)
+
+
+def register(kernel: Kernel) -> Kernel:
+    """Lists a kernel of one's own behind the others. Returns it. Raises UserError for a name that is taken."""
+    require(all(kernel.name != other.name for other in KERNELS), f"there is a kernel '{kernel.name}' already")
+    KERNELS.append(kernel)
+    return kernel

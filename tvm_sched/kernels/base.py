@@ -34,7 +34,10 @@ from subp_contract import pattern
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.targets import Target
 
-KERNEL, LAYER = "subp.kernel", "subp.layer"  # marks: on a block, and KERNEL as an attribute of the function
+KERNEL_MARK, LAYER_MARK = (
+    "subp.kernel",
+    "subp.layer",
+)  # marks: on a block, and KERNEL_MARK as an attribute of the function
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
 
 Problem = Any  # a frozen dataclass of the kernel's own: the sizes of one function
@@ -102,7 +105,8 @@ EXAMPLE_SIZES = (4, 8, 16, 32)  # of blocks
 class Kernel(ABC):
     """See the module's docstring. Kernels hold no state."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # of the kernel, in marks and of its functions; its blocks have names of their own
+    dtypes: ClassVar[Sequence[str]] = ("float32",)  # of the layers that it is offered
     examples: ClassVar[Sequence[Example]] = ()
     after_space_to_depth: ClassVar[bool] = False  # whether it is also offered strided layers that were made stride 1
 
@@ -153,7 +157,7 @@ class Kernel(ABC):
         multiply-add in the main loop, where they are known.
         """
 
-    def copy_cycles(self, problem: Problem, target: Target) -> float:
+    def copying_cycles(self, problem: Problem, target: Target) -> float:
         """Estimated cycles of copies that the function makes besides, such as a padded image."""
         return 0.0
 
@@ -164,12 +168,13 @@ class Kernel(ABC):
     def arguments(
         self, problem: Problem, infos: Sequence[tuple[str, tuple[int, ...]]], rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """Arrays of these (dtype, shape) to measure the function on: standard normal numbers, and for int32 distinct
-        sorted channels of the first argument a row. TVM's own choice draws channels that there are not.
+        """Arrays of these (dtype, shape) to measure the function on: standard normal numbers, whole ones where they are
+        integers, and for an int32 matrix distinct sorted channels of the first argument a row. TVM's own choice draws
+        channels that there are not.
         """
         channels = infos[0][1][-1]
         return [
-            distinct_rows(rng, shape, channels) if dtype == "int32" else normal(rng, dtype, shape)
+            distinct_rows(rng, shape, channels) if dtype == "int32" and len(shape) == 2 else normal(rng, dtype, shape)
             for dtype, shape in infos
         ]
 
@@ -181,7 +186,7 @@ class Kernel(ABC):
 
     def marked(self, layer_key: str) -> dict:
         """The marks of a layer that this kernel computes."""
-        return {KERNEL: self.name, LAYER: layer_key}
+        return {KERNEL_MARK: self.name, LAYER_MARK: layer_key}
 
 
 @lru_cache(maxsize=1 << 14)
@@ -202,7 +207,7 @@ def fusable_call(
 
 def kernel_name(func: PrimFunc) -> str | None:
     """The name of the kernel or transformation that a function holds; None for any other."""
-    name = (func.attrs or {}).get(KERNEL)
+    name = (func.attrs or {}).get(KERNEL_MARK)
     return None if name is None else str(name)
 
 
@@ -226,7 +231,10 @@ def reason(layer: Layer, n: int) -> str:
 
 
 def normal(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers."""
+    """Standard normal numbers; integers of eight bits' range, or the type's if that is less."""
+    if np.issubdtype(dtype, np.integer):
+        low, high = max(np.iinfo(dtype).min, -128), min(np.iinfo(dtype).max, 127)
+        return rng.integers(low, high, shape, dtype, endpoint=True)
     return rng.standard_normal(shape, dtype="float32").astype(dtype)
 
 

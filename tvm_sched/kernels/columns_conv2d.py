@@ -151,8 +151,8 @@ class ColumnsConv2d(Kernel):
         loads = 2 * steps / target.loads_per_cycle / target.cores
         return register_tile.cycles(conv, tile, target, fma_cycles) + loads
 
-    def copy_cycles(self, problem: ColumnsProblem, target: Target) -> float:
-        return direct_conv2d.KERNEL.copy_cycles(problem.conv, target)
+    def copying_cycles(self, problem: ColumnsProblem, target: Target) -> float:
+        return direct_conv2d.KERNEL.copying_cycles(problem.conv, target)
 
     def arguments(
         self, problem: ColumnsProblem, infos: Sequence[tuple[str, tuple[int, ...]]], rng: np.random.Generator

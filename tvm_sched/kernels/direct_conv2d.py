@@ -238,7 +238,7 @@ class DirectConv2d(Kernel):
     cycles = staticmethod(register_tile.cycles)
     schedule = staticmethod(schedule)
 
-    def copy_cycles(self, problem: ConvProblem, target: Target) -> float:
+    def copying_cycles(self, problem: ConvProblem, target: Target) -> float:
         if not problem.padded:
             return 0.0
         pixels = problem.batch * prod(problem.stride) * problem.height * problem.width

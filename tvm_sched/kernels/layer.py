@@ -23,6 +23,7 @@ class Layer:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     dilation: tuple[int, int] = (1, 1)
     linear: bool = False
+    dtype: str = "float32"  # of its data
     dense: bool = False  # its zeros are to be ignored
     filled: bool = False  # the image that it is given has channels of zeros besides, up to whole vectors
 

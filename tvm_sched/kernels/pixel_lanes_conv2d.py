@@ -20,12 +20,12 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
-from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.conv_problem import INDEX_LOADS, ConvProblem
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.register_tile import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
+from tvm_sched.kernels.ranking import divisors, rounded
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, unrolled_vector
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
@@ -167,7 +167,7 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     vectors, rest = divmod(conv.width, lanes)
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
-    loads = tile.cols + tile.rows + 3  # vectors of pixels, weights, an index and what makes an address of it
+    loads = tile.cols + tile.rows + INDEX_LOADS  # vectors of pixels, weights
     far = tile.vectors * conv.channels * lanes * FLOAT > costs.cache_share * target.l1_bytes
     step = max(
         sums * per_register * (fma_cycles or 1 / target.fma_per_cycle),
@@ -305,10 +305,7 @@ def in_registers(sch: Schedule, product: SBlockRV, loop: LoopRV, tile: list[Loop
     sch.reverse_compute_at(sums, loop, preserve_unit_loops=True)
     depth = len(sch.get_loops(product)) - 1 - len(tile)
     for loops in (tile, sch.get_loops(sums)[depth:]):
-        *outer, lane = loops
-        for each in outer:
-            sch.unroll(each)
-        sch.vectorize(lane)
+        unrolled_vector(sch, loops)
 
 
 class PixelLanesConv2d(Kernel):

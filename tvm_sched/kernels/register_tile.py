@@ -12,9 +12,10 @@ at the next few.
 """
 
 from dataclasses import dataclass
-from math import ceil, gcd, hypot, log, prod
+from math import ceil, gcd, hypot, prod
 
-from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.conv_problem import INDEX_LOADS, ConvProblem
+from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT, LINE
 
@@ -22,7 +23,6 @@ from tvm_sched.targets.sizes import FLOAT, LINE
 # spills.
 IN_ORDER_AHEAD = 8
 IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
-EQUAL = 0.04  # relative difference of estimates that says nothing
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,6 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
 
 
-def rounded(cycles: float) -> int:
-    """A key to sort estimates by, the same for those that differ by no more than EQUAL: simplicity then decides."""
-    return round(log(cycles) / EQUAL)
-
-
 def fits_registers(problem: ConvProblem, rows: int, cols: int, block_rows: int, target: Target) -> bool:
     """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it
     multiplies with, are registers.
@@ -94,11 +89,6 @@ def lanes_held(problem: ConvProblem, rows: int, cols: int, block_rows: int, lane
         return 1
     pixels = rows * min(cols * width, (cols - 1) * step + width)
     return pixels + (1 + (block_rows - 1) * vectors * width if prod(problem.kernel) > 1 else 0)
-
-
-def divisors(number: int, limit: int) -> list[int]:
-    """Divisors of `number` up to `limit`."""
-    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
 
 
 def exact_tiles(width: int, cols: int) -> int:
@@ -154,7 +144,7 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     sums = vectors * pixels * tile.block_rows
     arithmetic: float = sums
     loads: float = vectors * tile.block_rows + pixels * (tile.block_rows if problem.indexed else 1)
-    loads += 3 * tile.block_rows / taps if problem.indexed else 0  # an index, and what makes an address of it
+    loads += INDEX_LOADS * tile.block_rows / taps if problem.indexed else 0
     if target.scalar_operand == "lane":
         # Prefetches, of a tap's lines or of less than a line.
         loads += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps

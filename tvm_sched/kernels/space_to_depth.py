@@ -1,7 +1,8 @@
-"""Space-to-depth: a strided convolution as one of stride 1, each phase of the image being a channel of its own.
+"""Space-to-depth: a strided convolution as one of stride 1, each offset of the image in steps of S being channels of
+its own.
 
 Of a stride S, output h, w meets input rows h*S + y for taps y = 0 ... kernel-1. With y = r*S + py these are the rows
-h + r of phase py, the image of every S-th row from py on. So with S*S*C channels the convolution has ceil(kernel / S)
+h + r of offset py, the image of every S-th row from py on. So with S*S*C channels the convolution has ceil(kernel / S)
 taps and stride 1, and what is fast for stride 1 serves it: a 7x7 stem of stride 2 becomes 4x4 with 12 channels, which
 Winograd computes with a third of the multiplications.
 
@@ -19,7 +20,7 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.base import KERNEL
+from tvm_sched.kernels.base import KERNEL_MARK
 from tvm_sched.kernels.fusion import find_block, finish
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.rewrites.loops import partition
@@ -57,7 +58,7 @@ class SpaceToDepth:
 
     def call(self, builder: relax.BlockBuilder, x: relax.Expr) -> relax.Var:
         """The image `[B, *shape]` of `x [B, H, W, C]`."""
-        made = partial(compute, stride=self.stride, padding=self.padding, shape=self.shape, marks={KERNEL: NAME})
+        made = partial(compute, stride=self.stride, padding=self.padding, shape=self.shape, marks={KERNEL_MARK: NAME})
         return builder.emit_te(made, x, primfunc_name_hint=NAME, primfunc_attrs=INJECTIVE)
 
 
@@ -71,8 +72,8 @@ def compute(
     top, left = padding
 
     def element(b, u, v, p):
-        phase, c = p // channels, p % channels
-        h, w = u * stride + phase // stride - top, v * stride + phase % stride - left
+        offset, c = p // channels, p % channels
+        h, w = u * stride + offset // stride - top, v * stride + offset % stride - left
         inside = tirx.all(p < stride * stride * channels, h >= 0, h < height, w >= 0, w < width)
         return tirx.if_then_else(inside, x[b, h, w, c], tirx.const(0, x.dtype))
 

@@ -22,7 +22,6 @@ from math import ceil, prod
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import LoopRV
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
@@ -30,8 +29,9 @@ from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.register_tile import IMMEDIATE, Tile, divisors, rounded
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
+from tvm_sched.kernels.ranking import divisors, rounded
+from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, unrolled_vector
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
@@ -279,11 +279,11 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     col, j = sch.split(w, [None, variant.m])
     vector, lane = sch.split(o, [None, target.lanes])
     sch.reorder(image, band, row, col, vector, i, j, lane)
-    in_registers(sch, [i, j, lane])
+    unrolled_vector(sch, [i, j, lane])
     for block in (output, half_output):
         sch.compute_at(block, vector, preserve_unit_loops=True)
         sch.set_scope(block, 0, "local")
-        in_registers(sch, sch.get_loops(block)[5:])
+        unrolled_vector(sch, sch.get_loops(block)[5:])
 
     # 2. Products of a band: for each of the e*e positions, the register tile of `direct_conv2d`.
     sch.compute_at(product, band, preserve_unit_loops=True)
@@ -296,8 +296,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
     *store_loops, o = sch.get_loops(sums)[6:]
     block_row_store, n_store = sch.split(o, [None, n_block])
-    in_registers(sch, [*store_loops, block_row_store, n_store])
-    in_registers(sch, [block_row_inner, pixel_inner, n])
+    unrolled_vector(sch, [*store_loops, block_row_store, n_store])
+    unrolled_vector(sch, [block_row_inner, pixel_inner, n])
     if tile.rows * grid[2] % tile.cols:
         partition(sch, pixel)
 
@@ -306,15 +306,15 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     i, j, t, c = sch.get_loops(transformed)[2:]
     channel, lane = sch.split(c, [None, target.lanes])
     sch.reorder(t, channel, i, j, lane)
-    in_registers(sch, [i, j, lane])
+    unrolled_vector(sch, [i, j, lane])
     sch.compute_at(half_input, channel, preserve_unit_loops=True)
     sch.set_scope(half_input, 0, "local")
     i, j, *rest = sch.get_loops(half_input)[4:]
     sch.reorder(j, i)
-    in_registers(sch, [j, i, *rest])
+    unrolled_vector(sch, [j, i, *rest])
     sch.compute_at(pixels, j, preserve_unit_loops=True)
     sch.set_scope(pixels, 0, "local")
-    in_registers(sch, sch.get_loops(pixels)[5:])
+    unrolled_vector(sch, sch.get_loops(pixels)[5:])
 
     # 4. Threads share the bands, or the stages of each band.
     if shared_bands:
@@ -326,14 +326,6 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     finish(sch, target)
-
-
-def in_registers(sch: Schedule, loops: list[LoopRV]) -> None:
-    """Vectorises the last loop and unrolls the others."""
-    *outer, lane = loops
-    for loop in outer:
-        sch.unroll(loop)
-    sch.vectorize(lane)
 
 
 class WinogradConv2d(Kernel):

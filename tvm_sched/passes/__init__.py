@@ -1,4 +1,5 @@
-"""Rewrites of a module, one file each, named after what it does; `pipeline.PHASES` says in which order they run.
+"""Rewrites of a module, one file each, named after what it does, and what they share (`relax_tools`, `layer_names`,
+`each`); `pipeline.PHASES` says in which order they run.
 
 `graph/`: of Relax functions; `tir/`: of the functions that they call. May import `records`, `planning` and what stands
 below these.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+ZEROS = "zeros"  # in the place of a kernel's name: a layer whose weight is zero computes nothing
 IN_PLACE = "_in_place"  # ends the names of functions that write over an operand; the same function otherwise
 
 

@@ -11,7 +11,7 @@ from math import log2
 from tvm_sched.kernels import KERNELS
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.register_tile import rounded
+from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.space_to_depth import SpaceToDepth
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.targets import Target
@@ -49,18 +49,19 @@ class Plan:
         )
 
 
-def choose(layer: Layer, target: Target) -> Plan:
-    """The cheapest plan. Raises LookupError where no kernel takes the layer."""
-    plans = [Plan(form, None, form.cycles) for kernel in KERNELS for form in kernel.forms(layer, target)]
+def choose(layer: Layer, target: Target) -> Plan | None:
+    """The cheapest plan; None where no kernel takes the layer."""
+    kernels = [kernel for kernel in KERNELS if layer.dtype in kernel.dtypes]
+    plans = [Plan(form, None, form.cycles) for kernel in kernels for form in kernel.forms(layer, target)]
     if deep := SpaceToDepth.of(layer, target):
         plans += [
             Plan(form, deep, form.cycles + deep.cycles)
-            for kernel in KERNELS
+            for kernel in kernels
             if kernel.after_space_to_depth
             for form in kernel.forms(deep.layer, target)
         ]
     if not plans:
-        raise LookupError(f"no kernel takes {layer.op}")
+        return None
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes

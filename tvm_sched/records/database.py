@@ -84,7 +84,7 @@ class Records(KnownRecords):
         mod = workload(func)
         mine = [record for record in self.of(mod) if record[2]["num-cores"] == self.target.cores]
         for trace, *_ in mine:
-            transpose.require_known(trace)
+            transpose.make_needed(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
@@ -135,7 +135,7 @@ def workload(func: PrimFunc) -> IRModule:
 def replayed(mod: IRModule, trace: list) -> Schedule:
     """`mod` with the decisions of a record's trace, as JSON, applied."""
     sch = Schedule(mod)
-    transpose.require_known(trace)
+    transpose.make_needed(trace)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
 

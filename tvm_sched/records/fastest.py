@@ -103,7 +103,7 @@ def write_estimates(folder: Path, lines: list[dict]) -> int:
 
 
 def estimated(mod: IRModule, target: Target, seconds: float, tile: list[int]) -> dict:
-    """The line of a kernel whose tile was estimated; `mod` as `records.workload` makes it."""
+    """The line of a kernel whose tile was estimated; `mod` as `database.workload` makes it."""
     return {
         "workload": str(structural_hash(mod)),
         "target": target.family,

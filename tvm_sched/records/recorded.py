@@ -53,9 +53,7 @@ class KnownRecords:
         raise NotImplementedError
 
     def lookup(self, func: PrimFunc) -> Recorded | None:
-        """The record to schedule `func` by: on as many threads, else on the nearest number whose shares are equal on
-        these too; None if there is none.
-        """
+        """The record to schedule `func` by, see `usable`; None if there is none."""
         return usable(self.known(func), self.target.cores)
 
     def own(self, func: PrimFunc) -> Recorded | None:
@@ -65,9 +63,9 @@ class KnownRecords:
 
 def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
     """Of a function's records, one a number of threads, the one that was asked for, else the nearest that gives each of
-    `threads` threads equal work; None if there is none.
+    `threads` threads equal work; what was measured before what was estimated. None if there is none.
     """
-    nearest = sorted(known, key=lambda each: (abs(each.threads - threads), each.threads))
+    nearest = sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads))
     return next((each for each in nearest if each.own or shares_equally(each.schedule.mod["main"], threads)), None)
 
 

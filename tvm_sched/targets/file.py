@@ -15,6 +15,7 @@ from typing import Any
 from subp_contract.errors import UserError
 from tvm_sched.targets.costs import FIGURES, RANGES, Costs
 from tvm_sched.targets.named import NAMED
+from tvm_sched.targets.sizes import LINE
 from tvm_sched.targets.target import Target
 
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -124,9 +125,9 @@ def require_consistent(path: Path, target: Target, base: Target) -> None:
             f"target file {path}: 'base', 'family' and 'triple' must be of one architecture, {target.arch} is not "
             f"{base.arch}"
         )
-    if target.l1_bytes % (target.l1_ways * 64):
+    if target.l1_bytes % (target.l1_ways * LINE):
         raise UserError(
-            f"target file {path}: 'l1_bytes' must be a whole number of lines of 64 bytes in each of its "
+            f"target file {path}: 'l1_bytes' must be a whole number of lines of {LINE} bytes in each of its "
             f"{target.l1_ways} ways"
         )
     from tvm.target.codegen import llvm_is_valid_cpu

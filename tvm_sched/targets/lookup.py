@@ -1,4 +1,4 @@
-"""A target by what a user calls it: a name (`named_targets`), a JSON file of one's own (`target_file`), or this
+"""A target by what a user calls it: a name (`named.py`), a JSON file of one's own (`file.py`), or this
 machine.
 
 This machine is the named target whose instructions it has, with caches and cores read from Linux's sysfs.

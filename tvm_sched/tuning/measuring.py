@@ -93,9 +93,10 @@ class Measurer:
         path = str(Path(self.folder.name, f"{self.built}.so"))
         try:
             codegen.build(sch.mod, self.target).export_library(path, fcompile=self.link)
-        except (RuntimeError, UserError) as error:  # what TVM and the linker raise
+            job = Job(path, self.arguments_of(func))
+        except (RuntimeError, UserError, OSError) as error:  # what TVM, the linker and a full disk raise
             return done(RunnerResult(None, str(error)))
-        return self.runner.submit(Job(path, self.arguments_of(func)))
+        return self.runner.submit(job)
 
     def arguments_of(self, func: PrimFunc) -> str:
         """The file of the function's arguments."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pattern(Hyperparameters):
+class NOfM(Hyperparameters):
     """The M of N:M."""
 
     m: int = hyperparameter(
@@ -48,7 +48,7 @@ def _choose(weight: Tensor, at: MethodStep) -> Tensor:
     return step(weight, kept, at.options.m)
 
 
-def _check(sparsity: float | None, allocation: str, options: Pattern) -> None:
+def _check(sparsity: float | None, allocation: str, options: NOfM) -> None:
     require(
         allocation == "equal",
         f"sr-ste keeps N of M weights in every layer: it has no allocation but equal, not {allocation}",
@@ -67,7 +67,7 @@ METHOD = Method(
     masks="the M - N smallest, at every forward pass",
     source="SR-STE, arXiv 2102.04010",
     choose=_choose,
-    options=Pattern,
+    options=NOfM,
     unit="weight",
     uses_n=False,
     inputs_of=lambda options: options.m,

@@ -7,7 +7,7 @@ from torch import nn
 from tvm import te
 
 import tvm_sched
-from tvm_sched.kernels import KERNELS
+from tvm_sched.kernels import KERNELS, register
 from tvm_sched.kernels.base import Form, Kernel, fusable_call
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 
@@ -56,7 +56,7 @@ class VectorLinear(Kernel):
 
 @pytest.fixture
 def listed():
-    KERNELS.append(VectorLinear())
+    register(VectorLinear())
     yield
     KERNELS.pop()
 

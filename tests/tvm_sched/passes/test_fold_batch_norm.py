@@ -8,8 +8,8 @@ from torch import nn
 from tvm import relax
 from zeros import calibrate, keep_blocks
 
-from tvm_sched.passes.graph.constants import as_array
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
+from tvm_sched.passes.graph.relax_tools import as_array
 
 
 def folded(network, *shape):

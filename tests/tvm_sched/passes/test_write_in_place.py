@@ -10,7 +10,7 @@ import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.codegen import visited
 from tvm_sched.frontend import torch_export
-from tvm_sched.passes.graph.constants import is_op
+from tvm_sched.passes.graph.relax_tools import is_op
 from tvm_sched.pipeline import Compilation
 
 

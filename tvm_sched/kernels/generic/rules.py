@@ -1,7 +1,8 @@
 """Any other function that Relax lowers: pools, means, softmax, norms, products of activations, copies, elementwise
 chains.
 
-There is no compute here, only rules by what a block is (`blocks.py`); nothing depends on an operator's name:
+There is no compute here, only rules by what a block is (`rewrites/tir_blocks.py`); nothing depends on an operator's
+name:
 
 1. A block that only moves data, or computes little, is computed where it is read.
 2. A sum along the axis that is contiguous in memory (softmax, layer norm): a row at a time, all blocks of the function

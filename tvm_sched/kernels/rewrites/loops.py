@@ -5,7 +5,7 @@ from math import ceil
 from tvm.s_tir import Schedule
 
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
-PREFETCH = "tvm_sched.prefetch"  # ours, for passes/insert_prefetches
+PREFETCH = "tvm_sched.prefetch"  # ours, for passes/tir/insert_prefetches
 PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
 
 
@@ -19,6 +19,14 @@ def split_lanes(sch: Schedule, loop, lanes: int):
     if extent > lanes and extent % lanes:
         partition(sch, vectors)
     return vectors, lane
+
+
+def unrolled_vector(sch: Schedule, loops) -> None:
+    """Vectorises the last loop and unrolls the others: what they run over is registers."""
+    *outer, lane = loops
+    for loop in outer:
+        sch.unroll(loop)
+    sch.vectorize(lane)
 
 
 def partition(sch: Schedule, loop):

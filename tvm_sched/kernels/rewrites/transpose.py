@@ -42,7 +42,7 @@ def transpose(rows: int, cols: int, scope: str) -> str:
     return name
 
 
-def require_known(trace: list) -> None:
+def make_needed(trace: list) -> None:
     """Makes the intrinsics that a recorded schedule, `Trace.as_json()`, tensorizes with: it knows them by name alone.
     To be called before TVM reads the trace.
     """

@@ -11,7 +11,7 @@ from math import prod
 import tvm
 from tvm import IRModule, relax
 
-from tvm_sched.passes.graph.constants import is_op, shape_of
+from tvm_sched.passes.graph.relax_tools import is_op, shape_of
 
 BROADCAST, INJECTIVE = 1, 2  # TVM's OpPatternKind
 

@@ -13,8 +13,8 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.relax_tools import as_array, constant, is_op, rewritten
 
 CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv1d")
 

@@ -14,7 +14,7 @@ import tvm
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten, shape_of
+from tvm_sched.passes.graph.relax_tools import as_array, constant, is_op, rewritten, shape_of
 
 GATHERS = ("relax.take", "relax.gather_elements")
 LIKE = ("relax.full_like", "relax.zeros_like", "relax.ones_like")  # of their first tensor only the shape matters

@@ -8,8 +8,8 @@ Winograd's weights are why: transformed they are 16/9 or 4 times the packed bloc
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
-from tvm_sched.passes.graph.constants import is_op, with_main
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.relax_tools import is_op, with_main
 
 PREPARE = "prepare"
 

@@ -3,11 +3,11 @@
     layer:features.0.conv = call_tir(fused_direct_conv2d_add_relu, (x, w, b))
 
 Passes that replace a layer's operator bind the new one to a variable of the same name. Inside a fused function, which
-has no variables of Relax, the name stands on the kernel's block (`kernels.base.LAYER`), from where
+has no variables of Relax, the name stands on the kernel's block (`kernels.base.LAYER_MARK`), from where
 `share_functions` moves it back.
 """
 
-from tvm import relax
+from tvm import IRModule, relax
 
 PREFIX = "layer:"
 
@@ -26,3 +26,19 @@ def emit_layer(builder: relax.BlockBuilder, expr: relax.Expr, layer: str | None)
     var = relax.DataflowVar(PREFIX + layer, value.ty)
     builder.emit_normalized(relax.VarBinding(var, value))
     return var
+
+
+def name_output(mod: IRModule) -> IRModule:
+    """Gives the output of 'main', where it is a layer's result, the layer's name: of the two variables,
+    CanonicalizeBindings keeps the output's.
+    """
+    main = mod["main"]
+    *blocks, last = main.body.blocks
+    *bindings, binding = last.bindings
+    if not isinstance(binding.value, relax.Var) or layer_of(binding.value) is None:
+        return mod
+    named = relax.Var(binding.value.name, binding.value.ty)
+    block = type(last)([*bindings, relax.VarBinding(named, binding.value)])
+    body = relax.SeqExpr([*blocks, block], named)
+    function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    return IRModule({**mod.functions, mod.get_global_var("main"): function}, attrs=mod.attrs)

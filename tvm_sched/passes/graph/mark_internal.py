@@ -7,7 +7,7 @@ more code than the kernels. What takes the caller's input keeps them (`passes/ti
 from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
-from tvm_sched.passes.graph.constants import is_kernel_call
+from tvm_sched.passes.graph.relax_tools import is_kernel_call
 
 INTERNAL = "subp.internal"
 

@@ -8,9 +8,9 @@ from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.passes.graph.constants import as_array, constant, is_op, rewritten, shape_of
 from tvm_sched.passes.graph.layer_names import layer_of
-from tvm_sched.planning.explain import LayerChoice
+from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
+from tvm_sched.planning.explain import ZEROS, LayerChoice
 from tvm_sched.planning.plan import Plan, choose
 from tvm_sched.targets import Target
 
@@ -63,30 +63,40 @@ class _Selector(PyExprMutator):
         op = f"conv2d {weight.shape[2]}x{weight.shape[3]}"
         numbers = (("stride", max(stride)), ("dilation", max(dilation)), ("groups", groups))
         op += "".join(f" {word} {value}" for word, value in numbers if value > 1)
-        layer = Layer(op, weight, output, channels, groups, stride, padding, dilation, dense=self.dense)
+        layer = Layer(
+            op, weight, output, channels, groups, stride, padding, dilation, dtype=dtype_of(call), dense=self.dense
+        )
         return self.layer(call, layer, shape)
 
     def linear(self, call, weight):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
-        return self.layer(call, Layer("linear", weight, shape_of(call), channels, linear=True, dense=self.dense), shape)
+        return self.layer(
+            call,
+            Layer("linear", weight, shape_of(call), channels, linear=True, dtype=dtype_of(call), dense=self.dense),
+            shape,
+        )
 
     def layer(self, call, layer, shape):
         """The layer as its plan has it; zeros where its weight holds nothing else."""
-        name = layer_of(self.bound) or f"layer {len(self.choices)}"
-        mark = f"{name}:{self.calls[name]}" if self.calls[name] else name
-        self.calls[name] += 1
-        if not layer.weight.any() and not self.dense:
-            sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
-            self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel="zeros", why="no block is kept")
-            return relax.op.zeros(call.ty.shape, call.ty.dtype)
         key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation
         stored = 0
-        if key not in self.packings:
+        if key not in self.packings and (layer.weight.any() or self.dense):
             plan = choose(layer, self.target)
+            if plan is None:
+                return call  # TVM's own operator, by the generic schedules
             self.packings[key] = plan, [constant(array) for array in plan.form.kernel.pack(plan.form)]
             stored = prod(shape_of(self.packings[key][1][0]))
+        name = layer_of(self.bound) or f"layer {len(self.choices)}"
+        mark = name
+        while mark in self.choices:  # called before, or named as another's later call is
+            self.calls[name] += 1
+            mark = f"{name}:{self.calls[name]}"
+        if not layer.weight.any() and not self.dense:
+            sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
+            self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
+            return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         self.choices[mark] = plan.choice(name, shape, layer, stored)
         x = plan.space_to_depth.call(self.builder_, call.args[0]) if plan.space_to_depth else call.args[0]

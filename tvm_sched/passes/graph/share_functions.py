@@ -14,11 +14,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
-from tvm_sched.kernels.base import KERNEL, LAYER
-from tvm_sched.passes.graph.constants import is_op, rewritten
+from tvm_sched.kernels.base import KERNEL_MARK, LAYER_MARK
 from tvm_sched.passes.graph.layer_names import PREFIX
+from tvm_sched.passes.graph.relax_tools import is_op, rewritten
 
-MARKS = (KERNEL, LAYER)
+MARKS = (KERNEL_MARK, LAYER_MARK)
 
 
 def share_functions(mod: IRModule) -> IRModule:
@@ -38,8 +38,8 @@ class _Sharer(PyExprMutator):
             marks = marks_of(func)
             if not marks:
                 continue
-            self.layers[var.name_hint] = marks.get(LAYER)
-            bare = without_marks(func).with_attr(KERNEL, marks[KERNEL])
+            self.layers[var.name_hint] = marks.get(LAYER_MARK)
+            bare = without_marks(func).with_attr(KERNEL_MARK, marks[KERNEL_MARK])
             equal = known.setdefault(tvm_ffi.structural_hash(bare), [])
             server = next((one for one, other in equal if tvm_ffi.structural_equal(other, bare)), var)
             self.shared[var.name_hint] = server

@@ -13,7 +13,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
-from tvm_sched.passes.graph.constants import is_op, rewritten, shape_of
+from tvm_sched.passes.graph.relax_tools import is_op, rewritten, shape_of
 from tvm_sched.planning.explain import IN_PLACE
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from tvm_sched.passes.graph.constants import as_array, constant
+from tvm_sched.passes.graph.relax_tools import as_array, constant
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool", "uint8"])

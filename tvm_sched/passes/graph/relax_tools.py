@@ -11,7 +11,10 @@ def as_array(expr) -> np.ndarray | None:
     """The value of a constant expression, a view that cannot be written to; None if it is not one."""
     if not isinstance(expr, GenericConst) or not hasattr(expr.value, "__dlpack__"):
         return None
-    view = np.from_dlpack(expr.value)
+    try:
+        view = np.from_dlpack(expr.value)
+    except RuntimeError:  # of a type that NumPy itself does not have, such as bfloat16
+        view = expr.value.numpy()
     view.flags.writeable = False
     return view
 
@@ -36,6 +39,11 @@ def is_kernel_call(expr) -> bool:
 def shape_of(expr) -> tuple[int, ...]:
     """Static shape of a tensor expression."""
     return tuple(int(extent) for extent in expr.ty.shape)
+
+
+def dtype_of(expr: relax.Expr) -> str:
+    """Data type of a tensor expression."""
+    return str(expr.ty.dtype)
 
 
 def rewritten(mutator: PyExprMutator, mod: IRModule) -> IRModule:
