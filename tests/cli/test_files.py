@@ -16,6 +16,7 @@ from subp.cli.inspect import onnx_layers
 from subp.pruning import masking
 from subp.training import checkpoint
 from subp.training.checkpoint import Checkpoint
+from subp_contract.errors import UserError
 
 
 @pytest.fixture
@@ -126,3 +127,15 @@ def test_inspect_tells_foreign_files_in_a_sentence(tmp_path, inspected, suffix, 
     assert code == 2 and told in output
     code, output = inspected(tmp_path / f"missing{suffix}")
     assert code == 2 and "there is no file" in output
+
+
+def test_a_compiled_file_that_cannot_be_loaded_here_is_checked_in_memory(program, tmp_path, capsys, monkeypatch):
+    """As on a mount without permission to execute, or linked for another C library."""
+
+    def refuse(*_):
+        raise UserError("cannot be loaded")
+
+    monkeypatch.setattr("tvm_sched.load", refuse)
+    assert exit_code(["compile", str(program), "-o", str(tmp_path / "net.so")]) == 0
+    assert "largest error to PyTorch" in capsys.readouterr().out
+    assert (tmp_path / "net.so").exists()

@@ -94,3 +94,25 @@ def test_a_product_of_activations_that_has_a_layers_name_is_no_layer():
     lowered = pipeline.lower(torch_export.from_torch(Both().eval(), torch.randn(2, 12, 16)), compilation)
     (row,) = lowered.choices
     assert (row.op, row.call) == ("linear", 0) and row.function.startswith("direct_conv2d")
+
+
+@pytest.mark.parametrize(("layer", "x"), [(nn.Conv2d(16, 16, 1, bias=False), X), (nn.Linear(12, 5, bias=False), X)])
+def test_a_layer_whose_result_is_the_networks_output_keeps_its_name(layer, x):
+    network = nn.Sequential(nn.ReLU(), layer).eval()
+    lowered = pipeline.lower(torch_export.from_torch(network, x), Compilation(TARGET))
+    assert [row.name for row in lowered.choices] == ["1"]
+
+
+def test_a_name_that_looks_like_another_layers_second_call_takes_no_row_from_it():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(16, 16, 1)
+            self.add_module("a:1", nn.Conv2d(16, 16, 3, padding=1))
+
+        def forward(self, x):
+            return self.a(getattr(self, "a:1")(self.a(x)))
+
+    lowered = pipeline.lower(torch_export.from_torch(Twice().eval(), X), Compilation(TARGET))
+    assert sorted(row.name for row in lowered.choices) == ["a", "a", "a:1"]
+    assert len({(row.function, row.call) for row in lowered.choices}) == 3

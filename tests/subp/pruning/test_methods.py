@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -242,6 +243,11 @@ def test_a_hyperparameter_that_the_method_does_not_have_is_refused_by_those_that
 def test_hyperparameters_out_of_range_are_refused_whoever_has_them(options, message):
     with pytest.raises(UserError, match=message):
         Sparsifier(network(), **({"n": 4, "epochs": 4} | options))
+
+
+def test_numpys_numbers_are_numbers():
+    sparsifier = Sparsifier(network(), method="sr-ste", sparsity=0.5, epochs=1, m=np.int64(2), decay=np.float32(0))
+    assert sparsifier.settings.hyperparameters["m"] == 2
 
 
 def test_what_a_registered_method_would_take_from_another_is_refused():

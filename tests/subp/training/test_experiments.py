@@ -4,12 +4,14 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from subp.training import experiments
+from subp.training.config import Config
 from subp_contract.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
@@ -135,3 +137,10 @@ def test_another_file_than_one_of_results_is_told(tmp_path, content, why):
     (tmp_path / "r.csv").write_text(content)
     with pytest.raises(UserError, match=f"r.csv is no CSV file of results: {why}"):
         experiments.read_rows(tmp_path / "r.csv")
+
+
+def test_a_dense_networks_folder_is_found_again_by_a_later_version(tmp_path):
+    (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "random"}))
+    config = Config(model="resnet20", method="dense", epochs=3, lr=0.05, seed=2)
+    assert experiments.dense_key(cell, config) == "25c92a0ced52"  # as first computed
+    assert experiments.dense_key(cell, replace(config, seed=3)) != "25c92a0ced52"

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from itertools import groupby
@@ -89,6 +91,19 @@ def test_pinned_binds_within_the_block_only():
     with latency.pinned([max(before)]):
         assert os.sched_getaffinity(0) == {max(before)}
     assert os.sched_getaffinity(0) == before
+
+
+@needs_affinity
+def test_threads_of_tvm_are_not_tied_by_the_first_measurement():
+    """In a process of its own, where no pool is there before."""
+    code = (
+        "import os, tvm_sched; from tvm_sched import runtime; from tvm_sched.bench import latency\n"
+        "cpus = os.sched_getaffinity(0)\n"
+        "with latency.pinned([min(cpus)]): runtime.set_threads(runtime.most_threads())\n"
+        "assert all(os.sched_getaffinity(int(thread)) == cpus for thread in os.listdir('/proc/self/task'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_affinity

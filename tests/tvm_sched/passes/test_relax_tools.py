@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from tvm import relax
 
+import tvm_sched
 from tvm_sched.passes.graph.relax_tools import as_array, constant
 
 
@@ -32,3 +35,20 @@ def test_the_value_is_a_view_that_cannot_be_written_to():
 
 def test_what_is_no_constant_has_no_value():
     assert as_array(relax.Var("x", relax.TensorType((4,), "float32"))) is None
+
+
+def test_a_network_with_bfloat16_in_the_middle_compiles():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 3)
+            self.register_buffer("scale", torch.linspace(-1, 1, 16, dtype=torch.bfloat16))
+
+        def forward(self, x):
+            y = self.conv(x).mean((2, 3)).bfloat16()
+            return (y * self.scale + self.scale).float()
+
+    torch.manual_seed(0)
+    network, x = Mixed().eval(), torch.randn(1, 3, 8, 8)
+    y = tvm_sched.compile(network, x, threads=1)(x.numpy())
+    np.testing.assert_allclose(y, network(x).detach().numpy(), atol=2**-7)  # half a step of bfloat16 below 4

@@ -74,6 +74,12 @@ def test_the_nearest_record_that_shares_equally_is_used(extents_of, asked, chose
     assert (found and found.threads) == chosen
 
 
+def test_what_was_measured_is_used_before_what_was_estimated():
+    measured, estimated_here = on_record(1, 4, 8), replace(on_record(4, 4, 4), estimated=True)
+    assert usable([estimated_here, measured], 4) is measured
+    assert usable([estimated_here, on_record(1, 4, 6)], 4) is estimated_here  # which does not share equally
+
+
 def test_a_record_says_what_it_is_of():
     words = [replace(on_record(threads, 2, 4), estimated=guess).words for guess in (0, 1) for threads in (1, 2, 4)]
     assert words[:3] == ["record of 1 thread", "record", "record of 4 threads"]
