@@ -81,8 +81,8 @@ class _Selector(PyExprMutator):
     def layer(self, call, layer, shape):
         """The layer as its plan has it; zeros where its weight holds nothing else."""
         key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation
-        stored = 0
-        if key not in self.packings and (layer.weight.any() or self.dense):
+        stored, zeros = 0, not self.dense and not layer.weight.any()
+        if key not in self.packings and not zeros:
             plan = choose(layer, self.target)
             if plan is None:
                 return call  # TVM's own operator, by the generic schedules
@@ -93,7 +93,7 @@ class _Selector(PyExprMutator):
         while mark in self.choices:  # called before, or named as another's later call is
             self.calls[name] += 1
             mark = f"{name}:{self.calls[name]}"
-        if not layer.weight.any() and not self.dense:
+        if zeros:
             sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
