@@ -18,7 +18,7 @@ from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
-from tvm_sched.passes.graph.layer_names import layer_of
+from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
 from tvm_sched.passes.graph.mark_internal import mark_internal
 from tvm_sched.passes.graph.relax_tools import is_kernel_call
@@ -58,7 +58,7 @@ class Phase:
 
 
 SIMPLIFY = tvm.transform.Sequential(
-    [fold_constants, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
+    [fold_constants, name_output, relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
 )
 FUSE = tvm.transform.Sequential(
     [

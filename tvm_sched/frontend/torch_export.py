@@ -14,7 +14,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from subp_contract.errors import UserError
 from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend import batches, recurrent
-from tvm_sched.passes.graph.layer_names import emit_layer, name_output
+from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.relax_tools import is_op
 
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2}  # ATen's core operator -> its weight's argument
@@ -138,7 +138,7 @@ def imported(program: ExportedProgram) -> IRModule:
     importer = _Importer()
     importer.program = program
     options = {"keep_params_as_input": False, "unwrap_unit_return_tuple": True, "no_bind_return_tuple": False}
-    return name_output(importer.from_exported_program(program, custom_convert_map=None, **options))
+    return importer.from_exported_program(program, custom_convert_map=None, **options)
 
 
 class _Importer(ExportedProgramImporter):

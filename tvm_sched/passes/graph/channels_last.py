@@ -10,7 +10,7 @@ network stays correct.
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
-from tvm_sched.passes.graph.layer_names import emit_layer, layer_of, name_output
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
     constant,
@@ -88,7 +88,7 @@ def channels_last(mod: IRModule) -> IRModule:
                     walk.known[binding.var] = walk.convert(binding.value)
             result = walk.builder.emit_output(walk.plain(main.body.body))
         walk.builder.emit_func_output(result)
-    return name_output(with_main(mod, walk.builder.finalize(), "main_channels_last"))
+    return with_main(mod, walk.builder.finalize(), "main_channels_last")
 
 
 class _Tensor:

@@ -7,6 +7,7 @@ has no variables of Relax, the name stands on the kernel's block (`kernels.base.
 `share_functions` moves it back.
 """
 
+import tvm
 from tvm import IRModule, relax
 
 PREFIX = "layer:"
@@ -28,7 +29,8 @@ def emit_layer(builder: relax.BlockBuilder, expr: relax.Expr, layer: str | None)
     return var
 
 
-def name_output(mod: IRModule) -> IRModule:
+@tvm.transform.module_pass(opt_level=0, name="name_output")
+def name_output(mod: IRModule, _context) -> IRModule:
     """Gives the output of 'main', where it is a layer's result, the layer's name: of the two variables,
     CanonicalizeBindings keeps the output's.
     """
