@@ -34,10 +34,8 @@ from subp_contract import pattern
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.targets import Target
 
-KERNEL_MARK, LAYER_MARK = (
-    "subp.kernel",
-    "subp.layer",
-)  # marks: on a block, and KERNEL_MARK as an attribute of the function
+KERNEL_MARK = "subp.kernel"  # on a block, and an attribute of the function
+LAYER_MARK = "subp.layer"  # on a block
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
 
 Problem = Any  # a frozen dataclass of the kernel's own: the sizes of one function

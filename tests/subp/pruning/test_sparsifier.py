@@ -180,6 +180,7 @@ def test_settings_from_json_are_the_same_settings():
     sparsifier = Sparsifier(network(), n=8, epochs=6, exclude=["4"])
     state = sparsifier.state_dict()
     sparsifier.load_state_dict(state | {"settings": json.loads(json.dumps(state["settings"]))})
+    assert sparsifier.state_dict()["settings"] == state["settings"]
 
 
 @pytest.mark.parametrize("start, end", [(None, 7), (0, 7), (8, 9), (9, 9)])
