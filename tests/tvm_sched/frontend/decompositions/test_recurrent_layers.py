@@ -8,7 +8,11 @@ from torch import nn
 import tvm_sched
 from subp import Sparsifier
 from subp_contract.errors import UserError
-from tvm_sched.frontend import recurrent, torch_export
+from tvm_sched.frontend import torch_export
+from tvm_sched.frontend.aten import CONVERTERS
+from tvm_sched.frontend.aten.source_place import operator
+from tvm_sched.frontend.decompositions import recurrent
+from tvm_sched.frontend.decompositions.table import decomposed
 
 STEPS, INPUTS, HIDDEN = 3, 6, 8
 
@@ -76,8 +80,8 @@ def test_unrolled_layers_compute_what_pytorchs_do(kind, options, batch):
     torch.manual_seed(0)
     network = Reader(kind, **options).eval()
     x = torch.randn((batch, STEPS, INPUTS) if options.get("batch_first") else (STEPS, batch, INPUTS))
-    program = recurrent.decomposed(torch_export.export(network, x))
-    assert not {"lstm", "gru", "rnn_tanh", "rnn_relu"} & {torch_export.operator(node) for node in program.graph.nodes}
+    program = decomposed(torch_export.export(network, x), CONVERTERS)
+    assert not {"lstm", "gru", "rnn_tanh", "rnn_relu"} & {operator(node) for node in program.graph.nodes}
     with torch.no_grad():
         expected = network(x)
         for got, want in zip(program.module()(x), expected, strict=True):

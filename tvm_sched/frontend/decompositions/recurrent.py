@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram, default_decompositions
 
 from subp_contract.errors import UserError
 
@@ -37,15 +36,6 @@ class Weights:
 
 # (s_t, state (h, ...), weights) -> the next state.
 Cell = Callable[[Tensor, Sequence[Tensor], Weights], tuple[Tensor, ...]]
-
-
-def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program in ATen's core operators, as torch.export makes them, recurrent layers unrolled. Raises UserError
-    where these are too long.
-    """
-    table = default_decompositions()
-    table.update(UNROLLED)
-    return program.run_decompositions(table)
 
 
 def lstm_step(sums: Tensor, state: Sequence[Tensor], weights: Weights) -> tuple[Tensor, Tensor]:

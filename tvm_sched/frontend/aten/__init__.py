@@ -1,0 +1,11 @@
+"""A program in ATen's operators as a Relax module: one converter an operator, by families.
+
+PyTorch's decompositions have run before (`frontend.decompositions`), so converters are few, and each follows PyTorch's
+definition of its operator: operands are promoted by PyTorch's own rules, what depends on constants alone is computed by
+PyTorch, and the shape and dtype of every result are held against those that torch.export has recorded.
+"""
+
+from tvm_sched.frontend.aten.converter import CONVERTERS
+from tvm_sched.frontend.aten.program import to_relax
+
+__all__ = ["CONVERTERS", "to_relax"]

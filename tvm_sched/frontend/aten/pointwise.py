@@ -1,0 +1,364 @@
+"""Elementwise operators, with PyTorch's type promotion: arithmetic, comparisons, logic, activations, casts.
+
+Where Relax has the operator it is taken, since the passes that follow know it; where its lowering differs from PyTorch
+the elements are computed here.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import torch
+from tvm import relax, tirx
+from tvm.relax import op as rx
+
+from tvm_sched.frontend.aten.converter import Builder, Operand, Promotion, converts
+from tvm_sched.passes.graph.relax_tools import dtype_of
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "bool")
+FLOATS = Promotion.INT_TO_FLOAT
+BOOLEAN = Promotion.ALWAYS_BOOL
+
+
+def emitted(
+    builder: Builder, make: Callable[..., relax.Expr], *operands: Operand, kind: Promotion = Promotion.DEFAULT
+) -> relax.Expr:
+    """`make` of the promoted operands, cast to the result's dtype."""
+    exprs, result = builder.promote(*operands, kind=kind)
+    return builder.cast(builder.emit(make(*exprs)), result)
+
+
+def computed(
+    builder: Builder, element: Callable[..., Any], *operands: Operand, kind: Promotion = Promotion.DEFAULT
+) -> relax.Expr:
+    """The same of a function of elements."""
+    exprs, result = builder.promote(*operands, kind=kind)
+    return builder.cast(builder.pointwise(element, *exprs, name=builder.node.name), result)
+
+
+def libm(name: str) -> Callable[..., Any]:
+    """A function of C's mathematics library, of elements of float32 or float64."""
+
+    def call(*elements: Any) -> Any:
+        dtype = str(elements[0].ty.dtype)
+        return tirx.call_pure_extern(dtype, name if dtype == "float64" else f"{name}f", *elements)
+
+    return call
+
+
+# Of one operand.
+
+UNARY: dict[str, tuple[Callable[..., relax.Expr], Promotion]] = {
+    "abs": (rx.abs, Promotion.COMPLEX_TO_FLOAT),
+    "neg": (rx.negative, Promotion.DEFAULT),
+    "exp": (rx.exp, FLOATS),
+    "log": (rx.log, FLOATS),
+    "sqrt": (rx.sqrt, FLOATS),
+    "rsqrt": (rx.rsqrt, FLOATS),
+    "sigmoid": (rx.sigmoid, FLOATS),
+    "tanh": (rx.tanh, FLOATS),
+    "erf": (rx.erf, FLOATS),
+    "sin": (rx.sin, FLOATS),
+    "cos": (rx.cos, FLOATS),
+    "relu": (rx.nn.relu, Promotion.DEFAULT),
+    "silu": (rx.nn.silu, Promotion.DEFAULT),
+}
+LIBM: dict[str, str] = {  # ATen's name -> C's
+    **{name: name for name in ("tan", "sinh", "cosh", "asinh", "acosh", "atanh", "expm1", "log1p", "log2", "log10")},
+    **{name: name for name in ("asin", "acos", "atan", "erfc", "exp2", "lgamma")},
+    "special_erfcx": "",
+}
+ROUNDING = {"floor": rx.floor, "ceil": rx.ceil, "trunc": rx.trunc}
+
+
+def _unary(name: str, make: Callable[..., relax.Expr], kind: Promotion) -> None:
+    converts(f"{name}.default")(lambda builder, x: emitted(builder, make, x, kind=kind))
+
+
+for _name, (_make, _kind) in UNARY.items():
+    _unary(_name, _make, _kind)
+for _name, _c in LIBM.items():
+    if _c:
+        converts(_name)(lambda builder, x, _c=_c: computed(builder, libm(_c), x, kind=FLOATS))
+for _name, _make in ROUNDING.items():
+    converts(f"{_name}.default")(
+        lambda builder, x, _make=_make: x if dtype_of(x) in INTEGERS else emitted(builder, _make, x)
+    )
+
+
+@converts("round.default")
+def round_(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """To the nearest, halves to even."""
+    return x if dtype_of(x) in INTEGERS else computed(builder, tirx.nearbyint, x)
+
+
+@converts("round.decimals")
+def round_decimals(builder: Builder, x: relax.Expr, decimals: int) -> relax.Expr:
+    """To so many decimal places; below 0 to tens, hundreds."""
+    if dtype_of(x) in INTEGERS and decimals >= 0:
+        return x
+
+    def element(a: Any) -> Any:
+        ten = tirx.const(10.0 ** abs(decimals), a.ty.dtype)
+        return tirx.nearbyint(a * ten) / ten if decimals > 0 else tirx.nearbyint(a / ten) * ten
+
+    return computed(builder, element, x)
+
+
+@converts("reciprocal")
+def reciprocal(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """1 / x."""
+    (x,), result = builder.promote(x, kind=FLOATS)
+    return builder.cast(builder.emit(rx.divide(builder.number(1, dtype_of(x)), x)), result)
+
+
+@converts("sign.default", "sgn.default")
+def sign(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """-1, 0 or 1; booleans as they are."""
+    if dtype_of(x) == "bool":
+        return x
+
+    def element(a: Any) -> Any:
+        dtype = a.ty.dtype
+        one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
+        below = zero if dtype == "uint8" else tirx.Select(a < zero, tirx.const(-1, dtype), zero)
+        return tirx.Select(a > zero, one, below)
+
+    return computed(builder, element, x)
+
+
+@converts("isnan")
+def isnan(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """x != x."""
+    return emitted(builder, rx.not_equal, x, x, kind=BOOLEAN)
+
+
+@converts("isinf")
+def isinf(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """|x| is infinite."""
+    if dtype_of(x) in INTEGERS:
+        return builder.broadcast(builder.number(False, "bool"), builder.shape)
+    return computed(builder, lambda a: tirx.abs(a) == tirx.const(inf, a.ty.dtype), x, kind=BOOLEAN)
+
+
+@converts("signbit")
+def signbit(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """Whether x is negative, -0.0 included."""
+    if dtype_of(x) in INTEGERS:
+        return emitted(builder, rx.less, x, 0, kind=BOOLEAN)
+    return computed(
+        builder, lambda a: tirx.copysign(tirx.const(1, a.ty.dtype), a) < tirx.const(0, a.ty.dtype), x, kind=BOOLEAN
+    )
+
+
+@converts("bitwise_not")
+def bitwise_not(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """Of booleans the negation."""
+    return builder.emit(rx.logical_not(x) if dtype_of(x) == "bool" else rx.bitwise_not(x))
+
+
+@converts("logical_not")
+def logical_not(builder: Builder, x: relax.Expr) -> relax.Expr:
+    """x == 0."""
+    return builder.emit(rx.logical_not(builder.cast(x, "bool")))
+
+
+# Of two operands.
+
+
+@converts("add")
+def add(builder: Builder, x: Operand, y: Operand, alpha: float = 1) -> relax.Expr:
+    """x + alpha y."""
+    if dtype_of(x) == "bool" and builder.dtype == "bool":
+        return emitted(builder, rx.logical_or, x, y)
+    return emitted(builder, lambda a, b: rx.add(a, scaled(builder, b, alpha)), x, y)
+
+
+@converts("sub")
+def sub(builder: Builder, x: Operand, y: Operand, alpha: float = 1) -> relax.Expr:
+    """x - alpha y."""
+    return emitted(builder, lambda a, b: rx.subtract(a, scaled(builder, b, alpha)), x, y)
+
+
+def scaled(builder: Builder, x: relax.Expr, factor: float) -> relax.Expr:
+    """factor x."""
+    return x if factor == 1 else builder.emit(rx.multiply(x, builder.number(factor, dtype_of(x))))
+
+
+@converts("mul")
+def mul(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x y; of booleans x and y."""
+    return emitted(builder, rx.logical_and if builder.dtype == "bool" else rx.multiply, x, y)
+
+
+@converts("div.Tensor", "div.Scalar")
+def div(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x / y, integers as fractions."""
+    return emitted(builder, rx.divide, x, y, kind=FLOATS)
+
+
+@converts("div.Tensor_mode", "div.Scalar_mode")
+def div_mode(builder: Builder, x: Operand, y: Operand, rounding_mode: str | None) -> relax.Expr:
+    """x / y, rounded towards 0 ('trunc') or down ('floor')."""
+    if rounding_mode is None:
+        return div(builder, x, y)
+    return computed(builder, quotient_down if rounding_mode == "floor" else quotient_cut, x, y)
+
+
+@converts("floor_divide")
+def floor_divide(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x / y, rounded down."""
+    return computed(builder, quotient_down, x, y)
+
+
+def is_integer(element: Any) -> bool:
+    return str(element.ty.dtype) in INTEGERS
+
+
+def quotient_cut(a: Any, b: Any) -> Any:
+    """a / b towards 0."""
+    return tirx.truncdiv(a, b) if is_integer(a) else tirx.trunc(a / b)
+
+
+def quotient_down(a: Any, b: Any) -> Any:
+    """a / b down, of floating numbers from the exact remainder, as c10::div_floor_floating does."""
+    if is_integer(a):
+        return tirx.floordiv(a, b)
+    dtype = a.ty.dtype
+    zero, one, half = (tirx.const(value, dtype) for value in (0, 1, 0.5))
+    rest = libm("fmod")(a, b)
+    ratio = (a - rest) / b
+    down = tirx.Select(tirx.all(rest != zero, (b < zero) != (rest < zero)), ratio - one, ratio)
+    nearest = tirx.floor(down)
+    nearest = tirx.Select(down - nearest > half, nearest + one, nearest)
+    return tirx.Select(b == zero, a / b, tirx.Select(down == zero, tirx.copysign(zero, a / b), nearest))
+
+
+@converts("fmod")
+def fmod(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """The rest of x / y with the sign of x."""
+    return computed(builder, lambda a, b: tirx.truncmod(a, b) if is_integer(a) else libm("fmod")(a, b), x, y)
+
+
+@converts("remainder")
+def remainder(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """The rest of x / y with the sign of y."""
+
+    def element(a: Any, b: Any) -> Any:
+        if is_integer(a):
+            return tirx.floormod(a, b)
+        zero, rest = tirx.const(0, a.ty.dtype), libm("fmod")(a, b)
+        return tirx.Select(tirx.all(rest != zero, (b < zero) != (rest < zero)), rest + b, rest)
+
+    return computed(builder, element, x, y)
+
+
+@converts("pow")
+def pow_(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x^y; whole powers of whole numbers are exact, modulo the dtype's range."""
+    (a, b), result = builder.promote(x, y, kind=Promotion.BOOL_TO_LONG)
+    if dtype_of(a) in INTEGERS:
+        return builder.cast(builder.pointwise(whole_power, a, b, name="power"), result)
+    if y == 0.5:
+        return builder.cast(builder.emit(rx.sqrt(a)), result)
+    if y == 1:
+        return builder.cast(a, result)
+    return builder.cast(builder.emit(rx.power(a, b)), result)
+
+
+def whole_power(base: Any, exponent: Any) -> Any:
+    """By squaring, over the bits of the exponent, which is not negative."""
+    dtype = base.ty.dtype
+    zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
+    result, square = one, base
+    for bit in range(6 if "8" not in str(dtype) else 3):
+        taken = tirx.bitwise_and(exponent, tirx.const(1 << bit, dtype)) != zero
+        result = result * tirx.Select(taken, square, one)
+        square = square * square
+    return result
+
+
+def _binary(names: tuple[str, ...], make: Callable[..., relax.Expr], kind: Promotion) -> None:
+    converts(*names)(lambda builder, x, y: emitted(builder, make, x, y, kind=kind))
+
+
+_binary(("maximum",), rx.maximum, Promotion.DEFAULT)
+_binary(("minimum",), rx.minimum, Promotion.DEFAULT)
+for _name, _make in {
+    "eq": rx.equal,
+    "ne": rx.not_equal,
+    "lt": rx.less,
+    "le": rx.less_equal,
+    "gt": rx.greater,
+    "ge": rx.greater_equal,
+}.items():
+    _binary((_name,), _make, BOOLEAN)
+for _name in ("and", "or", "xor"):
+
+    def _logic(builder: Builder, x: relax.Expr, y: Operand, _name: str = _name) -> relax.Expr:
+        left, right = builder.cast(x, "bool"), builder.cast(builder.as_tensor(y, builder.promote(x, y)[1]), "bool")
+        if _name == "xor":
+            return builder.emit(rx.not_equal(left, right))
+        return builder.emit(getattr(rx, f"logical_{_name}")(left, right))
+
+    def _bits(builder: Builder, x: Operand, y: Operand, _name: str = _name) -> relax.Expr:
+        if builder.dtype == "bool":
+            return _logic(builder, x, y, _name)
+        return emitted(builder, getattr(rx, f"bitwise_{_name}"), x, y)
+
+    converts(f"logical_{_name}")(_logic)
+    converts(f"bitwise_{_name}", f"__{_name}__")(_bits)
+
+
+@converts("bitwise_left_shift", "__lshift__")
+def left_shift(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x << y; 0 where y is as wide as the dtype."""
+
+    def element(a: Any, b: Any) -> Any:
+        dtype = a.ty.dtype
+        safe = tirx.all(b >= tirx.const(0, dtype), b < tirx.const(bits(dtype), dtype))
+        return tirx.Select(safe, tirx.shift_left(a, tirx.Select(safe, b, tirx.const(0, dtype))), tirx.const(0, dtype))
+
+    return computed(builder, element, x, y)
+
+
+@converts("bitwise_right_shift", "__rshift__")
+def right_shift(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """x >> y, the sign kept."""
+
+    def element(a: Any, b: Any) -> Any:
+        dtype = a.ty.dtype
+        most = tirx.const(bits(dtype) - 1, dtype)
+        safe = tirx.all(b >= tirx.const(0, dtype), b < tirx.const(bits(dtype), dtype))
+        return tirx.shift_right(a, tirx.Select(safe, b, most))
+
+    return computed(builder, element, x, y)
+
+
+def bits(dtype: Any) -> int:
+    """Width of an integer dtype."""
+    return torch.iinfo(getattr(torch, str(dtype))).bits
+
+
+@converts("atan2")
+def atan2(builder: Builder, y: Operand, x: Operand) -> relax.Expr:
+    """The angle of the point (x, y)."""
+    return computed(builder, libm("atan2"), y, x, kind=FLOATS)
+
+
+@converts("hypot")
+def hypot(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """sqrt(x^2 + y^2)."""
+    return computed(builder, libm("hypot"), x, y)
+
+
+@converts("copysign")
+def copysign(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """|x| with the sign of y."""
+    return computed(builder, libm("copysign"), x, y, kind=FLOATS)
+
+
+@converts("nextafter")
+def nextafter(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """The next number after x towards y."""
+    return computed(builder, libm("nextafter"), x, y)
