@@ -183,7 +183,12 @@ def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
         name = binding.value.args[0].name_hint.removesuffix(IN_PLACE)
         mark = layer_of(binding.var)
         if mark and name in compilation.schedules:  # else a product that is no layer, as those in attention
-            found[mark] = {"schedule": compilation.schedules[name], "function": name, "call": calls[name]}
+            # A second function of the layer's holds what its schedule left.
+            found[mark] = found.get(mark) or {
+                "schedule": compilation.schedules[name],
+                "function": name,
+                "call": calls[name],
+            }
         calls[name] += 1
     lost = {"schedule": "none: folded away"}
     return [

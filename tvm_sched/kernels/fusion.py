@@ -1,12 +1,13 @@
 """What the schedules of all kernels do with the blocks that fusion put around theirs."""
 
+from collections.abc import Callable
 from math import prod
 
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
 from tvm_sched.kernels.generic import rules
-from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, output, volume
+from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, is_regular, is_spatial, output, volume
 from tvm_sched.targets import Target
 
 
@@ -20,19 +21,29 @@ def find_block(sch: Schedule, name: str) -> SBlockRV | None:
 
 def downstream(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
     """The blocks that read `block`, directly or through others, in the order of the program."""
-    reached, names = [block], {sch.get(block).name_hint}
-    while reached:
-        for consumer in sch.get_consumers(reached.pop()):
-            if sch.get(consumer).name_hint not in names:
-                names.add(sch.get(consumer).name_hint)
-                reached.append(consumer)
+    return reached(sch, block, sch.get_consumers)
+
+
+def upstream(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
+    """The blocks that `block` reads, directly or through others, in the order of the program."""
+    return reached(sch, block, sch.get_producers)
+
+
+def reached(sch: Schedule, block: SBlockRV, neighbours: Callable) -> list[SBlockRV]:
+    """The blocks, but for `block`, that repeated steps to neighbours reach from it, in the order of the program."""
+    frontier, names = [block], {sch.get(block).name_hint}
+    while frontier:
+        for neighbour in neighbours(frontier.pop()):
+            if sch.get(neighbour).name_hint not in names:
+                names.add(sch.get(neighbour).name_hint)
+                frontier.append(neighbour)
     names.discard(sch.get(block).name_hint)
     return [b for b in blocks_of(sch) if sch.get(b).name_hint in names]
 
 
 def merge_epilogue(sch: Schedule, block: SBlockRV) -> SBlockRV:
-    """Joins the elementwise chain that follows `block` (bias, residual, activation) into one block, and returns that
-    block.
+    """Joins the elementwise chain that follows `block` (bias, residual, activation), with what the function computes
+    for it besides, into one block, and returns that block.
 
     `block` then writes to registers ('local' scope) and the returned block alone writes to memory. What is larger than
     the result (an image that it scales, channel by channel) stays apart: `finish` schedules it.
@@ -43,8 +54,17 @@ def merge_epilogue(sch: Schedule, block: SBlockRV) -> SBlockRV:
     ]
     for each in inner:
         sch.compute_inline(each)
+    for each in operands(sch, last, block):
+        sch.compute_inline(each)
     sch.set_scope(block, 0, "local")
     return last
+
+
+def operands(sch: Schedule, epilogue: SBlockRV, block: SBlockRV) -> list[SBlockRV]:
+    """What the function computes for the epilogue alone, as 0.5 x in 0.5 x + linear(x), element by element."""
+    kernel = {sch.get(each).name_hint for each in (block, *upstream(sch, block))}
+    beside = [each for each in upstream(sch, epilogue) if sch.get(each).name_hint not in kernel]
+    return [each for each in beside if is_regular(sch, each) and is_spatial(sch, each)]
 
 
 def finish(sch: Schedule, target: Target) -> None:

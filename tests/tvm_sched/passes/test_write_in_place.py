@@ -1,6 +1,7 @@
 """Results over operands: where it is done, where it must not be, and that numbers stay right."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from tvm import relax
@@ -37,8 +38,8 @@ def in_place_calls(network, x) -> list[str]:
     return [binding.value.args[0].name_hint for binding in bindings if is_op(binding.value, "relax.call_tir_inplace")]
 
 
-def compiled_agrees(network, x):
-    compiled = tvm_sched.compile(network.eval(), x, threads=1)
+def compiled_agrees(network, x, target="host"):
+    compiled = tvm_sched.compile(network.eval(), x, target=target, threads=1)
     for _ in range(2):  # what the first call wrote over must not matter to the second
         np.testing.assert_allclose(compiled(x.numpy()), network(x).detach().numpy(), rtol=0, atol=1e-4)
 
@@ -99,6 +100,77 @@ def test_an_operand_that_is_read_elsewhere_too_is_left_alone():
     network, x = Neighbours(), torch.randn(1, 3, 9, 9)
     assert in_place_calls(network, x) == []
     compiled_agrees(network, x)
+
+
+HALVES = {
+    "two pieces": lambda y, p, q: torch.cat([p(y), q(y)], 1) + y,
+    "three pieces": lambda y, p, q: torch.cat([p(y), q(y), p(y)], 1)[:, : y.shape[1]] + y,
+    "a piece and the input itself": lambda y, p, q: torch.cat([p(y), y[:, ::2]], 1) + y,
+    "other axis": lambda y, p, q: torch.cat([y[:1] * 2, y[1:] - 1], 0) + y,
+    "the input twice": lambda y, p, q: torch.cat([p(y), q(y)], 1) * y + y,
+    "one weight twice": lambda y, p, q: torch.cat([p(y), p(y)], 1) + y,
+}
+
+
+@pytest.mark.parametrize("target", ["host", "x86-avx2"])
+@pytest.mark.parametrize("form", HALVES)
+@pytest.mark.parametrize("width", [40, 64])
+def test_halves_joined_and_the_input_added(form, width, target):
+    """GhostNet's block. Of 20 numbers the last vector is cut short, and TVM computes some of them twice: what was added
+    to the input then must not be added again.
+    """
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.p, self.q = (
+                nn.Linear(width, width),
+                nn.Linear(width, width // 2),
+                nn.Linear(width, width // 2),
+            )
+
+        def forward(self, x):
+            return torch.tanh(HALVES[form](self.stem(x), self.p, self.q))
+
+    compiled_agrees(Halves(), torch.randn(2, width), target)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: y + y.flip(-1),
+        lambda y: y.roll(3, -1) - y,
+        lambda y: y.lerp(y.flip(1), 0.3),
+        lambda y: y * y[..., :1],
+        lambda y: y + y.transpose(-1, -2),
+    ],
+)
+def test_a_result_and_other_places_of_it(form):
+    class Mirror(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+
+        def forward(self, x):
+            return self.two(form(self.one(x)))
+
+    compiled_agrees(Mirror(), torch.randn(1, 3, 9, 9))
+
+
+def test_a_padded_pool_and_a_residual_that_dies():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 20, 1), nn.Conv2d(20, 20, 1)
+
+        def forward(self, x):
+            y = self.stem(x)
+            z = torch.relu(self.conv(y))
+            return self.conv(nn.functional.avg_pool2d(y, 3, 1, 1) * 2 + z)
+
+    for target in ("host", "x86-avx2"):
+        compiled_agrees(Pooled(), torch.randn(1, 3, 11, 11), target)
 
 
 def test_lowered_modules_stay_well_formed():

@@ -40,7 +40,12 @@ FREE = {CHOICE, "tirx.fabs", "tirx.floor", "prim.ceil"}  # calls that cost as li
 
 
 def schedule(sch: Schedule, target: Target):
-    """Schedules a whole function."""
+    """Schedules a whole function. One that has nothing to compute, of an extent of 0, stays as it is."""
+    if not all(volume(sch, block) for block in blocks_of(sch)):
+        return
+    for block in blocks_of(sch):
+        if not sch.get_loops(block):
+            sch.add_unit_loop(block)  # TVM's rfactor fails beside a block without loops
     inline(sch)
     blocks = [block for block in blocks_of(sch) if is_regular(sch, block)]
     rows = reduce_rows.clusters(sch, blocks)

@@ -108,12 +108,16 @@ def reads_in_place(sch: Schedule, reader, block, count: int) -> bool:
     return not regions or (
         min(len(own), len(written.shape)) >= count
         and all(
-            int(axis.dom.extent) == int(size)
-            and (int(size) == 1 or (where.min.same_as(axis.var) and int(where.extent) == 1))
+            int(axis.dom.extent) == int(size) and (int(size) == 1 or (where.min.same_as(axis.var) and is_point(where)))
             for region in regions
             for axis, where, size in list(zip(own, region, written.shape, strict=False))[:count]
         )
     )
+
+
+def is_point(where: ir.Range) -> bool:
+    """Whether a range holds one index. The extent of what is read at two places at once may be no number."""
+    return isinstance(where.extent, tirx.IntImm) and int(where.extent) == 1
 
 
 def conditions(sch: Schedule, block) -> list:

@@ -8,11 +8,13 @@ block goes back and forth between fit the caches longer.
 """
 
 import tvm_ffi
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, ir, relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
+from tvm_sched.kernels.rewrites.loops import PARTITION
+from tvm_sched.kernels.rewrites.tir_blocks import CHOICE, is_point
 from tvm_sched.passes.graph.relax_tools import is_op, rewritten, shape_of
 from tvm_sched.planning.explain import IN_PLACE
 
@@ -101,10 +103,29 @@ def reads_where_it_writes(func: PrimFunc, operand: int) -> bool:
     if len(readers) != 1 or len(writers) != 1:
         return False
     (reader, read), (writer, write) = readers[0], writers[0]
-    return reader.same_as(writer) and all(
-        int(there.extent) == int(here.extent) == 1 and tvm_ffi.structural_equal(there.min, here.min)
-        for there, here in zip(read.region, write.region, strict=False)
+    return (
+        reader.same_as(writer)
+        and len(read.region) == len(write.region)
+        and all(map(same_place, read.region, write.region))
+        and not is_run_twice(func)
     )
+
+
+def same_place(one: ir.Range, other: ir.Range) -> bool:
+    """Whether both are one index, the same."""
+    return is_point(one) and is_point(other) and tvm_ffi.structural_equal(one.min, other.min)
+
+
+def is_run_twice(func: PrimFunc) -> bool:
+    """Whether TVM may run an iteration twice, which is right as long as what it reads stays what it was: where a loop
+    that is to be partitioned by its bounds holds a choice (padding, a concatenation) too, TVM's parts overlap.
+    """
+    loops, choices = [], []
+    tvm_ffi.structural_walk(func.body, (tirx.For, loops.append), order="post")
+    for loop in loops:
+        if PARTITION in loop.annotations:
+            tvm_ffi.structural_walk(loop, (ir.Call, choices.append), order="post")
+    return any(getattr(call.op, "name", "") == CHOICE for call in choices)
 
 
 def in_place(func: PrimFunc, operand: int) -> PrimFunc:

@@ -1,31 +1,126 @@
-"""Gives every TIR function its schedule: a record's, or its kernel's analytic default, or the generic one."""
+"""Gives every TIR function its schedule: a record's, or its kernel's analytic default, or the generic one.
+
+Schedules are written for what fusion makes today, and meet what it makes tomorrow. A schedule that fails does not end
+the compilation: a kernel's function is taken apart until its schedule takes it, and where the generic rules fail, the
+function keeps plain loops. Both are told in words.
+"""
+
+from dataclasses import dataclass, field
 
 from tvm import IRModule, relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels import TRANSFORMATIONS, kernel_of
 from tvm_sched.kernels.base import kernel_name
-from tvm_sched.kernels.generic import rules
+from tvm_sched.kernels.generic import plain, rules
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.relax_tools import is_op, rewritten
+from tvm_sched.passes.tir.take_apart import Halves, halves
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
 SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
+PLAIN = "plain loops"  # begins the words of a function that no rule takes
+APART = "; epilogue apart"  # ends the words of a kernel that its schedule took without it
 
 
 def schedule_functions(mod: IRModule, target: Target, records: KnownRecords | None) -> tuple[IRModule, dict[str, str]]:
-    """(the module, how each kernel's tile was set, by the function's name), each function scheduled on its own."""
-    scheduled, words = {}, {}
+    """(the module, how each kernel's tile was set, by the function's name), each function scheduled on its own. Of
+    functions that hold no kernel of ours only those have words that the generic rules failed on.
+    """
+    scheduler = Scheduler(target, records)
     for var, func in mod.functions_items():
-        if not isinstance(func, PrimFunc) or relax.analysis.has_reshape_pattern(func):
-            continue  # a reshape copies nothing: it becomes a view
-        sch, told = schedule_one(func, target, records)
-        if told:
-            words[var.name_hint] = told
+        if isinstance(func, PrimFunc) and not relax.analysis.has_reshape_pattern(func):
+            scheduler.schedule(var.name_hint, func)  # a reshape copies nothing: it becomes a view
+    if scheduler.apart:
+        mod = rewritten(_Caller(mod, scheduler), mod)
+    scheduled = {var: scheduler.functions.get(var.name_hint, func) for var, func in mod.functions_items()}
+    return IRModule(scheduled, attrs=mod.attrs), scheduler.words
+
+
+@dataclass
+class Scheduler:
+    """Schedules functions one by one, and keeps them by their names."""
+
+    target: Target
+    records: KnownRecords | None
+    functions: dict[str, PrimFunc] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    apart: dict[str, Halves] = field(default_factory=dict)  # functions that have become two, `name` and `name_rest`
+
+    def schedule(self, name: str, func: PrimFunc) -> None:
+        """Schedules one function, by all means."""
+        try:
+            self.keep(name, func, *schedule_one(func, self.target, self.records))
+        except Exception as error:  # of any kind: TVM's primitives have many ways to stop
+            if kernel_of(func) is None:
+                self.keep_plain(name, func, error)
+            else:
+                self.take_apart(name, func, error)
+
+    def take_apart(self, name: str, func: PrimFunc, error: Exception) -> None:
+        """Finds the longest beginning of a kernel's function that its schedule takes; raises `error` if none is."""
+        for cut in halves(func):
+            try:
+                sch, words = schedule_one(cut.first, self.target, self.records)
+            except Exception:  # as above
+                continue
+            self.keep(name, cut.first, sch, words + APART)
+            self.schedule(rest_of(name), cut.rest)
+            self.apart[name] = cut
+            return
+        raise error
+
+    def keep_plain(self, name: str, func: PrimFunc, error: Exception) -> None:
+        """The function with plain loops."""
+        sch = Schedule(IRModule({"main": func}))
+        plain.schedule(sch)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        self.keep(name, func, sch, f"{PLAIN}: {reason}")
+
+    def keep(self, name: str, func: PrimFunc, sch: Schedule, words: str) -> None:
+        """Notes what a schedule made of a function."""
+        if words:
+            self.words[name] = words
         made = sch.mod["main"]
         bare = PrimFunc(made.params, made.body, made.ret_type)  # a record's function has a name of its own
-        scheduled[var] = bare.with_attrs(dict(func.attrs) | {SCHEDULED: True})
-    return IRModule({**dict(mod.functions_items()), **scheduled}, attrs=mod.attrs), words
+        self.functions[name] = bare.with_attrs(dict(func.attrs) | {SCHEDULED: True})
+
+
+def rest_of(name: str) -> str:
+    """The name of the second half of a function."""
+    return f"{name}_rest"
+
+
+@mutator
+class _Caller(PyExprMutator):
+    """Calls the halves of functions that were taken apart."""
+
+    def __init__(self, mod: IRModule, scheduler: Scheduler):
+        super().__init__(mod)
+        self.apart = scheduler.apart
+        self.rests = {}
+        for name in self.apart:
+            self.builder_.update_func(mod.get_global_var(name), scheduler.functions[name])
+            self.rests[name] = self.builder_.add_func(scheduler.functions[rest_of(name)], rest_of(name))
+        self.bound = None  # the variable whose value is being visited
+
+    def visit_var_binding_(self, binding):
+        self.bound = binding.var
+        super().visit_var_binding_(binding)
+
+    def visit_call_(self, call):
+        call = super().visit_call_(call)
+        if not is_op(call, "relax.call_tir") or call.args[0].name_hint not in self.apart:
+            return call
+        var, args = call.args
+        cut = self.apart[var.name_hint]
+        ty = relax.TensorType([int(extent) for extent in cut.between.shape], str(cut.between.dtype))
+        first = relax.call_tir(var, [args[i] for i in cut.of_first], ty)
+        between = emit_layer(self.builder_, first, layer_of(self.bound))
+        return relax.call_tir(self.rests[var.name_hint], [*(args[i] for i in cut.of_rest), between], call.ty)
 
 
 def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -> tuple[Schedule, str]:

@@ -1,0 +1,15 @@
+"""The schedule of last resort, for a function that the rules fail on: its own loops, threads over the outermost."""
+
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.rewrites.loops import PARALLEL_FROM
+from tvm_sched.kernels.rewrites.tir_blocks import axes, blocks_of, is_regular, volume
+
+
+def schedule(sch: Schedule) -> None:
+    """Threads share the outermost loop of each block that computes its elements one by one."""
+    for block in blocks_of(sch):
+        if is_regular(sch, block) and volume(sch, block) >= PARALLEL_FROM:
+            outermost = axes(sch, block)[0]
+            if not outermost.reduced:
+                sch.parallel(outermost.loop)
