@@ -1,19 +1,19 @@
 """`compile`: from a PyTorch network to an artifact."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.export import ExportedProgram
 
     from tvm_sched.deploy.artifact import Artifact
@@ -24,7 +24,8 @@ SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the f
 
 def compile(
     module: "nn.Module | ExportedProgram",
-    example_input: "Tensor",
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     *,
     target: str | targets.Target = "host",
     threads: int | None = None,
@@ -32,11 +33,14 @@ def compile(
     dense: bool = False,
     dump: str | Path | None = None,
 ) -> "Artifact":
-    """Compiles a network of one input for one CPU.
+    """Compiles a network for one CPU.
 
     module:         nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing
                     else is needed
-    example_input:  torch.Tensor of the shape that the artifact will take
+    example_inputs: torch.Tensor, or a tuple of the positional arguments, of the shapes and dtypes that the artifact
+                    will take: tensors, and pytrees of tensors and of constants, which the artifact is then made for;
+                    not needed for an ExportedProgram
+    example_kwargs: the keyword arguments
     target:         name from `targets.names()`, a file NAME.json, or a Target
     threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
                     runs on them
@@ -49,7 +53,8 @@ def compile(
     or a target that cannot be compiled.
     """
     from tvm_sched import pipeline
-    from tvm_sched.deploy.artifact import Artifact, make_manifest
+    from tvm_sched.deploy.artifact import Artifact
+    from tvm_sched.deploy.manifest import make_manifest
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
     from tvm_sched.pipeline import Compilation
@@ -58,14 +63,12 @@ def compile(
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
     with quiet(), older_objects_uncollected():
-        imported = torch_export.in_parts(module, example_input, target.l2_bytes)
+        imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
         compilation = Compilation(target, open_records(records, target), dense, observe)
         lowered = pipeline.lower(imported, compilation)
         executable = pipeline.build(lowered.mod, compilation)
     assert compilation.memory is not None  # `build` has planned it
-    manifest = make_manifest(
-        target, imported, lowered, compilation.memory, imported.reference, threads=target.cores, dense=dense
-    )
+    manifest = make_manifest(target, imported, lowered, compilation.memory, threads=target.cores, dense=dense)
     return Artifact(executable, manifest, target)
 
 

@@ -122,7 +122,7 @@ def run_one(
     from subp.deployment.checks import check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
-    from tvm_sched.deploy.artifact import check_input
+    from tvm_sched.signature import check_inputs
 
     not_an_input(json_file, path, *([model] if model else []))
     measured, profiles = [], []
@@ -130,8 +130,10 @@ def run_one(
         compiled, grown = memory.load_measured(path, count)
         if compiled.manifest["dense"] and "dense" in against:
             raise click.UsageError(f"{path} is a dense build itself: leave dense out of --against")
-        shape = compiled.manifest["input"]["shape"]
-        x = check_input(shape, seed=0)
+        if not compiled.signature.is_plain:
+            raise UserError(f"{path} takes other inputs than one tensor: only networks of one can be compared")
+        (x,) = check_inputs(compiled.signature.inputs, seed=0)
+        shape = list(x.shape)
         network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
         ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
         ready += [reference(name, network, count, records) for name in against]

@@ -21,7 +21,7 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
     """
     from subp_contract.files import write_atomically
     from tvm_sched.deploy import bundle, wheels
-    from tvm_sched.deploy.artifact import read_manifest
+    from tvm_sched.deploy.manifest import read_manifest
 
     not_an_input(output, artifact)
     name = output.name.removesuffix(SUFFIX)

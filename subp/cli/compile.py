@@ -116,7 +116,7 @@ def loadable(path: Path, artifact: "Artifact") -> "Artifact":
 
 def runs_here(artifact: "Artifact") -> bool:
     """Whether this machine's CPU has the instructions that the artifact uses."""
-    from tvm_sched.deploy.artifact import require_this_machine
+    from tvm_sched.deploy.manifest import require_this_machine
 
     try:
         require_this_machine(artifact.manifest, "it")

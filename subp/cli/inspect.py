@@ -62,10 +62,11 @@ def compiled_table(file: Path) -> "Table":
     from rich.table import Table
 
     from tvm_sched.deploy import toolchain
-    from tvm_sched.deploy.artifact import read_manifest
+    from tvm_sched.deploy.manifest import read_manifest
 
     manifest, arch = read_manifest(file)
-    size, shape = file.stat().st_size / 1e6, "x".join(map(str, manifest["input"]["shape"]))
+    size = file.stat().st_size / 1e6
+    shape = ", ".join("x".join(map(str, each["shape"])) for each in manifest["inputs"])
     build = "dense build, " if manifest["dense"] else ""
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, input {shape}, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"

@@ -59,7 +59,7 @@ def read_image(path: Path, manifest: dict) -> "np.ndarray":
     from subp.data.images import open_image
     from subp.data.transforms import Preprocessing, evaluation
 
-    shape = manifest["input"]["shape"]
+    shape = manifest["inputs"][0]["shape"]
     if len(shape) != 4:
         raise UserError(f"the network takes {list(shape)}, no image: give a .npy file")
     try:

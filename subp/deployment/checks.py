@@ -3,7 +3,7 @@
 import numpy as np
 
 from subp_contract.errors import CheckFailed
-from tvm_sched.deploy.artifact import error_limit
+from tvm_sched.deploy.manifest import error_limit
 
 
 def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:

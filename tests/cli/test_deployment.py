@@ -234,7 +234,7 @@ class TestRun:
     def test_an_image_for_a_network_of_other_inputs_is_refused(self, tmp_path, shape):
         Image.new("L", (8, 8)).save(tmp_path / "x.png")
         with pytest.raises(UserError, match=r"give a .npy file"):
-            read_image(tmp_path / "x.png", {"input": {"shape": shape}})
+            read_image(tmp_path / "x.png", {"inputs": [{"shape": shape}]})
 
     def test_another_architectures_file_is_refused(self, folder, tmp_path, refused):
         foreign = bytearray((folder / "net.so").read_bytes())

@@ -5,7 +5,9 @@ import gc
 import re
 from pathlib import Path
 
-from tvm_sched.deploy.artifact import Artifact, check_input, load, read_manifest
+from tvm_sched.deploy.artifact import Artifact, load
+from tvm_sched.deploy.manifest import read_manifest
+from tvm_sched.signature import Signature, check_inputs
 
 
 def load_measured(path: str | Path, threads: int) -> tuple[Artifact, int | None]:
@@ -13,11 +15,11 @@ def load_measured(path: str | Path, threads: int) -> tuple[Artifact, int | None]
 
     None where the system does not tell.
     """
-    x = check_input(read_manifest(path)[0]["input"]["shape"], seed=0)
+    inputs = check_inputs(Signature.from_json(read_manifest(path)[0]).inputs, seed=0)
     give_back_free_pages()
     before = start_peak()
     artifact = load(path, threads)
-    artifact(x)
+    artifact.run_flat(inputs)
     after = status("VmHWM")
     return artifact, None if before is None or after is None else max(0, after - before)
 

@@ -1,21 +1,13 @@
-"""A compiled network: callable on NumPy arrays, saved as one shared library with its manifest inside.
-
-The manifest is JSON: `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `prepare` (the function
-that computes what 'main' takes beside its input, or null), `parts` (equal parts of the batch, which 'main' takes
-one at a time), `input` and `output` (shape, dtype), `layers` (the rows of
-`explain`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for
-the input and PyTorch's output), and what the user adds (`classes`, `preprocessing`).
+"""A compiled network: callable with what its module takes, saved as one shared library with its manifest inside
+(`deploy/manifest.py`).
 """
 
 import json
 import os
-import platform
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
-from math import prod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +16,16 @@ import numpy as np
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
+from tvm_sched.deploy.entry import Entry
+from tvm_sched.deploy.manifest import first_numbers, largest_error, read_manifest, require_this_machine
 from tvm_sched.planning.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
-from tvm_sched.targets import Target, cpu_flags
+from tvm_sched.signature import Signature, check_inputs, unflatten
+from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from tvm_sched.codegen import Memory
-    from tvm_sched.frontend.torch_export import Imported
-    from tvm_sched.pipeline import Lowered
-
-FORMAT = 3
-ALIGNMENT = 64  # bytes, of buffers that compiled code takes
-TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
-CHECK_OUTPUTS = 1000  # numbers of the expected output that the manifest holds, at the most
 
 
 @dataclass(frozen=True)
@@ -62,38 +48,28 @@ class Artifact:
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
         be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
         """
-        self.manifest = manifest
+        self.manifest, self.signature = manifest, Signature.from_json(manifest)
         self.threads = threads or min(manifest["threads"], runtime.most_threads())
         self._executable, self._target = executable, target
-        self._main: Any = None  # 'main' of the machine that the first call makes, and its input's buffer
-        self._input: Any = None
+        self._plain = self.signature.is_plain
+        self._entry: Entry | None = None  # which the first call makes
         self._instrument: Callable | None = None
 
-    def __call__(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
-        """The network's output for `x`, whose shape and dtype must be those of `manifest['input']`. Raises UserError
-        otherwise.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module returns for these arguments, which are those that it takes, in its structure: NumPy arrays or
+        torch tensors on the CPU, of the shapes and dtypes of `signature.inputs`. The outputs are torch tensors if one
+        of the inputs is, else arrays. Raises UserError otherwise.
         """
-        want = self.manifest["input"]
-        if not isinstance(x, np.ndarray) or list(x.shape) != want["shape"] or x.dtype != want["dtype"]:
-            got = f"{list(x.shape)} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise UserError(f"the input must be a NumPy array of {want['shape']} of {want['dtype']}, not {got}")
-        runtime.set_threads(self.threads)
-        if self._main is None:
-            self._start()
-        made = []
-        for part in x.reshape(self.manifest["parts"], *self._input.shape):
-            np.copyto(self._input, part)
-            output = self._main()
-            made.append([self._own(output)] if hasattr(output, "numpy") else [self._own(each) for each in output])
-        outputs = [np.concatenate(each) if len(made) > 1 else each[0] for each in zip(*made, strict=True)]
-        return outputs[0] if hasattr(output, "numpy") else tuple(outputs)
+        signature = self.signature
+        given = args if self._plain and len(args) == 1 and not kwargs else signature.flatten(args, kwargs)
+        return unflatten(signature.output_structure, self.run_flat(given))
 
-    def _own(self, output: Any) -> np.ndarray:
-        """An output as an array. Each call computes into memory of its own, so it is a view, unless the network gives
-        back its input.
+    def run_flat(self, inputs: Sequence) -> list:
+        """The output tensors in the order of `signature.outputs` for the input tensors in the order of
+        `signature.inputs`, as a call takes and gives them.
         """
-        view = np.from_dlpack(output)
-        return view if view.flags.writeable and not np.may_share_memory(view, self._input) else view.copy()
+        runtime.set_threads(self.threads)
+        return (self._entry or self._start())(inputs)
 
     def instrumented(self, callback: Callable[..., int]) -> "Artifact":
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
@@ -103,30 +79,29 @@ class Artifact:
         other._instrument = callback
         return other
 
-    def _start(self) -> None:
-        """Makes the machine that runs the network and the input's buffer, and has its memory in large pages."""
+    def _start(self) -> Entry:
+        """Makes the machine that runs the network, and has its memory in large pages."""
         import tvm
         from tvm import relax
 
         require_this_machine(self.manifest, "the network")
         machine = relax.VirtualMachine(self._executable, tvm.cpu())
         prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
-        shape = list(self.manifest["input"]["shape"])
-        shape[:1] = [images // self.manifest["parts"] for images in shape[:1]]
-        self._input = aligned(shape, self.manifest["input"]["dtype"])
-        self._main = partial(machine["main"], tvm.runtime.from_dlpack(self._input), *prepared)
-        self._main()  # takes its memory
+        self._entry = Entry(machine["main"], prepared, self.signature.inputs, self.manifest["parts"])
         if sum(self.manifest["memory"].values()) >= huge_pages.WORTH:
             huge_pages.collapse()
         if self._instrument:
             machine.set_instrument(self._instrument)
+        return self._entry
 
     def check(self) -> float:
-        """Largest absolute difference from PyTorch's output on the manifest's check input."""
+        """Largest absolute difference from PyTorch's outputs on the manifest's check inputs."""
         want = self.manifest["check"]
-        output = self(check_input(self.manifest["input"]["shape"], want["seed"]))
-        first = output if isinstance(output, np.ndarray) else output[0]
-        return float(np.abs(first.reshape(-1)[:CHECK_OUTPUTS] - np.array(want["output"], "float32")).max())
+        outputs = self.run_flat(check_inputs(self.signature.inputs, want["seed"]))
+        return max(
+            largest_error(first_numbers(output), np.array(expected))
+            for output, expected in zip(outputs, want["outputs"], strict=True)
+        )
 
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
@@ -184,14 +159,6 @@ class _Linker:
         toolchain.link(output, files, self.compiler, self.manifest)
 
 
-def aligned(shape: list[int], dtype: str) -> np.ndarray:
-    """An array of zeros that begins where compiled code may expect it to."""
-    size = prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + ALIGNMENT, "uint8")
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 def load(path: str | Path, threads: int | None = None) -> Artifact:
     """The artifact in `path`, to run on `threads` threads (its own number, as far as this machine has them).
 
@@ -215,81 +182,3 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
     return Artifact(executable, manifest, threads=threads)
-
-
-def read_manifest(path: str | Path) -> tuple[dict, str]:
-    """(manifest, architecture) of a compiled network, which is not run. Raises UserError if there is none."""
-    raw, arch = toolchain.read_manifest(Path(path))
-    try:
-        manifest = json.loads(raw)
-    except ValueError:
-        raise UserError(f"the manifest in {path} is damaged; compile the network again") from None
-    if manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{path} has a manifest of format {manifest.get('format')}, this version reads {FORMAT}; compile the "
-            "network again"
-        )
-    return manifest, arch
-
-
-def require_this_machine(manifest: dict, what: str) -> None:
-    """Raises UserError unless this machine's CPU runs the manifest's code."""
-    if manifest["arch"] != platform.machine():
-        raise UserError(
-            f"{what} is compiled for {manifest['arch']} ({manifest['target']}), and this machine is "
-            f"{platform.machine()}"
-        )
-    if missing := sorted(set(manifest["cpu_flags"]) - cpu_flags()):
-        raise UserError(
-            f"{what} is compiled for {manifest['target']}, and this machine's CPU lacks {', '.join(missing)}"
-        )
-
-
-def check_input(shape: list[int], seed: int) -> np.ndarray:
-    """The check's input: standard normal numbers of NumPy's default generator."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-
-
-def error_limit(expected: np.ndarray) -> float:
-    """The largest absolute error of outputs that shall be `expected`: TOLERANCE, times the largest of them where that
-    is more than 1.
-    """
-    return TOLERANCE * max(1.0, float(np.abs(expected).max()))
-
-
-def make_manifest(
-    target: Target,
-    imported: "Imported",
-    lowered: "Lowered",
-    memory: "Memory",
-    reference: Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, ...]],
-    *,
-    threads: int,
-    dense: bool,
-) -> dict:
-    """The manifest of a network just compiled, a pipeline's Lowered; `reference` computes PyTorch's output for a NumPy
-    input.
-    """
-    import torch
-    import tvm
-
-    seed = 0
-    expected = reference(check_input(list(imported.input_shape), seed))
-    first = expected if isinstance(expected, np.ndarray) else expected[0]
-    return {
-        "format": FORMAT,
-        "target": target.name,
-        "arch": target.arch,
-        "cpu": target.cpu,
-        "cpu_flags": list(target.cpu_flags),
-        "threads": threads,
-        "dense": dense,
-        "prepare": lowered.prepare,
-        "parts": imported.parts,
-        "input": {"shape": list(imported.input_shape), "dtype": imported.input_dtype},
-        "output": {"shape": list(first.shape), "dtype": str(first.dtype)},
-        "layers": [asdict(choice) for choice in lowered.choices],
-        "memory": asdict(memory),
-        "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
-        "check": {"seed": seed, "output": first.reshape(-1)[:CHECK_OUTPUTS].tolist()},
-    }

@@ -21,7 +21,8 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import huge_pages, toolchain, wheels
-from tvm_sched.deploy.artifact import check_input, error_limit, read_manifest
+from tvm_sched.deploy.manifest import error_limit, read_manifest
+from tvm_sched.signature import Signature, check_inputs
 
 FORMAT = 1  # of network.txt
 SOURCES = Path(__file__).parent / "board"
@@ -48,8 +49,8 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
     check = manifest["check"]
     files |= {
         "network.txt": description(manifest, arch).encode(),
-        "check/input.npy": npy(check_input(manifest["input"]["shape"], check["seed"])),
-        "check/output.npy": npy(np.array(check["output"], "float32")),
+        "check/input.npy": npy(check_inputs(Signature.from_json(manifest).inputs, check["seed"])[0]),
+        "check/output.npy": npy(np.array(check["outputs"][0], "float32")),
         "run.sh": (SOURCES / "run.sh").read_bytes(),
     }
     return files, needs
@@ -59,8 +60,10 @@ def require_runnable(manifest: dict, library: Path) -> None:
     """Raises UserError for a network that the runner cannot run, or that another version of TVM compiled."""
     import tvm
 
-    if manifest["input"]["dtype"] != "float32":
-        raise UserError(f"{library} takes {manifest['input']['dtype']}; a bundle's runner feeds float32 only")
+    if [each["dtype"] for each in manifest["inputs"]] != ["float32"]:
+        raise UserError(
+            f"{library} takes other inputs than one tensor of float32, which is all a bundle's runner feeds"
+        )
     if manifest["versions"]["tvm"] != tvm.__version__:
         raise UserError(
             f"{library} was compiled with TVM {manifest['versions']['tvm']}, and this is {tvm.__version__}: compile "
@@ -76,11 +79,11 @@ def description(manifest: dict, arch: str) -> str:
         "target": manifest["target"],
         "cpu_flags": " ".join(manifest["cpu_flags"]),
         "threads": manifest["threads"],
-        "input": " ".join(map(str, manifest["input"]["shape"])),
+        "input": " ".join(map(str, manifest["inputs"][0]["shape"])),
         "parts": manifest["parts"],
         "prepare": manifest["prepare"] or "",
         "huge_pages": int(sum(manifest["memory"].values()) >= huge_pages.WORTH),
-        "tolerance": error_limit(np.array(manifest["check"]["output"])),
+        "tolerance": error_limit(np.array(manifest["check"]["outputs"][0], "float32")),
     }
     return "".join(f"{key} {words}".rstrip() + "\n" for key, words in entries.items())
 

@@ -8,6 +8,7 @@ from math import prod
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from subp_contract.modes import in_eval_mode
 from tvm_sched.targets.sizes import FLOAT
@@ -20,6 +21,8 @@ def parts(module, example_input: torch.Tensor, cache_bytes: int) -> int:
     fixed, and for a network in which images influence one another.
     """
     if isinstance(module, ExportedProgram) or example_input.ndim < 2 or len(example_input) < 2:
+        return 1
+    if not example_input.is_floating_point():
         return 1
     batch = len(example_input)
     try:
@@ -64,5 +67,5 @@ def independent(module: torch.nn.Module, batch: torch.Tensor, images: int) -> bo
 
 
 def outputs(result) -> list[torch.Tensor]:
-    """The tensors that a network returned."""
-    return [result] if isinstance(result, torch.Tensor) else list(result)
+    """What a network returned, its structure left away; what is no tensor has no rows to divide."""
+    return tree_leaves(result)

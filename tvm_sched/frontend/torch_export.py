@@ -1,17 +1,22 @@
 """From a PyTorch network to a Relax module with its constants bound."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves, tree_map_only
 from tvm import IRModule
 
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, first_line
 from subp_contract.modes import in_eval_mode
-from tvm_sched.frontend import aten, batches
+from tvm_sched.frontend import aten, batches, signatures
 from tvm_sched.frontend.decompositions.table import decomposed
+from tvm_sched.signature import Signature, is_bfloat16, numpy_dtype, unflatten
 
 
 @dataclass(frozen=True)
@@ -23,62 +28,96 @@ class Imported:
 
     mod: IRModule  # with a function 'main'
     program: ExportedProgram
-    input_shape: tuple[int, ...]  # of the whole batch
-    input_dtype: str
+    signature: Signature  # for the whole batch
     parts: int = 1
 
-    def reference(self, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
-        """What PyTorch computes for `x`."""
-        module = self.program.module()
-        with torch.no_grad():
-            made = [module(part) for part in torch.from_numpy(x).chunk(self.parts)]
-        if isinstance(made[0], torch.Tensor):
-            return torch.cat(made).numpy() if self.parts > 1 else made[0].detach().numpy()
-        return tuple(
-            (torch.cat(each) if self.parts > 1 else each[0]).detach().numpy() for each in zip(*made, strict=True)
-        )
+    @cached_property
+    def eager(self) -> torch.nn.Module:
+        """The program as a module."""
+        return self.program.module()
+
+    def reference(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """What PyTorch computes for the inputs, flat lists both."""
+        given = [from_array(array) for array in arrays]
+        made = []
+        for part in zip(*(tensor.chunk(self.parts) for tensor in given), strict=True) if self.parts > 1 else [given]:
+            args, kwargs = unflatten(self.signature.input_structure, part)
+            with torch.no_grad():
+                result = self.eager(*args, **kwargs)
+            made.append([leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)])
+        return [to_array(torch.cat(each) if self.parts > 1 else each[0]) for each in zip(*made, strict=True)]
 
 
-def from_torch(module: torch.nn.Module | ExportedProgram, example_input: torch.Tensor, parts: int = 1) -> Imported:
-    """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram of one input, for one of `parts`
-    parts of the batch.
+def from_torch(
+    module: torch.nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    parts: int = 1,
+) -> Imported:
+    """Imports an nn.Module (traced by torch.export in eval mode) or an ExportedProgram, for one of `parts` parts of the
+    batch.
 
+    example_inputs, example_kwargs: as `arguments` takes them; not needed with an ExportedProgram
     Raises UserError if torch.export or TVM's importer cannot take the network, or if its weights are not finite; the
     sentence names the reason.
     """
-    program = module if isinstance(module, ExportedProgram) else export(module, example_input.chunk(parts)[0])
-    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    if len(inputs) != 1:
-        raise UserError(f"the network takes {len(inputs)} inputs; this compiler takes networks of one input tensor")
-    if not isinstance(inputs[0].meta.get("val"), torch.Tensor):
-        raise UserError("the network's input is no tensor; this compiler takes networks of one input tensor")
-    shape, dtype = tuple(inputs[0].meta["val"].shape), str(inputs[0].meta["val"].dtype).removeprefix("torch.")
-    if dtype != "float32":
-        raise UserError(f"the network's input is {dtype}; this compiler takes float32")
-    if not all(isinstance(extent, int) for extent in shape):
-        raise UserError(
-            f"the network was exported for an input of shape {list(shape)}; this compiler takes one fixed shape"
-        )
-    outputs = program.call_spec.out_spec
-    if outputs.type not in (None, tuple, list) or not all(output.is_leaf() for output in outputs.children()):
-        raise UserError(
-            "the network returns something else than a tensor or a tuple of tensors; wrap it in a module that does not"
-        )
+    if isinstance(module, ExportedProgram):
+        program = module
+    else:
+        args, kwargs = arguments(example_inputs, example_kwargs)
+        program = export(module, tuple(arg.chunk(parts)[0] for arg in args) if parts > 1 else args, kwargs)
+    signature = signatures.signature_of(program)
     require_finite(program)
     mod = aten.to_relax(decomposed(program, aten.CONVERTERS))
-    return Imported(mod, program, (shape[0] * parts, *shape[1:]) if shape else shape, dtype, parts)
+    return Imported(mod, program, signatures.of_parts(signature, parts), parts)
 
 
-def export(module: torch.nn.Module, example_input: torch.Tensor) -> ExportedProgram:
-    """torch.export of `module` in eval mode, without gradients."""
+def arguments(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> tuple[tuple, dict[str, Any]]:
+    """(args, kwargs) of a call: a tuple holds the positional arguments, anything else is the only one; each a tensor, a
+    constant, or a pytree of them. A tensor that stands at two places becomes two, else torch.export takes the two
+    inputs for one.
+    """
+    if example_inputs is None and not example_kwargs:
+        raise UserError("example inputs are missing: give a tensor, or a tuple of the network's arguments")
+    args = example_inputs if type(example_inputs) is tuple else () if example_inputs is None else (example_inputs,)
+    seen: set[int] = set()
+
+    def apart(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in seen:
+            return tensor.clone()
+        seen.add(id(tensor))
+        return tensor
+
+    return tree_map_only(torch.Tensor, apart, (args, dict(example_kwargs or {})))
+
+
+def export(
+    module: torch.nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None
+) -> ExportedProgram:
+    """torch.export of `module` in eval mode, without gradients, on examples as `arguments` takes them."""
+    args, kwargs = arguments(example_inputs, example_kwargs)
     try:
         with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
-            return torch.export.export(module, (example_input,))
+            return torch.export.export(module, args, kwargs)
     except Exception as error:  # of any kind: the network's own code runs
-        raise UserError(
-            f"torch.export cannot trace this network on an input of {list(example_input.shape)}: {first_line(error)}"
-        ) from error
+        shapes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        given = f"an input of {shapes[0]}" if len(shapes) == 1 else f"inputs of {', '.join(map(str, shapes))}"
+        raise UserError(f"torch.export cannot trace this network on {given}: {first_line(error)}") from error
+
+
+def from_array(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor, which shares its memory where that can be written to."""
+    array = np.require(array, requirements=["C", "W"])
+    return torch.from_numpy(array.view("int16")).view(torch.bfloat16) if is_bfloat16(array) else torch.from_numpy(array)
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor on the CPU as an array."""
+    tensor = tensor.detach()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.contiguous().view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
 
 
 def require_finite(program: ExportedProgram) -> None:
@@ -96,11 +135,16 @@ def require_finite(program: ExportedProgram) -> None:
         )
 
 
-def in_parts(module: torch.nn.Module | ExportedProgram, example_input: torch.Tensor, cache_bytes: int) -> Imported:
+def in_parts(
+    module: torch.nn.Module | ExportedProgram,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    cache_bytes: int,
+) -> Imported:
     """Imports a network for as large a part of the batch as caches of that size hold (`batches.parts`)."""
-    return from_torch(module, example_input, batches.parts(module, example_input, cache_bytes))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(module, ExportedProgram):
+        return from_torch(module)
+    args, kwargs = arguments(example_inputs, example_kwargs)
+    alone = len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
+    parts = batches.parts(module, args[0], cache_bytes) if alone else 1
+    return from_torch(module, args, kwargs, parts)

@@ -10,12 +10,13 @@ measurement is on disk as soon as it is known; a run that is cut off goes on whe
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ class TuningSummary:
 
 def tune(
     module: torch.nn.Module | ExportedProgram,
-    example_input: torch.Tensor,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     *,
     target: str | Target = "host",
     threads: int | None = None,
@@ -101,7 +103,7 @@ def tune(
         farm.threads = target.cores
     else:
         target = measurable_here(target, threads)
-    imported = torch_export.in_parts(module, example_input, target.l2_bytes)
+    imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
     tasks = tasks_of(pipeline.fused(imported, Compilation(target, dense=dense)))
     database = Records(Path(records), target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")

@@ -22,6 +22,7 @@ import tvm_sched
 from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.deploy import artifact as artifacts
+from tvm_sched.deploy import manifest as manifests
 from tvm_sched.deploy import toolchain
 
 E_MACHINE_AT = 18  # offset of e_machine in an ELF header
@@ -153,11 +154,11 @@ def test_the_manifest_is_read_without_the_library_being_loaded(copy, compiled, m
     import tvm_ffi
 
     monkeypatch.setattr(tvm_ffi, "load_module", lambda *_: pytest.fail("loaded"))
-    manifest, arch = artifacts.read_manifest(copy)
+    manifest, arch = manifests.read_manifest(copy)
     assert arch == targets.host().arch
     assert manifest == compiled.manifest
-    assert manifest["input"] == {"shape": [2, 3, 12, 12], "dtype": "float32"}
-    assert manifest["output"] == {"shape": [2, 10], "dtype": "float32"}
+    assert manifest["inputs"] == [{"name": "input", "shape": [2, 3, 12, 12], "dtype": "float32"}]
+    assert manifest["outputs"] == [{"name": "output", "shape": [2, 10], "dtype": "float32"}]
     assert [row["name"] for row in manifest["layers"]] == ["0", "2", "5"]
 
 
@@ -174,13 +175,13 @@ def test_the_check_compares_with_pytorchs_output(network, compiled):
     given = np.random.default_rng(check["seed"]).standard_normal((2, 3, 12, 12), dtype="float32")
     with torch.no_grad():
         np.testing.assert_allclose(
-            np.array(check["output"]), network(torch.from_numpy(given)).numpy().ravel(), atol=1e-6
+            np.array(check["outputs"][0]), network(torch.from_numpy(given)).numpy().ravel(), atol=1e-6
         )
 
 
 def test_the_check_finds_a_wrong_library(compiled):
     wrong = artifacts.Artifact(compiled._executable, json.loads(json.dumps(compiled.manifest)))
-    wrong.manifest["check"]["output"][3] += 0.5
+    wrong.manifest["check"]["outputs"][0][3] += 0.5
     assert wrong.check() == pytest.approx(0.5, abs=1e-5)
 
 
@@ -193,9 +194,11 @@ def test_the_check_finds_a_wrong_library(compiled):
         (np.zeros((2, 3, 12, 12)), "of float64"),
         (np.zeros((2, 3, 12, 12), "uint8"), "of uint8"),
         (np.zeros((2, 3, 12, 12), ">f4"), "of >f4"),
-        (torch.zeros(2, 3, 12, 12), "not Tensor"),
+        (torch.zeros(2, 3, 12), r"not a torch tensor, \[2, 3, 12\] of float32"),
+        (torch.zeros(2, 3, 12, 12, device="meta"), "on meta"),
+        (torch.zeros(2, 3, 12, 12).to_sparse(), "torch.sparse_coo"),
         ([[1.0]], "not list"),
-        (None, "not NoneType"),
+        (None, "not None"),
     ],
     ids=str,
 )
@@ -243,15 +246,15 @@ def test_a_library_for_another_architecture_is_not_loaded_but_its_manifest_is_re
         pytest.skip("this machine is one")
     set_machine(copy, machine)
     refused(lambda: tvm_sched.load(copy), f"copy.so is compiled for {name} .*and this machine is")
-    assert artifacts.read_manifest(copy)[1] == name
+    assert manifests.read_manifest(copy)[1] == name
 
 
 def test_a_library_for_instructions_that_this_cpu_lacks_is_not_loaded(copy, monkeypatch):
-    monkeypatch.setattr(artifacts, "cpu_flags", lambda: set())
+    monkeypatch.setattr(manifests, "cpu_flags", lambda: set())
     refused(lambda: tvm_sched.load(copy), "this machine's CPU lacks ")
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [("format", 99, "manifest of format 99, this version reads 3")])
+@pytest.mark.parametrize(("key", "value", "words"), [("format", 99, "manifest of format 99, this version reads 4")])
 def test_a_manifest_of_another_version_is_refused(compiled, tmp_path, key, value, words):
     other = artifacts.Artifact(compiled._executable, compiled.manifest | {key: value}, targets.host())
     other.save(tmp_path / "net.so")

@@ -18,7 +18,7 @@ import tvm_sched
 from subp_contract.errors import UserError
 from tvm_sched import targets
 from tvm_sched.deploy import bundle
-from tvm_sched.deploy.artifact import check_input
+from tvm_sched.signature import check_inputs
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="no g++ here to build the runner with")
 
@@ -213,15 +213,17 @@ def test_a_damaged_bundle_is_told(unpacked):
 
 def test_what_the_runner_reads(compiled):
     manifest = compiled.manifest | {"cpu_flags": ["asimd", "asimddp"], "target": "some-core", "threads": 4}
-    manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "output": [0.5, -4.0]}, "prepare": None}
+    manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "outputs": [[0.5, -4.0]]}, "prepare": None}
     assert bundle.description(manifest, "aarch64") == (
         "format 1\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\n"
         "input 2 3 112 112\nparts 2\nprepare\nhuge_pages 1\ntolerance 0.004\n"
     )
 
 
-def test_the_check_input_is_the_manifests(contents):
-    assert np.array_equal(np.load(io.BytesIO(contents["check/input.npy"])), check_input([2, 3, 112, 112], 0))
+def test_the_check_input_is_the_manifests(compiled, contents):
+    assert np.array_equal(
+        np.load(io.BytesIO(contents["check/input.npy"])), check_inputs(compiled.signature.inputs, 0)[0]
+    )
 
 
 def test_an_archive_depends_on_its_files_alone():
@@ -236,7 +238,7 @@ def test_an_archive_depends_on_its_files_alone():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"input": {"shape": [1], "dtype": "int64"}}, "takes int64; a bundle's runner feeds float32 only"),
+        ({"inputs": [{"shape": [1], "dtype": "int64"}]}, "takes other inputs than one tensor of float32"),
         ({"versions": {"tvm": "0.1"}}, "was compiled with TVM 0.1, and this is "),
     ],
 )

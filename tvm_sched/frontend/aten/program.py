@@ -11,7 +11,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 from tvm import IRModule, relax
 
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, first_line
 from tvm_sched.frontend.aten import (
     choices,
     indexing,
@@ -229,8 +229,3 @@ def name_of(weight: fx.Node, node: fx.Node, core: ExportedProgram) -> str:
     if name:
         return name.removesuffix("weight").rstrip("._") or name
     return module_of(node) or node.name
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

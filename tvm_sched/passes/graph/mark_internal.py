@@ -7,15 +7,17 @@ more code than the kernels. What takes the caller's input keeps them (`passes/ti
 from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
+from tvm_sched.passes.graph.hoist_constants import PREPARE
 from tvm_sched.passes.graph.relax_tools import is_kernel_call
 
 INTERNAL = "subp.internal"
 
 
 def mark_internal(mod: IRModule) -> IRModule:
-    """Marks the functions to which 'main' never gives its input or a view of it; what 'prepare' makes is internal."""
+    """Marks the functions to which 'main' never gives an input or a view of it; what 'prepare' makes is internal."""
     main = mod["main"]
-    given, outside = {main.params[0]}, set()
+    prepared = sum(len(each.ret_ty.fields) for var, each in mod.functions.items() if var.name_hint == PREPARE)
+    given, outside = set(main.params[: len(main.params) - prepared]), set()
     for binding in (binding for block in main.body.blocks for binding in block.bindings):
         if not given & set(relax.analysis.free_vars(binding.value)):
             continue

@@ -1,0 +1,112 @@
+"""What a compiled network tells of itself, without being run: JSON, which its file holds.
+
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`; `inputs` and `outputs` (name, shape, dtype; of whole
+numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
+`tvm_sched.signature`; `prepare` (the function that computes what 'main' takes beside its inputs, or null), `parts`
+(equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `memory` (bytes of
+`workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for the inputs, and the first
+numbers of each of PyTorch's outputs), and what the user adds (`classes`, `preprocessing`).
+"""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subp_contract.errors import UserError
+from tvm_sched.deploy import toolchain
+from tvm_sched.signature import check_inputs
+from tvm_sched.targets import Target, cpu_flags
+
+if TYPE_CHECKING:
+    from tvm_sched.codegen import Memory
+    from tvm_sched.frontend.torch_export import Imported
+    from tvm_sched.pipeline import Lowered
+
+FORMAT = 4
+TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
+ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
+CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
+
+
+def make_manifest(
+    target: Target, imported: "Imported", lowered: "Lowered", memory: "Memory", *, threads: int, dense: bool
+) -> dict:
+    """The manifest of a network just compiled, a pipeline's Lowered."""
+    import torch
+    import tvm
+
+    seed = 0
+    expected = imported.reference(*check_inputs(imported.signature.inputs, seed))
+    return {
+        "format": FORMAT,
+        "target": target.name,
+        "arch": target.arch,
+        "cpu": target.cpu,
+        "cpu_flags": list(target.cpu_flags),
+        "threads": threads,
+        "dense": dense,
+        "prepare": lowered.prepare,
+        "parts": imported.parts,
+        **imported.signature.to_json(),
+        "layers": [asdict(choice) for choice in lowered.choices],
+        "memory": asdict(memory),
+        "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
+        "check": {"seed": seed, "outputs": [first_numbers(each).tolist() for each in expected]},
+    }
+
+
+def read_manifest(path: str | Path) -> tuple[dict, str]:
+    """(manifest, architecture) of a compiled network, which is not run. Raises UserError if there is none."""
+    raw, arch = toolchain.read_manifest(Path(path))
+    try:
+        manifest = json.loads(raw)
+    except ValueError:
+        raise UserError(f"the manifest in {path} is damaged; compile the network again") from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has a manifest of format {manifest.get('format')}, this version reads {FORMAT}; compile the "
+            "network again"
+        )
+    return manifest, arch
+
+
+def require_this_machine(manifest: dict, what: str) -> None:
+    """Raises UserError unless this machine's CPU runs the manifest's code."""
+    if manifest["arch"] != platform.machine():
+        raise UserError(
+            f"{what} is compiled for {manifest['arch']} ({manifest['target']}), and this machine is "
+            f"{platform.machine()}"
+        )
+    if missing := sorted(set(manifest["cpu_flags"]) - cpu_flags()):
+        raise UserError(
+            f"{what} is compiled for {manifest['target']}, and this machine's CPU lacks {', '.join(missing)}"
+        )
+
+
+def first_numbers(output: np.ndarray) -> np.ndarray:
+    """Those of an output that the check compares, in a type that NumPy and JSON know."""
+    first = output.reshape(-1)[:CHECK_OUTPUTS]
+    return first.astype("float32") if output.dtype.name in ROUNDING else first
+
+
+def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference; NaN where one of two numbers is none, and 0 between equal infinities or NaN."""
+    wide = [each.astype("float64") for each in (output, expected)]
+    same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+    with np.errstate(invalid="ignore"):
+        return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
+
+
+def error_limit(expected: np.ndarray) -> float:
+    """The largest absolute error of outputs that shall be `expected`: TOLERANCE, or of half precision four roundings,
+    times the largest of them where that is more than 1; nothing for whole numbers and booleans.
+    """
+    name = expected.dtype.name
+    if "float" not in name:
+        return 0.0
+    finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
+    return max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, float(finite.max(initial=0)))
