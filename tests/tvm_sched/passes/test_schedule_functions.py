@@ -14,7 +14,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import direct_conv2d
 from tvm_sched.kernels.fusion import downstream, merge_epilogue
-from tvm_sched.kernels.generic import reduce_rows
+from tvm_sched.kernels.generic import reduce_lanes, reduce_rows
 from tvm_sched.passes.tir.schedule_functions import APART, PLAIN
 from tvm_sched.pipeline import Compilation
 
@@ -69,7 +69,8 @@ def test_a_function_that_the_rules_fail_on_has_plain_loops(monkeypatch):
     def fails(*_):
         raise ValueError("first line\nno rule for this")
 
-    monkeypatch.setattr(reduce_rows, "schedule", fails)
+    for rule in (reduce_rows, reduce_lanes):
+        monkeypatch.setattr(rule, "schedule", fails)
     words, _ = compiled(Block(), torch.randn(1, 3, 9, 11))
     assert f"{PLAIN}: no rule for this" in words.values()
 

@@ -32,9 +32,13 @@ MOST_ROWS, MOST_VECTORS = 8, 4
 
 
 def epilogue_of(sch: Schedule, block):
-    """The elementwise block behind `block` that alone reads it, or None."""
+    """The elementwise block behind `block` that alone reads it, and reads nothing else that the function computes; None
+    if there is none.
+    """
     readers, rank = sch.get_consumers(block), len(output(sch, block).shape)
     if len(readers) != 1 or not is_regular(sch, readers[0]) or not is_spatial(sch, readers[0]):
+        return None
+    if len(sch.get_producers(readers[0])) > 1:
         return None
     return readers[0] if len(axes(sch, readers[0])) == rank and reads_in_place(sch, readers[0], block, rank) else None
 

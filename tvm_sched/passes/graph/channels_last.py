@@ -10,6 +10,7 @@ network stays correct.
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
+from tvm_sched.passes.graph.along_axes import MOVED
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
@@ -123,7 +124,8 @@ class _Tensor:
         array = as_array(x)
         if array is not None:
             return constant(array.transpose(axes))
-        if [axis for axis in axes if shape[axis] > 1] == [axis for axis in range(len(shape)) if shape[axis] > 1]:
+        longer = [axis for axis in axes if shape[axis] != 1]
+        if longer == sorted(longer) and all(shape):  # TVM's reshape takes a 0 for 'as it was'
             return self.builder.emit(rx.reshape(x, moved))
         return self.builder.emit(rx.permute_dims(x, axes))
 
@@ -272,15 +274,28 @@ class _Walk:
         sections = [int(each) for each in sections] if hasattr(sections, "__len__") else int(sections)
         return self.emit_last(rx.split(x.last, sections, last_axis(int(call.attrs.axis), len(x.last.ty.shape))))
 
+    def along_axes(self, call):
+        """Gathers, slices, softmax: along any axis."""
+        x = self.convert(call.args[0])
+        if not x.is_last:
+            return None
+        rank = len(call.args[0].ty.shape)
+        known = [self.plain(arg) if isinstance(arg, relax.Var) else arg for arg in call.args[1:]]
+        moved = MOVED[call.op.name](
+            relax.Call(call.op, [x.last, *known], call.attrs, call.ty_args), x.last, lambda axis: last_axis(axis, rank)
+        )
+        return None if moved is None else self.emit_last(moved)
+
     def reduce(self, call):
-        """Over spatial axes; without keepdims what is left, `[B, C]`, is plain."""
+        """Over any axes where they keep an extent of 1, else over the spatial ones: then `[B, C]`, plain, is left."""
         x = self.convert(call.args[0])
         rank = len(call.args[0].ty.shape)
         axes = sorted(int(axis) % rank for axis in call.attrs.axis or ())
-        if not x.is_last or axes != list(range(2, rank)):
-            return None
         keep = bool(call.attrs.keepdims)
-        reduced = getattr(rx, call.op.name.removeprefix("relax."))(x.last, [axis - 1 for axis in axes], keep)
+        if not x.is_last or not axes or (not keep and axes != list(range(2, rank))):
+            return None
+        moved = [last_axis(axis, rank) for axis in axes]
+        reduced = getattr(rx, call.op.name.removeprefix("relax."))(x.last, moved, keep)
         return self.emit_last(reduced) if keep else _Tensor(self.builder, plain=self.builder.emit(reduced))
 
     def reshape(self, call):
@@ -346,7 +361,8 @@ HANDLERS = (
     (BROADCAST, _Walk.broadcast),
     ({"relax.concat"}, _Walk.concat),
     ({"relax.split"}, _Walk.split),
-    ({"relax.mean", "relax.max", "relax.sum"}, _Walk.reduce),
+    (set(MOVED), _Walk.along_axes),
+    ({"relax.mean", "relax.max", "relax.min", "relax.sum"}, _Walk.reduce),
     ({"relax.reshape"}, _Walk.reshape),
     ({"relax.permute_dims"}, _Walk.permute_dims),
 )

@@ -36,7 +36,11 @@ def schedule_functions(mod: IRModule, target: Target, records: KnownRecords | No
             scheduler.schedule(var.name_hint, func)  # a reshape copies nothing: it becomes a view
     if scheduler.apart:
         mod = rewritten(_Caller(mod, scheduler), mod)
-    scheduled = {var: scheduler.functions.get(var.name_hint, func) for var, func in mod.functions_items()}
+    scheduled = {
+        var: scheduler.functions.get(var.name_hint, func)
+        for var, func in mod.functions_items()
+        if var.name_hint not in scheduler.apart
+    }
     return IRModule(scheduled, attrs=mod.attrs), scheduler.words
 
 
@@ -48,7 +52,7 @@ class Scheduler:
     records: KnownRecords | None
     functions: dict[str, PrimFunc] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
-    apart: dict[str, Halves] = field(default_factory=dict)  # functions that have become two, `name` and `name_rest`
+    apart: dict[str, Halves] = field(default_factory=dict)  # functions that have become two
 
     def schedule(self, name: str, func: PrimFunc) -> None:
         """Schedules one function, by all means."""
@@ -67,7 +71,7 @@ class Scheduler:
                 sch, words = schedule_one(cut.first, self.target, self.records)
             except Exception:  # as above
                 continue
-            self.keep(name, cut.first, sch, words + APART)
+            self.keep(first_of(name), cut.first, sch, words + APART)
             self.schedule(rest_of(name), cut.rest)
             self.apart[name] = cut
             return
@@ -89,6 +93,11 @@ class Scheduler:
         self.functions[name] = bare.with_attrs(dict(func.attrs) | {SCHEDULED: True})
 
 
+def first_of(name: str) -> str:
+    """The name of the first half of a function."""
+    return f"{name}_first"
+
+
 def rest_of(name: str) -> str:
     """The name of the second half of a function."""
     return f"{name}_rest"
@@ -101,10 +110,10 @@ class _Caller(PyExprMutator):
     def __init__(self, mod: IRModule, scheduler: Scheduler):
         super().__init__(mod)
         self.apart = scheduler.apart
-        self.rests = {}
-        for name in self.apart:
-            self.builder_.update_func(mod.get_global_var(name), scheduler.functions[name])
-            self.rests[name] = self.builder_.add_func(scheduler.functions[rest_of(name)], rest_of(name))
+        self.halves = {
+            name: [self.builder_.add_func(scheduler.functions[half], half) for half in (first_of(name), rest_of(name))]
+            for name in self.apart
+        }
         self.bound = None  # the variable whose value is being visited
 
     def visit_var_binding_(self, binding):
@@ -115,12 +124,12 @@ class _Caller(PyExprMutator):
         call = super().visit_call_(call)
         if not is_op(call, "relax.call_tir") or call.args[0].name_hint not in self.apart:
             return call
-        var, args = call.args
-        cut = self.apart[var.name_hint]
+        function, args = call.args
+        cut, (first, rest) = self.apart[function.name_hint], self.halves[function.name_hint]
         ty = relax.TensorType([int(extent) for extent in cut.between.shape], str(cut.between.dtype))
-        first = relax.call_tir(var, [args[i] for i in cut.of_first], ty)
-        between = emit_layer(self.builder_, first, layer_of(self.bound))
-        return relax.call_tir(self.rests[var.name_hint], [*(args[i] for i in cut.of_rest), between], call.ty)
+        made = relax.call_tir(first, [args[i] for i in cut.of_first], ty)
+        between = emit_layer(self.builder_, made, layer_of(self.bound))
+        return relax.call_tir(rest, [*(args[i] for i in cut.of_rest), between], call.ty)
 
 
 def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -> tuple[Schedule, str]:

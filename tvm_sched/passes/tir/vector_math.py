@@ -8,8 +8,8 @@ ns a number:
     sigmoid(x) = 1 / (1 + exp(-x))
     tanh(x), erf(x) = x * P(x^2) / Q(x^2) on the range where they are not yet 1     Eigen's; absolute error below 1e-6
 
-Results saturate where the function would overflow or underflow: exp(100) is 2.4e38, not infinity, exp(-100) is
-1.2e-38, not 0, and of NaN they make a number.
+At infinities and of NaN they are what PyTorch's are, as masks of attention rely on. exp is infinite from 88.4 on, not
+only from 88.7, and 0 below -87.7, where PyTorch's has numbers that are not normal.
 """
 
 from math import e, log, log2
@@ -18,7 +18,7 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
-EXP_RANGE = (-126 * log(2), 127.49 * log(2))  # 2^n is a normal number for n in [-126, 127]
+EXP_RANGE = (-127.4 * log(2), 128.4 * log(2))  # as 2^n is built, it is 0 for n = -127 and infinite for n = 128
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; n * LN2_HIGH is exact
 EXP = (
     1.9875691500e-4,
@@ -70,7 +70,6 @@ def rewrite(call: ir.Call):
 
 def exp(x):
     """e^x."""
-    bounded = tirx.max(tirx.min(x, number(EXP_RANGE[1])), number(EXP_RANGE[0]))
 
     def of_bounded(t):
         return named("n", tirx.floor(t * number(log2(e)) + number(0.5)), lambda n: of_exponent(t, n))
@@ -83,7 +82,7 @@ def exp(x):
             lambda r: (polynomial(EXP, r) * r * r + r + number(1)) * power,
         )
 
-    return named("t", bounded, of_bounded)
+    return named("t", bounded(x, *EXP_RANGE), of_bounded)
 
 
 def sigmoid(x):
@@ -114,7 +113,21 @@ def odd_quotient(x, limit: float, over: tuple, under: tuple):
     def of_bounded(t):
         return named("s", t * t, lambda s: t * polynomial(over, s) / polynomial(under, s))
 
-    return named("t", tirx.max(tirx.min(x, number(limit)), number(-limit)), of_bounded)
+    return named("t", bounded(x, -limit, limit), of_bounded)
+
+
+def bounded(x, low: float, high: float):
+    """x between two bounds; NaN stays NaN, as it would not in tirx.min, whose operands TVM may swap. One instruction a
+    bound.
+    """
+
+    def below(t):
+        return named("u", tirx.Select(t > number(high), number(high), t), above)
+
+    def above(u):
+        return tirx.Select(u < number(low), number(low), u)
+
+    return named("v", x, below)
 
 
 def polynomial(coefficients: tuple, x):
