@@ -11,6 +11,7 @@ from torch._prims_common import elementwise_dtypes
 from tvm import relax, te, tirx
 
 from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import constant, dtype_of, shape_of
 
 __all__ = ["CONVERTERS", "Builder", "Operand", "Promotion", "Result", "converts", "name_of_dtype"]
@@ -81,6 +82,7 @@ class Builder:
     def pointwise(self, function: Callable, *operands: relax.Expr, name: str = "pointwise") -> relax.Var:
         """`function` of the operands' elements, which broadcast; they may have different dtypes."""
         shape = list(torch.broadcast_shapes(*(shape_of(each) for each in operands)))
+        raised = [self.reshape(each, raised_to(len(shape), shape_of(each))) for each in operands]
 
         def elements(*tensors: te.Tensor) -> te.Tensor:
             def element(*position: Any) -> Any:
@@ -88,7 +90,10 @@ class Builder:
 
             return te.compute(shape, element, name=name)
 
-        return self.te(elements, *operands, name=name)
+        call = self.relax.call_te(elements, *raised, primfunc_name_hint=name)
+        var = call.args[0]
+        self.relax.update_func(var, self.relax.get()[var].with_attr(POINTWISE, True))
+        return self.emit(call)
 
     def constant(self, tensor: torch.Tensor) -> relax.Expr:
         """A constant; the same one for the same tensor."""
@@ -148,9 +153,14 @@ class Builder:
         return expr if list(shape_of(expr)) == list(shape) else self.emit(relax.op.broadcast_to(expr, list(shape)))
 
 
+def raised_to(rank: int, shape: Sequence[int]) -> list[int]:
+    """The shape with axes of extent 1 before it; of rank 0 as it is."""
+    return [1] * (rank - len(shape)) + list(shape) if shape else []
+
+
 def at(position: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
     """Where an element of a broadcast result stands in an operand of that shape."""
-    tail = position[len(position) - len(shape) :] if shape else []
+    tail = position[len(position) - len(shape) :] if len(shape) else []
     return [0 if int(extent) == 1 else index for index, extent in zip(tail, shape, strict=True)]
 
 

@@ -7,7 +7,7 @@ import torch
 from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, Operand, converts
+from tvm_sched.frontend.aten.converter import Builder, Operand, at, converts
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 
@@ -28,9 +28,9 @@ def picked(builder: Builder, x: relax.Expr, places: relax.Expr, axis: int) -> re
         return builder.emit(rx.take(x, places, axis, mode="fast"))
     wide = [*shape[:axis], *shape_of(places), *shape[axis + 1 :]]
 
-    def taken(source: te.Tensor, at: te.Tensor) -> te.Tensor:
+    def taken(source: te.Tensor, table: te.Tensor) -> te.Tensor:
         def element(*position: Any) -> Any:
-            where = at(*position[axis : axis + rank])
+            where = table(*position[axis : axis + rank])
             return source(*position[:axis], inside(where, shape[axis]), *position[axis + rank :])
 
         return te.compute(wide, element, name="take")
@@ -68,9 +68,9 @@ def gather(builder: Builder, x: relax.Expr, dim: int, index: relax.Expr, _sparse
     places = positions(builder, index, shape_of(x)[axis])
     extent, wide = shape_of(x)[axis], builder.shape
 
-    def gathered(source: te.Tensor, at: te.Tensor) -> te.Tensor:
+    def gathered(source: te.Tensor, table: te.Tensor) -> te.Tensor:
         def element(*position: Any) -> Any:
-            return source(*position[:axis], inside(at(*position), extent), *position[axis + 1 :])
+            return source(*position[:axis], inside(table(*position), extent), *position[axis + 1 :])
 
         return te.compute(wide, element, name="gather")
 
@@ -94,25 +94,19 @@ def index_tensor(builder: Builder, x: relax.Expr, indices: Sequence[relax.Expr |
     first = axes[0] if neighbours else 0
     wide = builder.shape
 
-    def indexed(source: te.Tensor, *at: te.Tensor) -> te.Tensor:
+    def indexed(source: te.Tensor, *tables: te.Tensor) -> te.Tensor:
         def element(*position: Any) -> Any:
             chosen = position[first : first + len(common)]
             rest = [*position[:first], *position[first + len(common) :]]
             where = {
-                axis: inside(tensor(*broadcast(chosen, tensor.shape)), shape[axis])
-                for axis, tensor in zip(axes, at, strict=True)
+                axis: inside(tensor(*at(chosen, tensor.shape)), shape[axis])
+                for axis, tensor in zip(axes, tables, strict=True)
             }
             return source(*(where[axis] if axis in where else rest.pop(0) for axis in range(len(shape))))
 
         return te.compute(wide, element, name="index")
 
     return builder.te(indexed, x, *places)
-
-
-def broadcast(position: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
-    """The position in a tensor that broadcasts."""
-    tail = position[len(position) - len(shape) :] if shape else []
-    return [0 if int(extent) == 1 else at for at, extent in zip(tail, shape, strict=True)]
 
 
 # Replacing.

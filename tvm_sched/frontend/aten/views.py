@@ -112,16 +112,11 @@ def cat(builder: Builder, tensors: Sequence[relax.Expr], dim: int) -> relax.Expr
 @converts("flip")
 def flip(builder: Builder, x: relax.Expr, dims: Sequence[int]) -> relax.Expr:
     """Backwards along axes."""
-    shape = shape_of(x)
-    turned = {dim % len(shape) for dim in dims} if shape else set()
-
-    def flipped(source: te.Tensor) -> te.Tensor:
-        def element(*position: Any) -> Any:
-            return source(*(shape[i] - 1 - at if i in turned else at for i, at in enumerate(position)))
-
-        return te.compute(shape, element, name="flip")
-
-    return builder.te(flipped, x) if any(shape[axis] > 1 for axis in turned) else x
+    rank = len(shape_of(x))
+    for axis in sorted({dim % rank for dim in dims} if rank else ()):
+        if shape_of(x)[axis] > 1:
+            x = builder.emit(rx.flip(x, axis))
+    return x
 
 
 @converts("constant_pad_nd")

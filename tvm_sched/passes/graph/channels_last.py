@@ -12,6 +12,7 @@ from tvm.relax import op as rx
 
 from tvm_sched.passes.graph.along_axes import MOVED
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.pointwise import POINTWISE, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
     constant,
@@ -257,6 +258,25 @@ class _Walk:
         raised = constant(array.reshape(shape)) if array is not None else self.builder.emit(rx.reshape(x, shape))
         return _Tensor(self.builder, plain=raised).last
 
+    def pointwise(self, call):
+        """A function of elements: channels last if an operand is."""
+        func = self.builder.get()[call.args[0]]
+        if POINTWISE not in func.attrs:
+            return None
+        operands = [self.convert(arg) for arg in call.args[1]]
+        rank = len(call.ty.shape)
+        if not any(each.is_last for each in operands):
+            return None
+        order = [0, *range(2, rank), 1]
+        args = [
+            each.last if len(arg.ty.shape) == rank else each.plain
+            for arg, each in zip(call.args[1], operands, strict=True)
+        ]
+        moved = self.builder.add_func(with_axes_moved(func, order), call.args[0].name_hint)
+        shape = shape_of(call)
+        ty = relax.TensorType([shape[axis] for axis in order], call.ty.dtype)
+        return self.emit_last(relax.call_tir(moved, args, ty))
+
     def concat(self, call):
         """Along any axis, if a part is channels last."""
         parts = self.convert(call.args[0])
@@ -359,6 +379,7 @@ HANDLERS = (
     (POOLS, _Walk.pool),
     (UNARY, _Walk.unary),
     (BROADCAST, _Walk.broadcast),
+    ({"relax.call_tir"}, _Walk.pointwise),
     ({"relax.concat"}, _Walk.concat),
     ({"relax.split"}, _Walk.split),
     (set(MOVED), _Walk.along_axes),
