@@ -101,11 +101,12 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def error_limit(expected: np.ndarray) -> float:
-    """The largest absolute error of outputs that shall be `expected`: TOLERANCE, or of half precision four roundings,
-    times the largest of them where that is more than 1; nothing for whole numbers and booleans.
+def error_limit(expected: np.ndarray, dtype: str | None = None) -> float:
+    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
+    of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
+    booleans.
     """
-    name = expected.dtype.name
+    name = dtype or expected.dtype.name
     if "float" not in name:
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
