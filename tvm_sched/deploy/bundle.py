@@ -23,7 +23,7 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import huge_pages, toolchain, wheels
-from tvm_sched.deploy.manifest import ROUNDING, error_limit, read_manifest
+from tvm_sched.deploy.manifest import error_limit, expected_outputs, read_manifest
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, numpy_dtype
 
 FORMAT = 2  # of network.txt
@@ -53,7 +53,7 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
     files |= {
         "network.txt": description(manifest, arch).encode(),
         "check/inputs.npz": npz(dict(zip((spec.name for spec in signature.inputs), given, strict=True))),
-        "check/outputs.npz": npz({spec.name: numbers for spec, numbers in expected(manifest)}),
+        "check/outputs.npz": npz({spec.name: numbers for spec, numbers in expected_outputs(manifest)}),
         "run.sh": (SOURCES / "run.sh").read_bytes(),
     }
     return files, needs
@@ -68,14 +68,6 @@ def require_runnable(manifest: dict, library: Path) -> None:
             f"{library} was compiled with TVM {manifest['versions']['tvm']}, and this is {tvm.__version__}: compile "
             "the network again"
         )
-
-
-def expected(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
-    """Each output with the first numbers of PyTorch's for the check; those of half precision as float32."""
-    outputs = Signature.from_json(manifest).outputs
-    numbers = manifest["check"]["outputs"]
-    types = ["float32" if spec.dtype in ROUNDING else spec.dtype for spec in outputs]
-    return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
 
 
 def description(manifest: dict, arch: str) -> str:
@@ -93,7 +85,7 @@ def description(manifest: dict, arch: str) -> str:
     lines = [f"{key} {words}".rstrip() for key, words in entries.items()]
     for spec in Signature.from_json(manifest).inputs:
         lines.append(tensor_line("input", spec, spec.range[0] if spec.range else 0))
-    for spec, numbers in expected(manifest):
+    for spec, numbers in expected_outputs(manifest):
         lines.append(tensor_line("output", spec, error_limit(numbers, spec.dtype)))
     return "".join(line + "\n" for line in lines)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
-from tvm_sched.signature import check_inputs
+from tvm_sched.signature import Signature, TensorSpec, check_inputs
 from tvm_sched.targets import Target, cpu_flags
 
 if TYPE_CHECKING:
@@ -91,6 +91,14 @@ def first_numbers(output: np.ndarray) -> np.ndarray:
     """Those of an output that the check compares, in a type that NumPy and JSON know."""
     first = output.reshape(-1)[:CHECK_OUTPUTS]
     return first.astype("float32") if output.dtype.name in ROUNDING else first
+
+
+def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
+    """Each output with the first numbers of PyTorch's for the check; those of half precision as float32."""
+    outputs = Signature.from_json(manifest).outputs
+    types = ["float32" if spec.dtype in ROUNDING else spec.dtype for spec in outputs]
+    numbers = manifest["check"]["outputs"]
+    return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
 
 
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
