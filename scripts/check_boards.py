@@ -73,7 +73,7 @@ def checked(network: str, sparsity: float, target: str, under: str) -> dict:
         "n": N if sparsity else "",
         "sparsity": sparsity,
         "target": target,
-        **said,
+        **{key: said[key] for key in ("check", "max_abs_error", "limit")},
         **sizes,
     }
 

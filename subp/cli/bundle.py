@@ -17,7 +17,7 @@ SUFFIX = ".tar.gz"
 def command(artifact: Path, output: Path, cc: str | None) -> None:
     """Pack NET.SO with a program to run it, TVM's runtime and a check, for the architecture that it was compiled for.
 
-    On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT.npy -o OUTPUT.npy`.
+    On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT -o OUTPUT`.
     """
     from subp_contract.files import write_atomically
     from tvm_sched.deploy import bundle, wheels

@@ -57,7 +57,7 @@ def command(
     """
     import tvm_sched
     from subp.cli.terminal import console
-    from subp.deployment.checks import check
+    from subp.deployment.checks import check_artifact
     from tvm_sched import compiler, targets
     from tvm_sched.deploy import toolchain
 
@@ -75,17 +75,19 @@ def command(
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    x, checked = network.example_input.numpy(), ""
+    checked = ""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         unchecked = Path(folder) / output.name
         artifact.save(unchecked, cc)
         if runs_here(artifact):
-            y = loadable(unchecked, artifact)(x)
-            checked = f"; largest error to PyTorch {check(f'{model}, compiled', y, network.reference(x)):.1e}"
+            checked = (
+                f"; largest error to PyTorch {check_artifact(f'{model}, compiled', loadable(unchecked, artifact)):.1e}"
+            )
         os.replace(unchecked, output)
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
-    click.echo(f"{output}: {size:.2f} MB, target {target}, input {list(x.shape)}, {needs}{checked}")
+    taken = ", ".join(f"input {list(spec.shape)}" for spec in artifact.signature.inputs)
+    click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}{checked}")
 
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:

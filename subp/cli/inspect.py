@@ -59,18 +59,21 @@ def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
 
 def compiled_table(file: Path) -> "Table":
     """The layers of a compiled file, as its manifest tells; it may be made for another CPU."""
+    from rich.markup import escape
     from rich.table import Table
 
     from tvm_sched.deploy import toolchain
     from tvm_sched.deploy.manifest import read_manifest
+    from tvm_sched.signature import Signature
 
     manifest, arch = read_manifest(file)
     size = file.stat().st_size / 1e6
-    shape = ", ".join("x".join(map(str, each["shape"])) for each in manifest["inputs"])
     build = "dense build, " if manifest["dense"] else ""
-    title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, input {shape}, {size:.2f} MB"
+    title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
-    table = Table(title=title, show_footer=True)
+    signature = Signature.from_json(manifest)
+    told = [f"input {spec}" for spec in signature.inputs] + [f"output {spec}" for spec in signature.outputs]
+    table = Table(title="\n".join([title, *map(escape, told)]), show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")
     for column in ("operator", "input -> output", "kernel"):

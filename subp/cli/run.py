@@ -1,6 +1,7 @@
-"""`subp run`: one input through an artifact."""
+"""`subp run`: the inputs of a file through an artifact."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,53 +13,122 @@ from subp_contract.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from tvm_sched.signature import TensorSpec
+
 TOP = 5  # classes printed
 
 
 @click.command("run")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.argument("input_file", metavar="INPUT", type=INPUT_FILE)
-@click.option("-o", "--output", type=OutputFile(), help="File for the output as .npy, instead of printing the classes.")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    help="File for the output as .npy, or for all by name as .npz; nothing is printed.",
+)
 def command(artifact: Path, input_file: Path, output: Path | None) -> None:
-    """Run NET.SO on INPUT, an image or a .npy file, and print the likeliest classes.
+    """Run NET.SO on INPUT: an image, a .npy file, or a .npz file with an array for each input by its name, as
+    `subp inspect NET.SO` lists them.
 
-    An image is prepared as in training where NET.SO knows how; a .npy file holds the network's input as it is.
+    An image is prepared as in training where NET.SO knows how; other files hold the network's inputs as they are.
+    Prints the likeliest classes, or a line for each output of another kind.
     """
-    import numpy as np
-
     import tvm_sched
 
     not_an_input(output, artifact, input_file)
     network = tvm_sched.load(artifact)
-    x = read_array(input_file) if input_file.suffix == ".npy" else read_image(input_file, network.manifest)
-    y = network(x)
-    if output is None:
-        for logits in y:
+    signature = network.signature
+    if output is not None and output.suffix != ".npz" and len(signature.outputs) != 1:
+        raise UserError(f"the network has the outputs {names(signature.outputs)}: give -o a .npz file")
+    outputs = network.run_flat(read(input_file, signature.inputs, network.manifest))
+    if output is not None:
+        from subp_contract.files import write_atomically
+
+        named = {spec.name: value for spec, value in zip(signature.outputs, outputs, strict=True)}
+        write_atomically(output, numpy_file(named, output.suffix == ".npz"))
+    elif are_logits(signature.outputs):
+        for logits in outputs[0]:
             shares = likeliest(logits, network.manifest.get("classes"))
             click.echo("   ".join(f"{name} {share:.1%}" for name, share in shares))
-        return
-    from subp_contract.files import write_atomically
-
-    npy = io.BytesIO()
-    np.save(npy, y)
-    write_atomically(output, npy.getvalue())
+    else:
+        for spec, value in zip(signature.outputs, outputs, strict=True):
+            click.echo(f"{spec}{summary(value)}")
 
 
-def read_array(path: Path) -> "np.ndarray":
-    """The array of a .npy file."""
+def read(path: Path, inputs: "Sequence[TensorSpec]", manifest: dict) -> list["np.ndarray"]:
+    """The inputs in a file, in the network's order."""
+    if path.suffix not in (".npy", ".npz"):
+        return [read_image(path, manifest)]
+    given = read_arrays(path)
+    if path.suffix == ".npy":
+        if len(inputs) != 1:
+            raise UserError(f"the network has the inputs {names(inputs)}: give them by these names in a .npz file")
+        given = {inputs[0].name: given[""]}
+    for name in given:
+        if name not in {spec.name for spec in inputs}:
+            raise UserError(f"{path} holds '{name}', which is no input of the network; it takes {names(inputs)}")
+    if missing := [spec.name for spec in inputs if spec.name not in given]:
+        raise UserError(f"{path} lacks the input '{missing[0]}'; the network takes {names(inputs)}")
+    return [typed(given[spec.name], spec) for spec in inputs]
+
+
+def read_arrays(path: Path) -> Mapping[str, "np.ndarray"]:
+    """The arrays of a .npz file by name, or that of a .npy file, which has none."""
+    import zipfile
+
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a .npy file of numbers ({error})") from error
+        held = np.load(path, allow_pickle=False)
+        return {"": held} if isinstance(held, np.ndarray) else dict(held)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a {path.suffix} file of numbers ({error})") from error
+
+
+def typed(array: "np.ndarray", spec: "TensorSpec") -> "np.ndarray":
+    """The array, of bfloat16 where the network wants that: NumPy's files do not know it."""
+    from tvm_sched.signature import numpy_dtype
+
+    return array.view(numpy_dtype(spec.dtype)) if spec.dtype == "bfloat16" and array.dtype.str == "|V2" else array
+
+
+def numpy_file(arrays: Mapping[str, "np.ndarray"], several: bool) -> bytes:
+    """The bytes of a .npz file, or of a .npy file of the only array."""
+    import numpy as np
+
+    file = io.BytesIO()
+    if several:
+        np.savez(file, **arrays)
+    else:
+        np.save(file, *arrays.values())
+    return file.getvalue()
+
+
+def names(specs: "Sequence[TensorSpec]") -> str:
+    return ", ".join(spec.name for spec in specs)
+
+
+def are_logits(outputs: "Sequence[TensorSpec]") -> bool:
+    """Whether the output is one of numbers by image and class."""
+    return len(outputs) == 1 and outputs[0].is_floating and len(outputs[0].shape) == 2
+
+
+def summary(value: "np.ndarray") -> str:
+    """Least, mean and largest of an output, if it holds anything."""
+    if not value.size:
+        return ", empty"
+    wide = value.astype("float64")
+    return f", min {wide.min():.6g}, mean {wide.mean():.6g}, max {wide.max():.6g}"
 
 
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
-    """An image as the network's input [1, C, H, W], prepared as the manifest says, else the standard way."""
+    """An image as the network's only input [1, C, H, W], prepared as the manifest says, else the standard way."""
     from subp.data.images import open_image
     from subp.data.transforms import Preprocessing, evaluation
 
+    if len(manifest["inputs"]) != 1:
+        raise UserError(f"the network takes {len(manifest['inputs'])} inputs, not an image: give a .npz file")
     shape = manifest["inputs"][0]["shape"]
     if len(shape) != 4:
         raise UserError(f"the network takes {list(shape)}, no image: give a .npy file")

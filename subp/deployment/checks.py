@@ -1,9 +1,23 @@
 """Every stage is held against PyTorch."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from subp_contract.errors import CheckFailed
 from tvm_sched.deploy.manifest import error_limit
+
+if TYPE_CHECKING:
+    from tvm_sched import Artifact
+
+
+def check_artifact(stage: str, artifact: "Artifact") -> float:
+    """The maximum absolute error of an artifact's outputs on its own check. Raises CheckFailed as `check` does."""
+    errors = artifact.errors()
+    for spec, error, limit in errors:
+        if not error <= limit:
+            raise CheckFailed(f"{stage} differs from PyTorch by {error:.2e} in '{spec.name}', more than {limit:.2e}")
+    return max(error for _, error, _ in errors)
 
 
 def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:

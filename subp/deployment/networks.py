@@ -85,10 +85,13 @@ def load_coded(path: Path, code: str | None) -> tuple["nn.Module", dict]:
 
 
 def exported_network(path: Path) -> "Network":
-    """The network of a file that `torch.export.save` wrote, with the input shape it was exported for."""
+    """The network of a file that `torch.export.save` wrote, with the inputs that it was exported for."""
     import torch
 
     from tvm_sched.bench.engines import Network
+    from tvm_sched.frontend.signatures import signature_of
+    from tvm_sched.frontend.torch_export import from_array
+    from tvm_sched.signature import check_inputs, unflatten
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -100,9 +103,6 @@ def exported_network(path: Path) -> "Network":
         raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
     finally:
         logging.disable(disabled)
-    inputs = [program.graph_signature.user_inputs[0]] if len(program.graph_signature.user_inputs) == 1 else []
-    shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes if node.name in inputs]
-    if not shapes or not all(isinstance(size, int) for size in shapes[0]):
-        raise UserError(f"{path} must take one tensor of a fixed shape; export it without dynamic shapes")
-    x = torch.randn(shapes[0], generator=torch.Generator().manual_seed(0))
-    return Network.of(path.stem, program, x)
+    signature = signature_of(program)
+    args, _ = unflatten(signature.input_structure, [from_array(x) for x in check_inputs(signature.inputs, seed=0)])
+    return Network.of(path.stem, program, args[0] if signature.is_plain else args)

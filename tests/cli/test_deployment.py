@@ -162,7 +162,7 @@ class TestBundle:
         with tarfile.open(tmp_path / "small.tar.gz") as archive:
             names = archive.getnames()
         wanted = (
-            "LICENSE.tvm NOTICE.tvm bin/runner check/input.npy check/output.npy lib/libtvm_ffi.so "
+            "LICENSE.tvm NOTICE.tvm bin/runner check/inputs.npz check/outputs.npz lib/libtvm_ffi.so "
             "lib/libtvm_runtime.so net.so network.txt run.sh"
         )
         assert names == [f"small/{name}" for name in wanted.split()]

@@ -115,7 +115,7 @@ def test_inspect_prints_onnx_and_compiled_files(sparse, inspected):
     code, output = inspected(sparse[0])
     assert code == 0 and "25.0%" in output and "Gemm" in output
     code, output = inspected(sparse[1])
-    assert code == 0 and "25.0%" in output and "8/32" in output and "input 1x3x6x6" in output
+    assert code == 0 and "25.0%" in output and "8/32" in output and "[1, 3, 6, 6] of float32" in output
     assert "0.15 M" in output and "0.04 M" in output  # of the middle layer, and what is computed of it
 
 

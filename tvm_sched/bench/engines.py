@@ -39,13 +39,13 @@ class Network:
 
     name: str
     module: "Module | None"  # in eval mode, on the CPU; None where only a compiled file is at hand
-    example_input: "torch.Tensor | None"  # [batch, ...]
+    example_input: "torch.Tensor | tuple | None"  # [batch, ...], or all of its arguments where it takes others
     n: int | None  # block size of most layers that hold blocks of zeros; None where there are none
     sparsity: float  # fraction of the blocks of these layers that are zero
 
     @classmethod
-    def of(cls, name: str, module: "Module", example_input: "torch.Tensor") -> "Network":
-        """A PyTorch network with one input and one output."""
+    def of(cls, name: str, module: "Module", example_input: "torch.Tensor | tuple") -> "Network":
+        """A PyTorch network."""
         used = [occupancy(tensor.numpy()) for tensor in eager(module).state_dict().values() if tensor.ndim in (2, 4)]
         kept = {n: [] for n in SIZES}
         for layer in used:

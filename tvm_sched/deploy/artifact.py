@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry
-from tvm_sched.deploy.manifest import first_numbers, largest_error, read_manifest, require_this_machine
+from tvm_sched.deploy.manifest import (
+    error_limit,
+    expected_outputs,
+    first_numbers,
+    largest_error,
+    read_manifest,
+    require_this_machine,
+)
 from tvm_sched.planning.explain import LayerChoice, table
 from tvm_sched.quiet import quiet
-from tvm_sched.signature import Signature, check_inputs, unflatten
+from tvm_sched.signature import Signature, TensorSpec, check_inputs, unflatten
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
@@ -96,12 +101,15 @@ class Artifact:
 
     def check(self) -> float:
         """Largest absolute difference from PyTorch's outputs on the manifest's check inputs."""
-        want = self.manifest["check"]
-        outputs = self.run_flat(check_inputs(self.signature.inputs, want["seed"]))
-        return max(
-            largest_error(first_numbers(output), np.array(expected))
-            for output, expected in zip(outputs, want["outputs"], strict=True)
-        )
+        return max(error for _, error, _ in self.errors())
+
+    def errors(self) -> list[tuple[TensorSpec, float, float]]:
+        """(output, its largest absolute difference there, how large that may be) of each output."""
+        outputs = self.run_flat(check_inputs(self.signature.inputs, self.manifest["check"]["seed"]))
+        return [
+            (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype))
+            for output, (spec, numbers) in zip(outputs, expected_outputs(self.manifest), strict=True)
+        ]
 
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""

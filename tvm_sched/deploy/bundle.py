@@ -1,9 +1,9 @@
 """A compiled network with all that it takes to run it on a board without Python, as one archive.
 
-    NAME/run.sh                 ./run.sh --check, --bench, or INPUT.npy -o OUTPUT.npy
+    NAME/run.sh                 ./run.sh --check, --bench, or INPUT -o OUTPUT (.npy, or .npz of several)
     NAME/net.so                 the compiled network
     NAME/network.txt            of its manifest, what the runner must know
-    NAME/check/{input,output}.npy   the manifest's check input, and PyTorch's output for it (its first numbers)
+    NAME/check/{inputs,outputs}.npz   the manifest's check inputs, and PyTorch's outputs for them (their first numbers)
     NAME/bin/runner             built from tvm_sched/deploy/board/runner.cc
     NAME/lib/*.so               TVM's runtime for the target's architecture
 
@@ -15,16 +15,18 @@ import io
 import subprocess
 import tarfile
 import tempfile
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import huge_pages, toolchain, wheels
-from tvm_sched.deploy.manifest import error_limit, read_manifest
-from tvm_sched.signature import Signature, check_inputs
+from tvm_sched.deploy.manifest import error_limit, expected_outputs, read_manifest
+from tvm_sched.signature import Signature, TensorSpec, check_inputs, numpy_dtype
 
-FORMAT = 1  # of network.txt
+FORMAT = 2  # of network.txt
 SOURCES = Path(__file__).parent / "board"
 PROGRAMS = ("run.sh", "bin/runner")
 
@@ -46,11 +48,12 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
         build_runner(runner, compiler, shared)
         needs = toolchain.runs_with(library, runner, *shared)
         files = {name: path.read_bytes() for name, path in {"net.so": library, "bin/runner": runner, **runtime}.items()}
-    check = manifest["check"]
+    signature = Signature.from_json(manifest)
+    given = check_inputs(signature.inputs, manifest["check"]["seed"])
     files |= {
         "network.txt": description(manifest, arch).encode(),
-        "check/input.npy": npy(check_inputs(Signature.from_json(manifest).inputs, check["seed"])[0]),
-        "check/output.npy": npy(np.array(check["outputs"][0], "float32")),
+        "check/inputs.npz": npz(dict(zip((spec.name for spec in signature.inputs), given, strict=True))),
+        "check/outputs.npz": npz({spec.name: numbers for spec, numbers in expected_outputs(manifest)}),
         "run.sh": (SOURCES / "run.sh").read_bytes(),
     }
     return files, needs
@@ -60,10 +63,6 @@ def require_runnable(manifest: dict, library: Path) -> None:
     """Raises UserError for a network that the runner cannot run, or that another version of TVM compiled."""
     import tvm
 
-    if [each["dtype"] for each in manifest["inputs"]] != ["float32"]:
-        raise UserError(
-            f"{library} takes other inputs than one tensor of float32, which is all a bundle's runner feeds"
-        )
     if manifest["versions"]["tvm"] != tvm.__version__:
         raise UserError(
             f"{library} was compiled with TVM {manifest['versions']['tvm']}, and this is {tvm.__version__}: compile "
@@ -79,13 +78,21 @@ def description(manifest: dict, arch: str) -> str:
         "target": manifest["target"],
         "cpu_flags": " ".join(manifest["cpu_flags"]),
         "threads": manifest["threads"],
-        "input": " ".join(map(str, manifest["inputs"][0]["shape"])),
         "parts": manifest["parts"],
         "prepare": manifest["prepare"] or "",
         "huge_pages": int(sum(manifest["memory"].values()) >= huge_pages.WORTH),
-        "tolerance": error_limit(np.array(manifest["check"]["outputs"][0], "float32")),
     }
-    return "".join(f"{key} {words}".rstrip() + "\n" for key, words in entries.items())
+    lines = [f"{key} {words}".rstrip() for key, words in entries.items()]
+    for spec in Signature.from_json(manifest).inputs:
+        lines.append(tensor_line("input", spec, spec.range[0] if spec.range else 0))
+    for spec, numbers in expected_outputs(manifest):
+        lines.append(tensor_line("output", spec, error_limit(numbers, spec.dtype)))
+    return "".join(line + "\n" for line in lines)
+
+
+def tensor_line(key: str, spec: TensorSpec, number: float) -> str:
+    """An input with the least value of its example, or an output with the largest error."""
+    return " ".join(map(str, (key, spec.name, numpy_dtype(spec.dtype).str, number, *spec.shape)))
 
 
 def build_runner(output: Path, compiler: list[str], libraries: list[Path]) -> None:
@@ -103,11 +110,15 @@ def build_runner(output: Path, compiler: list[str], libraries: list[Path]) -> No
         )
 
 
-def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a .npz file, the same at any time."""
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for name, array in arrays.items():
+            file = io.BytesIO()
+            np.save(file, array)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), file.getvalue())
+    return raw.getvalue()
 
 
 def archive(files: dict[str, bytes], name: str) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
-from tvm_sched.signature import check_inputs
+from tvm_sched.signature import Signature, TensorSpec, check_inputs
 from tvm_sched.targets import Target, cpu_flags
 
 if TYPE_CHECKING:
@@ -93,6 +93,14 @@ def first_numbers(output: np.ndarray) -> np.ndarray:
     return first.astype("float32") if output.dtype.name in ROUNDING else first
 
 
+def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
+    """Each output with the first numbers of PyTorch's for the check; those of half precision as float32."""
+    outputs = Signature.from_json(manifest).outputs
+    types = ["float32" if spec.dtype in ROUNDING else spec.dtype for spec in outputs]
+    numbers = manifest["check"]["outputs"]
+    return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
+
+
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
     """The largest absolute difference; NaN where one of two numbers is none, and 0 between equal infinities or NaN."""
     wide = [each.astype("float64") for each in (output, expected)]
@@ -101,11 +109,12 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def error_limit(expected: np.ndarray) -> float:
-    """The largest absolute error of outputs that shall be `expected`: TOLERANCE, or of half precision four roundings,
-    times the largest of them where that is more than 1; nothing for whole numbers and booleans.
+def error_limit(expected: np.ndarray, dtype: str | None = None) -> float:
+    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
+    of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
+    booleans.
     """
-    name = expected.dtype.name
+    name = dtype or expected.dtype.name
     if "float" not in name:
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))

@@ -38,7 +38,7 @@ class Imported:
 
     def reference(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """What PyTorch computes for the inputs, flat lists both."""
-        given = [from_array(array) for array in arrays]
+        given = [from_array(array).clone() for array in arrays]  # the network may write over its inputs
         made = []
         for part in zip(*(tensor.chunk(self.parts) for tensor in given), strict=True) if self.parts > 1 else [given]:
             args, kwargs = unflatten(self.signature.input_structure, part)

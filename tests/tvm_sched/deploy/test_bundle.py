@@ -78,11 +78,13 @@ def test_the_network_is_one_that_asks_all_of_the_runner(compiled):
 def test_outputs_are_the_artifacts(unpacked, compiled, tmp_path):
     x = np.random.default_rng(1).standard_normal((2, 3, 112, 112), dtype="float32")
     np.save(tmp_path / "x.npy", x)
-    said = run(unpacked, "x.npy", "-o", tmp_path / "y.npy")
-    assert said == f"{tmp_path}/y.npy: 2x64 of <f4\n{tmp_path}/y.npy.1: 2x2x112x112 of <f4\n"
-    for name, want in zip(("y.npy", "y.npy.1"), compiled(x), strict=True):
-        with open(tmp_path / name, "rb") as file:
-            assert np.array_equal(np.load(file), want)
+    said = run(unpacked, "x.npy", "-o", tmp_path / "y.npz")
+    file = f"{tmp_path}/y.npz"
+    assert said == f"{file}: 'output_0', 2x64 of <f4\n{file}: 'output_1', 2x2x112x112 of <f4\n"
+    made = np.load(file)
+    assert made.files == ["output_0", "output_1"]
+    for got, want in zip(made.values(), compiled(x), strict=True):
+        assert np.array_equal(got, want)
 
 
 def test_the_check_passes_and_tells_the_artifacts_error(unpacked, compiled):
@@ -94,13 +96,13 @@ def test_the_check_passes_and_tells_the_artifacts_error(unpacked, compiled):
 
 @pytest.mark.parametrize(("wrong", "error"), [(0.25, 0.25), (np.nan, None)])
 def test_a_wrong_output_fails_the_check(unpacked, wrong, error):
-    path = unpacked / "check" / "output.npy"
-    expected = np.load(path)
-    expected[7] += wrong
-    np.save(path, expected)
+    path = unpacked / "check" / "outputs.npz"
+    expected = dict(np.load(path))
+    expected["output_1"][7] += wrong
+    np.savez(path, **expected)
     assert run(unpacked, "--check", code=1).startswith("net: check FAILED: ")
     said = json.loads(run(unpacked, "--check", "--json", code=1))
-    assert said["check"] == "failed"
+    assert (said["check"], said["output"]) == ("failed", "output_1")
     assert said["max_abs_error"] == (error if error is None else pytest.approx(error, abs=1e-3))
 
 
@@ -144,28 +146,30 @@ def save(path, array):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((1, 3, 112, 112), "float32"), "is an array of 1x3x112x112, the network takes 2x3x112x112"),
-        (np.zeros((2, 3, 112, 112)), "holds numbers of '<f8', not float32"),
+        (np.zeros((1, 3, 112, 112), "float32"), "an array of 1x3x112x112 of <f4, the network takes 2x3x112x112 of <f4"),
+        (np.zeros((2, 3, 112, 112)), "an array of 2x3x112x112 of <f8, the network takes 2x3x112x112 of <f4 as its"),
+        (np.zeros((2, 3, 112, 112), ">f4"), "holds '>f4', which are no numbers that networks take"),
+        (np.zeros(2, "complex64"), "holds '<c8', which"),
         (np.asfortranarray(np.zeros((2, 3, 112, 112), "float32")), "is in Fortran's order"),
-        (np.zeros((), "float32"), "the network takes 2x3x112x112"),
+        (np.zeros((), "float32"), "an array of 1 of <f4"),
     ],
 )
 def test_a_wrong_input_is_told(unpacked, tmp_path, array, words):
-    said = run(unpacked, save(tmp_path / "x.npy", array), "-o", "y.npy", code=2)
+    said = run(unpacked, save(tmp_path / "x.npy", array), "-o", "y.npz", code=2)
     assert words in said and said.startswith("run.sh: ") and said.count("\n") == 1
-    assert not (tmp_path / "y.npy").exists()
+    assert not (tmp_path / "y.npz").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xffabc", b"P6 image" * 9])
 def test_a_file_that_is_no_array_is_told(unpacked, tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
-    assert run(unpacked, "x.npy", "-o", "y.npy", code=2).count("\n") == 1
+    assert run(unpacked, "x.npy", "-o", "y.npz", code=2).count("\n") == 1
 
 
 def test_a_truncated_input_is_told(unpacked, tmp_path):
     path = save(tmp_path / "x.npy", np.zeros((2, 3, 112, 112), "float32"))
     path.write_bytes(path.read_bytes()[:-1])
-    assert "is truncated" in run(unpacked, path, "-o", "y.npy", code=2)
+    assert "is truncated" in run(unpacked, path, "-o", "y.npz", code=2)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +178,10 @@ def test_a_truncated_input_is_told(unpacked, tmp_path):
         ((), "usage: run.sh"),
         (("--wrong",), "usage: run.sh"),
         (("--check", "--bench"), "give one of"),
-        (("none.npy", "-o", "y.npy"), "there is no file none.npy"),
-        (("none.npy",), "-o OUTPUT.npy goes with INPUT.npy"),
+        (("none.npy", "-o", "y.npz"), "there is no file none.npy"),
+        (("none.npz", "-o", "y.npz"), "there is no file none.npz"),
+        (("none.npy", "-o", "y.npy"), "gives 2 outputs (output_0, output_1): write them to a .npz file"),
+        (("none.npy",), "-o OUTPUT goes with INPUT"),
         (("--check", "--threads", "0"), "--threads takes a number from 1, not 0"),
         (("--bench", "--seconds", "2s"), "--seconds takes a number from 0, not 2s"),
         (("--bench", "--seconds"), "--seconds needs a value"),
@@ -213,16 +219,16 @@ def test_a_damaged_bundle_is_told(unpacked):
 
 def test_what_the_runner_reads(compiled):
     manifest = compiled.manifest | {"cpu_flags": ["asimd", "asimddp"], "target": "some-core", "threads": 4}
-    manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "outputs": [[0.5, -4.0]]}, "prepare": None}
+    manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "outputs": [[0.5, -4.0], [0.5]]}, "prepare": None}
     assert bundle.description(manifest, "aarch64") == (
-        "format 1\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\n"
-        "input 2 3 112 112\nparts 2\nprepare\nhuge_pages 1\ntolerance 0.004\n"
+        "format 2\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\nparts 2\nprepare\nhuge_pages 1\n"
+        "input x <f4 0 2 3 112 112\noutput output_0 <f4 0.004 2 64\noutput output_1 <f4 0.001 2 2 112 112\n"
     )
 
 
 def test_the_check_input_is_the_manifests(compiled, contents):
     assert np.array_equal(
-        np.load(io.BytesIO(contents["check/input.npy"])), check_inputs(compiled.signature.inputs, 0)[0]
+        np.load(io.BytesIO(contents["check/inputs.npz"]))["x"], check_inputs(compiled.signature.inputs, 0)[0]
     )
 
 
@@ -238,7 +244,6 @@ def test_an_archive_depends_on_its_files_alone():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"inputs": [{"shape": [1], "dtype": "int64"}]}, "takes other inputs than one tensor of float32"),
         ({"versions": {"tvm": "0.1"}}, "was compiled with TVM 0.1, and this is "),
     ],
 )

@@ -1,31 +1,31 @@
 // Runs a compiled network where there is no Python: the program in a bundle (tvm_sched/deploy/bundle.py), started by its run.sh.
 //
-//     runner FOLDER --check                    the network's error on the check input; exit code 1 if it is too large
+//     runner FOLDER --check                    the network's error on the check's inputs; exit code 1 if it is too large
 //     runner FOLDER --bench                    times of calls, with the state of the machine
-//     runner FOLDER INPUT.npy -o OUTPUT.npy
+//     runner FOLDER INPUT -o OUTPUT            .npy for one input or output, .npz for several, by their names
 //
-// FOLDER holds net.so, network.txt (what tvm_sched/deploy/artifact.py reads from the manifest: shape, parts, threads) and check/*.npy. A network is
-// loaded and called as by Artifact there. Exit code 2: something that the user can mend, told in one sentence.
+// FOLDER holds net.so, network.txt (what must be known of its manifest: inputs, outputs, parts, threads) and check/*.npz. A network is loaded and called
+// as in tvm_sched/deploy/artifact.py and entry.py. Exit code 2: something that the user can mend, told in one sentence.
 
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <map>
-#include <memory>
-#include <numeric>
 
-#include "machine.h"
-#include "npy.h"
-#include "tvm.h"
+#include "network.h"
 
 namespace {
 
+using bundle::Description;
+using bundle::Network;
+using bundle::Tensor;
+
 const char* const USAGE =
-    "usage: run.sh --check | --bench | INPUT.npy -o OUTPUT.npy   [--threads N] [--cores 4-7] [--seconds S] [--json]\n"
-    "  --check     compare the network's output on a check input with PyTorch's\n"
-    "  --bench     time calls on the check input, for about S seconds [10]\n"
+    "usage: run.sh --check | --bench | INPUT -o OUTPUT   [--threads N] [--cores 4-7] [--seconds S] [--json]\n"
+    "  INPUT       a .npy file of one input, or a .npz file (numpy.savez) of all inputs by their names; OUTPUT alike\n"
+    "  --check     compare the network's outputs on the check's inputs with PyTorch's\n"
+    "  --bench     time calls on the check's inputs, for about S seconds [10]\n"
     "  --threads   [as many as the network was compiled for, at most a thread a core]\n"
     "  --cores     the cores to run on [the big ones]\n"
     "  --json      print the result as JSON\n";
@@ -37,109 +37,6 @@ struct Options {
   bool json = false;
 
   std::string name() const { return folder.substr(folder.rfind('/') + 1); }
-};
-
-// network.txt: a key and its words a line.
-class Description {
- public:
-  explicit Description(const std::string& path) {
-    std::ifstream file(path);
-    for (std::string line; std::getline(file, line);) {
-      std::istringstream words(line);
-      std::string key, word;
-      for (words >> key; words >> word;) lines_[key].push_back(word);
-    }
-    if (text("format") != "1") throw std::runtime_error(path + " is missing, damaged, or of another version: unpack the bundle again");
-  }
-  std::vector<std::string> words(const std::string& key) const { return lines_.count(key) ? lines_.at(key) : std::vector<std::string>(); }
-  std::string text(const std::string& key) const { return words(key).empty() ? "" : words(key)[0]; }
-  double number(const std::string& key) const { return std::atof(text(key).c_str()); }
-  std::vector<int64_t> shape() const {
-    std::vector<int64_t> extents;
-    for (const std::string& word : words("input")) extents.push_back(std::atoll(word.c_str()));
-    return extents;
-  }
-
- private:
-  std::map<std::string, std::vector<std::string>> lines_;
-};
-
-size_t volume(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), size_t{1}, [](size_t product, int64_t extent) { return product * static_cast<size_t>(extent); });
-}
-
-// A network in memory, ready to be called.
-class Network {
- public:
-  Network(const std::string& library, const Description& about, int threads)
-      : parts_(static_cast<size_t>(about.number("parts"))), shape_(about.shape()) {
-    tvm_c::global("runtime.config_threadpool")({0, threads});
-    machine_ = tvm_c::member(loaded(library), "vm_load_executable")({});
-    constexpr int pooled = 2;  // TVM's kind of allocator
-    tvm_c::member(machine_, "vm_initialization")({int{kDLCPU}, 0, pooled});
-
-    if (!shape_.empty()) shape_[0] /= static_cast<int64_t>(parts_);
-    constexpr size_t alignment = 64;
-    size_t bytes = (volume(shape_) * sizeof(float) + alignment - 1) / alignment * alignment;
-    input_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
-    arguments_ = {tvm_c::view(input_.get(), shape_)};
-    if (std::string prepare = about.text("prepare"); !prepare.empty())
-      for (tvm_c::Value& each : tvm_c::tensors(tvm_c::member(machine_, prepare)({}))) arguments_.push_back(std::move(each));
-    main_ = tvm_c::member(machine_, "main");
-
-    std::fill(input_.get(), input_.get() + volume(shape_), 0.f);
-    main_(arguments_);  // takes its memory
-    if (about.number("huge_pages")) machine::huge_pages();
-  }
-
-  // Calls `take` with what each part of the batch `x` becomes, before the next is computed.
-  template <typename Take>
-  void each_part(const float* x, Take take) {
-    for (size_t part = 0; part < parts_; ++part) {
-      std::copy_n(x + part * volume(shape_), volume(shape_), input_.get());
-      take(main_(arguments_));
-    }
-  }
-
-  // The outputs for `x`, of whole batches.
-  std::vector<npy::Array> operator()(const float* x) {
-    std::vector<npy::Array> outputs;
-    each_part(x, [&](const tvm_c::Value& result) {
-      const std::vector<tvm_c::Value> tensors = tvm_c::tensors(result);
-      outputs.resize(tensors.size());
-      for (size_t i = 0; i < tensors.size(); ++i) append(outputs[i], tensors[i].tensor());
-    });
-    return outputs;
-  }
-
- private:
-  static tvm_c::Value loaded(const std::string& library) {
-    const machine::Quiet quiet;
-    return tvm_c::global("ffi.ModuleLoadFromFile")({library.c_str()});
-  }
-
-  static void append(npy::Array& whole, const DLTensor& part) {
-    std::vector<int64_t> shape(part.shape, part.shape + part.ndim);
-    const char kind = part.dtype.code == kDLFloat ? 'f' : part.dtype.code == kDLInt ? 'i' : 'u';
-    const std::string width = std::to_string(part.dtype.bits / 8);
-    const char* start = static_cast<const char*>(part.data) + part.byte_offset;
-    if (whole.bytes.empty()) {
-      whole.shape = shape, whole.dtype = std::string(part.dtype.bits == 8 ? "|" : "<") + kind + width;
-    } else {
-      whole.shape[0] += shape[0];
-    }
-    whole.bytes.insert(whole.bytes.end(), start, start + volume(shape) * (part.dtype.bits / 8));
-  }
-
-  struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-  };
-
-  size_t parts_;
-  std::vector<int64_t> shape_;  // of a part's input
-  std::unique_ptr<float, Free> input_;
-  tvm_c::Value machine_, main_;
-  std::vector<tvm_c::Value> arguments_;
 };
 
 // "4-7,2" as cores; those that are not allowed here are an error.
@@ -187,29 +84,45 @@ double quantile(const std::vector<double>& sorted, double share) {
   return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
-int check(Network& network, const Options& options, const Description& about) {
-  npy::Array input = npy::read(options.folder + "/check/input.npy"), expected = npy::read(options.folder + "/check/output.npy");
-  npy::Array output = network(input.floats()).at(0);
-  double error = output.count() < expected.count() ? INFINITY : 0, limit = about.number("tolerance");
+// The largest difference from what is expected, which may be the first numbers only; NaN where one of two numbers is none, 0 between equal infinities.
+double largest_error(const npy::Array& output, const npy::Array& expected) {
+  double error = output.count() < expected.count() ? INFINITY : 0;
   for (size_t i = 0; i < std::min(expected.count(), output.count()); ++i) {
-    double difference = std::fabs(double{output.floats()[i]} - double{expected.floats()[i]});
-    error = difference <= error ? error : difference;  // NaN stays
-    if (std::isnan(difference)) break;
+    const double given = output.number(i), wanted = expected.number(i);
+    if (given == wanted || (std::isnan(given) && std::isnan(wanted))) continue;
+    error = std::max(error, std::fabs(given - wanted));
+    if (std::isnan(given) || std::isnan(wanted)) return NAN;
   }
-  const bool well = error <= limit;
+  return error;
+}
+
+int check(Network& network, const Options& options, const Description& about) {
+  const std::vector<Tensor> wanted = about.tensors("output");
+  const npz::Arrays expected = npz::read(options.folder + "/check/outputs.npz");
+  const npz::Arrays outputs = network(bundle::read_inputs(options.folder + "/check/inputs.npz", about.tensors("input")));
+  bool well = expected.size() == outputs.size();
+  double error = 0, limit = 0, worst = -1;
+  std::string name;
+  for (size_t i = 0; i < std::min(expected.size(), outputs.size()); ++i) {
+    const double each = largest_error(outputs[i].second, expected[i].second), allowed = wanted[i].number;
+    const bool passes = each <= allowed;
+    const double share = passes ? (allowed > 0 ? each / allowed : 0) : std::isnan(each) || !(allowed > 0) ? INFINITY : each / allowed;
+    if (share > worst) worst = share, error = each, limit = allowed, name = outputs[i].first;
+    well = well && passes;
+  }
   if (options.json) {
-    print_json({{"check", in_quotes(well ? "ok" : "failed")}, {"max_abs_error", number(error)}, {"limit", number(limit)}});
+    print_json({{"check", in_quotes(well ? "ok" : "failed")}, {"max_abs_error", number(error)}, {"limit", number(limit)}, {"output", in_quotes(name)}});
   } else {
-    std::printf("%s: check %s: max abs error %.2e, at most %.2e\n", options.name().c_str(), well ? "ok" : "FAILED", error, limit);
+    std::printf("%s: check %s: max abs error %.2e of '%s', at most %.2e\n", options.name().c_str(), well ? "ok" : "FAILED", error, name.c_str(), limit);
   }
   return well ? 0 : 1;
 }
 
-int bench(Network& network, const Options& options, const std::vector<int>& cores) {
+int bench(Network& network, const Options& options, const Description& about, const std::vector<int>& cores) {
   using Seconds = std::chrono::duration<double>;
   constexpr size_t least = 10, warm_up = 3;
-  npy::Array input = npy::read(options.folder + "/check/input.npy");
-  const auto call = [&] { network.each_part(input.floats(), [](const tvm_c::Value&) {}); };
+  const npz::Arrays inputs = bundle::read_inputs(options.folder + "/check/inputs.npz", about.tensors("input"));
+  const auto call = [&] { network.each_part(inputs, [](const tvm_c::Value&) {}); };
   for (size_t i = 0; i < warm_up; ++i) call();
   const machine::Clock before = machine::clock(cores);
   std::vector<double> times;  // milliseconds
@@ -256,18 +169,21 @@ int bench(Network& network, const Options& options, const std::vector<int>& core
 }
 
 int run(Network& network, const Options& options, const Description& about) {
-  npy::Array input = npy::read(options.input);
-  if (input.shape != about.shape())
-    throw std::runtime_error(options.input + " is an array of " + npy::words(input.shape) + ", the network takes " + npy::words(about.shape()));
-  std::vector<npy::Array> outputs = network(input.floats());
-  for (size_t i = 0; i < outputs.size(); ++i) {  // OUTPUT.npy, OUTPUT.npy.1, ...
-    const std::string path = options.output + (i ? "." + std::to_string(i) : "");
-    npy::write(path, outputs[i]);
-    const std::string shape = npy::words(outputs[i].shape);
+  const std::vector<Tensor> wanted = about.tensors("output");
+  if (!bundle::ends_in(options.output, ".npz") && wanted.size() != 1)
+    throw std::runtime_error("the network gives " + std::to_string(wanted.size()) + " outputs (" + bundle::names(wanted) + "): write them to a .npz file");
+  const npz::Arrays outputs = network(bundle::read_inputs(options.input, about.tensors("input")));
+  if (bundle::ends_in(options.output, ".npz")) {
+    npz::write(options.output, outputs);
+  } else {
+    npy::write(options.output, npy::file_of(outputs[0].second));
+  }
+  for (const auto& [name, array] : outputs) {
+    const std::string shape = npy::words(array.shape);
     if (options.json) {
-      print_json({{"output", in_quotes(path)}, {"shape", in_quotes(shape)}, {"dtype", in_quotes(outputs[i].dtype)}});
+      print_json({{"output", in_quotes(options.output)}, {"name", in_quotes(name)}, {"shape", in_quotes(shape)}, {"dtype", in_quotes(array.dtype)}});
     } else {
-      std::printf("%s: %s of %s\n", path.c_str(), shape.c_str(), outputs[i].dtype.c_str());
+      std::printf("%s: '%s', %s of %s\n", options.output.c_str(), name.c_str(), shape.c_str(), array.dtype.c_str());
     }
   }
   return 0;
@@ -311,7 +227,7 @@ Options parsed(int count, char** words) {
     }
   }
   if (options.mode.empty()) throw std::invalid_argument(USAGE);
-  if ((options.mode == "run") == options.output.empty()) throw std::invalid_argument("-o OUTPUT.npy goes with INPUT.npy\n");
+  if ((options.mode == "run") == options.output.empty()) throw std::invalid_argument("-o OUTPUT goes with INPUT\n");
   return options;
 }
 
@@ -337,7 +253,7 @@ int start(Options options) {
 
   Network network(options.folder + "/net.so", about, options.threads);
   if (options.mode == "--check") return check(network, options, about);
-  return options.mode == "--bench" ? bench(network, options, cores) : run(network, options, about);
+  return options.mode == "--bench" ? bench(network, options, about, cores) : run(network, options, about);
 }
 
 }  // namespace

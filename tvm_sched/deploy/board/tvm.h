@@ -91,10 +91,10 @@ inline std::vector<Value> tensors(const Value& result) {
   return found;
 }
 
-// A tensor of fp32 of memory that outlives it.
-inline Value view(float* data, std::vector<int64_t>& shape) {
+// A tensor of memory that outlives it.
+inline Value view(void* data, std::vector<int64_t>& shape, DLDataType dtype) {
   auto* managed = new DLManagedTensor{};
-  managed->dl_tensor = DLTensor{data, {kDLCPU, 0}, static_cast<int32_t>(shape.size()), {kDLFloat, 32, 1}, shape.data(), nullptr, 0};
+  managed->dl_tensor = DLTensor{data, {kDLCPU, 0}, static_cast<int32_t>(shape.size()), dtype, shape.data(), nullptr, 0};
   managed->deleter = [](DLManagedTensor* self) { delete self; };
   TVMFFIObjectHandle tensor = nullptr;
   if (TVMFFITensorFromDLPack(managed, 0, 1, &tensor)) throw raised();

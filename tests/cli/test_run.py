@@ -1,0 +1,121 @@
+"""`subp run` and `subp inspect` of networks with several inputs and outputs, and each wrong file told."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tvm_sched
+from subp import cli
+from subp.cli.inspect import compiled_table
+from tvm_sched.signature import check_inputs
+
+NAMES = ("image", "boxes_0", "boxes_1", "flag")
+
+
+class Detects(nn.Module):
+    def forward(self, image, boxes, *, flag):
+        return {"maps": image * 2, "boxes": torch.cat(boxes), "any": flag & (image > 0)}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """(artifact, its file)"""
+    path = tmp_path_factory.mktemp("several") / "net.so"
+    boxes = [torch.tensor([[2, 5]]), torch.tensor([[3, 4]])]
+    artifact = tvm_sched.compile(
+        Detects(), (torch.ones(1, 2, 3), boxes), {"flag": torch.tensor([[True], [False]])}, threads=1
+    )
+    artifact.save(path)
+    return artifact, path
+
+
+@pytest.fixture
+def given(network):
+    """Inputs by name."""
+    return dict(zip(NAMES, check_inputs(network[0].signature.inputs, 3), strict=True))
+
+
+def refused(arguments, capsys):
+    """The sentence by which a command refuses."""
+    assert cli.exit_code([str(each) for each in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_several_in_several_out(network, given, tmp_path):
+    np.savez(tmp_path / "x.npz", **dict(reversed(given.items())))
+    arguments = ["run", str(network[1]), str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")]
+    assert cli.exit_code(arguments) == 0
+    made = np.load(tmp_path / "y.npz")
+    assert made.files == ["maps", "boxes", "any"]
+    np.testing.assert_array_equal(made["maps"], given["image"] * 2)
+    np.testing.assert_array_equal(made["boxes"], np.concatenate([given["boxes_0"], given["boxes_1"]]))
+    np.testing.assert_array_equal(made["any"], given["flag"] & (given["image"] > 0))
+
+
+def test_outputs_that_are_no_classes_are_told_in_numbers(network, given, tmp_path, capsys):
+    given["image"][:] = [[[0, 1, 2], [-1, 0, 4]]]
+    given["boxes_0"][:], given["boxes_1"][:] = 2, 4
+    np.savez(tmp_path / "x.npz", **given)
+    assert cli.exit_code(["run", str(network[1]), str(tmp_path / "x.npz")]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "'maps', [1, 2, 3] of float32, min -2, mean 2, max 8",
+        "'boxes', [2, 2] of int64, min 2, mean 3, max 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.pop("flag"), "lacks the input 'flag'; the network takes image, boxes_0, boxes_1, flag"),
+        (lambda x: x.update(more=np.ones(1)), "holds 'more', which is no input of the network; it takes image"),
+        (lambda x: x.update(image=np.ones((1, 2, 4), "float32")), "input 'image' must be .*[1, 2, 3] of float32"),
+        (lambda x: x.update(boxes_1=np.ones((1, 2))), "of int64, not [1, 2] of float64"),
+    ],
+)
+def test_wrong_inputs_are_told(network, given, tmp_path, capsys, change, words):
+    change(given)
+    np.savez(tmp_path / "x.npz", **given)
+    said = refused(["run", network[1], tmp_path / "x.npz"], capsys)
+    assert all(part in said for part in words.split(".*"))
+
+
+def test_other_files_are_told(network, given, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", given["image"])
+    assert "by these names in a .npz file" in refused(["run", network[1], tmp_path / "x.npy"], capsys)
+    np.savez(tmp_path / "x.npz", **given)
+    said = refused(["run", network[1], tmp_path / "x.npz", "-o", tmp_path / "y.npy"], capsys)
+    assert "has the outputs maps, boxes, any: give -o a .npz file" in said and not (tmp_path / "y.npy").exists()
+    for content in (b"", b"PK\x03\x04 cut off", (tmp_path / "x.npz").read_bytes()[:-30]):
+        (tmp_path / "cut.npz").write_bytes(content)
+        assert "cut.npz is not a .npz file of numbers" in refused(["run", network[1], tmp_path / "cut.npz"], capsys)
+    (tmp_path / "x.png").write_bytes(b"no matter")
+    assert "takes 4 inputs, not an image: give a .npz file" in refused(["run", network[1], tmp_path / "x.png"], capsys)
+
+
+def test_inspect_lists_inputs_and_outputs(network):
+    title = compiled_table(network[1]).title
+    assert title.splitlines()[1:] == [
+        r"input 'image', \[1, 2, 3] of float32".replace("\\", ""),
+        "input 'boxes_0', [1, 2] of int64",
+        "input 'boxes_1', [1, 2] of int64",
+        "input 'flag', [2, 1] of bool",
+        "output 'maps', [1, 2, 3] of float32",
+        "output 'boxes', [2, 2] of int64",
+        "output 'any', [1, 2, 3] of bool",
+    ]
+
+
+def test_a_program_of_several_inputs_is_compiled_by_the_command(tmp_path, capsys):
+    class Adds(nn.Module):
+        def forward(self, x, y, scale=2):
+            return x * scale + y
+
+    args = (torch.ones(1, 3), torch.ones(4, 1, dtype=torch.int64), 5)
+    torch.export.save(torch.export.export(Adds(), args), tmp_path / "adds.pt2")
+    arguments = ["compile", str(tmp_path / "adds.pt2"), "-o", str(tmp_path / "adds.so"), "--threads", "1"]
+    assert cli.exit_code(arguments) == 0
+    made = tvm_sched.load(tmp_path / "adds.so")(np.full((1, 3), 2, "float32"), np.arange(4)[:, None], 5)
+    np.testing.assert_array_equal(made, 10 + np.arange(4)[:, None] * np.ones((1, 3)))
