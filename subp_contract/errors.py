@@ -7,7 +7,7 @@ class UserError(ValueError):
     """
 
 
-class CheckFailed(Exception):
+class CheckFailed(UserError):
     """Two things that must agree do not, told in one sentence. The command line prints it and exits with 1."""
 
 

@@ -84,10 +84,10 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + help_of, 2)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except UserError as error:
-        return _fail(str(error), 2)
     except CheckFailed as error:
         return _fail(str(error), 1)
+    except UserError as error:
+        return _fail(str(error), 2)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
