@@ -44,8 +44,8 @@ class Compilation:
     target: Target
     records: KnownRecords | None = None
     dense: bool = False  # zeros are ignored
-    restrictions: Restrictions = FREE  # of the layers' kernels
     observe: Observer | None = None  # sees the module after each phase
+    restrictions: Restrictions = FREE  # of the layers' kernels
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
     memory: Memory | None = None
