@@ -354,8 +354,8 @@ class WinogradConv2d(Kernel):
                 conv = replace(layer.problem(n), channels=ceil(layer.channels / lanes) * lanes)
                 problem = WinogradProblem.of(conv, variant)
                 total = least_cycles(self, problem, target)
-                own = {"details": variant, "rounding": variant.rounding}
-                yield Form(self, layer, problem, n, f"winograd {variant}", total, variant.size, **own)
+                told = (f"winograd {variant}", total, variant.size)
+                yield Form(self, layer, problem, n, *told, details=variant, rounding=variant.rounding)
 
     def call(
         self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict

@@ -100,8 +100,7 @@ def runs_here(target: Target) -> bool:
 def on_this_machine(target: Target) -> Target:
     """The target as schedules see it, in this machine's instructions. Raises UserError as `host` does."""
     here = host()
-    own = {"triple": here.triple, "cpu": here.cpu, "features": here.features, "cpu_flags": here.cpu_flags}
-    return replace(target, **own)
+    return replace(target, triple=here.triple, cpu=here.cpu, features=here.features, cpu_flags=here.cpu_flags)
 
 
 def cpu_flags() -> set[str]:

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from subp_contract.errors import CheckFailed
 from tvm_sched import pipeline
 from tvm_sched.deploy.manifest import first_numbers
-from tvm_sched.frontend.aten.source_place import place
+from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
@@ -184,6 +184,7 @@ class Check:
             where = "no single operator departs"
         else:
             node, agreement = departure
+            node = node if operator(node) else next(iter(node.all_input_nodes), node)  # an item of several results
             where = f"the first to depart is {place(node)}, whose value {agreement.words}"
         return f"{words}; {where}: a fault of this compiler, please report it (check=False compiles all the same)"
 

@@ -30,43 +30,48 @@ def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any]) -> bool
     theirs = values[node]
     if not isinstance(theirs, Tensor) or theirs.is_floating_point() or ours.shape != theirs.shape:
         return False
-    while operator(node) in UNMOVED and values[node.args[0]].numel() == ours.numel():
-        node = node.args[0]
-        ours, theirs = ours.reshape(values[node].shape).to(values[node].dtype), values[node]
+    while operator(node) in UNMOVED and values[node.all_input_nodes[0]].numel() == ours.numel():
+        node = node.all_input_nodes[0]
+        theirs = values[node]
+        ours = ours.reshape(theirs.shape).to(theirs.dtype)
     if operator(node) in COMPARISONS:
-        return compares_equals(node, ours != theirs, values)
-    source = node.args[0] if operator(node) == "" and node.args and isinstance(node.args[0], fx.Node) else node
+        one, other = map(torch.as_tensor, list(arguments_of(node, values).values())[:2])
+        return compares_equals(one, other, ours != theirs)
+    source = node if operator(node) else next(iter(node.all_input_nodes), node)  # an item of several results
     if operator(source) not in PICKING and operator(source) not in POOLING:
         return False
-    arguments = arguments_of(source, values)
-    x = arguments["input"] if "input" in arguments else arguments["self"]
-    picked, expected = (numbers_at(operator(source), x, index, arguments) for index in (ours, theirs))
+    x, *_ = (arguments := arguments_of(source, values)).values()
+    picked, expected = (numbers_at(operator(source), x, index, arguments.get("dim")) for index in (ours, theirs))
     if picked is None or expected is None:
         return False
     return bool((picked - expected).abs().max() <= error_limit(to_array(x)))
 
 
-def compares_equals(node: fx.Node, differs: Tensor, values: Mapping[fx.Node, Any]) -> bool:
+def compares_equals(one: Tensor, other: Tensor, differs: Tensor) -> bool:
     """Whether the operands of a comparison are equal within the limit of error wherever its results differ."""
-    one, other = (values[each] if isinstance(each, fx.Node) else each for each in node.args[:2])
-    gap = torch.as_tensor(one - other).abs().broadcast_to(differs.shape)
-    return gap.is_floating_point() and bool((gap[differs] <= error_limit(to_array(torch.as_tensor(one)))).all())
+    if not one.is_floating_point() and not other.is_floating_point():
+        return False
+    gap = (one.double() - other.double()).abs().broadcast_to(differs.shape)
+    return bool((gap[differs] <= error_limit(to_array(one if one.is_floating_point() else other))).all())
 
 
 def arguments_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[str, Any]:
-    """A call's arguments by their names in the operator's schema, defaults among them."""
-    names = node.target._schema.arguments
-    given = dict(zip((each.name for each in names), node.args, strict=False)) | node.kwargs
-    told = {each.name: given.get(each.name, each.default_value) for each in names}
+    """A call's arguments by their names in the operator's schema, in its order, defaults among them."""
+    schema = getattr(node.target, "_schema").arguments  # noqa: B009, of an OpOverload
+    given = dict(zip((each.name for each in schema), node.args, strict=False)) | node.kwargs
+    told = {each.name: given.get(each.name, each.default_value) for each in schema}
     return {name: values[each] if isinstance(each, fx.Node) else each for name, each in told.items()}
 
 
-def numbers_at(name: str, x: Tensor, index: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
-    """What an operator's indices pick of its operand; None where one of them is none of it."""
+def numbers_at(name: str, x: Tensor, index: Tensor, dim: int | None) -> Tensor | None:
+    """What an operator's indices pick of its operand, along an axis if that has one; None where one of them is none of
+    it.
+    """
+    axis = -1 if dim is None else dim
     if name in POOLING:
-        axis, x, index = -1, x.flatten(-POOLING[name]), index.flatten(-POOLING[name])
-    elif (axis := arguments.get("dim")) is None:
-        axis, x, index = -1, x.flatten(), index.flatten()
+        x, index = x.flatten(-POOLING[name]), index.flatten(-POOLING[name])
+    elif dim is None:
+        x, index = x.flatten(), index.flatten()
     elif index.ndim < x.ndim:
         index = index.unsqueeze(axis)
     if x.ndim == 0:
