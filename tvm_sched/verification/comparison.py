@@ -16,6 +16,7 @@ class Agreement:
     error: float  # largest absolute; infinite where the two differ in kind, or one of them is not finite
     limit: float  # that the error may have; 0 for whole numbers and booleans
     words: str  # where the limit is passed, what differs, after "the compiled network's output"
+    other_kind: bool = False  # shape or dtype differ
 
     @property
     def holds(self) -> bool:
@@ -28,23 +29,24 @@ class Agreement:
         return self.error / self.limit if self.limit else inf if self.error else 0.0
 
 
-def compare(output: np.ndarray, expected: np.ndarray) -> Agreement:
+def compare(output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch") -> Agreement:
     """Whether `output` is what is expected: shape and dtype the same, floating-point numbers within `error_limit`, NaN
-    and infinities at the same places, whole numbers and booleans equal.
+    and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words.
     """
     if output.shape != expected.shape or output.dtype != expected.dtype:
-        return Agreement(inf, 0.0, f"is {kind(output)}, PyTorch's {kind(expected)}")
+        words = f"is {kind(output)}, that of {whose} {kind(expected)}"
+        return Agreement(inf, 0.0, words, other_kind=True)
     limit = error_limit(expected)
     errors = absolute_errors(output, expected)
-    error = float(errors.max(initial=0.0))
+    error, numbers = float(errors.max(initial=0.0)), f"of {errors.size} numbers"
     if error <= limit:
         return Agreement(error, limit, "")
     if limit == 0:
-        return Agreement(error, limit, f"differs from PyTorch in {np.count_nonzero(errors)} of {errors.size} numbers")
+        return Agreement(error, limit, f"differs from {whose} in {np.count_nonzero(errors)} {numbers}")
     if error == inf:
         lost = int(np.isinf(errors).sum())
-        return Agreement(error, limit, f"is NaN or infinite, or PyTorch's is, in {lost} of {errors.size} numbers")
-    return Agreement(error, limit, f"differs from PyTorch by {error:.2e}, more than {limit:.2e}")
+        return Agreement(error, limit, f"is NaN or infinite, or that of {whose} is, in {lost} {numbers}")
+    return Agreement(error, limit, f"differs from {whose} by {error:.2e}, more than {limit:.2e}")
 
 
 def absolute_errors(output: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -57,6 +59,11 @@ def absolute_errors(output: np.ndarray, expected: np.ndarray) -> np.ndarray:
         errors = np.abs(wide - wanted)
     least = np.finfo("float64").tiny  # of whole numbers beyond 2^53, which float64 does not tell apart
     return np.where(same, 0.0, np.maximum(np.nan_to_num(errors, nan=inf, posinf=inf), least))
+
+
+def rms(errors: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def kind(array: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from tvm import relax
 
 from tvm_sched import pipeline
 from tvm_sched.frontend import aten
+from tvm_sched.frontend.aten.program import user_outputs
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.verification.reference import own_tensor
@@ -65,6 +66,11 @@ def tensor_nodes(core: ExportedProgram) -> list[fx.Node]:
         for node in core.graph.nodes
         if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
     ]
+
+
+def output_node(core: ExportedProgram, output: int) -> fx.Node:
+    """The node of the user's output tensor of that number."""
+    return user_outputs(core)[output]
 
 
 def compiled_values(

@@ -5,18 +5,37 @@ results. Only a network that has failed its check comes here.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import fx
 
-from tvm_sched.frontend.aten.program import user_outputs
+from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, to_array
 from tvm_sched.pipeline import Compilation
 from tvm_sched.verification import ties
+from tvm_sched.verification.cases import Finding
 from tvm_sched.verification.comparison import Agreement, compare
-from tvm_sched.verification.core import Values, compiled_values, tensor_nodes, values
+from tvm_sched.verification.core import Values, compiled_values, output_node, tensor_nodes, values
+from tvm_sched.verification.host import for_here
 from tvm_sched.verification.reference import own_tensor
 
 Departure = tuple[fx.Node, Agreement]
+
+
+def sentence(finding: Finding, compilation: Compilation) -> str:
+    """What is wrong, where it begins, and what to do."""
+    case, imported = finding.case, finding.case.imported
+    name = imported.signature.outputs[finding.output].name
+    departure = first_departure(imported, for_here(compilation), case.first_part, finding.output)
+    if departure is not None:
+        node, agreement = departure
+        where = f"the first to depart is {place(node)}, whose value {agreement.words}"
+    elif all(compare(*each).holds for each in zip(case.reference.by_torch(case.inputs), case.expected, strict=True)):
+        where = "no operator departs where it is compiled without those that follow"
+    else:
+        where = "the module that it was made into for PyTorch departs as well"
+    return (
+        f"the compiled network is wrong: its output '{name}' {finding.agreement.words}; {where}: a fault of this "
+        "compiler, please report it (check=False, or --no-check, compiles all the same)"
+    )
 
 
 def first_departure(
@@ -30,12 +49,12 @@ def first_departure(
     """
     try:
         expected = values(imported.core, inputs)
-        nodes = ancestors(user_outputs(imported.core)[output], tensor_nodes(imported.core))
+        nodes = ancestors(output_node(imported.core, output), tensor_nodes(imported.core))
         made = compiled_values(imported, compilation, nodes, inputs)
         for node, value in zip(nodes, made, strict=True):
             agreement = agreement_of(node, value, expected)
             if not agreement.holds:
-                return node, agreement
+                return named(node), agreement
         return _by_bisection(imported, compilation, inputs, nodes, expected)
     except Exception:  # of any kind: that the network departs is told in any case, and is what matters
         return None
@@ -55,12 +74,17 @@ def _by_bisection(
         (value,) = compiled_values(imported, compilation, nodes[middle : middle + 1], inputs)
         agreement = agreement_of(nodes[middle], value, expected)
         if not agreement.holds:
-            found, high = (nodes[middle], agreement), middle - 1
+            found, high = (named(nodes[middle]), agreement), middle - 1
         elif found is None:
             return None  # not even the last one
         else:
             low = middle + 1
     return found
+
+
+def named(node: fx.Node) -> fx.Node:
+    """The operator that computes a node's value: of one of several results the one that gives them."""
+    return node if operator(node) else next(iter(node.all_input_nodes), node)
 
 
 def ancestors(last: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
@@ -80,12 +104,3 @@ def agreement_of(node: fx.Node, value: np.ndarray, expected: Values) -> Agreemen
     if not agreement.holds and agreement.limit == 0 and ties.explains(node, own_tensor(value), expected):
         return Agreement(0.0, 0.0, "")
     return agreement
-
-
-def is_tie(imported: Imported, inputs: Sequence[np.ndarray], output: int, value: np.ndarray) -> bool:
-    """Whether rounding alone explains that an output's whole numbers or booleans are not PyTorch's."""
-    try:
-        node = user_outputs(imported.core)[output]
-        return bool(ties.explains(node, torch.as_tensor(value), values(imported.core, inputs)))
-    except Exception:  # of any kind, as an operator's own code runs
-        return False

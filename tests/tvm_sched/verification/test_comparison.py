@@ -34,14 +34,14 @@ def test_what_is_equal(output, expected):
 @pytest.mark.parametrize(
     ("output", "expected", "words"),
     [
-        (np.float32([NAN, 1]), np.float32([1, 1]), "is NaN or infinite, or PyTorch's is, in 1 of 2 numbers"),
+        (np.float32([NAN, 1]), np.float32([1, 1]), "is NaN or infinite, or that of PyTorch is, in 1 of 2 numbers"),
         (np.float32([2e38, 1]), np.float32([inf, 1]), "is NaN or infinite"),
         (np.float32([inf, 1]), np.float32([-inf, 1]), "is NaN or infinite"),
         (np.int64([1, 5, 3]), np.int64([1, 2, 2]), "differs from PyTorch in 2 of 3 numbers"),
         (np.int64([2**53 + 1]), np.int64([2**53]), "differs from PyTorch in 1 of 1 numbers"),
         (np.array([True]), np.array([False]), "differs from PyTorch in 1 of 1 numbers"),
-        (np.float32([[1]]), np.float32([1]), r"is [1, 1] of float32, PyTorch's [1] of float32"),
-        (np.float64([1]), np.float32([1]), r"is [1] of float64, PyTorch's [1] of float32"),
+        (np.float32([[1]]), np.float32([1]), r"is [1, 1] of float32, that of PyTorch [1] of float32"),
+        (np.float64([1]), np.float32([1]), r"is [1] of float64, that of PyTorch [1] of float32"),
     ],
 )
 def test_what_departs_and_in_which_words(output, expected, words):
