@@ -7,8 +7,12 @@ class UserError(ValueError):
     """
 
 
-class CheckFailed(Exception):
+class CheckFailed(UserError):
     """Two things that must agree do not, told in one sentence. The command line prints it and exits with 1."""
+
+
+class CheckWarning(UserWarning):
+    """A check passed, but says little; why is told in one sentence."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,6 +1,7 @@
 """`compile`: from a PyTorch network to an artifact."""
 
 import gc
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckWarning, UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
@@ -32,6 +33,8 @@ def compile(
     records: str | Path | None = None,
     dense: bool = False,
     dump: str | Path | None = None,
+    check: bool = True,
+    winograd: bool = True,
 ) -> "Artifact":
     """Compiles a network for one CPU.
 
@@ -48,9 +51,13 @@ def compile(
                     number of threads the ones that give each thread equal work
     dense:          ignore the zeros, as a baseline
     dump:           folder for the module after each phase of the pipeline, to be read
+    check:          hold the compiled network against PyTorch, on the example and on random inputs
+    winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
+                    is more than direct convolution's, do not in any case
 
-    Returns an Artifact; where its schedules come from is told by `Artifact.schedules`. Raises UserError for a network
-    or a target that cannot be compiled.
+    Returns an Artifact; where its schedules come from is told by `Artifact.schedules`, and what the check found by
+    `manifest["check"]`. Warns with a CheckWarning where the weights make the check blind. Raises UserError for a
+    network or a target that cannot be compiled, and CheckFailed, which is one, where the outcome would be wrong.
     """
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact
@@ -58,18 +65,25 @@ def compile(
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
     from tvm_sched.pipeline import Compilation
+    from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
+    from tvm_sched.verification.check import UNCHECKED, Check
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
     with quiet(), older_objects_uncollected():
         imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
-        compilation = Compilation(target, open_records(records, target), dense, observe)
-        lowered = pipeline.lower(imported, compilation)
-        executable = pipeline.build(lowered.mod, compilation)
-    assert compilation.memory is not None  # `build` has planned it
-    manifest = make_manifest(target, imported, lowered, compilation.memory, threads=target.cores, dense=dense)
-    return Artifact(executable, manifest, target)
+        restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
+        compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
+        against_torch = Check.of(imported, module, example_inputs, example_kwargs)
+        if check:
+            built, verdict = against_torch.built(compilation)
+        else:
+            built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
+        manifest = make_manifest(target, imported, built, check=against_torch.told(verdict), dense=dense)
+    if verdict.blind:
+        warnings.warn(verdict.blind, CheckWarning, stacklevel=2)
+    return Artifact(built.executable, manifest, target)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
+from tvm_sched.planning.plan import FREE, Restrictions
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
@@ -44,6 +45,7 @@ class Compilation:
     records: KnownRecords | None = None
     dense: bool = False  # zeros are ignored
     observe: Observer | None = None  # sees the module after each phase
+    restrictions: Restrictions = FREE  # of the layers' kernels
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
     memory: Memory | None = None
@@ -75,7 +77,7 @@ FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 4."""
-    mod, compilation.choices = select_kernels(mod, compilation.target, compilation.dense)
+    mod, compilation.choices = select_kernels(mod, compilation.target, compilation.dense, compilation.restrictions)
     return mod
 
 
@@ -173,6 +175,24 @@ def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
     if compilation.observe:
         compilation.observe(MACHINE_CODE, codegen.assembly(executable))
     return executable
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network as code: TVM's executable, what it was lowered to, and the memory that it takes."""
+
+    executable: relax.VMExecutable
+    lowered: Lowered
+    memory: Memory
+
+
+def build_network(imported: Imported, compilation: Compilation) -> Built:
+    """All phases. What they leave in `compilation` is begun anew."""
+    compilation.choices, compilation.schedules, compilation.memory = {}, {}, None
+    lowered = lower(imported, compilation)
+    executable = build(lowered.mod, compilation)
+    assert compilation.memory is not None  # `build` has planned it
+    return Built(executable, lowered, compilation.memory)
 
 
 def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:

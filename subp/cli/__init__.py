@@ -12,11 +12,13 @@ import errno
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import click
 
-from subp_contract.errors import CheckFailed, UserError
+from subp_contract.errors import CheckFailed, CheckWarning, UserError
 
 COMMANDS = (
     "quickstart",
@@ -74,7 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
-    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch.export's, of its own code
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec", category=FutureWarning
+        )  # torch.export's, of its own code
+        warnings.simplefilter("always", CheckWarning)
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        return _exit_code(arguments)
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
     except click.Abort:
@@ -84,14 +95,22 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + help_of, 2)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except UserError as error:
-        return _fail(str(error), 2)
     except CheckFailed as error:
         return _fail(str(error), 1)
+    except UserError as error:
+        return _fail(str(error), 2)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2)
+
+
+def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
+    """One of ours as a sentence, others as Python shows them."""
+    if issubclass(category, CheckWarning):
+        click.echo(f"subp: warning: {message}", err=True)
+    else:
+        show(message, category, *rest)
 
 
 def _fail(sentence: str, code: int) -> int:

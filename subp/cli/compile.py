@@ -10,10 +10,8 @@ import click
 
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import FOLDER, OutputFile, cc_option, not_an_input, target_option
-from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
-    from tvm_sched import Artifact
     from tvm_sched.targets import Target
 
 
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
+@click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
+@click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",
@@ -45,6 +45,8 @@ def command(
     threads: int | None,
     records: Path | None,
     dense: bool,
+    no_check: bool,
+    no_winograd: bool,
     explain: bool,
     dump: Path | None,
     cc: str | None,
@@ -52,12 +54,12 @@ def command(
 ) -> None:
     """Compile MODEL for a CPU; its 1xN zeros, found in the weights, are skipped where that is faster.
 
-    What runs untuned is told. Where this machine can run the result, it is checked against PyTorch before it is
-    written.
+    What runs untuned is told. Before it is written the result is held against PyTorch on two inputs, one for another
+    CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
     from subp.cli.terminal import console
-    from subp.deployment.checks import check_artifact
+    from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched.deploy import toolchain
 
@@ -67,27 +69,36 @@ def command(
         toolchain.linker(machine, cc)
     network, metadata = load_network(model, settings)
     artifact = tvm_sched.compile(
-        network.module, network.example_input, target=machine, threads=threads, records=records, dense=dense, dump=dump
+        network.module,
+        network.example_input,
+        target=machine,
+        threads=threads,
+        records=records,
+        dense=dense,
+        dump=dump,
+        check=not no_check,
+        winograd=not no_winograd,
     )
+    check = artifact.manifest["check"]
     if explain:
         console().print(artifact.explain_table())
+        for note in check["notes"]:
+            click.echo(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    checked = ""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         unchecked = Path(folder) / output.name
         artifact.save(unchecked, cc)
-        if runs_here(artifact):
-            checked = (
-                f"; largest error to PyTorch {check_artifact(f'{model}, compiled', loadable(unchecked, artifact)):.1e}"
-            )
+        if check["verified"]:
+            check_written(unchecked, artifact)
         os.replace(unchecked, output)
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
+    checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]
     taken = ", ".join(f"input {list(spec.shape)}" for spec in artifact.signature.inputs)
-    click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}{checked}")
+    click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}; {checked}")
 
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:
@@ -102,26 +113,3 @@ def sources(schedules: Counter[str], target: "Target", threads: int, any_records
     if set(schedules) == {"default"}:
         reason = "; no tuning record fits" if any_records else "; there are no tuning records for this target"
     return f"kernels ({target.family}, {in_words(threads)}): {', '.join(told)}{reason}"
-
-
-def loadable(path: Path, artifact: "Artifact") -> "Artifact":
-    """What is in the file, so that machine code is made once; else the artifact that it was written from: an archive is
-    not linked, a folder may be mounted without permission to execute, and a file may be for another C library.
-    """
-    import tvm_sched
-
-    try:
-        return artifact if path.suffix == ".tar" else tvm_sched.load(path)
-    except UserError:
-        return artifact
-
-
-def runs_here(artifact: "Artifact") -> bool:
-    """Whether this machine's CPU has the instructions that the artifact uses."""
-    from tvm_sched.deploy.manifest import require_this_machine
-
-    try:
-        require_this_machine(artifact.manifest, "it")
-    except UserError:
-        return False
-    return True

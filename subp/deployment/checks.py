@@ -1,23 +1,14 @@
 """Every stage is held against PyTorch."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
-from subp_contract.errors import CheckFailed
-from tvm_sched.deploy.manifest import error_limit
-
-if TYPE_CHECKING:
-    from tvm_sched import Artifact
-
-
-def check_artifact(stage: str, artifact: "Artifact") -> float:
-    """The maximum absolute error of an artifact's outputs on its own check. Raises CheckFailed as `check` does."""
-    errors = artifact.errors()
-    for spec, error, limit in errors:
-        if not error <= limit:
-            raise CheckFailed(f"{stage} differs from PyTorch by {error:.2e} in '{spec.name}', more than {limit:.2e}")
-    return max(error for _, error, _ in errors)
+import tvm_sched
+from subp_contract.errors import CheckFailed, UserError
+from tvm_sched import Artifact
+from tvm_sched.signature import check_inputs
+from tvm_sched.verification.comparison import compare
 
 
 def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
@@ -25,10 +16,25 @@ def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
 
     Raises CheckFailed if it is beyond the limit for what is expected.
     """
-    if output.shape != expected.shape:
-        raise CheckFailed(f"{stage} gives an output of {list(output.shape)}, PyTorch one of {list(expected.shape)}")
-    error = float(np.abs(output - expected).max())
-    limit = error_limit(expected)
-    if not error <= limit:  # NaN included
-        raise CheckFailed(f"{stage} differs from PyTorch by {error:.2e}, more than {limit:.2e}")
-    return error
+    agreement = compare(output, expected)
+    if not agreement.holds:
+        raise CheckFailed(f"{stage} {agreement.words}")
+    return agreement.error
+
+
+def check_written(path: Path, artifact: Artifact) -> None:
+    """Raises CheckFailed if the network in the file does not compute what the artifact in memory does, bit for bit.
+
+    Not looked at are an archive, which is not linked, and files that this machine cannot load: those for another CPU or
+    C library, or in a folder that is mounted without permission to execute.
+    """
+    if path.suffix == ".tar":
+        return
+    try:
+        written = tvm_sched.load(path)
+    except UserError:
+        return
+    inputs = check_inputs(artifact.signature.inputs, seed=0)
+    outputs = zip(*(each.for_few_calls().run_flat(inputs) for each in (artifact, written)), strict=True)
+    if not all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in outputs):
+        raise CheckFailed(f"what was written to {path.name} does not compute what was compiled: is the disk sound?")

@@ -4,8 +4,9 @@
 numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
 `tvm_sched.signature`; `prepare` (the function that computes what 'main' takes beside its inputs, or null), `parts`
 (equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `memory` (bytes of
-`workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a seed for the inputs, and the first
-numbers of each of PyTorch's outputs), and what the user adds (`classes`, `preprocessing`).
+`workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers
+of each of PyTorch's `outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and
+`notes`), and what the user adds (`classes`, `preprocessing`).
 """
 
 import json
@@ -18,13 +19,12 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
-from tvm_sched.signature import Signature, TensorSpec, check_inputs
+from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
 
 if TYPE_CHECKING:
-    from tvm_sched.codegen import Memory
     from tvm_sched.frontend.torch_export import Imported
-    from tvm_sched.pipeline import Lowered
+    from tvm_sched.pipeline import Built
 
 FORMAT = 4
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
@@ -32,30 +32,26 @@ ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, wh
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
-def make_manifest(
-    target: Target, imported: "Imported", lowered: "Lowered", memory: "Memory", *, threads: int, dense: bool
-) -> dict:
-    """The manifest of a network just compiled, a pipeline's Lowered."""
+def make_manifest(target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool) -> dict:
+    """The manifest of a network just compiled."""
     import torch
     import tvm
 
-    seed = 0
-    expected = imported.reference(*check_inputs(imported.signature.inputs, seed))
     return {
         "format": FORMAT,
         "target": target.name,
         "arch": target.arch,
         "cpu": target.cpu,
         "cpu_flags": list(target.cpu_flags),
-        "threads": threads,
+        "threads": target.cores,
         "dense": dense,
-        "prepare": lowered.prepare,
+        "prepare": built.lowered.prepare,
         "parts": imported.parts,
         **imported.signature.to_json(),
-        "layers": [asdict(choice) for choice in lowered.choices],
-        "memory": asdict(memory),
+        "layers": [asdict(choice) for choice in built.lowered.choices],
+        "memory": asdict(built.memory),
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
-        "check": {"seed": seed, "outputs": [first_numbers(each).tolist() for each in expected]},
+        "check": check,
     }
 
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from subp_contract.errors import UserError, first_line
 from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend import aten, batches, signatures
 from tvm_sched.frontend.decompositions.table import decomposed
-from tvm_sched.signature import Signature, is_bfloat16, numpy_dtype, unflatten
+from tvm_sched.signature import Signature, is_bfloat16, numpy_dtype
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,9 @@ class Imported:
 
     mod: IRModule  # with a function 'main'
     program: ExportedProgram
+    core: ExportedProgram  # the same in ATen's core operators
     signature: Signature  # for the whole batch
     parts: int = 1
-
-    @cached_property
-    def eager(self) -> torch.nn.Module:
-        """The program as a module."""
-        return self.program.module()
-
-    def reference(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """What PyTorch computes for the inputs, flat lists both."""
-        given = [from_array(array).clone() for array in arrays]  # the network may write over its inputs
-        made = []
-        for part in zip(*(tensor.chunk(self.parts) for tensor in given), strict=True) if self.parts > 1 else [given]:
-            args, kwargs = unflatten(self.signature.input_structure, part)
-            with torch.no_grad():
-                result = self.eager(*args, **kwargs)
-            made.append([leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)])
-        return [to_array(torch.cat(each) if self.parts > 1 else each[0]) for each in zip(*made, strict=True)]
 
 
 def from_torch(
@@ -68,8 +52,8 @@ def from_torch(
         program = export(module, tuple(arg.chunk(parts)[0] for arg in args) if parts > 1 else args, kwargs)
     signature = signatures.signature_of(program)
     require_finite(program)
-    mod = aten.to_relax(decomposed(program, aten.CONVERTERS))
-    return Imported(mod, program, signatures.of_parts(signature, parts), parts)
+    core = decomposed(program, aten.CONVERTERS)
+    return Imported(aten.to_relax(core), program, core, signatures.of_parts(signature, parts), parts)
 
 
 def arguments(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> tuple[tuple, dict[str, Any]]:

@@ -54,6 +54,7 @@ class Form:
     cycles: float  # by estimate, with the best tile, on the target's cores
     rank: int  # among forms of equal cost, the lower the simpler
     details: Any = None  # of the kernel's own
+    rounding: float = 1.0  # its error by rounding, in multiples of the direct kernel's
 
     @property
     def kept(self) -> np.ndarray:

@@ -29,6 +29,7 @@ class LayerChoice:
     weights: int = 0  # numbers in the blocks that are stored
     function: str = ""  # the compiled function that computes the layer; empty if none does
     call: int = 0  # which of the network's calls of that function, from 0
+    rounding: float = 1.0  # the kernel's error by rounding, in multiples of the direct kernel's
 
 
 def table(choices: Iterable[LayerChoice]) -> Table:

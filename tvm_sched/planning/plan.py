@@ -5,10 +5,11 @@ union of four), 1x64 as four narrower ones. Every kernel is offered the layer, a
 after space-to-depth; each answers with the forms in which it takes it, and the least cost wins.
 """
 
-from dataclasses import dataclass
-from math import log2
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf, log2
 
-from tvm_sched.kernels import KERNELS
+from tvm_sched.kernels import KERNELS, winograd_conv2d
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import rounded
@@ -46,11 +47,41 @@ class Plan:
             why=kernel.why(layer, self.form),
             kept_macs=savings.macs,
             weights=stored,
+            rounding=self.form.rounding,
         )
 
 
-def choose(layer: Layer, target: Target) -> Plan | None:
-    """The cheapest plan; None where no kernel takes the layer."""
+@dataclass(frozen=True)
+class Restriction:
+    """What a layer's kernel must not be."""
+
+    most_rounding: float = inf  # in multiples of the direct kernel's error
+    kernels: frozenset[str] = frozenset()  # that are left out, by name
+    why: str = ""  # after "KERNEL left out: "
+
+    def allows(self, form: Form) -> bool:
+        """Whether the layer may run in this form."""
+        return form.rounding <= self.most_rounding and form.kernel.name not in self.kernels
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """Of a network's layers."""
+
+    default: Restriction = Restriction()
+    layers: Mapping[str, Restriction] = field(default_factory=dict)  # by name
+
+    def of(self, layer: str) -> Restriction:
+        """That of the layer of this name."""
+        return self.layers.get(layer, self.default)
+
+
+FREE = Restrictions()
+NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME}), why="as asked")
+
+
+def choose(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> Plan | None:
+    """The cheapest plan that the restriction allows; None where no kernel takes the layer."""
     kernels = [kernel for kernel in KERNELS if layer.dtype in kernel.dtypes]
     plans = [Plan(form, None, form.cycles) for kernel in kernels for form in kernel.forms(layer, target)]
     if deep := SpaceToDepth.of(layer, target):
@@ -60,6 +91,7 @@ def choose(layer: Layer, target: Target) -> Plan | None:
             if kernel.after_space_to_depth
             for form in kernel.forms(deep.layer, target)
         ]
+    plans = [plan for plan in plans if restriction.allows(plan.form)]
     if not plans:
         return None
 

@@ -92,6 +92,17 @@ def host() -> Target:
     )
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this machine runs the target's code."""
+    return target.links and target.arch == platform.machine() and set(target.cpu_flags) <= cpu_flags()
+
+
+def on_this_machine(target: Target) -> Target:
+    """The target as schedules see it, in this machine's instructions. Raises UserError as `host` does."""
+    here = host()
+    return replace(target, triple=here.triple, cpu=here.cpu, features=here.features, cpu_flags=here.cpu_flags)
+
+
 def cpu_flags() -> set[str]:
     """Instruction-set flags of this machine, as Linux lists them; empty where it does not."""
     try:

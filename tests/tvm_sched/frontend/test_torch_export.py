@@ -3,7 +3,6 @@
 import contextlib
 from math import prod
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,15 +91,6 @@ def test_an_exported_program_is_taken_with_its_names():
         assert imported.signature.inputs == (TensorSpec("input", (1, 3, 4, 4), "float32"),)
 
 
-def test_the_reference_is_pytorchs_output_in_eval_mode():
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
-    x = torch.randn(2, 3, 4, 4)
-    imported = torch_export.from_torch(network, x)
-    assert network.training  # as the user had it
-    with torch.no_grad():
-        np.testing.assert_allclose(imported.reference(x.numpy())[0], network.eval()(x).numpy(), atol=1e-6)
-
-
 @pytest.mark.parametrize("traceable", [True, False])
 def test_a_frozen_batch_norm_stays_frozen(traceable):
     layers = (nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Identity() if traceable else Branches())
@@ -110,15 +100,6 @@ def test_a_frozen_batch_norm_stays_frozen(traceable):
     with contextlib.nullcontext() if traceable else pytest.raises(UserError, match="cannot trace"):
         torch_export.export(network, torch.randn(2, 3, 4, 4))
     assert [module.training for module in network.modules()] == modes == [True, True, False, True]
-
-
-def test_several_results_are_a_tuple():
-    class Two(nn.Module):
-        def forward(self, x):
-            return x + 1, x * 2
-
-    one, two = torch_export.from_torch(Two(), torch.zeros(2, 3)).reference(np.ones((2, 3), "float32"))
-    assert (one == 2).all() and (two == 2).all()
 
 
 class Branches(nn.Module):

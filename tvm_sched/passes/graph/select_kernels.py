@@ -1,6 +1,7 @@
 """Rewrites each convolution and linear layer into the kernel that its plan names, with its weight packed."""
 
 from collections import Counter
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -11,27 +12,30 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
 from tvm_sched.planning.explain import ZEROS, LayerChoice
-from tvm_sched.planning.plan import Plan, choose
+from tvm_sched.planning.plan import FREE, Plan, Restrictions, choose
 from tvm_sched.targets import Target
 
 Choices = dict[str, LayerChoice]  # what was chosen, by the layer's mark, in the order of the network
 
 
-def select_kernels(mod: IRModule, target: Target, dense: bool = False) -> tuple[IRModule, Choices]:
+def select_kernels(
+    mod: IRModule, target: Target, dense: bool = False, restrictions: Restrictions = FREE
+) -> tuple[IRModule, Choices]:
     """(the module, what was chosen) of 'main', whose convolutions are NHWC. `dense` ignores zeros: the baseline.
+    `restrictions`: of the kernels that layers may have.
 
     A layer that is computed several times, as the steps of a recurrent one are, has a mark for each, of which the first
     is its name.
     """
-    selector = _Selector(mod, target, dense)
+    selector = _Selector(mod, target, dense, restrictions)
     return rewritten(selector, mod), selector.choices
 
 
 @mutator
 class _Selector(PyExprMutator):
-    def __init__(self, mod, target, dense):
+    def __init__(self, mod, target, dense, restrictions):
         super().__init__(mod)
-        self.target, self.dense = target, dense
+        self.target, self.dense, self.restrictions = target, dense, restrictions
         self.choices: Choices = {}
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
@@ -80,15 +84,16 @@ class _Selector(PyExprMutator):
 
     def layer(self, call, layer, shape):
         """The layer as its plan has it; zeros where its weight holds nothing else."""
-        key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation
+        name = layer_of(self.bound) or f"layer {len(self.choices)}"
+        restriction = self.restrictions.of(name)
+        key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation, restriction
         stored, zeros = 0, not self.dense and not layer.weight.any()
         if key not in self.packings and not zeros:
-            plan = choose(layer, self.target)
+            plan = choose(layer, self.target, restriction)
             if plan is None:
                 return call  # TVM's own operator, by the generic schedules
             self.packings[key] = plan, [constant(array) for array in plan.form.kernel.pack(plan.form)]
             stored = prod(shape_of(self.packings[key][1][0]))
-        name = layer_of(self.bound) or f"layer {len(self.choices)}"
         mark = name
         while mark in self.choices:  # called before, or named as another's later call is
             self.calls[name] += 1
@@ -98,7 +103,10 @@ class _Selector(PyExprMutator):
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
-        self.choices[mark] = plan.choice(name, shape, layer, stored)
+        choice = plan.choice(name, shape, layer, stored)
+        if restriction.why and not restriction.allows((best := choose(layer, self.target)).form):
+            choice = replace(choice, why=f"{choice.why}; {best.kernel} left out: {restriction.why}")
+        self.choices[mark] = choice
         x = plan.space_to_depth.call(self.builder_, call.args[0]) if plan.space_to_depth else call.args[0]
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark))
 

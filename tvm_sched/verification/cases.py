@@ -1,0 +1,91 @@
+"""What a network is checked on, and how its outputs agree there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tvm_sched.frontend.torch_export import Imported
+from tvm_sched.verification import ties
+from tvm_sched.verification.comparison import Agreement, absolute_errors, compare, rms
+from tvm_sched.verification.core import output_node, values
+from tvm_sched.verification.reference import Reference, own_tensor
+
+AMPLIFIED = 2.0  # how many times PyTorch's distance from float64 a network that magnifies rounding may be away
+
+
+class Case:
+    """Inputs, and what is known of the outputs for them. `reference` computes these."""
+
+    def __init__(self, imported: Imported, reference: Reference, inputs: Sequence[np.ndarray]):
+        self.imported, self.reference, self.inputs = imported, reference, list(inputs)
+
+    @cached_property
+    def expected(self) -> list[np.ndarray]:
+        """PyTorch's outputs in the network's own precision."""
+        return self.reference(self.inputs)
+
+    @cached_property
+    def in_float64(self) -> list[np.ndarray] | None:
+        """PyTorch's outputs in double precision, where the network allows it."""
+        return self.reference.in_float64(self.inputs)
+
+    @property
+    def first_part(self) -> list[np.ndarray]:
+        """The inputs of the first part of the batch, which the imported program takes."""
+        parts = self.imported.parts
+        return [x[: len(x) // parts] for x in self.inputs] if parts > 1 else self.inputs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one output for one case agrees."""
+
+    case: Case
+    output: int
+    value: np.ndarray
+    agreement: Agreement
+    pardon: str  # why it is right though it departs, a sentence; empty where it is not, or agrees
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the output may be given to anybody."""
+        return self.agreement.holds or bool(self.pardon)
+
+
+def found(case: Case, output: int, value: np.ndarray) -> Finding:
+    """What there is to say of one output's value."""
+    agreement = compare(value, case.expected[output], case.reference.name)
+    pardon = "" if agreement.holds or agreement.other_kind else pardon_of(case, output, value, agreement)
+    return Finding(case, output, value, agreement, pardon)
+
+
+def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement) -> str:
+    """Why an output that departs is right all the same; empty where it is wrong."""
+    name = case.imported.signature.outputs[output].name
+    if agreement.limit == 0:
+        tie = f"output '{name}' differs from PyTorch where numbers are equal but for rounding"
+        return tie if is_tie(case, output, value) else ""
+    if case.in_float64 is None or case.in_float64[output].shape != value.shape:
+        return ""
+    ours, theirs = (absolute_errors(each, case.in_float64[output]) for each in (value, case.expected[output]))
+    if any(size(ours) > max(agreement.limit, AMPLIFIED * size(theirs)) for size in (np.max, rms)):
+        return ""
+    if not np.isfinite(ours).all():
+        return ""
+    return (
+        f"the network magnifies rounding: output '{name}' is {ours.max():.1e} from what PyTorch computes in float64, "
+        f"PyTorch's own in float32 {theirs.max():.1e}"
+    )
+
+
+def is_tie(case: Case, output: int, value: np.ndarray) -> bool:
+    """Whether rounding alone explains that an output's whole numbers or booleans are not PyTorch's."""
+    if case.imported.parts > 1:
+        return False
+    try:
+        known = values(case.imported.core, case.inputs)
+        return ties.explains(output_node(case.imported.core, output), own_tensor(value), known)
+    except Exception:  # of any kind, as operators' own code runs
+        return False

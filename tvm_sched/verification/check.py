@@ -1,0 +1,126 @@
+"""The check that every compiled network passes before anybody gets it.
+
+check = Check.of(imported, module, example_inputs, example_kwargs)
+built, verdict = check.built(compilation)  # raises CheckFailed
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.export import ExportedProgram
+
+from subp_contract.errors import CheckFailed
+from tvm_sched import pipeline
+from tvm_sched.deploy.manifest import first_numbers
+from tvm_sched.frontend.torch_export import Imported, arguments, to_array
+from tvm_sched.pipeline import Built, Compilation
+from tvm_sched.planning.plan import Restrictions
+from tvm_sched.signature import check_inputs
+from tvm_sched.verification import diagnosis, rounding
+from tvm_sched.verification.cases import Case, Finding, found
+from tvm_sched.verification.comparison import Agreement, blindness
+from tvm_sched.verification.host import runner, unable
+from tvm_sched.verification.reference import Network, Reference
+
+SEED = 0  # of the random inputs
+ROUNDS = 2  # of building again with kernels that round less
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found, for the manifest and for the reader."""
+
+    verified: bool
+    error: float | None = None  # largest absolute one of the output of fractions that is nearest to its limit
+    tolerance: float | None = None  # that limit
+    notes: tuple[str, ...] = ()  # sentences
+    blind: str = ""  # one of them: that the network's outputs would hide errors
+
+
+UNCHECKED = Verdict(False, notes=("not checked against PyTorch, as asked",))
+
+
+class Check:
+    """A network's cases, and how it is built so that it passes."""
+
+    def __init__(self, imported: Imported, reference: Reference, example: Sequence[np.ndarray] | None = None):
+        """`example`: the user's inputs, if there are any."""
+
+        def random(seed: int) -> Case:
+            return Case(imported, reference, check_inputs(imported.signature.inputs, seed))
+
+        self.imported = imported
+        self.random = random(SEED)  # the manifest tells of it
+        self.cases = (random(SEED + 1) if example is None else Case(imported, reference, example), self.random)
+
+    @classmethod
+    def of(
+        cls, imported: Imported, network: Network, example_inputs: Any, example_kwargs: Mapping[str, Any] | None
+    ) -> "Check":
+        """The check of an imported network on its example, which an exported program may have with it."""
+        signature, given = imported.signature, None
+        if example_inputs is not None or example_kwargs:
+            given = arguments(example_inputs, example_kwargs)
+        elif isinstance(network, ExportedProgram):
+            given = network.example_inputs
+        example = None if given is None else [to_array(tensor) for tensor in signature.flatten(*given)]
+        return cls(imported, Reference(network, signature), example)
+
+    def built(self, compilation: Compilation, rounds: int = ROUNDS) -> tuple[Built, Verdict]:
+        """The network as code that agrees with PyTorch, and how well it does. Layers whose rounding the outputs would
+        show get kernels that round less than the fastest, in so many rounds at most.
+
+        Raises CheckFailed where it does not agree, with the first operator that departs.
+        """
+        built = pipeline.build_network(self.imported, compilation)
+        if why := unable(compilation.target):
+            return built, Verdict(False, notes=(f"not checked against PyTorch: {why}",))
+        findings = list(self.findings(built, compilation))
+        wrong = [finding for finding in findings if not finding.is_right]
+        if not wrong:
+            return built, self.verdict(findings)
+        worst = max(wrong, key=lambda finding: finding.agreement.excess)
+        finer = self.finer(built, compilation, worst) if rounds else None
+        if finer is None:
+            raise CheckFailed(diagnosis.sentence(worst, compilation))
+        return self.built(replace(compilation, restrictions=finer), rounds - 1)
+
+    def findings(self, built: Built, compilation: Compilation) -> Iterator[Finding]:
+        """Of each output, for each case."""
+        run = runner(built, self.imported, compilation)
+        for case in self.cases:
+            outputs, expected = run(case.inputs), case.expected
+            if len(outputs) != len(expected):
+                raise CheckFailed(
+                    f"the network returns {len(expected)} tensors, and {len(outputs)} where it is exported: that must "
+                    "be the same"
+                )
+            yield from (found(case, output, value) for output, value in enumerate(outputs))
+
+    def verdict(self, findings: Sequence[Finding]) -> Verdict:
+        """Of findings that are all right."""
+        notes = list({each.output: each.pardon for each in findings if each.pardon}.values())
+        one, other = self.cases
+        alike = all(map(np.array_equal, one.inputs, other.inputs))
+        blind = blindness([one.expected, other.expected], alike)
+        if blind:
+            blind = f"the check against PyTorch says little, as this network's outputs would hide errors: {blind}"
+            notes.append(blind)
+        fractions = [each.agreement for each in findings if each.agreement.limit]
+        nearest = max(fractions, key=lambda agreement: agreement.excess, default=Agreement(0.0, 0.0, ""))
+        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind)
+
+    def finer(self, built: Built, compilation: Compilation, finding: Finding) -> Restrictions | None:
+        """Restrictions by which kernels round less, where that may mend what was found."""
+        excess, inputs = finding.agreement.excess, finding.case.first_part
+        if not np.isfinite(excess):
+            return None
+        return rounding.finer(built.lowered.choices, compilation.restrictions, self.imported.core, inputs, excess)
+
+    def told(self, verdict: Verdict) -> dict:
+        """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed."""
+        outputs = [first_numbers(each).tolist() for each in self.random.expected]
+        said = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
+        return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
