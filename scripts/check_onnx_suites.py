@@ -3,7 +3,7 @@
 
     python scripts/check_onnx_suites.py                              all, a row each, to results/onnx_suites.csv
     python scripts/check_onnx_suites.py --only pytorch- --only light
-    python scripts/check_onnx_suites.py --eager --output FILE        without compiling: what our nn.Module of the file computes
+    python scripts/check_onnx_suites.py --eager --output FILE        uncompiled: the nn.Module made of a file
     python scripts/check_onnx_suites.py --retry wrong --retry traceback
 
 Suites: node (single operators; what networks have as constants is frozen, `scripts/onnx_suites.py` says how), simple,
@@ -11,7 +11,8 @@ pytorch-operator, pytorch-converted and light (known networks). A case that was 
 off goes on.
 
 Columns: case (suite/test), suite, opset, dtype (of the first input), error (largest, over the largest value), verdict
-(see `scripts/coverage_run.py`), said. Then the counts by suite, and why others are not right. Exits with 1 if one is wrong, or a traceback.
+(see `scripts/coverage_run.py`), said. Then the counts by suite, and why others are not right. Exits with 1 if one is
+wrong, or a traceback.
 """
 
 import sys
@@ -74,7 +75,7 @@ def inputs_of(case) -> list:
 
 
 def by_suite(rows: list[dict]) -> str:
-    """For each suite, in all dtypes and in float32, how many cases are right; and for 'node' those of opset 11 to 21."""
+    """For each suite, how many cases are right, in all dtypes and in float32; of 'node' also those of opset 11 to 21."""
     lines = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]

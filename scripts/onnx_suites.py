@@ -2,8 +2,8 @@
 
 A model of the suite 'node' is one operator (or its definition by others, '..._expanded'), and takes everything as an
 input. What a network has as a constant becomes an initialiser here: inputs that the operator's schema calls by one of
-`PARAMETERS` (axes, shapes, scales, ...), unless it is the only one; an expanded model has those of its operator. Models of 'light' are known
-networks, of weights that they make themselves, on the input that ONNX's own runner takes.
+`PARAMETERS` (axes, shapes, scales, ...), unless it has no others; an expanded model has those of its operator. Models
+of 'light' are known networks, of weights that they make themselves, on the input that ONNX's own runner takes.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ SUITES = ("node", "simple", "pytorch-operator", "pytorch-converted", "light")
 DATA = Path(loader.DATA_DIR)
 # What ONNX's schemas call inputs that say how an operator works, not on what.
 PARAMETERS = frozenset(
-    ["axes", "axis", "block_shape", "condition", "constant_value", "delta", "depth", "dft_length", "ends", "frame_length", "frame_step", "image_shape", "k", "limit", "max", "max_output_boxes_per_class", "min", "output_shape", "pads", "ratio", "repeats", "roi", "scales", "sequence_lens", "shape", "size", "sizes", "split", "start", "starts", "steps", "training_mode"]
+    (
+        *("axes", "axis", "block_shape", "condition", "constant_value", "delta", "depth", "dft_length", "ends"),
+        *("frame_length", "frame_step", "image_shape", "k", "limit", "max", "max_output_boxes_per_class", "min"),
+        *("output_shape", "pads", "ratio", "repeats", "roi", "scales", "sequence_lens", "shape", "size", "sizes"),
+        *("split", "start", "starts", "steps", "training_mode"),
+    )
 )
 
 

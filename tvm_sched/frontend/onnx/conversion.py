@@ -96,9 +96,9 @@ class Conversion:
                 values = [scope[each] if each else None for each in proto.input]
                 made = self.results(proto, name, values, scope, versions, within)
             except UserError as error:
-                raise (
-                    error if isinstance(error, Named) else Named(f"operator {proto.op_type} (node '{name}') {error}")
-                )
+                if isinstance(error, Named):
+                    raise
+                raise Named(f"operator {proto.op_type} (node '{name}') {error}") from error
             scope.update({each: value for each, value in zip(proto.output, made, strict=False) if each and value})
 
     def results(

@@ -10,8 +10,6 @@ from onnx.checker import ValidationError
 from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx.functions import DEFAULT_DOMAINS
 
-OLDEST = 6  # the oldest operator set that is taken; broadcasting was other before
-
 
 def read(path: Path) -> onnx.ModelProto:
     """The model in a file, with its external data. Raises UserError where the file is not there, cut off or no ONNX
@@ -52,9 +50,6 @@ def checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """A copy of the model with its nodes sorted. Raises UserError for a cycle, a value that nothing makes, an operator
     of another domain, and for whatever ONNX's checker finds.
     """
-    version = opsets(model.opset_import).get("", 1)
-    if version < OLDEST:
-        raise UserError(f"{name} is written in opset {version}; this compiler takes opsets from {OLDEST} on")
     known = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         if node.domain not in DEFAULT_DOMAINS and (node.domain, node.op_type) not in known:
@@ -90,7 +85,7 @@ def node_name(node: onnx.NodeProto) -> str:
 
 
 def in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes, each behind those whose results it takes. Raises UserError for a cycle or a value that nothing makes."""
+    """Nodes, each behind those whose results it takes. Raises UserError for a cycle, or a value that nothing makes."""
     available = {value.name for value in (*graph.input, *graph.initializer)}
     available |= {value.values.name for value in graph.sparse_initializer}
     makers = {output: node for node in graph.node for output in node.output if output}

@@ -61,7 +61,7 @@ def _input(
     try:
         dtype = torch_dtype(kind.elem_type)
     except UserError as error:
-        raise UserError(f"input '{value.name}' of {name} cannot be taken: {error}") from error
+        raise UserError(f"input '{value.name}' of {name} {error}") from error
     given = shapes.get(value.name)
     if not kind.HasField("shape"):
         if given is None:
@@ -82,8 +82,8 @@ def _input(
             wanted = size
         if fixed is not None and wanted not in (None, fixed):
             raise UserError(
-                f"input '{value.name}' of {name} has {fixed} along axis {axis}, not {wanted}: export the file with that "
-                "axis open"
+                f"input '{value.name}' of {name} has {fixed} along axis {axis}, not {wanted}: export the file with "
+                "that axis open"
             )
         extent = fixed if fixed is not None else wanted
         if extent is None:

@@ -44,6 +44,6 @@ REFUSED = {
         ),
         QUANTISED,
     ),
-    "NonMaxSuppression": VALUES,
+    **dict.fromkeys(("NonMaxSuppression", "Unique"), VALUES),
     **dict.fromkeys(("Loop", "Scan"), SUBGRAPH),
 }

@@ -7,23 +7,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from subp_contract.errors import UserError
 
+# Of unsigned numbers PyTorch computes with bytes alone.
 _TYPES = {
     "FLOAT": torch.float32,
     "DOUBLE": torch.float64,
     "FLOAT16": torch.float16,
     "BFLOAT16": torch.bfloat16,
-    "FLOAT8E4M3FN": torch.float8_e4m3fn,
-    "FLOAT8E4M3FNUZ": torch.float8_e4m3fnuz,
-    "FLOAT8E5M2": torch.float8_e5m2,
-    "FLOAT8E5M2FNUZ": torch.float8_e5m2fnuz,
     "INT8": torch.int8,
     "INT16": torch.int16,
     "INT32": torch.int32,
     "INT64": torch.int64,
     "UINT8": torch.uint8,
-    "UINT16": torch.uint16,
-    "UINT32": torch.uint32,
-    "UINT64": torch.uint64,
     "BOOL": torch.bool,
 }
 TORCH_DTYPES = {TensorProto.DataType.Value(name): dtype for name, dtype in _TYPES.items()}
@@ -34,7 +28,7 @@ def torch_dtype(number: int) -> torch.dtype:
     """PyTorch's type for ONNX's. Raises UserError where it has none, as for strings."""
     if number not in TORCH_DTYPES:
         name = TensorProto.DataType.Name(number) if number in TensorProto.DataType.values() else f"type {number}"
-        raise UserError(f"it uses tensors of {name}, which this compiler does not take")
+        raise UserError(f"uses tensors of {name}, which this compiler does not take")
     return TORCH_DTYPES[number]
 
 

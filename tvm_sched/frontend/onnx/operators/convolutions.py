@@ -66,20 +66,6 @@ def gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 operator("MatMul")(lambda node, a, b: torch.matmul(a, b))
 
 
-@operator("DeformConv")
-def deformable_convolution(
-    node: Node, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """A convolution whose elements are taken at offsets, by torchvision."""
-    from torchvision.ops import deform_conv2d
-
-    windows = Windows.of(node, x.shape[2:], weight.shape[2:])
-    padding = windows.before
-    if not windows.symmetric:
-        x, padding = windows.pad(x), (0, 0)
-    return deform_conv2d(x, offset, weight, bias, windows.strides, padding, windows.dilations, mask)
-
-
 @operator("Col2Im", fixed=(1, 2))
 def columns_to_image(node: Node, x: Tensor, image: list[int], block: list[int]) -> Tensor:
     """Blocks `[N, C blocks, places]` added into an image where they overlap."""

@@ -6,6 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx.operators.registry import Node, Numbers, operator, scalar, unary
 from tvm_sched.frontend.onnx.tensors import torch_dtype
 
@@ -156,6 +157,12 @@ def cast(node: Node, x: Tensor) -> Tensor:
     return x.to(torch_dtype(node["to"]))
 
 
+@operator("BitCast")
+def bit_cast(node: Node, x: Tensor) -> Tensor:
+    """The same bits, read as another type."""
+    return x.view(torch_dtype(node["to"]))
+
+
 @operator("CastLike")
 def cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
     """In the type of another tensor."""
@@ -166,6 +173,6 @@ def cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
 def dropout(node: Node, x: Tensor, ratio: Numbers = None, training: Numbers = None) -> tuple[Tensor, Tensor]:
     """(x, nothing dropped), as at inference."""
     if training and scalar(ratio, 0.5):
-        raise ValueError("it drops at random (training_mode): export the network for inference")
+        raise UserError("drops at random (training_mode): export the network for inference")
     mask = x if node.version < 7 else torch.ones_like(x, dtype=torch.bool)
     return x, mask if node.version >= 10 else torch.ones_like(x)

@@ -127,11 +127,3 @@ def tensor_scatter(node: Node, x: Tensor, update: Tensor, start: Tensor | None =
         places = places % x.shape[axis]
     places = places.reshape([x.shape[0], *(count if each == axis else 1 for each in range(1, x.ndim))])
     return torch.scatter(x, axis, places.expand(update.shape), update)
-
-
-@operator("Unique")
-def unique(node: Node, x: Tensor) -> Tensor:
-    """The distinct elements; of known values only."""
-    if node["axis"] is not None or node.outputs > 1 or not node["sorted"]:
-        raise ValueError("its size depends on values")
-    return torch.unique(x)

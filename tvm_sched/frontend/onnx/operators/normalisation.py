@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx.operators.registry import Node, operator
 from tvm_sched.frontend.onnx.operators.shapes import padded
 
@@ -19,7 +20,7 @@ def batch_norm(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """By the running statistics; in training mode by the batch's, of which (y, mean, variance) run on."""
     if node.version < 9 and node["spatial"] == 0:
-        raise ValueError("its statistics are of single pixels (spatial = 0)")
+        raise UserError("has statistics of single pixels (spatial = 0), which this compiler does not know")
     if not node["training_mode"]:
         if len({each.dtype for each in (x, scale, bias, mean, variance)}) > 1:
             scale, bias, mean, variance = (each.to(x.dtype) for each in (scale, bias, mean, variance))

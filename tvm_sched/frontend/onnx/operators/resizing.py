@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx.operators.registry import Node, Numbers, operator
 
 MODES = {3: {"linear": "linear"}, 4: {"linear": "bilinear", "cubic": "bicubic"}, 5: {"linear": "trilinear"}}
@@ -99,7 +100,7 @@ def resized_axes(node: Node, shape: tuple[int, ...], region: Numbers, scales: Nu
     elif scales:
         sizes = [int(np.floor(scale * extent)) for scale, extent in zip(scales, extents, strict=True)]
     else:
-        raise ValueError("it has neither scales nor sizes")
+        raise UserError("has neither scales nor sizes")
     cropped = bool(region) and node["coordinate_transformation_mode"] == "tf_crop_and_resize"
     count = len(numbers)
     regions = list(zip(region[:count], region[count:], strict=True)) if cropped else [(0.0, 1.0)] * count

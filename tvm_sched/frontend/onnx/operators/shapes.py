@@ -63,7 +63,7 @@ def flatten(node: Node, x: Tensor) -> Tensor:
 @operator("Transpose")
 def transpose(node: Node, x: Tensor) -> Tensor:
     """Axes in another order, by default the reverse."""
-    return x.permute(range(x.ndim)[::-1] if node["perm"] is None else node["perm"])
+    return x.permute(list(range(x.ndim))[::-1] if node["perm"] is None else node["perm"])
 
 
 @operator("Squeeze", fixed=(1,))
@@ -149,15 +149,19 @@ def trilu(node: Node, x: Tensor, k: Numbers = None) -> Tensor:
     return x.triu(scalar(k, 0)) if node["upper"] else x.tril(scalar(k, 0))
 
 
-@operator("Pad", fixed=(1, 2, 3))
-def pad(node: Node, x: Tensor, pads: Numbers = None, value: Numbers = None, axes: Numbers = None) -> Tensor:
+@operator("Pad", fixed=(1, 3), folded=(2,))
+def pad(node: Node, x: Tensor, pads: Numbers = None, value: Tensor | Numbers = None, axes: Numbers = None) -> Tensor:
     """More elements before and after along axes, or fewer where negative."""
     if pads is None:
         pads, value = node["pads"] or node["paddings"], node["value"]
     axes = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
     sides = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
     if node["mode"] == "constant":
-        return padded(x, [sides.get(axis, (0, 0)) for axis in range(x.ndim)], scalar(value, 0))
+        around = [sides.get(axis, (0, 0)) for axis in range(x.ndim)]
+        if not isinstance(value, Tensor):
+            return padded(x, around, scalar(value, 0))
+        inside = padded(torch.ones(x.shape, dtype=torch.bool), around)
+        return torch.where(inside, padded(x, around), value)
     for axis, (before, after) in sides.items():
         if before or after:
             x = x.index_select(axis, torch.tensor(mirrored(x.shape[axis], before, after, node["mode"])))
@@ -195,9 +199,11 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Node, x: Tensor) -> Tensor:
-    """Blocks of pixels as channels, the block's axes before the channels'."""
+    """Blocks of pixels as channels; DCR: the block's axes before the channels', CRD: after."""
     batch, channels, height, width = x.shape
     block = node["blocksize"]
+    if node["mode"] == "CRD":
+        return F.pixel_unshuffle(x, block)
     x = x.reshape(batch, channels, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
     return x.reshape(batch, channels * block**2, height // block, width // block)
 
