@@ -75,7 +75,7 @@ def inputs_of(case) -> list:
 
 
 def by_suite(rows: list[dict]) -> str:
-    """For each suite, how many cases are right, in all dtypes and in float32; of 'node' also those of opset 11 to 21."""
+    """For each suite, how many cases are right, of all dtypes and of float32; of 'node' also of opset 11 to 21."""
     lines = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]

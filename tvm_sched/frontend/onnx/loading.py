@@ -16,13 +16,13 @@ def load(
     source: str | Path | onnx.ModelProto,
     batch: int | None = None,
     size: int | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None,
 ) -> OnnxNetwork:
     """The network of an ONNX file, or of a model in memory.
 
     batch:   the extent of first axes that the file leaves open, by default 1
     size:    that of the last two axes of images `[N, C, H, W]`, where it leaves them open
-    shapes:  input's name -> its whole shape, where the file leaves more open
+    shapes:  input's name -> its whole shape, where the file leaves more open; or the shapes of all, in order
 
     Raises UserError where the file is damaged, or the network cannot be taken; the sentence names node and operator.
     """
@@ -36,9 +36,9 @@ def load(
     model = files.checked(model, name)
     graph = model.graph
     known = initialisers(graph)
-    inputs = [_input(value, name, batch, size, shapes or {}) for value in graph.input if value.name not in known]
-    if unknown := sorted(set(shapes or {}) - {each.name for each in inputs}):
-        raise UserError(f"{name} has no input '{unknown[0]}'; its inputs are {', '.join(each.name for each in inputs)}")
+    values = [value for value in graph.input if value.name not in known]
+    given = _by_name(shapes or {}, [value.name for value in values], name)
+    inputs = [_input(value, name, batch, size, given.get(value.name)) for value in values]
     conversion = Conversion({(each.domain, each.name): each for each in model.functions})
     scope: Scope = dict(known)
     scope.update({each.name: conversion.computed(each.shape, each.dtype) for each in inputs})
@@ -49,8 +49,21 @@ def load(
     return OnnxNetwork(Path(source) if in_file else source, inputs, conversion.calls, outputs)  # type: ignore[arg-type]
 
 
+def _by_name(
+    shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]], inputs: list[str], name: str
+) -> Mapping[str, Sequence[int]]:
+    """Input's name -> the shape that is given for it."""
+    if not isinstance(shapes, Mapping):
+        if len(shapes) != len(inputs):
+            raise UserError(f"{name} has {len(inputs)} inputs ({', '.join(inputs)}), and {len(shapes)} are given")
+        return dict(zip(inputs, shapes, strict=True))
+    if unknown := sorted(set(shapes) - set(inputs)):
+        raise UserError(f"{name} has no input '{unknown[0]}'; its inputs are {', '.join(inputs)}")
+    return shapes
+
+
 def _input(
-    value: onnx.ValueInfoProto, name: str, batch: int | None, size: int | None, shapes: Mapping[str, Sequence[int]]
+    value: onnx.ValueInfoProto, name: str, batch: int | None, size: int | None, given: Sequence[int] | None
 ) -> Input:
     """An input with its shape fixed."""
     if not value.type.HasField("tensor_type"):
@@ -62,7 +75,6 @@ def _input(
         dtype = torch_dtype(kind.elem_type)
     except UserError as error:
         raise UserError(f"input '{value.name}' of {name} {error}") from error
-    given = shapes.get(value.name)
     if not kind.HasField("shape"):
         if given is None:
             raise UserError(f"{name} leaves the shape of input '{value.name}' open: give it in `shapes`")
