@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 
 from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx import files, functions
-from tvm_sched.frontend.onnx.layers import LAYERS
+from tvm_sched.frontend.onnx.layers import LAYERS, layer_name
 from tvm_sched.frontend.onnx.operators import OPERATORS, Node, Operator
 from tvm_sched.frontend.onnx.refused import REFUSED, SUBGRAPH, VALUES
 from tvm_sched.frontend.onnx.tensors import ONNX_DTYPES, dense_tensor_of, tensor_of
@@ -214,7 +214,7 @@ class Conversion:
         layer = make(node, values[0].fake.shape, weights[: 2 if node.op == "MatMul" else None])
         if layer is None:
             return None
-        layer.onnx_name = layer_name(node, values[1])
+        layer.onnx_name = layer_name(values[1].weight if isinstance(values[1], Known) else "", node.name)
         last = max((number for number in kept if number < len(values) and values[number]), default=0)
         used = [values[number] if number < len(values) else None for number in kept if number <= last]
         return layer, [Fixed(None) if each is None else each for each in used]
@@ -319,9 +319,3 @@ def initialisers(graph: onnx.GraphProto) -> dict[str, Known]:
     found = {each.name: tensor_of(each) for each in graph.initializer}
     found |= {each.values.name: dense_tensor_of(each) for each in graph.sparse_initializer}
     return {name: Known(tensor, name, name) for name, tensor in found.items()}
-
-
-def layer_name(node: Node, weight: Value | None) -> str:
-    """The name of a layer: its weight's without '.weight' where the exporter kept PyTorch's names, else the node's."""
-    name = weight.weight if isinstance(weight, Known) else ""
-    return name.removesuffix(".weight") if name.endswith(".weight") else node.name

@@ -166,6 +166,11 @@ def reordered(stacked: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([gates[number] for number in order])
 
 
+def layer_name(weight: str, node: str) -> str:
+    """The name of a layer: its weight's without '.weight' where the exporter kept PyTorch's names, else its node's."""
+    return weight.removesuffix(".weight") if weight.endswith(".weight") else node or weight
+
+
 def on_meta(kind: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
     """A layer whose parameters hold nothing yet: initialising them would cost time, and draw random numbers."""
     with torch.device("meta"):

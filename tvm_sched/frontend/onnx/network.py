@@ -97,13 +97,18 @@ class OnnxNetwork(nn.Module):
         """What ONNX Runtime computes of the file, or where that does not take it ONNX's reference evaluator."""
         feeds = {name: np.asarray(each) for name, each in zip(self.input_names, inputs, strict=True)}
         if self._session is None:
-            self._session = _session(self._model)
+            self._session = _session(self.stored)
         outputs = self._session.run(list(self.output_names), feeds)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
+    @property
+    def stored(self) -> Path | bytes:
+        """The file, or the model that was in memory: what other engines run."""
+        return self._model if isinstance(self._model, Path) else self._model.SerializeToString()
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the session, which cannot be copied."""
-        return super().__getstate__() | {"_session": None}  # type: ignore[operator]
+        return self.__dict__ | {"_session": None}
 
     def _needed(self, calls: Sequence[Call], outputs: Sequence[tuple[str, Value]]) -> list[Call]:
         """The calls whose results are used, in order."""
@@ -171,16 +176,16 @@ def _example(wanted: Input, generator: torch.Generator) -> Tensor:
     return torch.randint(0, high, wanted.shape, generator=generator).to(wanted.dtype)
 
 
-def _session(model: onnx.ModelProto | Path) -> Any:
+def _session(model: Path | bytes) -> Any:
     """What runs the model by itself, with `run(output names, feeds)`."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    whole = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
+        whole = str(model) if isinstance(model, Path) else model
         return ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     except Exception:  # of many kinds: it takes fewer operators and types than ONNX has
         from onnx.reference import ReferenceEvaluator
 
-        return ReferenceEvaluator(onnx.load(model) if isinstance(model, Path) else model)
+        return ReferenceEvaluator(onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model))
