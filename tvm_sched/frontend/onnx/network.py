@@ -137,7 +137,8 @@ class OnnxNetwork(nn.Module):
         tensor = value.tensor
         if id(tensor) not in self._places:
             self._kept.append(tensor)
-            held = nn.Parameter(tensor, requires_grad=False) if tensor.dtype.is_floating_point else tensor
+            weight = tensor.dtype.is_floating_point and bool(tensor.isfinite().all())  # a mask of -inf is none
+            held = nn.Parameter(tensor, requires_grad=False) if weight else tensor
             self._places[id(tensor)] = self._add(value.name, held)
         return self._places[id(tensor)]
 
