@@ -88,7 +88,9 @@ class Conversion:
         self.count += 1
         return Computed(self.count - 1, fake)
 
-    def run(self, nodes: Sequence[NodeProto], scope: Scope, versions: Mapping[str, int], within: tuple[str, ...] = ()):
+    def run(
+        self, nodes: Sequence[NodeProto], scope: Scope, versions: Mapping[str, int], within: tuple[str, ...] = ()
+    ) -> None:
         """Enters the results of nodes into the scope. `within`: the functions that the nodes are of, from outside."""
         for proto in nodes:
             name = "/".join((*within, files.node_name(proto)))
@@ -179,13 +181,14 @@ class Conversion:
                 None if each is None else Known(each, name, source or name)
                 for each, name in zip(made, names, strict=False)
             ]
+        call_name = node.name
         if layer := self.layer(node, values):
-            function, inputs = layer
+            function, inputs, call_name = layer
         with self.mode:
             made = tensors(attempt(function, [given(each, real=False) for each in inputs]))
         results = [None if each is None else self.numbered(each) for each in made[: len(names)]]
         self.calls.append(
-            Call(node.name, function, tuple(inputs), tuple(each.number if each else -1 for each in results))
+            Call(call_name, function, tuple(inputs), tuple(each.number if each else -1 for each in results))
         )
         return results
 
@@ -202,8 +205,8 @@ class Conversion:
 
     def layer(
         self, node: Node, values: Sequence[Value | None]
-    ) -> tuple[nn.Module, list[Known | Computed | Fixed]] | None:
-        """(a layer of PyTorch's for the node, its inputs), where its weights are known."""
+    ) -> tuple[nn.Module, list[Known | Computed | Fixed], str] | None:
+        """(a layer of PyTorch's for the node, its inputs, its name), where its weights are known."""
         if node.op not in LAYERS or not isinstance(values[0], Computed):
             return None
         make, kept = LAYERS[node.op]
@@ -214,10 +217,10 @@ class Conversion:
         layer = make(node, values[0].fake.shape, weights[: 2 if node.op == "MatMul" else None])
         if layer is None:
             return None
-        layer.onnx_name = layer_name(values[1].weight if isinstance(values[1], Known) else "", node.name)
         last = max((number for number in kept if number < len(values) and values[number]), default=0)
         used = [values[number] if number < len(values) else None for number in kept if number <= last]
-        return layer, [Fixed(None) if each is None else each for each in used]
+        name = layer_name(values[1].weight if isinstance(values[1], Known) else "", node.name)
+        return layer, [Fixed(None) if each is None else each for each in used], name
 
 
 VALUES_OF = "this compiler takes networks of fixed shapes"

@@ -102,6 +102,11 @@ class OnnxNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     @property
+    def tensor_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(of the inputs, of the outputs)."""
+        return self.input_names, self.output_names
+
+    @property
     def stored(self) -> Path | bytes:
         """The file, or the model that was in memory: what other engines run."""
         return self._model if isinstance(self._model, Path) else self._model.SerializeToString()
@@ -121,12 +126,9 @@ class OnnxNetwork(nn.Module):
         return needed[::-1]
 
     def _module(self, call: Call) -> nn.Module:
-        if isinstance(call.function, nn.Module):
-            self._add(call.function.onnx_name, call.function)
-            return call.function
-        step = Step(call.function)
-        self._add(call.name, step)
-        return step
+        module = call.function if isinstance(call.function, nn.Module) else Step(call.function)
+        self._add(call.name, module)
+        return module
 
     def _operand(self, value: Value | Fixed) -> tuple[Any, Any]:
         """('fixed', value), ('value', number) or (module, attribute)."""
