@@ -14,17 +14,15 @@ from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
 
 if TYPE_CHECKING:
-    from torch import nn
-    from torch.export import ExportedProgram
-
     from tvm_sched.deploy.artifact import Artifact
+    from tvm_sched.frontend.sources import Source
     from tvm_sched.records.recorded import KnownRecords
 
 SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 
 def compile(
-    module: "nn.Module | ExportedProgram",
+    module: "Source",
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -38,11 +36,11 @@ def compile(
 ) -> "Artifact":
     """Compiles a network for one CPU.
 
-    module:         nn.Module (traced in eval mode) or torch.export.ExportedProgram; its 1xN zeros are found, nothing
-                    else is needed
+    module:         nn.Module (traced in eval mode), torch.export.ExportedProgram, or an ONNX file NAME.onnx; its 1xN
+                    zeros are found, nothing else is needed
     example_inputs: torch.Tensor, or a tuple of the positional arguments, of the shapes and dtypes that the artifact
                     will take: tensors, and pytrees of tensors and of constants, which the artifact is then made for;
-                    not needed for an ExportedProgram
+                    not needed for an ExportedProgram, nor for an ONNX file, whose open batch is then 1
     example_kwargs: the keyword arguments
     target:         name from `targets.names()`, a file NAME.json, or a Target
     threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
@@ -64,10 +62,12 @@ def compile(
     from tvm_sched.deploy.manifest import make_manifest
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
     from tvm_sched.verification.check import UNCHECKED, Check
 
+    module, example_inputs = network_of(module, example_inputs)
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)

@@ -56,9 +56,9 @@ def command(
 ) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
-    MODEL is a network's name or a checkpoint. Nothing is measured: each choice of N and sparsity is lowered to kernels,
-    a few seconds each, whose times are those of tuning records, or the machine model's where there is none. `subp
-    bench` measures.
+    MODEL is a network's name, a checkpoint or an ONNX file. Nothing is measured: each choice of N and sparsity is
+    lowered to kernels, a few seconds each, whose times are those of tuning records, or the machine model's where there
+    is none. `subp bench` measures.
     """
     from dataclasses import replace
     from functools import partial

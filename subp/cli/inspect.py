@@ -1,12 +1,11 @@
 """`subp inspect`: what a network's layers hold, in a checkpoint, an ONNX file or a compiled file."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,13 +94,16 @@ def onnx_table(file: Path) -> "Table":
     import onnx
 
     from subp.pruning import summary
+    from tvm_sched.frontend.onnx import files
 
-    if not file.is_file():
-        raise UserError(f"there is no file {file}")
-    try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(file))
-    except Exception as error:  # protobuf's reader raises kinds of its own
-        raise UserError(f"{file} is truncated or not an ONNX file") from error
+    model = files.read(file)
+    del model.graph.value_info[:]  # of an open batch; inferred anew for one image
+    for value in (*model.graph.input, *model.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and not dimensions[0].dim_value:
+            dimensions[0].dim_value = 1
+    with contextlib.suppress(Exception):  # of many kinds; what it cannot infer has no multiply-accumulates here
+        model = onnx.shape_inference.infer_shapes(model)
     return summary.table(list(onnx_layers(model.graph)), file.stem)
 
 
@@ -111,6 +113,7 @@ def onnx_layers(graph) -> Iterator["LayerSummary"]:
     from onnx import helper, numpy_helper
 
     from subp.pruning.summary import layer_summary
+    from tvm_sched.frontend.onnx.layers import layer_name
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {
@@ -129,5 +132,5 @@ def onnx_layers(graph) -> Iterator["LayerSummary"]:
         shape = shapes.get(node.output[0])
         macs = torch.Size(shape).numel() * weight[0].numel() if shape and all(shape) else None
         yield layer_summary(
-            node.input[1].removesuffix(".weight"), node.op_type, weight, attributes.get("group", 1), macs
+            layer_name(node.input[1], node.name), node.op_type, weight, attributes.get("group", 1), macs
         )

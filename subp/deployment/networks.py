@@ -1,5 +1,5 @@
-"""The network that a MODEL stands for: a checkpoint (.safetensors), an exported program (.pt2), or a name, for one of
-random weights.
+"""The network that a MODEL stands for: a checkpoint (.safetensors), an exported program (.pt2), an ONNX file (.onnx),
+or a name, for one of random weights.
 
 What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
@@ -30,11 +30,14 @@ def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambd
     if path.suffix == ".pt2":
         _refuse(settings, settings, f"{model} is an exported program with weights and an input shape of its own")
         return exported_network(path), {}
+    if path.suffix == ".onnx":
+        _refuse(settings, ("n", "sparsity", "seed", "code"), f"{model} is an ONNX file with weights of its own")
+        return onnx_network(path, settings["size"], settings["batch"]), {}
     if path.suffix == ".safetensors":
         _refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
         return checkpoint_network(path, settings["size"], settings["batch"] or 1, settings.get("code"))
     if path.is_file():
-        raise UserError(f"{model} is neither a checkpoint (.safetensors) nor an exported program (.pt2)")
+        raise UserError(f"{model} is no checkpoint (.safetensors), exported program (.pt2) or ONNX file (.onnx)")
     _refuse(settings, ("code",), f"{model} is the name of a network, not a checkpoint")
     chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
     from subp.deployment.random_networks import random_network
@@ -82,6 +85,16 @@ def load_coded(path: Path, code: str | None) -> tuple["nn.Module", dict]:
     if missing:
         raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
     return checkpoint.load_model(path, models.create(**architecture | {"name": code}))
+
+
+def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
+    """The network of an ONNX file. size and batch: of its images, where the file leaves them open."""
+    from tvm_sched.bench.engines import Network
+    from tvm_sched.frontend.onnx import load
+
+    module = load(path, batch, size)
+    inputs = module.example_inputs()
+    return Network.of(path.stem, module, inputs[0] if len(inputs) == 1 else inputs)
 
 
 def exported_network(path: Path) -> "Network":

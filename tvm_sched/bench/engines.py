@@ -69,8 +69,11 @@ class Network:
         return cls(name, None, None, n, round(1 - density, 4))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        """What PyTorch computes for `x`: what every other stage is held against."""
+        """What PyTorch computes for `x`, or for an ONNX file ONNX Runtime: what every other stage is held against."""
         import torch
+
+        if hasattr(self.module, "reference"):
+            return self.module.reference(x)
 
         with torch.inference_mode():
             output = eager(self.module)(torch.from_numpy(x))
@@ -112,19 +115,22 @@ def pytorch(network: Network, threads: int) -> Engine:
 
 
 def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> Engine:
-    """ONNX Runtime on the CPU, all graph optimisations on. `model`: the network's `onnx_bytes`, where at hand."""
+    """ONNX Runtime on the CPU, all graph optimisations on, on an ONNX file itself. `model`: the network's `onnx_bytes`,
+    where at hand.
+    """
     import onnxruntime as ort
 
-    model = model or onnx_bytes(network.module, network.example_input)
+    stored = model or getattr(network.module, "stored", None) or onnx_bytes(network.module, network.example_input)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=len(model))
+    size = len(stored) if isinstance(stored, bytes) else stored.stat().st_size
+    return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=size)
 
 
 REFERENCES = {"torch": pytorch, "onnxruntime": onnxruntime}

@@ -65,6 +65,13 @@ def _specs(
     )
 
 
+def renamed(signature: Signature, inputs: Sequence[str], outputs: Sequence[str]) -> Signature:
+    """The signature of a network whose positional tensors and results have names of their own."""
+    taken = named([replace(spec, name=name) for spec, name in zip(signature.inputs, inputs, strict=True)])
+    given = named([replace(spec, name=name) for spec, name in zip(signature.outputs, outputs, strict=True)])
+    return replace(signature, inputs=taken, outputs=given, parameters=tuple(inputs))
+
+
 def of_parts(signature: Signature, parts: int) -> Signature:
     """The signature of the whole batch, of that of one of its parts."""
 

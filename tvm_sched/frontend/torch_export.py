@@ -51,6 +51,8 @@ def from_torch(
         args, kwargs = arguments(example_inputs, example_kwargs)
         program = export(module, tuple(arg.chunk(parts)[0] for arg in args) if parts > 1 else args, kwargs)
     signature = signatures.signature_of(program)
+    if names := getattr(module, "tensor_names", None):  # as networks of another origin have
+        signature = signatures.renamed(signature, *names)
     require_finite(program)
     core = decomposed(program, aten.CONVERTERS)
     return Imported(aten.to_relax(core), program, core, signatures.of_parts(signature, parts), parts)

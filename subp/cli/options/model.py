@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tvm_sched.bench.engines import Network
 
 MODEL_HELP = (
-    "a checkpoint (.safetensors), an exported program (.pt2), or the name of a network, for one with random weights"
+    "a checkpoint (.safetensors), an exported program (.pt2), an ONNX file (.onnx), or the name of a network, for one "
+    "with random weights"
 )
 
 _OPTIONS = {
@@ -24,8 +25,8 @@ _OPTIONS = {
         f"Fraction of blocks pruned in a named network [{DEFAULTS['sparsity']}].",
     ),
     "seed": (int, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
-    "size": (click.IntRange(1), f"Height and width of the images [the checkpoint's, or {DEFAULTS['size']}]."),
-    "batch": (click.IntRange(1), f"Images at a time [{DEFAULTS['batch']}]."),
+    "size": (click.IntRange(1), f"Height and width of the images [the file's, or {DEFAULTS['size']}]."),
+    "batch": (click.IntRange(1), f"Images at a time [{DEFAULTS['batch']}, or the file's]."),
     "code": (str, "FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."),
 }
 
