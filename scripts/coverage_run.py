@@ -82,16 +82,21 @@ def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable
 
 def run(cases: Sequence[str], judge: Judge, columns: Sequence[str], chosen: Options) -> list[dict]:
     """Judges the cases that have no row yet, or one to be retried, and returns the rows of all that are asked for."""
-    asked = [case for case in cases if not chosen.only or any(_matches(case, part) for part in chosen.only)]
+    wanted = asked(cases, chosen)
     table = Table(chosen.output, columns)
-    waiting = [case for case in asked if case not in table.rows or table.rows[case]["verdict"] in chosen.retry]
+    waiting = [case for case in wanted if case not in table.rows or table.rows[case]["verdict"] in chosen.retry]
     for done, row in enumerate(judged(waiting, judge, chosen), 1):
         row = dict.fromkeys(columns, "") | {columns[0]: row.pop("case")} | row
         table.add(row)
         said = f": {row['said']}" if row["said"] else ""
         click.echo(f"[{done}/{len(waiting)}] {row[columns[0]]} {row['verdict']}{said}"[:240])
     table.write()
-    return [table.rows[case] for case in asked]
+    return [table.rows[case] for case in wanted]
+
+
+def asked(cases: Sequence[str], chosen: Options) -> list[str]:
+    """The cases that `--only` names, or all."""
+    return [case for case in cases if not chosen.only or any(_matches(case, part) for part in chosen.only)]
 
 
 def exit_code(rows: Iterable[dict]) -> int:
