@@ -12,7 +12,8 @@ tried is skipped, so a run that was cut off goes on; `--samples` and `--seed` ch
 Columns: case, operator, dtype, kind (`scripts/op_db.py` says which there are), samples
 (tried), right, refused, unexportable (torch.export itself does not take them), error (largest, over the largest value),
 verdict (of the worst sample: see `scripts/coverage_run.py`; 'partly': some right, others refused; 'unexportable': all
-are), said. A sample that draws random numbers must be refused. Operators that give memory as it is are left out.
+are), said. A sample that draws random numbers, or in which sizes depend on values, must be refused, and is no reason not
+to call the others right. Operators that give memory as it is are left out.
 
 Then what was said of those that are not right, and counts by kind. Exits with 1 if one is wrong, or a traceback.
 """
@@ -42,8 +43,12 @@ def command(samples, seed, show, **chosen):
         operators = op_db.operators()
     except ModuleNotFoundError as error:
         sys.exit(f"PyTorch's operator database needs the package {error.name}: pip install -e '.[test]'")
-    defined = [operator for operator in operators.values() if operator.kind != "undefined"]
-    cases = [f"{operator.name} {dtype}" for operator in defined for dtype in operator.dtypes]
+    cases = {
+        f"{name} {dtype}": {"operator": name, "dtype": dtype, "kind": operator.kind}
+        for name, operator in operators.items()
+        for dtype in operator.dtypes
+        if operator.kind != "undefined"
+    }
     options = coverage_run.Options(**chosen)
     if show:
         for case in coverage_run.asked(cases, options):
@@ -57,16 +62,10 @@ def command(samples, seed, show, **chosen):
 
 
 def judged(case: str, samples: int, seed: int) -> dict:
-    """The row of a case."""
-    import op_db
-
-    name, dtype = case.split()
-    row = {"operator": name, "dtype": dtype, "kind": op_db.operators()[name].kind}
+    """What the samples of a case tell."""
     made = list(judged_samples(case, samples, seed))
-    for special in ("random", "value-dependent"):
-        if made and all(each["kind"] == special for each in made):
-            row["kind"] = special
-    return row | summed_up(made)
+    kind, count = Counter(each["kind"] for each in made).most_common(1)[0] if made else ("", 0)
+    return ({"kind": kind} if kind and 2 * count > len(made) else {}) | summed_up(made)
 
 
 def judged_samples(case: str, samples: int, seed: int) -> Iterable[dict]:
@@ -104,16 +103,17 @@ def judged_sample(module) -> dict:
 def summed_up(samples: list[dict]) -> dict:
     """The columns of a case that follow from its samples: the worst verdict, and what was said of the first such."""
     counts = Counter(each["verdict"] for each in samples)
+    expected = [each for each in samples if each["kind"] and each["verdict"] == "refused"]  # these must be
+    judged = [each for each in samples if each not in expected] or expected
     order = [*sorted(coverage_run.MISSED), "refused", "right", "unexportable"]
-    worst = next((verdict for verdict in order if counts[verdict]), "unexportable")
-    index = next((index for index, each in enumerate(samples) if each["verdict"] == worst), 0)
-    said = f"#{index}: {samples[index]['said']}" if samples and worst != "right" else ""
+    worst = min((each["verdict"] for each in judged), key=order.index, default="unexportable")
+    first = next((index for index, each in enumerate(samples) if each in judged and each["verdict"] == worst), None)
     return {
         "samples": len(samples),
         **{verdict: counts[verdict] for verdict in COUNTED},
         "error": max((each["error"] for each in samples if each["error"]), key=float, default=""),
         "verdict": "partly" if worst == "refused" and counts["right"] else worst,
-        "said": said,
+        "said": "" if first is None or worst == "right" else f"#{first}: {samples[first]['said']}",
     }
 
 
