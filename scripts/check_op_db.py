@@ -12,8 +12,8 @@ tried is skipped, so a run that was cut off goes on; `--samples` and `--seed` ch
 Columns: case, operator, dtype, kind (`scripts/op_db.py` says which there are), samples
 (tried), right, refused, unexportable (torch.export itself does not take them), error (largest, over the largest value),
 verdict (of the worst sample: see `scripts/coverage_run.py`; 'partly': some right, others refused; 'unexportable': all
-are), said. A sample that draws random numbers, or in which sizes depend on values, must be refused, and is no reason not
-to call the others right. Operators that give memory as it is are left out.
+are), said. A sample that draws random numbers, or in which sizes depend on values, must be refused, and is no reason
+not to call the others right. Operators that give memory as it is are left out.
 
 Then what was said of those that are not right, and counts by kind. Exits with 1 if one is wrong, or a traceback.
 """

@@ -3,9 +3,9 @@ anywhere is seen in the outputs.
 
 Columns of a network's row: size (of the image, in pixels), n and sparsity (of the mask, on all but stem and classifier;
 empty where the network was left dense), sparse (layers that skip blocks), layers (convolutions and linear layers),
-error (over the largest output), moved (how far outputs differ from those for another image, over the largest: near 0 would
-mean that the outputs tell nothing), compile_s (CPU time, export and check included), peak_gib (of the whole process),
-verdict and said (`scripts/coverage_run.py`).
+error (over the largest output), moved (how far outputs differ from those for another image, over the largest: near 0
+would mean that the outputs tell nothing), compile_s (CPU time, export and check included), peak_gib (of the whole
+process), verdict and said (`scripts/coverage_run.py`).
 """
 
 import resource

@@ -59,7 +59,9 @@ class Options:
     cases_per_worker: int = 50  # then a new one takes over: 1 where the memory of each is to be known
 
 
-def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable[[Callable], Callable]:
+def options(
+    output: str, seconds: float, gigabytes: float = 6.0, cases_per_worker: int = 50
+) -> Callable[[Callable], Callable]:
     """A decorator that gives a click command the options of `Options`."""
     path = click.Path(dir_okay=False, path_type=Path)
     added = [
@@ -68,7 +70,7 @@ def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable
         click.option("--only", multiple=True, help="Only cases with this in their name, or that match this pattern."),
         click.option("--retry", multiple=True, help="Try cases of this verdict again."),
         click.option("--seconds", default=float(seconds), show_default=True, help="CPU time of a case, at most."),
-        click.option("--gigabytes", default=6.0, show_default=True, help="Memory of a worker, at most."),
+        click.option("--gigabytes", default=gigabytes, show_default=True, help="Memory of a worker, at most."),
         click.option("--cases-per-worker", default=cases_per_worker, show_default=True, hidden=True),
     ]
 
@@ -139,7 +141,12 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a line cut off is none
+                reader = csv.DictReader(file)
+                if reader.fieldnames != list(columns):
+                    sys.exit(
+                        f"{path} has other columns than {', '.join(columns)}: move it away, or choose another --output"
+                    )
+                rows = [row for row in reader if None not in row.values()]  # a line that was cut off is none
             self.rows = {row[columns[0]]: row for row in rows}
         self.write()
 
