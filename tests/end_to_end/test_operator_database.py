@@ -30,15 +30,15 @@ REFUSED = {"fft.rfft2": "fft", "nonzero": "nonzero", "normal": "normal", "linalg
 @pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name, dtypes in RIGHT.items() for dtype in dtypes])
 def test_an_operator_has_pytorchs_numbers(name, dtype):
     rows = [judged_sample(module) for module in op_db.operators()[name].samples(dtype, 3, seed=1)]
-    assert rows
-    assert [row["said"] for row in rows if row["verdict"] != "right"] == []
+    assert any(row["verdict"] == "right" for row in rows)
+    assert [row["said"] for row in rows if row["verdict"] != "right" and row["kind"] != "random"] == []
 
 
 @pytest.mark.parametrize(("name", "word"), REFUSED.items())
 def test_what_cannot_be_is_refused_by_name(name, word):
-    for module in op_db.operators()[name].samples("float32", 2, seed=1):
-        row = judged_sample(module)
-        assert row["verdict"] == "refused" and word in row["said"], row["said"]
+    rows = [judged_sample(module) for module in op_db.operators()[name].samples("float32", 2, seed=1)]
+    assert rows
+    assert [row["said"] for row in rows if row["verdict"] != "refused" or word not in row["said"]] == []
 
 
 def test_samples_that_draw_random_numbers_are_known():

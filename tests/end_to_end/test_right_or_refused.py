@@ -212,7 +212,7 @@ CASES = [
 ]
 REFUSED = {
     "noise": (lambda x, a: a(x) + torch.randn_like(x), "randn_like"),
-    "dropout that goes on": (lambda x, a: F.dropout(a(x), training=True), "dropout"),
+    "dropout that goes on": (lambda x, a: F.dropout(a(x), training=True), "random numbers"),
     "a mask picks": (lambda x, a: a(x)[x > 0], "index"),
     "nonzero": (lambda x, a: (a(x) > 0).nonzero(), "nonzero"),
     "eigenvalues": (lambda x, a: torch.linalg.eigvalsh(a(x)[..., :7]), "eig"),
