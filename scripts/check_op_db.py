@@ -12,8 +12,8 @@ tried is skipped, so a run that was cut off goes on; `--samples` and `--seed` ch
 Columns: case, operator, dtype, kind (`scripts/op_db.py` says which there are), samples
 (tried), right, refused, unexportable (torch.export itself does not take them), error (largest, over the largest value),
 verdict (of the worst sample: see `scripts/coverage_run.py`; 'partly': some right, others refused; 'unexportable': all
-are), said. A sample that draws random numbers, or in which sizes depend on values, must be refused, and is no reason
-not to call the others right. Operators that give memory as it is are left out.
+are), said. A sample that draws random numbers, has no elements, or in which sizes depend on values may be refused:
+that is no reason not to call the others right. Operators that give memory as it is are left out.
 
 Then what was said of those that are not right, and counts by kind. Exits with 1 if one is wrong, or a traceback.
 """
@@ -80,12 +80,12 @@ def judged_samples(case: str, samples: int, seed: int) -> Iterable[dict]:
 
 
 def judged_sample(module) -> dict:
-    """'verdict', 'said', 'error' and 'kind' ('', 'random', 'value-dependent') of one sample."""
+    """'verdict', 'said', 'error' and 'kind' ('', 'random', 'value-dependent', 'empty') of one sample."""
     import op_db
     import torch
     from coverage_verdict import verdict
 
-    row = {"kind": "", "error": ""}
+    row = {"kind": "empty" if module.is_empty else "", "error": ""}
     try:
         with torch.no_grad():
             wanted = module(*module.inputs())
@@ -94,7 +94,7 @@ def judged_sample(module) -> dict:
         program = op_db.exported(module)
     except Exception as error:  # of any kind: PyTorch's own
         return row | {"verdict": "unexportable", "said": coverage_run.one_line(error)}
-    if op_db.has_sizes_by_value(program):
+    if op_db.has_sizes_by_value(program) and not row["kind"]:
         row["kind"] = "value-dependent"
     row |= verdict(program, module.inputs(), wanted)
     if row["kind"] == "random" and row["verdict"] in ("right", "wrong"):
@@ -105,7 +105,7 @@ def judged_sample(module) -> dict:
 def summed_up(samples: list[dict]) -> dict:
     """The columns of a case that follow from its samples: the worst verdict, and what was said of the first such."""
     counts = Counter(each["verdict"] for each in samples)
-    expected = [each for each in samples if each["kind"] and each["verdict"] == "refused"]  # these must be
+    expected = [each for each in samples if each["kind"] and each["verdict"] == "refused"]  # these may be
     judged = [each for each in samples if each not in expected] or expected
     order = [*sorted(coverage_run.MISSED), "refused", "right", "unexportable"]
     worst = min((each["verdict"] for each in judged), key=order.index, default="unexportable")
