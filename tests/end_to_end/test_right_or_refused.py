@@ -10,6 +10,8 @@ from coverage_verdict import verdict
 from torch import nn
 from zeros import prune
 
+import tvm_sched
+
 TOLERANCE = 1e-4  # of the largest output
 CHANNELS = 16
 IMAGE, TOKENS, ROWS = (1, CHANNELS, 7, 10), (2, 6, 32), (4, CHANNELS)
@@ -258,6 +260,12 @@ def test_a_batch_of_one_in_training_mode():
     x = torch.randn(1, 8)
     row = verdict(network, (x,), nn.Sequential(*network).eval()(x).detach())
     assert row["verdict"] == "right", row["said"]
+
+
+def test_a_lazy_module_without_shapes_is_refused():
+    network, x = nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU()), torch.randn(IMAGE)
+    with pytest.raises(tvm_sched.UserError, match="uninitialized"):
+        tvm_sched.compile(network, x)
 
 
 def test_whole_numbers_and_booleans_come_in():
