@@ -12,7 +12,8 @@ tried is skipped, so a run that was cut off goes on; `--samples` and `--seed` ch
 Columns: case, operator, dtype, kind (`scripts/op_db.py` says which there are), samples
 (tried), right, refused, unexportable (torch.export itself does not take them), error (largest, over the largest value),
 verdict (of the worst sample: see `scripts/coverage_run.py`; 'partly': some right, others refused; 'unexportable': all
-are), said. A sample that draws random numbers must be refused. Operators that give memory as it is are left out.
+are), said. A sample that draws random numbers, has no elements, or in which sizes depend on values may be refused:
+that is no reason not to call the others right. Operators that give memory as it is are left out.
 
 Then what was said of those that are not right, and counts by kind. Exits with 1 if one is wrong, or a traceback.
 """
@@ -25,6 +26,7 @@ from functools import partial
 import click
 import coverage_run
 
+KINDS = ("functional", "tensor", "other")  # in this order
 COUNTED = ("right", "refused", "unexportable")
 COLUMNS = ("case", "operator", "dtype", "kind", "samples", *COUNTED, "error", "verdict", "said")
 
@@ -42,8 +44,13 @@ def command(samples, seed, show, **chosen):
         operators = op_db.operators()
     except ModuleNotFoundError as error:
         sys.exit(f"PyTorch's operator database needs the package {error.name}: pip install -e '.[test]'")
-    defined = [operator for operator in operators.values() if operator.kind != "undefined"]
-    cases = [f"{operator.name} {dtype}" for operator in defined for dtype in operator.dtypes]
+    cases = {
+        f"{name} {dtype}": {"operator": name, "dtype": dtype, "kind": kind}
+        for kind in KINDS
+        for name, operator in operators.items()
+        for dtype in operator.dtypes
+        if operator.kind == kind
+    }
     options = coverage_run.Options(**chosen)
     if show:
         for case in coverage_run.asked(cases, options):
@@ -57,16 +64,10 @@ def command(samples, seed, show, **chosen):
 
 
 def judged(case: str, samples: int, seed: int) -> dict:
-    """The row of a case."""
-    import op_db
-
-    name, dtype = case.split()
-    row = {"operator": name, "dtype": dtype, "kind": op_db.operators()[name].kind}
+    """What the samples of a case tell."""
     made = list(judged_samples(case, samples, seed))
-    for special in ("random", "value-dependent"):
-        if made and all(each["kind"] == special for each in made):
-            row["kind"] = special
-    return row | summed_up(made)
+    kind, count = Counter(each["kind"] for each in made).most_common(1)[0] if made else ("", 0)
+    return ({"kind": kind} if kind and 2 * count > len(made) else {}) | summed_up(made)
 
 
 def judged_samples(case: str, samples: int, seed: int) -> Iterable[dict]:
@@ -79,12 +80,12 @@ def judged_samples(case: str, samples: int, seed: int) -> Iterable[dict]:
 
 
 def judged_sample(module) -> dict:
-    """'verdict', 'said', 'error' and 'kind' ('', 'random', 'value-dependent') of one sample."""
+    """'verdict', 'said', 'error' and 'kind' ('', 'random', 'value-dependent', 'empty') of one sample."""
     import op_db
     import torch
     from coverage_verdict import verdict
 
-    row = {"kind": "", "error": ""}
+    row = {"kind": "empty" if module.is_empty else "", "error": ""}
     try:
         with torch.no_grad():
             wanted = module(*module.inputs())
@@ -93,7 +94,7 @@ def judged_sample(module) -> dict:
         program = op_db.exported(module)
     except Exception as error:  # of any kind: PyTorch's own
         return row | {"verdict": "unexportable", "said": coverage_run.one_line(error)}
-    if op_db.has_sizes_by_value(program):
+    if op_db.has_sizes_by_value(program) and not row["kind"]:
         row["kind"] = "value-dependent"
     row |= verdict(program, module.inputs(), wanted)
     if row["kind"] == "random" and row["verdict"] in ("right", "wrong"):
@@ -104,16 +105,17 @@ def judged_sample(module) -> dict:
 def summed_up(samples: list[dict]) -> dict:
     """The columns of a case that follow from its samples: the worst verdict, and what was said of the first such."""
     counts = Counter(each["verdict"] for each in samples)
+    expected = [each for each in samples if each["kind"] and each["verdict"] == "refused"]  # these may be
+    judged = [each for each in samples if each not in expected] or expected
     order = [*sorted(coverage_run.MISSED), "refused", "right", "unexportable"]
-    worst = next((verdict for verdict in order if counts[verdict]), "unexportable")
-    index = next((index for index, each in enumerate(samples) if each["verdict"] == worst), 0)
-    said = f"#{index}: {samples[index]['said']}" if samples and worst != "right" else ""
+    worst = min((each["verdict"] for each in judged), key=order.index, default="unexportable")
+    first = next((index for index, each in enumerate(samples) if each in judged and each["verdict"] == worst), None)
     return {
         "samples": len(samples),
         **{verdict: counts[verdict] for verdict in COUNTED},
         "error": max((each["error"] for each in samples if each["error"]), key=float, default=""),
         "verdict": "partly" if worst == "refused" and counts["right"] else worst,
-        "said": said,
+        "said": "" if first is None or worst == "right" else f"#{first}: {samples[first]['said']}",
     }
 
 

@@ -27,7 +27,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -59,7 +59,9 @@ class Options:
     cases_per_worker: int = 50  # then a new one takes over: 1 where the memory of each is to be known
 
 
-def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable[[Callable], Callable]:
+def options(
+    output: str, seconds: float, gigabytes: float = 6.0, cases_per_worker: int = 50
+) -> Callable[[Callable], Callable]:
     """A decorator that gives a click command the options of `Options`."""
     path = click.Path(dir_okay=False, path_type=Path)
     added = [
@@ -68,7 +70,7 @@ def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable
         click.option("--only", multiple=True, help="Only cases with this in their name, or that match this pattern."),
         click.option("--retry", multiple=True, help="Try cases of this verdict again."),
         click.option("--seconds", default=float(seconds), show_default=True, help="CPU time of a case, at most."),
-        click.option("--gigabytes", default=6.0, show_default=True, help="Memory of a worker, at most."),
+        click.option("--gigabytes", default=gigabytes, show_default=True, help="Memory of a worker, at most."),
         click.option("--cases-per-worker", default=cases_per_worker, show_default=True, hidden=True),
     ]
 
@@ -80,13 +82,18 @@ def options(output: str, seconds: float, cases_per_worker: int = 50) -> Callable
     return decorated
 
 
-def run(cases: Sequence[str], judge: Judge, columns: Sequence[str], chosen: Options) -> list[dict]:
-    """Judges the cases that have no row yet, or one to be retried, and returns the rows of all that are asked for."""
+def run(cases: Collection[str], judge: Judge, columns: Sequence[str], chosen: Options) -> list[dict]:
+    """Judges the cases that have no row yet, or one to be retried, and returns the rows of all that are asked for.
+
+    cases: their names, or a mapping to those columns of each that are known beforehand
+    """
     wanted = asked(cases, chosen)
     table = Table(chosen.output, columns)
     waiting = [case for case in wanted if case not in table.rows or table.rows[case]["verdict"] in chosen.retry]
     for done, row in enumerate(judged(waiting, judge, chosen), 1):
-        row = dict.fromkeys(columns, "") | {columns[0]: row.pop("case")} | row
+        case = row.pop("case")
+        known = cases[case] if isinstance(cases, Mapping) else {}
+        row = dict.fromkeys(columns, "") | {columns[0]: case} | known | row
         table.add(row)
         said = f": {row['said']}" if row["said"] else ""
         click.echo(f"[{done}/{len(waiting)}] {row[columns[0]]} {row['verdict']}{said}"[:240])
@@ -94,7 +101,7 @@ def run(cases: Sequence[str], judge: Judge, columns: Sequence[str], chosen: Opti
     return [table.rows[case] for case in wanted]
 
 
-def asked(cases: Sequence[str], chosen: Options) -> list[str]:
+def asked(cases: Collection[str], chosen: Options) -> list[str]:
     """The cases that `--only` names, or all."""
     return [case for case in cases if not chosen.only or any(_matches(case, part) for part in chosen.only)]
 
@@ -115,7 +122,8 @@ def summary(rows: Iterable[dict]) -> str:
 
 
 def reason(said: str) -> str:
-    """A sentence without what differs from case to case: numbers, what is quoted, and places in brackets."""
+    """A sentence without what differs from case to case: numbers, what is quoted, and the sample's number before it."""
+    said = re.sub(r"^#\d+: ", "", said)
     said = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", said)
     return re.sub(r"-?\d+(\.\d+)?(e[-+]?\d+)?", "#", said)[:160]
 
@@ -133,7 +141,12 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a line cut off is none
+                reader = csv.DictReader(file)
+                if reader.fieldnames != list(columns):
+                    sys.exit(
+                        f"{path} has other columns than {', '.join(columns)}: move it away, or choose another --output"
+                    )
+                rows = [row for row in reader if None not in row.values()]  # a line that was cut off is none
             self.rows = {row[columns[0]]: row for row in rows}
         self.write()
 
@@ -242,10 +255,12 @@ class _Worker:
         return next((line for line in lines if line.startswith('File "')), (lines or [""])[-1])
 
     def end(self) -> None:
-        """Ends the process at once."""
+        """Ends the process: at once where it judges a case, else it is let go."""
+        self.connection.close()
+        if self.case is None:
+            self.process.join(timeout=5)
         self.process.kill()
         self.process.join()
-        self.connection.close()
         self.log.unlink(missing_ok=True)
 
 

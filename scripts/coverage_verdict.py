@@ -4,7 +4,8 @@ Right is: as many results, of the wanted shapes and dtypes; whole numbers and bo
 `TOLERANCE` of the largest, NaN and infinities at the same places. That `compile` checks by itself is not relied on.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,20 +18,26 @@ TOLERANCE = 1e-3  # of the largest finite value of a result
 ROUNDING = 1e-6  # absolute: what float32 leaves of sums that cancel
 
 
-def verdict(network: Any, inputs: Sequence[torch.Tensor], wanted: Any, **options: Any) -> dict:
+def verdict(
+    network: Any,
+    inputs: Sequence[torch.Tensor],
+    wanted: Any,
+    describe: Callable[[tvm_sched.Artifact, float], dict] = lambda artifact, cpu_s: {},
+) -> dict:
     """The columns 'verdict', 'said' and 'error' for a network (an nn.Module, an ExportedProgram or an .onnx file)
-    compiled for `inputs`, whose results must be `wanted` (any structure of tensors).
-
-    options: those of `tvm_sched.compile`
+    compiled for `inputs`, whose results must be `wanted` (any structure of tensors), and those that `describe` makes of
+    the artifact and of the CPU time of its compilation.
     """
+    started = time.process_time()
     try:
-        artifact = tvm_sched.compile(network, tuple(inputs), threads=1, **options)
+        artifact = tvm_sched.compile(network, tuple(inputs), threads=1)
+        described = describe(artifact, time.process_time() - started)
         made = artifact(*inputs)
     except tvm_sched.UserError as error:
         return {"verdict": "refused", "said": " ".join(str(error).split()), "error": ""}
     except Exception as error:  # of any kind: that there is none is what a suite finds out
         return {"verdict": "traceback", "said": one_line(error), "error": ""}
-    return compared(made, wanted)
+    return described | compared(made, wanted)
 
 
 def compared(made: Any, wanted: Any) -> dict:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -45,6 +46,11 @@ class Applied(nn.Module):
         self.function = function
         self.leaves, self.structure = pytree.tree_flatten((arguments, keywords))
         self.places = [index for index, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether one of its tensors has no elements."""
+        return any(self.leaves[place].numel() == 0 for place in self.places)
 
     def inputs(self) -> tuple[torch.Tensor, ...]:
         """The sample's tensors, contiguous and each with memory of its own."""
@@ -74,19 +80,21 @@ class Operator:
         return [name for name, dtype in DTYPES.items() if dtype in self.info.dtypes]
 
     def samples(self, dtype: str, count: int, seed: int) -> Iterator[Applied]:
-        """At most `count` samples: the first ones and, for a quarter, some spread over all others."""
+        """At most `count` samples that have elements, the first ones and, for a quarter, some spread over all others;
+        then the first that has none, if there is one.
+        """
         for generator in (torch.manual_seed, random.seed, np.random.seed):
             generator(seed)
         given = self.info.sample_inputs("cpu", DTYPES[dtype], requires_grad=False, set_seed=False)
         given = [sample for sample in itertools.islice(given, MOST) if strided(sample)]
+        made = [Applied(self.info.op, (sample.input, *sample.args), sample.kwargs) for sample in given]
+        whole = [module for module in made if not module.is_empty]
         first = count - count // 4
-        others = (
-            np.linspace(first, len(given) - 1, count - first, dtype=int) if len(given) > count else range(first, count)
+        spread = (
+            np.linspace(first, len(whole) - 1, count - first, dtype=int) if len(whole) > count else range(first, count)
         )
-        for index in sorted({*range(first), *map(int, others)}):
-            if index < len(given):
-                sample = given[index]
-                yield Applied(self.info.op, (sample.input, *sample.args), sample.kwargs)
+        yield from (whole[index] for index in sorted({*range(first), *map(int, spread)}) if index < len(whole))
+        yield from [module for module in made if module.is_empty][:1]
 
 
 def strided(sample: Any) -> bool:
@@ -117,12 +125,13 @@ def kind(name: str) -> str:
 
 
 def is_random(module: Applied) -> bool:
-    """Whether its results depend on the state of PyTorch's generator."""
+    """Whether its results depend on the state of PyTorch's generator, which the database's own functions set."""
     made = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        made.append(pytree.tree_leaves(module(*module.inputs())))
-    tensors = [(a, b) for a, b in zip(*made, strict=False) if isinstance(a, torch.Tensor)]
+    with mock.patch("torch.manual_seed"):
+        for seed in (0, 1):
+            torch.default_generator.manual_seed(seed)
+            made.append(pytree.tree_leaves(module(*module.inputs())))
+    tensors = [(a, b) for a, b in zip(*made, strict=True) if isinstance(a, torch.Tensor)]
     return any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in tensors)
 
 

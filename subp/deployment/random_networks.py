@@ -22,14 +22,21 @@ def random_network(name: str, *, n: int, sparsity: float, seed: int, size: int, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = models.create(name, CLASSES)
-        if sparsity:
-            # Of random weights the largest blocks are random ones.
-            sparsifier = Sparsifier(module, n=n, sparsity=sparsity, criterion="l1", epochs=1, start=0, end=0, seed=seed)
-            sparsifier.step(0)
-            sparsifier.fold()
-        to_unit_scale(module, torch.randn(8, 3, size, size))
+        randomise(module, torch.randn(8, 3, size, size), n=n, sparsity=sparsity, seed=seed)
         x = torch.randn(batch, 3, size, size)
     return Network.of(name, module, x)
+
+
+def randomise(module: nn.Module, images: Tensor, *, n: int, sparsity: float, seed: int) -> None:
+    """Prunes a network of random weights to a random uniform 1xN mask on all but stem and classifier, and scales it so
+    that its activations and outputs are of about unit scale on `images`. It is left in evaluation mode.
+    """
+    if sparsity:
+        # Of random weights the largest blocks are random ones.
+        sparsifier = Sparsifier(module, n=n, sparsity=sparsity, criterion="l1", epochs=1, start=0, end=0, seed=seed)
+        sparsifier.step(0)
+        sparsifier.fold()
+    to_unit_scale(module, images)
 
 
 def random_layer(shape: LayerShape, *, n: int, sparsity: float, batch: int) -> Network:

@@ -138,10 +138,8 @@ def is_plain(tensor: Any) -> bool:
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """An array of zeros that begins where compiled code may expect it to."""
-    size = prod(shape) * dtype.itemsize
-    raw = np.zeros(size + ALIGNMENT, "uint8")
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    raw = np.zeros(prod(shape) * dtype.itemsize + ALIGNMENT, "uint8")
+    return np.ndarray(shape, dtype, buffer=raw, offset=-raw.ctypes.data % ALIGNMENT)
 
 
 def as_tvm(array: np.ndarray) -> Any:

@@ -274,6 +274,19 @@ def test_bfloat16_goes_in_and_out():
     assert artifact.check() == 0
 
 
+class Joined(nn.Module):
+    """Two batches joined, and the sum over the second."""
+
+    def forward(self, x, y):
+        return torch.cat([x, y]), y.sum(0)
+
+
+def test_an_input_without_elements():
+    x, y = torch.randn(2, 3), torch.empty(0, 3)
+    made = tvm_sched.compile(Joined(), (x, y), threads=1)(x, y)
+    require_same(made, Joined()(x, y), torch.Tensor)
+
+
 def test_a_batch_in_parts_takes_tensors_and_gives_structures(monkeypatch):
     monkeypatch.setattr("tvm_sched.frontend.batches.TENSORS", 1 << 20)
 
