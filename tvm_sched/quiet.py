@@ -6,7 +6,12 @@ import tempfile
 from contextlib import contextmanager
 
 # Said once a constant or once a lookup, and of no use to a user of this package.
-CHATTER = (b"Warning: Scope Saving", b"Warning: Scope Loaded", b"Warning: Fast mode segfaults")
+CHATTER = (
+    b"Warning: Scope Saving",
+    b"Warning: Scope Loaded",
+    b"Warning: Fast mode segfaults",
+    b"BlockBuilder destroyed",
+)
 
 
 @contextmanager

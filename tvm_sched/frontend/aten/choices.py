@@ -32,7 +32,7 @@ def clamp(builder: Builder, x: relax.Expr, least: float | None, most: float | No
 def clamp_tensor(builder: Builder, x: relax.Expr, least: relax.Expr | None, most: relax.Expr | None) -> relax.Expr:
     """The same by tensors."""
     dtype = builder.dtype
-    x = builder.cast(x, dtype)
+    x = builder.broadcast(builder.cast(x, dtype), builder.shape)
     if least is not None:
         x = builder.emit(rx.maximum(x, builder.cast(least, dtype)))
     return x if most is None else builder.emit(rx.minimum(x, builder.cast(most, dtype)))

@@ -125,6 +125,9 @@ class Builder:
             return expr
         if (tensor := self.known(expr)) is not None:
             return self.derived(tensor, "cast", dtype, make=lambda source: source.to(getattr(torch, dtype)))
+        if dtype_of(expr) == "bool":  # of which TVM's code generation compares and casts little
+            expr = self.emit(relax.op.astype(expr, "uint8"))
+            return expr if dtype == "uint8" else self.emit(relax.op.astype(expr, dtype))
         if dtype == "bool":
             return self.emit(relax.op.not_equal(expr, self.number(0, dtype_of(expr))))
         if dtype == "bfloat16":

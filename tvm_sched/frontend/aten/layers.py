@@ -74,16 +74,8 @@ def transposed_convolution(
     """As a convolution of the image with `stride - 1` zeros between its pixels: the weight `[C, O / groups, *kernel]`
     becomes `[O, C / groups, *kernel]`, mirrored.
     """
-    channels, outputs, *kernel = shape_of(weight)
-    known = builder.known(weight)
-    if known is None:
-        raise NotImplementedError("a transposed convolution by a weight that is computed")
+    kernel = shape_of(weight)[2:]
     spatial = list(range(2, 2 + len(kernel)))
-
-    def turned(source: torch.Tensor) -> torch.Tensor:
-        swapped = source.reshape(groups, channels // groups, outputs, *kernel).transpose(1, 2)
-        return swapped.reshape(groups * outputs, channels // groups, *kernel).flip(spatial)
-
     for axis, step in zip(spatial, stride, strict=True):
         x = spread(builder, x, axis, step)
     margins = [
@@ -98,7 +90,7 @@ def transposed_convolution(
     return builder.emit_layer(
         CONVOLUTIONS[len(kernel)](
             x,
-            builder.derived(known, "turned", groups, make=turned),
+            turned(builder, weight, groups),
             strides=[1] * len(kernel),
             padding=pads,
             dilation=list(dilation),
@@ -106,6 +98,24 @@ def transposed_convolution(
             out_dtype=dtype_of(x),
         )
     )
+
+
+def turned(builder: Builder, weight: relax.Expr, groups: int) -> relax.Expr:
+    """The weight `[C, O / groups, *kernel]` of a transposed convolution as `[O, C / groups, *kernel]`, mirrored."""
+    channels, outputs, *kernel = shape_of(weight)
+    apart, joined = [groups, channels // groups, outputs, *kernel], [groups * outputs, channels // groups, *kernel]
+    spatial = list(range(2, 2 + len(kernel)))
+
+    def of_constant(source: torch.Tensor) -> torch.Tensor:
+        return source.reshape(apart).transpose(1, 2).reshape(joined).flip(spatial)
+
+    if (known := builder.known(weight)) is not None:
+        return builder.derived(known, "turned", groups, make=of_constant)
+    swapped = rx.permute_dims(builder.reshape(weight, apart), [0, 2, 1, *range(3, 3 + len(kernel))])
+    weight = builder.reshape(builder.emit(swapped), joined)
+    for axis, extent in zip(spatial, kernel, strict=True):
+        weight = builder.emit(rx.flip(weight, axis)) if extent > 1 else weight
+    return weight
 
 
 def spread(builder: Builder, x: relax.Expr, axis: int, step: int) -> relax.Expr:

@@ -215,6 +215,12 @@ def is_integer(element: Any) -> bool:
     return str(element.ty.dtype) in INTEGERS
 
 
+def opposite(rest: Any, b: Any) -> Any:
+    """Whether a rest that is not 0 has another sign than the divisor."""
+    zero = tirx.const(0, b.ty.dtype)
+    return tirx.any(tirx.all(rest > zero, b < zero), tirx.all(rest < zero, b >= zero))
+
+
 def quotient_cut(a: Any, b: Any) -> Any:
     """a / b towards 0."""
     return tirx.truncdiv(a, b) if is_integer(a) else tirx.trunc(a / b)
@@ -228,7 +234,7 @@ def quotient_down(a: Any, b: Any) -> Any:
     zero, one, half = (tirx.const(value, dtype) for value in (0, 1, 0.5))
     rest = libm("fmod")(a, b)
     ratio = (a - rest) / b
-    down = tirx.Select(tirx.all(rest != zero, (b < zero) != (rest < zero)), ratio - one, ratio)
+    down = tirx.Select(opposite(rest, b), ratio - one, ratio)
     nearest = tirx.floor(down)
     nearest = tirx.Select(down - nearest > half, nearest + one, nearest)
     return tirx.Select(b == zero, a / b, tirx.Select(down == zero, tirx.copysign(zero, a / b), nearest))
@@ -247,8 +253,8 @@ def remainder(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     def element(a: Any, b: Any) -> Any:
         if is_integer(a):
             return tirx.floormod(a, b)
-        zero, rest = tirx.const(0, a.ty.dtype), libm("fmod")(a, b)
-        return tirx.Select(tirx.all(rest != zero, (b < zero) != (rest < zero)), rest + b, rest)
+        rest = libm("fmod")(a, b)
+        return tirx.Select(opposite(rest, b), rest + b, rest)
 
     return computed(builder, element, x, y)
 
@@ -282,6 +288,13 @@ def _binary(names: tuple[str, ...], make: Callable[..., relax.Expr], kind: Promo
     converts(*names)(lambda builder, x, y: emitted(builder, make, x, y, kind=kind))
 
 
+def compared(builder: Builder, make: Callable[..., relax.Expr], x: Operand, y: Operand) -> relax.Expr:
+    """A comparison; of booleans as of the numbers 0 and 1."""
+    exprs, _ = builder.promote(x, y, kind=BOOLEAN)
+    numbers = [builder.cast(each, "uint8") if dtype_of(each) == "bool" else each for each in exprs]
+    return builder.emit(make(*numbers))
+
+
 _binary(("maximum",), rx.maximum, Promotion.DEFAULT)
 _binary(("minimum",), rx.minimum, Promotion.DEFAULT)
 for _name, _make in {
@@ -292,13 +305,13 @@ for _name, _make in {
     "gt": rx.greater,
     "ge": rx.greater_equal,
 }.items():
-    _binary((_name,), _make, BOOLEAN)
+    converts(_name)(lambda builder, x, y, _make=_make: compared(builder, _make, x, y))
 for _name in ("and", "or", "xor"):
 
     def _logic(builder: Builder, x: relax.Expr, y: Operand, _name: str = _name) -> relax.Expr:
         left, right = builder.cast(x, "bool"), builder.cast(builder.as_tensor(y, builder.promote(x, y)[1]), "bool")
         if _name == "xor":
-            return builder.emit(rx.not_equal(left, right))
+            return builder.emit(rx.not_equal(builder.cast(left, "uint8"), builder.cast(right, "uint8")))
         return builder.emit(getattr(rx, f"logical_{_name}")(left, right))
 
     def _bits(builder: Builder, x: Operand, y: Operand, _name: str = _name) -> relax.Expr:
@@ -338,6 +351,18 @@ def right_shift(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
 def bits(dtype: Any) -> int:
     """Width of an integer dtype."""
     return torch.iinfo(getattr(torch, str(dtype))).bits
+
+
+@converts("fmax")
+def fmax(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """The larger; a number where the other is none."""
+    return computed(builder, lambda a, b: tirx.Select(tirx.any(b != b, a >= b), a, b), x, y)
+
+
+@converts("fmin")
+def fmin(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+    """The smaller; a number where the other is none."""
+    return computed(builder, lambda a, b: tirx.Select(tirx.any(b != b, a <= b), a, b), x, y)
 
 
 @converts("atan2")

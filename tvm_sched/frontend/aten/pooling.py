@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from tvm import relax
 from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.resampling import Table, resampled
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 AVERAGE = {1: rx.nn.avg_pool1d, 2: rx.nn.avg_pool2d, 3: rx.nn.avg_pool3d}
 LARGEST = {1: rx.nn.max_pool1d, 2: rx.nn.max_pool2d, 3: rx.nn.max_pool3d}
-ADAPTIVE = {1: rx.nn.adaptive_avg_pool1d, 2: rx.nn.adaptive_avg_pool2d, 3: rx.nn.adaptive_avg_pool3d}
+SUMMED_IN = {"float16": "float32", "bfloat16": "float32", "int64": "float64", "int32": "float64"}  # means' dtypes
 
 
 def every(values: Any, rank: int) -> list[int]:
@@ -54,7 +56,7 @@ def avg_pool(
     kernel, padding = every(kernel_size, rank), every(padding, rank)
     stride = every(stride, rank) if stride else kernel
     dtype = dtype_of(x)
-    x = batched(builder, builder.cast(x, "float32" if dtype in ("float16", "bfloat16") else dtype), rank)
+    x = batched(builder, builder.cast(x, SUMMED_IN.get(dtype, dtype)), rank)
     spatial, made = shape_of(x)[2:], builder.shape[-rank:]
     after = margins(spatial, made, kernel, stride, padding)
     rounded_up = any(end > before for end, before in zip(after, padding, strict=True))
@@ -120,6 +122,19 @@ def max_pool(
 def adaptive_avg_pool(builder: Builder, x: relax.Expr, output_size: Sequence[int]) -> relax.Expr:
     """The means of windows that cover each axis evenly: from floor(i in / out) to ceil((i + 1) in / out)."""
     rank, dtype = len(output_size), dtype_of(x)
-    x = batched(builder, builder.cast(x, "float32" if dtype in ("float16", "bfloat16") else dtype), rank)
-    pooled = builder.emit(ADAPTIVE[rank](x, list(output_size)))
-    return builder.cast(builder.reshape(pooled, builder.shape), dtype)
+    x = batched(builder, builder.cast(x, SUMMED_IN.get(dtype, dtype)), rank)
+    if rank == 2:
+        x = builder.emit(rx.nn.adaptive_avg_pool2d(x, list(output_size)))
+    else:
+        for axis, count in enumerate(output_size, 2):
+            x = resampled(builder, x, axis, evenly(shape_of(x)[axis], count))
+    return builder.cast(builder.reshape(x, builder.shape), dtype)
+
+
+def evenly(extent: int, made: int) -> Table:
+    """The means along one axis as a linear map."""
+    i = np.arange(made)
+    start, end = i * extent // made, -(-(i + 1) * extent // made)
+    at = start[:, None] + np.arange((end - start).max())
+    weights = (at < end[:, None]) / (end - start)[:, None]
+    return Table(np.minimum(at, extent - 1).astype("int32"), weights.astype("float32"))

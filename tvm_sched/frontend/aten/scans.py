@@ -4,6 +4,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import torch
 from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
@@ -50,6 +51,50 @@ def shifted(axis: int, reach: int, combine: Callable[[Any, Any], Any]) -> Callab
             )
 
         return te.compute(source.shape, element, name="scan_step")
+
+    return step
+
+
+@converts("cummax")
+def cummax(builder: Builder, x: relax.Expr, dim: int) -> tuple[relax.Expr, relax.Expr]:
+    """(the largest up to each element along an axis, where it last stood)."""
+    return running_extreme(builder, x, dim, largest=True)
+
+
+@converts("cummin")
+def cummin(builder: Builder, x: relax.Expr, dim: int) -> tuple[relax.Expr, relax.Expr]:
+    """(the smallest up to each element along an axis, where it last stood)."""
+    return running_extreme(builder, x, dim, largest=False)
+
+
+def running_extreme(builder: Builder, x: relax.Expr, dim: int, largest: bool) -> tuple[relax.Expr, relax.Expr]:
+    """By doubling, as `scanned`, values and their places together."""
+    shape, dtype = shape_of(x), dtype_of(x)
+    if not shape or not prod(shape):
+        return x, builder.broadcast(builder.number(0, "int64"), shape)
+    axis, reach = dim % len(shape), 1
+    values = builder.cast(x, "uint8") if dtype == "bool" else x
+    places = torch.arange(shape[axis], dtype=torch.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    at = builder.broadcast(builder.constant(places), shape)
+    while reach < shape[axis]:
+        both = builder.te(extreme_step(axis, reach, largest), values, at, name="extreme_step")
+        values, at = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
+        reach *= 2
+    return builder.cast(values, dtype), builder.cast(at, "int64")
+
+
+def extreme_step(axis: int, reach: int, largest: bool) -> Callable[[te.Tensor, te.Tensor], list[te.Tensor]]:
+    """(value, place) or that `reach` before where it is strictly better; not a number is better than any."""
+
+    def step(values: te.Tensor, places: te.Tensor) -> list[te.Tensor]:
+        def element(*position: Any) -> Any:
+            before = [*position[:axis], tirx.max(position[axis] - reach, 0), *position[axis + 1 :]]
+            old, new = values(*before), values(*position)
+            better = (old > new) if largest else (old < new)
+            better = tirx.all(position[axis] >= reach, tirx.any(better, tirx.all(old != old, new == new)))
+            return tirx.Select(better, old, new), tirx.Select(better, places(*before), places(*position))
+
+        return list(te.compute(values.shape, element, name="extreme_step"))
 
     return step
 

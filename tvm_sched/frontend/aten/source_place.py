@@ -1,6 +1,7 @@
 """Where in the user's source a node of an exported graph comes from, in words."""
 
 import re
+from operator import getitem
 
 from torch import fx
 
@@ -21,6 +22,8 @@ def module_of(node: fx.Node) -> str:
 
 def place(node: fx.Node) -> str:
     """'operator `grid_sampler_2d` (module head.0; net.py:12: `F.grid_sample(x, grid)`)'."""
+    while node.target is getitem:  # one of several results, of which the operator tells more
+        node = node.args[0]  # type: ignore[assignment]
     frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
     own = [frame for frame in frames if not LIBRARIES.search(frame["file"])] or frames
     told = [f"module {module_of(node)}"] if module_of(node) else []

@@ -234,6 +234,27 @@ def diagonal(builder: Builder, x: relax.Expr, offset: int, dim1: int, dim2: int)
     return builder.te(along, x)
 
 
+@converts("diagonal_scatter")
+def diagonal_scatter(
+    builder: Builder, x: relax.Expr, source: relax.Expr, offset: int, dim1: int, dim2: int
+) -> relax.Expr:
+    """x with the diagonal of two axes replaced."""
+    shape, rank = shape_of(x), len(shape_of(x))
+    dim1, dim2 = dim1 % rank, dim2 % rank
+    count = shape_of(source)[-1]
+
+    def replaced(old: te.Tensor, new: te.Tensor) -> te.Tensor:
+        def element(*position: Any) -> Any:
+            row, column = position[dim1], position[dim2]
+            rest = [at for axis, at in enumerate(position) if axis not in (dim1, dim2)]
+            place = tirx.max(tirx.min(row - max(-offset, 0), count - 1), 0)
+            return tirx.if_then_else(column - row == offset, new(*rest, place), old(*position))
+
+        return te.compute(shape, element, name="diagonal_scatter")
+
+    return builder.te(replaced, x, builder.cast(source, dtype_of(x))) if count else x
+
+
 @converts("unfold")
 def unfold(builder: Builder, x: relax.Expr, dimension: int, size: int, step: int) -> relax.Expr:
     """Windows along an axis, each as a last axis of its own."""

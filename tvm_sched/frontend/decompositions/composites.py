@@ -1,0 +1,125 @@
+"""Operators that PyTorch's own table leaves whole, in simpler ones: order statistics, distances, products of three.
+
+The formulas are those of PyTorch's documentation of each.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+ATEN = torch.ops.aten
+
+
+def addbmm(x: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta x + alpha sum over the batch of a @ b."""
+    return beta * x + alpha * torch.bmm(a, b).sum(0)
+
+
+def trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> Tensor:
+    """The sum over `sumdim` of three tensors' product, each with new axes where `expand` says."""
+    for axis in expand1:
+        a = a.unsqueeze(axis)
+    for axis in expand2:
+        b = b.unsqueeze(axis)
+    for axis in expand3:
+        c = c.unsqueeze(axis)
+    product = a * b * c
+    return product.sum(tuple(sumdim)) if sumdim else product
+
+
+def norm_along_last(difference: Tensor, p: float) -> Tensor:
+    """The p-norm along the last axis."""
+    if p == 0:
+        return (difference != 0).sum(-1).to(difference.dtype)
+    size = difference.abs()
+    if p == float("inf"):
+        return size.amax(-1)
+    if p == 1:
+        return size.sum(-1)
+    return (size * size).sum(-1).sqrt() if p == 2 else (size**p).sum(-1) ** (1 / p)
+
+
+def cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    """Distances of all pairs of rows: `[..., P, M]` and `[..., R, M]` to `[..., P, R]`."""
+    return norm_along_last(a.unsqueeze(-2) - b.unsqueeze(-3), p)
+
+
+def pdist(x: Tensor, p: float = 2) -> Tensor:
+    """Distances of all pairs of different rows of `[N, M]`."""
+    first, second = torch.triu_indices(len(x), len(x), 1)
+    return norm_along_last(x[first] - x[second], p)
+
+
+def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """(the k-th smallest along an axis, where it stands)."""
+    if x.ndim == 0:
+        return x.clone(), torch.zeros((), dtype=torch.int64)
+    values, places = x.sort(dim, stable=True)
+    made = values.narrow(dim, k - 1, 1), places.narrow(dim, k - 1, 1)
+    return made if keepdim else (made[0].squeeze(dim), made[1].squeeze(dim))
+
+
+def median_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """(the lower median along an axis, where it stands)."""
+    return kthvalue(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
+
+
+def median(x: Tensor) -> Tensor:
+    """The lower median of all."""
+    return median_dim(x.reshape(-1), 0)[0]
+
+
+def searchsorted(
+    boundaries: Tensor,
+    values: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """How many boundaries lie below each value; with `right` those equal to it too."""
+    if sorter is not None:
+        boundaries = boundaries.gather(-1, sorter)
+    if boundaries.ndim > 1:
+        boundaries = boundaries.unsqueeze(-2)
+    wide = values.unsqueeze(-1)
+    below = boundaries <= wide if right or side == "right" else boundaries < wide
+    return below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """`searchsorted` of one row of boundaries."""
+    return searchsorted(boundaries, values, out_int32=out_int32, right=right)
+
+
+def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """x with the source's numbers, in order, where the mask holds."""
+    x, mask = torch.broadcast_tensors(x, mask)
+    order = (mask.reshape(-1).cumsum(0) - 1).clamp(0, max(source.numel() - 1, 0))
+    taken = source.reshape(-1).index_select(0, order).reshape(x.shape)
+    return torch.where(mask, taken, x)
+
+
+COMPOSITES: dict[Callable, Callable] = {
+    ATEN.addbmm.default: addbmm,
+    ATEN._trilinear.default: trilinear,
+    ATEN._cdist_forward.default: cdist,
+    ATEN._pdist_forward.default: pdist,
+    ATEN.kthvalue.default: kthvalue,
+    ATEN.median.dim: median_dim,
+    ATEN.median.default: median,
+    ATEN.searchsorted.Tensor: searchsorted,
+    ATEN.bucketize.Tensor: bucketize,
+    ATEN.masked_scatter.default: masked_scatter,
+}
