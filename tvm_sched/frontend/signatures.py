@@ -11,6 +11,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from subp_contract.errors import UserError
+from tvm_sched.frontend import aten
 from tvm_sched.signature import SEQUENCES, Signature, Structure, TensorSpec, class_of, joined, named
 
 WHOLE = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -24,6 +25,7 @@ def signature_of(program: ExportedProgram) -> Signature:
     NumPy and TVM do not share, and for sizes that are not fixed.
     """
     require_fixed_sizes(program)
+    aten.require_computable(program)
     about = program.graph_signature
     inputs = [spec.arg for spec in about.input_specs if spec.kind is InputKind.USER_INPUT]
     outputs = [spec.arg for spec in about.output_specs if spec.kind is OutputKind.USER_OUTPUT]
@@ -84,19 +86,14 @@ def of_parts(signature: Signature, parts: int) -> Signature:
 
 
 def require_fixed_sizes(program: ExportedProgram) -> None:
-    """Raises UserError where a tensor's size is no number: it depends on values, or was left open at export."""
+    """Raises UserError where the size of an input is no number: it was left open at export."""
     for node in program.graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and not all(isinstance(extent, int) for extent in value.shape):
-            if node.op == "placeholder":
-                raise UserError(
-                    f"the network was exported for an input '{node.name}' of shape {list(value.shape)}; this compiler "
-                    "takes fixed shapes: export it without dynamic shapes"
-                )
-            place = (node.meta.get("stack_trace") or "").strip().splitlines()[-1:] or [node.name]
+        fixed = not isinstance(value, torch.Tensor) or all(isinstance(extent, int) for extent in value.shape)
+        if node.op == "placeholder" and not fixed:
             raise UserError(
-                f"the size of what {node.target} gives ({place[0].strip()}) depends on values; this compiler takes "
-                "networks whose tensors have fixed sizes: move that step out of the network"
+                f"the network was exported for an input '{node.name}' of shape {list(value.shape)}; this compiler "
+                "takes fixed shapes: export it without dynamic shapes"
             )
 
 

@@ -149,7 +149,11 @@ def program_of_any_batch():
         (TwoInputs(), torch.float32, "torch.export cannot trace"),
         (program_of_any_batch(), torch.float32, r"input 'input' of shape \[s.*\]; this compiler takes fixed shapes"),
         (nn.ReLU(), torch.complex64, "'input' is complex64; this compiler takes booleans, whole numbers, and float16"),
-        (Selects(), torch.float32, r"the size of what aten.* \(return x\[x > 0\]\) depends on values"),
+        (
+            Selects(),
+            torch.float32,
+            r"operator `index` \(.*`return x\[x > 0\]`\) gives .* depends on values",
+        ),
         (Counts(), torch.float32, "returns 'item.*', which is no tensor and no constant"),
         (Constant(), torch.float32, "returns no tensor"),
         (

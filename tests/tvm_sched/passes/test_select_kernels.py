@@ -172,7 +172,7 @@ def test_rows_are_in_the_order_of_the_network_with_its_names():
 def test_layers_that_no_kernel_here_takes_do_not_shift_the_names():
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3),
-        nn.ConvTranspose2d(8, 8, 2, 2),
+        nn.Upsample(scale_factor=2),
         nn.Conv2d(8, 4, 1),
         nn.Flatten(2),
         nn.Conv1d(4, 6, 3),

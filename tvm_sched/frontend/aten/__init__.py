@@ -6,6 +6,6 @@ PyTorch, and the shape and dtype of every result are held against those that tor
 """
 
 from tvm_sched.frontend.aten.converter import CONVERTERS
-from tvm_sched.frontend.aten.program import to_relax
+from tvm_sched.frontend.aten.program import require_computable, to_relax
 
-__all__ = ["CONVERTERS", "to_relax"]
+__all__ = ["CONVERTERS", "require_computable", "to_relax"]

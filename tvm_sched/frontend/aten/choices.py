@@ -6,7 +6,7 @@ from tvm import relax, tirx
 from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, Operand, Promotion, converts
-from tvm_sched.frontend.aten.pointwise import computed, emitted
+from tvm_sched.frontend.aten.pointwise import computed, emitted, larger, smaller
 
 
 @converts("where")
@@ -21,11 +21,11 @@ def clamp(builder: Builder, x: relax.Expr, least: float | None, most: float | No
     """min(max(x, least), most)."""
     dtype = builder.dtype
     x = builder.cast(x, dtype)
-    if least is not None and most is not None and least <= most:
+    if least is not None and most is not None and least <= most and dtype != "bool":
         return builder.emit(rx.clip(x, least, most))
     if least is not None:
-        x = builder.emit(rx.maximum(x, builder.number(least, dtype)))
-    return x if most is None else builder.emit(rx.minimum(x, builder.number(most, dtype)))
+        x = builder.emit(larger(x, builder.number(least, dtype)))
+    return x if most is None else builder.emit(smaller(x, builder.number(most, dtype)))
 
 
 @converts("clamp.Tensor")
@@ -34,8 +34,8 @@ def clamp_tensor(builder: Builder, x: relax.Expr, least: relax.Expr | None, most
     dtype = builder.dtype
     x = builder.broadcast(builder.cast(x, dtype), builder.shape)
     if least is not None:
-        x = builder.emit(rx.maximum(x, builder.cast(least, dtype)))
-    return x if most is None else builder.emit(rx.minimum(x, builder.cast(most, dtype)))
+        x = builder.emit(larger(x, builder.cast(least, dtype)))
+    return x if most is None else builder.emit(smaller(x, builder.cast(most, dtype)))
 
 
 @converts("leaky_relu")

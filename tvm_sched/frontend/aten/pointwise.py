@@ -295,8 +295,18 @@ def compared(builder: Builder, make: Callable[..., relax.Expr], x: Operand, y: O
     return builder.emit(make(*numbers))
 
 
-_binary(("maximum",), rx.maximum, Promotion.DEFAULT)
-_binary(("minimum",), rx.minimum, Promotion.DEFAULT)
+def larger(x: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """The larger of two elements, of booleans x or y."""
+    return rx.logical_or(x, y) if dtype_of(x) == "bool" else rx.maximum(x, y)
+
+
+def smaller(x: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """The smaller of two elements, of booleans x and y."""
+    return rx.logical_and(x, y) if dtype_of(x) == "bool" else rx.minimum(x, y)
+
+
+_binary(("maximum",), larger, Promotion.DEFAULT)
+_binary(("minimum",), smaller, Promotion.DEFAULT)
 for _name, _make in {
     "eq": rx.equal,
     "ne": rx.not_equal,

@@ -194,6 +194,15 @@ def require_real(node: fx.Node, meta: torch.Tensor) -> None:
         )
 
 
+def require_computable(program: ExportedProgram) -> None:
+    """Raises UserError where an operator gives complex numbers, a sparse tensor, or a size that depends on values."""
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            for meta in metas(node.meta.get("val")):
+                if isinstance(meta, torch.Tensor):
+                    require_real(node, meta)
+
+
 def require_equal(node: fx.Node, expr: Any, meta: torch.Tensor) -> None:
     """Raises UserError unless the expression has the shape and dtype that PyTorch gives."""
     if expr is None:
