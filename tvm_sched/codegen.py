@@ -15,7 +15,7 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 
-from tvm_sched.passes.graph.hoist_constants import PREPARE
+from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
@@ -109,12 +109,13 @@ class Memory:
 
     @classmethod
     def of(cls, network: IRModule, planned: IRModule) -> "Memory":
-        """Of 'main' and, where there is one, 'prepare', before and after their memory was planned."""
+        """Of 'main' (one for each shape) and, where there is one, 'prepare', before and after memory was planned."""
         functions = [function for function in network.functions.values() if isinstance(function, relax.Function)]
         constants = {
             each.value: bytes_of(each.ty) for function in functions for each in visited(function, GenericConst)
         }
-        storages = [call for call in visited(planned["main"], relax.Call) if is_op(call, "relax.vm.alloc_storage")]
+        calls = [call for main in mains(planned) for call in visited(main, relax.Call)]
+        storages = [call for call in calls if is_op(call, "relax.vm.alloc_storage")]
         workspace = sum(int(call.args[0].values[0]) for call in storages)
         prepared = sum(bytes_of(each.ret_ty) for var, each in network.functions.items() if var.name_hint == PREPARE)
         return cls(workspace, sum(constants.values()), prepared)

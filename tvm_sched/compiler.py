@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +16,9 @@ from tvm_sched.quiet import quiet
 if TYPE_CHECKING:
     from tvm_sched.deploy.artifact import Artifact
     from tvm_sched.frontend.sources import Source
+    from tvm_sched.pipeline import Built
     from tvm_sched.records.recorded import KnownRecords
+    from tvm_sched.verification.check import Verdict
 
 SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
@@ -33,6 +35,7 @@ def compile(
     dump: str | Path | None = None,
     check: bool = True,
     winograd: bool = True,
+    shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
 
@@ -52,6 +55,9 @@ def compile(
     check:          hold the compiled network against PyTorch, on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
+    shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
+                    stored once where their layout is the same; for several input tensors each is a tuple of their
+                    shapes; by default the example's only
 
     Returns an Artifact; where its schedules come from is told by `Artifact.schedules`, and what the check found by
     `manifest["check"]`. Warns with a CheckWarning where the weights make the check blind. Raises UserError for a
@@ -59,9 +65,10 @@ def compile(
     """
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact
-    from tvm_sched.deploy.manifest import make_manifest
+    from tvm_sched.deploy.manifest import make_manifest, of_shapes
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.shapes import examples
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
@@ -71,19 +78,32 @@ def compile(
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
-    with quiet(), older_objects_uncollected():
-        imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
-        restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
-        compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
-        against_torch = Check.of(imported, module, example_inputs, example_kwargs)
+    restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
+    compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
+
+    def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
+        """The network as code for one example, what its check found, and its manifest."""
+        imported = torch_export.in_parts(module, inputs, kwargs, target.l2_bytes)
+        against_torch = Check.of(imported, module, inputs, kwargs)
         if check:
             built, verdict = against_torch.built(compilation)
         else:
             built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
-        manifest = make_manifest(target, imported, built, check=against_torch.told(verdict), dense=dense)
-    if verdict.blind:
-        warnings.warn(verdict.blind, CheckWarning, stacklevel=2)
-    return Artifact(built.executable, manifest, target)
+        told = against_torch.told(verdict)
+        return built, verdict, make_manifest(target, imported, built, check=told, dense=dense)
+
+    with quiet(), older_objects_uncollected():
+        if shapes is None:
+            built, verdict, manifest = compiled(example_inputs, example_kwargs)
+            executable, blind = built.executable, verdict.blind
+        else:
+            each = [compiled(*example) for example in examples(module, example_inputs, example_kwargs, shapes)]
+            executable, joined, memory = pipeline.build_shapes([built for built, *_ in each], compilation)
+            manifest = of_shapes([own for *_, own in each], joined, memory)
+            blind = next((verdict.blind for _, verdict, _ in each if verdict.blind), "")
+    if blind:
+        warnings.warn(blind, CheckWarning, stacklevel=2)
+    return Artifact(executable, manifest, target)
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import tvm
@@ -18,6 +18,7 @@ from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
 from tvm_sched.passes.graph.mark_internal import mark_internal
@@ -193,6 +194,14 @@ def build_network(imported: Imported, compilation: Compilation) -> Built:
     executable = build(lowered.mod, compilation)
     assert compilation.memory is not None  # `build` has planned it
     return Built(executable, lowered, compilation.memory)
+
+
+def build_shapes(builts: Sequence[Built], compilation: Compilation) -> tuple[relax.VMExecutable, Joined, Memory]:
+    """The executable of one network built for several shapes, what has become of each, and what all take together."""
+    joined = join_shapes([built.lowered.mod for built in builts])
+    executable = build(joined.mod, compilation)
+    assert compilation.memory is not None  # `build` has planned it
+    return executable, joined, compilation.memory
 
 
 def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:

@@ -21,6 +21,7 @@ from subp_contract.errors import UserError
 
 SEQUENCES = {"tuple": tuple, "list": list}
 MAPPINGS: dict[str, Callable] = {"dict": dict, "ordered_dict": collections.OrderedDict}
+MEMBERS = ("inputs", "outputs", "input_structure", "output_structure", "parameters")  # of a signature in JSON
 CLASSES = ("namedtuple", "object")  # containers of a class of the user's
 
 

@@ -16,6 +16,7 @@ from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry
 from tvm_sched.deploy.manifest import (
+    each_shape,
     error_limit,
     expected_outputs,
     first_numbers,
@@ -53,11 +54,14 @@ class Artifact:
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
         be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
         """
-        self.manifest, self.signature = manifest, Signature.from_json(manifest)
+        self.manifest = manifest
+        self.shapes = [Shape.of(each) for each in each_shape(manifest)]
         self.threads = threads or min(manifest["threads"], runtime.most_threads())
         self._executable, self._target = executable, target
         self._plain = self.signature.is_plain
-        self._entry: Entry | None = None  # which the first call makes
+        self._only = self.shapes[0] if len(self.shapes) == 1 else None
+        self._machine: Any = None  # which the first call makes, and what 'prepare' gives
+        self._prepared: Sequence = ()
         self._instrument: Callable | None = None
         self._huge_pages = sum(manifest["memory"].values()) >= huge_pages.WORTH
 
@@ -66,16 +70,37 @@ class Artifact:
         torch tensors on the CPU, of the shapes and dtypes of `signature.inputs`. The outputs are torch tensors if one
         of the inputs is, else arrays. Raises UserError otherwise.
         """
-        signature = self.signature
-        given = args if self._plain and len(args) == 1 and not kwargs else signature.flatten(args, kwargs)
-        return unflatten(signature.output_structure, self.run_flat(given))
+        given = args if self._plain and len(args) == 1 and not kwargs else self.signature.flatten(args, kwargs)
+        shape = self._only or self.shape_of(given)
+        return unflatten(shape.signature.output_structure, self._run(shape, given))
 
     def run_flat(self, inputs: Sequence) -> list:
         """The output tensors in the order of `signature.outputs` for the input tensors in the order of
         `signature.inputs`, as a call takes and gives them.
         """
+        return self._run(self._only or self.shape_of(inputs), inputs)
+
+    @property
+    def signature(self) -> Signature:
+        """What the network takes and gives; of the first of several shapes."""
+        return self.shapes[0].signature
+
+    def shape_of(self, inputs: Sequence) -> "Shape":
+        """Which of the network's shapes these inputs have. Raises UserError where it has none of theirs."""
+        given = [tuple(getattr(each, "shape", ())) for each in inputs]
+        for shape in self.shapes:
+            if [spec.shape for spec in shape.signature.inputs] == given:
+                return shape
+        known = [" and ".join(str(list(spec.shape)) for spec in each.signature.inputs) for each in self.shapes]
+        raise UserError(
+            f"the network was not compiled for inputs of {' and '.join(str(list(each)) for each in given)}, but for "
+            f"{', '.join(known)}"
+        )
+
+    def _run(self, shape: "Shape", inputs: Sequence) -> list:
+        """The outputs for inputs of that shape."""
         runtime.set_threads(self.threads)
-        return (self._entry or self._start())(inputs)
+        return (shape.entry or self._enter(shape))(inputs)
 
     def instrumented(self, callback: Callable[..., int]) -> "Artifact":
         """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
@@ -91,34 +116,42 @@ class Artifact:
         other._huge_pages = False
         return other
 
-    def _start(self) -> Entry:
-        """Makes the machine that runs the network, and has its memory in large pages."""
+    def _enter(self, shape: "Shape") -> Entry:
+        """Makes the function of that shape ready, and the machine that runs all; has its memory in large pages."""
+        if self._machine is None:
+            self._start()
+        prepared = self._prepared if shape.prepared is None else [self._prepared[place] for place in shape.prepared]
+        entry = shape.entry = Entry(self._machine[shape.main], prepared, shape.signature.inputs, shape.parts)
+        if self._huge_pages:
+            huge_pages.collapse()
+        if self._instrument:
+            self._machine.set_instrument(self._instrument)
+        return entry
+
+    def _start(self) -> None:
+        """Makes the machine."""
         import tvm
         from tvm import relax
 
         require_this_machine(self.manifest, "the network")
-        machine = relax.VirtualMachine(self._executable, tvm.cpu())
-        prepared = machine[self.manifest["prepare"]]() if self.manifest["prepare"] else ()
-        self._entry = Entry(machine["main"], prepared, self.signature.inputs, self.manifest["parts"])
-        if self._huge_pages:
-            huge_pages.collapse()
-        if self._instrument:
-            machine.set_instrument(self._instrument)
-        return self._entry
+        self._machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        if prepare := self.manifest["prepare"]:
+            self._prepared = self._machine[prepare]()
 
     def check(self) -> float:
         """Largest absolute difference from PyTorch's outputs on the manifest's check inputs."""
         return max(error for _, error, _ in self.errors())
 
     def errors(self) -> list[tuple[TensorSpec, float, float]]:
-        """(output, its largest absolute difference there, how large that may be) of each output."""
-        inputs = check_inputs(self.signature.inputs, self.manifest["check"]["seed"])
-        return [
-            (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype))
-            for output, (spec, numbers) in zip(
-                self.for_few_calls().run_flat(inputs), expected_outputs(self.manifest), strict=True
-            )
-        ]
+        """(output, its largest absolute difference there, how large that may be) of each output of each shape."""
+        found, network = [], self.for_few_calls()
+        for manifest, shape in zip(each_shape(self.manifest), self.shapes, strict=True):
+            outputs = network.run_flat(check_inputs(shape.signature.inputs, manifest["check"]["seed"]))
+            found += [
+                (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype))
+                for output, (spec, numbers) in zip(outputs, expected_outputs(manifest), strict=True)
+            ]
+        return found
 
     def explain(self) -> list[LayerChoice]:
         """What was chosen for each layer, and why."""
@@ -162,6 +195,22 @@ class Artifact:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class Shape:
+    """What a network is for one of its shapes."""
+
+    signature: Signature
+    main: str  # the function
+    prepared: list[int] | None  # which of the results of 'prepare' it takes; all
+    parts: int
+    entry: Entry | None = None  # which the first call makes
+
+    @classmethod
+    def of(cls, manifest: dict) -> "Shape":
+        """From the manifest of a shape."""
+        return cls(Signature.from_json(manifest), manifest["main"], manifest["prepared"], manifest["parts"])
 
 
 class _Linker:

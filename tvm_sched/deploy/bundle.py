@@ -63,6 +63,9 @@ def require_runnable(manifest: dict, library: Path) -> None:
     """Raises UserError for a network that the runner cannot run, or that another version of TVM compiled."""
     import tvm
 
+    if manifest["shapes"]:
+        count = len(manifest["shapes"]) + 1
+        raise UserError(f"{library} is compiled for {count} shapes, and a bundle runs one: compile it for that")
     if manifest["versions"]["tvm"] != tvm.__version__:
         raise UserError(
             f"{library} was compiled with TVM {manifest['versions']['tvm']}, and this is {tvm.__version__}: compile "

@@ -2,15 +2,18 @@
 
 `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`; `inputs` and `outputs` (name, shape, dtype; of whole
 numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
-`tvm_sched.signature`; `prepare` (the function that computes what 'main' takes beside its inputs, or null), `parts`
-(equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `memory` (bytes of
-`workspace`, `weights` and what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers
-of each of PyTorch's `outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and
-`notes`), and what the user adds (`classes`, `preprocessing`).
+`tvm_sched.signature`; `main` (the function that computes the network), `prepare` (the one that computes what 'main'
+takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all), `parts` (equal parts
+of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `memory` (bytes of `workspace`,
+`weights` and what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers of each of
+PyTorch's `outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and `notes`),
+`shapes` (of a network for several what differs in the further ones, the members of OF_SHAPE), and what the user adds
+(`classes`, `preprocessing`).
 """
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +22,20 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
+from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
 
 if TYPE_CHECKING:
+    from tvm_sched.codegen import Memory
     from tvm_sched.frontend.torch_export import Imported
+    from tvm_sched.passes.graph.join_shapes import Joined
     from tvm_sched.pipeline import Built
 
 FORMAT = 4
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
+OF_SHAPE = ("main", "prepared", "parts", *SIGNATURE, "layers", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
@@ -46,6 +53,9 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "threads": target.cores,
         "dense": dense,
         "prepare": built.lowered.prepare,
+        "main": "main",
+        "prepared": None,
+        "shapes": [],
         "parts": imported.parts,
         **imported.signature.to_json(),
         "layers": [asdict(choice) for choice in built.lowered.choices],
@@ -53,6 +63,23 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,
     }
+
+
+def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory") -> dict:
+    """The manifest of a network for several shapes, of one for each and what became of these."""
+    each = []
+    for number, manifest in enumerate(manifests):
+        names = joined.names[number]
+        layers = [row | {"function": names.get(row["function"], row["function"])} for row in manifest["layers"]]
+        own = {"main": joined.mains[number], "prepared": joined.prepared[number], "layers": layers}
+        each.append({key: manifest[key] for key in OF_SHAPE} | own)
+    prepare = next((manifest["prepare"] for manifest in manifests if manifest["prepare"]), None)
+    return manifests[0] | each[0] | {"prepare": prepare, "memory": asdict(memory), "shapes": each[1:]}
+
+
+def each_shape(manifest: dict) -> list[dict]:
+    """The manifests of a network's shapes, as if each were the only one."""
+    return [manifest, *(manifest | own for own in manifest["shapes"])]
 
 
 def read_manifest(path: str | Path) -> tuple[dict, str]:

@@ -12,6 +12,7 @@ from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import is_op, with_main
 
 PREPARE = "prepare"
+INPUTS = "subp.inputs"  # how many of the parameters of 'main' the caller gives, where the others are prepared
 
 
 def hoist_constants(mod: IRModule) -> IRModule:
@@ -39,12 +40,22 @@ def hoist_constants(mod: IRModule) -> IRModule:
             values = emit(builder, [binding for binding in bindings if binding.var in early], {})
             result = builder.emit_output(relax.Tuple([values[var] for var in needed]))
         builder.emit_func_output(result)
-    with builder.function("hoisted", [*main.params, *params.values()], attrs=dict(main.attrs or {})):
+    attrs = {**dict(main.attrs or {}), INPUTS: len(main.params)}
+    with builder.function("hoisted", [*main.params, *params.values()], attrs=attrs):
         with builder.dataflow():
             values = emit(builder, late, params)
             result = builder.emit_output(values.get(main.body.body, main.body.body))
         builder.emit_func_output(result)
     return with_main(mod, builder.finalize(), "hoisted")
+
+
+def mains(mod: IRModule) -> list[relax.Function]:
+    """The functions that compute the network: 'main', and those of further shapes."""
+    return [
+        function
+        for var, function in mod.functions.items()
+        if isinstance(function, relax.Function) and var.name_hint != PREPARE
+    ]
 
 
 def emit(builder, bindings, known: dict) -> dict:
