@@ -28,7 +28,7 @@ def model_of(
     model = shape_inference.infer_shapes(model)
     for value in model.graph.output:
         if not value.type.tensor_type.elem_type:
-            value.type.tensor_type.elem_type = F32
+            value.type.CopyFrom(helper.make_tensor_type_proto(F32, None))
     return model
 
 

@@ -166,7 +166,8 @@ def test_recurrent_layers_that_pytorch_has_not():
     about = {"hidden_size": 5, "outputs": 3, "opset": 14}
     node_agrees("LSTM", [x, w, r, b, lengths], [1, 2, 3], **about)
     node_agrees("LSTM", [x, w, r, b, None, None, None, peepholes], [1, 2, 3, 7], **about)
-    node_agrees("LSTM", [x, w, r, b], [1, 2, 3], activations=["HardSigmoid", "Relu", "Tanh"], clip=0.7, **about)
+    node_agrees("LSTM", [x, w, r, b], [1, 2, 3], activations=["HardSigmoid", "Tanh", "Softsign"], **about)
+    node_agrees("LSTM", [x, w, r, b], [1, 2, 3], clip=0.7, **about)
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
@@ -233,10 +234,16 @@ def test_norms():
     node_agrees("GroupNormalization", [x, floats(3), floats(3)], [1, 2], opset=18, num_groups=3)
     node_agrees("GroupNormalization", [x, scale, bias], [1, 2], opset=21, num_groups=3)
     node_agrees("LayerNormalization", [x, floats(4, 5), floats(4, 5)], [1, 2], axis=2)
-    for size in (3, 4):
-        node_agrees("LRN", [x], size=size, alpha=0.1, beta=0.6, bias=2.0)
+    node_agrees("LRN", [x], size=3, alpha=0.1, beta=0.6, bias=2.0)
     node_agrees("LpNormalization", [x], axis=1, p=1)
     node_agrees("MeanVarianceNormalization", [x], opset=13, axes=[0, 2])
+
+
+def test_neighbours_of_an_even_number_reach_further_up():
+    x = floats(2, 6, 4, 5)  # ONNX Runtime has odd numbers alone, and the reference evaluator mixes up its axes
+    made = load(node_model("LRN", [x], size=4, alpha=0.1, beta=0.6, bias=2.0))(torch.from_numpy(x))
+    around = np.stack([(x[:, max(0, c - 1) : c + 3] ** 2).sum(1) for c in range(6)], 1)
+    np.testing.assert_allclose(made.numpy(), x / (2 + 0.1 / 4 * around) ** 0.6, rtol=1e-5)
 
 
 def test_whole_numbers_divide_towards_zero():
