@@ -133,8 +133,8 @@ KINDS: dict[str, type[Recurrent]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 def recurrent(node: Node, extents: torch.Size, inputs: Inputs) -> nn.Module | None:
     """A recurrent node that PyTorch's layers compute: with their activations, on whole sequences."""
-    _, w, r, b, lengths, *_ = (*inputs, *[None] * 8)[:8]
-    if w is None or r is None:
+    _, w, r, b, lengths, _, _, peepholes = (*inputs, *[None] * 8)[:8]
+    if w is None or r is None or peepholes is not None:
         return None
     steps = extents[1 if node["layout"] else 0]
     names = [name.capitalize() for name in node["activations"] or ()]

@@ -3,6 +3,7 @@ GRU's reset before the product. Names as in ONNX's formulas: https://onnx.ai/onn
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,17 +43,19 @@ def activations(node: Node) -> list[list[Activation]]:
     names = node["activations"] or [*default] * len(directions(node))
     alphas, betas = list(node["activation_alpha"] or []), list(node["activation_beta"] or [])
     found = []
-    for name in names:
+    for number, name in enumerate(names):
         name = next(known for known in ACTIVATIONS if known.lower() == name.lower())
         a = alphas.pop(0) if PARAMETRIC.get(name, 0) >= 1 and alphas else None
         b = betas.pop(0) if PARAMETRIC.get(name, 0) >= 2 and betas else None
-        limit = node["clip"] or None
-
-        def activation(x: Tensor, function=ACTIVATIONS[name], a=a, b=b, limit=limit) -> Tensor:
-            return function(x if limit is None else x.clamp(-limit, limit), a, b)
-
-        found.append(activation)
+        of_cell = node.op == "LSTM" and number % 3 == 2  # which is not clipped, only the gates are
+        limit = None if of_cell else node["clip"] or None
+        found.append(partial(activated, function=ACTIVATIONS[name], a=a, b=b, limit=limit))
     return [found[start : start + len(default)] for start in range(0, len(found), len(default))]
+
+
+def activated(x: Tensor, function: Callable, a: float | None, b: float | None, limit: float | None) -> Tensor:
+    """An activation of x within [-limit, limit]."""
+    return function(x if limit is None else x.clamp(-limit, limit), a, b)
 
 
 def rnn_step(node: Node, sums: Tensor, state: State, r: Tensor, bias: Tensor, _p, f: Sequence[Activation]) -> State:

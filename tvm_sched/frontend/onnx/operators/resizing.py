@@ -24,31 +24,37 @@ FEW = 4  # taps that are summed one by one; more are a product with a matrix
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis to resize: its number, extents, scale (as the node says it) and region of interest."""
+    """One axis to resize.
+
+    scale:   as the node says it, or outputs / inputs where it gives sizes
+    wanted:  scale x inputs, which a scale may leave a fraction
+    region:  of interest, in parts of the input
+    """
 
     number: int
     inputs: int
     outputs: int
-    scale: float
+    scale: np.float32
+    wanted: float
     region: tuple[float, float]
 
     def coordinates(self, transformation: str) -> np.ndarray:
-        """Where in the input each output lies, `[outputs]`."""
-        i, wanted = np.arange(self.outputs, dtype=np.float64), self.scale * self.inputs
-        last = self.inputs - 1
+        """Where in the input each output lies, `[outputs]`; in float32, as others compute it: ties fall alike."""
+        i, wanted = np.arange(self.outputs, dtype=np.float32), np.float32(self.wanted)
+        last = np.float32(self.inputs - 1)
         if transformation == "asymmetric":
             return i / self.scale
         if transformation == "align_corners":
             return np.zeros_like(i) if wanted == 1 else i * last / (wanted - 1)
         if transformation == "tf_crop_and_resize":
-            start, end = self.region
+            start, end = map(np.float32, self.region)
             step = (end - start) * last
             return start * last + (np.full_like(i, step / 2) if wanted == 1 else i * step / (wanted - 1))
         if transformation == "pytorch_half_pixel" and wanted == 1:
             return np.full_like(i, -0.5)
-        middle = (i + 0.5) / self.scale - 0.5
+        middle = (i + np.float32(0.5)) / self.scale - np.float32(0.5)
         if transformation == "half_pixel_symmetric":
-            return self.inputs / 2 * (1 - self.outputs / wanted) + middle
+            return np.float32(self.inputs) / 2 * (1 - np.float32(self.outputs) / wanted) + middle
         return middle
 
 
@@ -97,14 +103,23 @@ def resized_axes(node: Node, shape: tuple[int, ...], region: Numbers, scales: Nu
             one = min(scales) if policy == "not_larger" else max(scales)
             scales = [one] * len(scales)
             sizes = [int(one * extent + 0.5) for extent in extents]
+        wanted = (
+            sizes if policy == "stretch" else [scale * extent for scale, extent in zip(scales, extents, strict=True)]
+        )
     elif scales:
-        sizes = [int(np.floor(scale * extent)) for scale, extent in zip(scales, extents, strict=True)]
+        wanted = [np.float32(scale) * np.float32(extent) for scale, extent in zip(scales, extents, strict=True)]
+        sizes = [int(np.floor(each)) for each in wanted]
     else:
         raise UserError("has neither scales nor sizes")
     cropped = bool(region) and node["coordinate_transformation_mode"] == "tf_crop_and_resize"
     count = len(numbers)
     regions = list(zip(region[:count], region[count:], strict=True)) if cropped else [(0.0, 1.0)] * count
-    axes = [Axis(*each) for each in zip(numbers, extents, sizes, scales, regions, strict=True)]
+    axes = [
+        Axis(number, extent, size, np.float32(scale), float(each), part)
+        for number, extent, size, scale, each, part in zip(
+            numbers, extents, sizes, scales, wanted, regions, strict=True
+        )
+    ]
     return [axis for axis in axes if axis.inputs != axis.outputs or axis.scale != 1 or axis.region != (0.0, 1.0)]
 
 

@@ -1,0 +1,82 @@
+"""ONNX files on the command line."""
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from subp.cli import main
+
+
+def model_of(nodes, outputs=("y",), shape=("batch", 16, 8, 8)) -> onnx.ModelProto:
+    """Nodes from 'x' on, with a weight of 1x8 zeros."""
+    weight = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    weight[:8, ::2], weight[8:, 1::2] = 0, 0
+    values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "net", values, results, [numpy_helper.from_array(weight, "weight")])
+    imports = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+CONV = helper.make_node("Conv", ["x", "weight"], ["a"], name="conv", pads=[1, 1, 1, 1])
+RELU = helper.make_node("Relu", ["a"], ["y"], name="act")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    onnx.save(model_of([CONV, RELU]), tmp_path / "net.onnx")
+    return tmp_path
+
+
+def run(*arguments) -> str:
+    """What the command prints; it must end well."""
+    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_file_goes_through_all_commands(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    net, so = folder / "net.onnx", folder / "net.so"
+    assert "1x8" in run("compile", net, "--batch", 2, "--threads", 1, "--explain", "-o", so)
+    assert "conv" in run("inspect", net) and "50.0%" in run("inspect", net)
+    rows = run("bench", so, "--model", net, "--against", "torch,onnxruntime", "--seconds", "0.2")
+    assert "onnxruntime" in rows and "1x8 50%" in rows
+    assert "net.so" in run("bundle", so, "-o", folder / "net.tar.gz") or (folder / "net.tar.gz").is_file()
+    tuned = run("tune", net, "--records", folder / "log", "--trials", 1, "--threads", 1, "--minutes", "0.2")
+    assert "kernels" in tuned
+    assert "1x8" in run("advise", net, "--n", 8, "--sparsity", 50)
+
+
+def broken(folder):
+    """Name -> what is wrong with the file, and the sentence's words."""
+    (folder / "cut.onnx").write_bytes((folder / "net.onnx").read_bytes()[:300])
+    yield "cut.onnx", "truncated or not an ONNX file"
+    onnx.save(
+        model_of([CONV, RELU]), folder / "external.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    (folder / "w.bin").unlink()
+    yield "external.onnx", "w.bin, which is not there"
+    nodes = [helper.make_node("Add", ["a", "y"], ["b"], name="sum"), helper.make_node("Relu", ["b"], ["y"], name="act")]
+    onnx.save(model_of([CONV, *nodes]), folder / "cycle.onnx")
+    yield "cycle.onnx", "cycle, through"
+    onnx.save(
+        model_of([CONV, helper.make_node("Gelu", ["a"], ["y"], "g", domain="com.microsoft")]), folder / "other.onnx"
+    )
+    yield "other.onnx", "operator Gelu (node 'g') is of the domain 'com.microsoft'"
+    yield "absent.onnx", "there is no file"
+
+
+def test_bad_files_are_told_in_a_sentence(folder):
+    for file, words in broken(folder):
+        result = CliRunner().invoke(main, ["compile", str(folder / file), "-o", str(folder / "net.so")])
+        assert result.exit_code == 2, (file, result.output)
+        assert words in " ".join(result.output.split()), (file, result.output)
+        assert "Traceback" not in result.output
+
+
+def test_a_file_has_weights_of_its_own(folder):
+    result = CliRunner().invoke(main, ["compile", str(folder / "net.onnx"), "--n", "8", "-o", str(folder / "net.so")])
+    assert result.exit_code == 2 and "leave out --n" in result.output
