@@ -7,7 +7,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
 from tvm_sched.kernels.generic import rules
-from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, is_regular, is_spatial, output, volume
+from tvm_sched.kernels.rewrites.tir_blocks import blocks_of, copied_loads, is_regular, is_spatial, output, volume
 from tvm_sched.targets import Target
 
 
@@ -46,15 +46,16 @@ def merge_epilogue(sch: Schedule, block: SBlockRV) -> SBlockRV:
     for it besides, into one block, and returns that block.
 
     `block` then writes to registers ('local' scope) and the returned block alone writes to memory. What is larger than
-    the result (an image that it scales, channel by channel) stays apart: `finish` schedules it.
+    the result (an image that it scales, channel by channel) stays apart: `finish` schedules it. Raises ValueError for a
+    chain that would make too large an expression, which is then taken apart.
     """
     size = prod(int(extent) for extent in output(sch, block).shape)
     *inner, last = [each for each in downstream(sch, block) if volume(sch, each) <= size] or [
         sch.cache_write(block, 0, "global")
     ]
-    for each in inner:
-        sch.compute_inline(each)
-    for each in operands(sch, last, block):
+    for each in (*inner, *operands(sch, last, block)):
+        if any(copied_loads(sch, each, reader) > rules.MOST_LOADS for reader in sch.get_consumers(each)):
+            raise ValueError(f"too long an epilogue: {sch.get(each).name_hint} would be computed too often")
         sch.compute_inline(each)
     sch.set_scope(block, 0, "local")
     return last

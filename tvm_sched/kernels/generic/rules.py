@@ -26,6 +26,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
     blocks_of,
     calls,
     compared_with,
+    copied_loads,
     is_regular,
     is_spatial,
     moves_only,
@@ -35,6 +36,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
 from tvm_sched.targets import Target
 
 MOST_COPIES = 32  # how often a reduction may read an element and still have its padding or slicing done while reading
+MOST_LOADS = 32  # of copies of a block in one expression: y * sigmoid(y) has two, ten of them in a row 1024
 MOST_PIECES = 64  # of a concatenation, each with code of its own
 FREE = {CHOICE, "tirx.fabs", "tirx.floor", "prim.ceil"}  # calls that cost as little as an addition
 
@@ -82,6 +84,8 @@ def may_inline(sch: Schedule, block) -> bool:
         i.same_as(var) for i, var in zip(stmt.body.indices, own, strict=True)
     )
     if not readers or not in_order or not all(is_regular(sch, reader) for reader in readers):
+        return False
+    if any(copied_loads(sch, block, reader) > MOST_LOADS for reader in readers):
         return False
     repeats = sum(volume(sch, reader) for reader in readers) / volume(sch, block)
     if moves_only(sch, block):

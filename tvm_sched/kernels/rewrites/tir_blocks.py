@@ -5,6 +5,7 @@ A function that Relax lowers is a list of blocks, each in loops of its own: `for
 spatial axis (i, j) names what the block writes; a reduction axis (k) is summed over. Shapes are static.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
@@ -86,6 +87,21 @@ def calls(sch: Schedule, block) -> set[str]:
         sch.get(block).body, (ir.Call, lambda call: found.add(getattr(call.op, "name", "extern"))), order="post"
     )
     return found
+
+
+def loads(sch: Schedule, block) -> Counter:
+    """How often the block's value loads from each buffer."""
+    found: Counter = Counter()
+    tvm_ffi.structural_walk(
+        sch.get(block).body.value, (ir.TensorLoad, lambda load: found.update([load.source])), order="post"
+    )
+    return found
+
+
+def copied_loads(sch: Schedule, block, reader) -> int:
+    """The loads of the copies of `block` that its reader would hold, were it computed there; 1 for a single copy."""
+    copies = loads(sch, reader)[output(sch, block)]
+    return copies * loads(sch, block).total() if copies > 1 else 1
 
 
 def moves_only(sch: Schedule, block) -> bool:
