@@ -97,6 +97,8 @@ def judged_sample(module) -> dict:
     if op_db.has_sizes_by_value(program) and not row["kind"]:
         row["kind"] = "value-dependent"
     row |= verdict(program, module.inputs(), wanted)
+    if row["verdict"] == "refused" and op_db.may_be_random(program):
+        row["kind"] = "random"
     if row["kind"] == "random" and row["verdict"] in ("right", "wrong"):
         return row | {"verdict": "wrong", "said": "it draws random numbers, and was compiled"}
     return row

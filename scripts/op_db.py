@@ -135,6 +135,12 @@ def is_random(module: Applied) -> bool:
     return any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in tensors)
 
 
+def may_be_random(program: torch.export.ExportedProgram) -> bool:
+    """Whether an operator of the program is one that draws random numbers, if perhaps not with these arguments."""
+    tags = [getattr(node.target, "tags", ()) for node in program.graph.nodes]
+    return any(torch.Tag.nondeterministic_seeded in each for each in tags)
+
+
 def has_sizes_by_value(program: torch.export.ExportedProgram) -> bool:
     """Whether the shape of a result, on the way or at the end, depends on values."""
     values = [node.meta.get("val") for node in program.graph.nodes]

@@ -57,7 +57,7 @@ class Slot:
             np.copyto(self.buffer, x)
             return self.tensor
         x = x.detach()
-        if x.data_ptr() % ALIGNMENT == 0 and x.is_contiguous() and not x.is_neg():
+        if x.numel() and x.data_ptr() % ALIGNMENT == 0 and x.is_contiguous() and not x.is_neg():
             return x
         sys.modules["torch"].from_dlpack(self.tensor).copy_(x)
         return self.tensor
@@ -143,9 +143,13 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def as_tvm(array: np.ndarray) -> Any:
-    """TVM's tensor over an array's memory; DLPack of NumPy does not know bfloat16."""
+    """TVM's tensor over an array's memory; DLPack of NumPy does not know bfloat16, and where there are no elements
+    gives strides that TVM does not take.
+    """
     import tvm
 
+    if not array.size:
+        return tvm.runtime.empty(array.shape, array.dtype.name)
     if array.dtype.name != BFLOAT16:
         return tvm.runtime.from_dlpack(array)
     return tvm.runtime.from_dlpack(array.view("uint16"))._create_view(array.shape, BFLOAT16)

@@ -281,10 +281,12 @@ class Joined(nn.Module):
         return torch.cat([x, y]), y.sum(0)
 
 
-def test_an_input_without_elements():
-    x, y = torch.randn(2, 3), torch.empty(0, 3)
-    made = tvm_sched.compile(Joined(), (x, y), threads=1)(x, y)
-    require_same(made, Joined()(x, y), torch.Tensor)
+@pytest.mark.parametrize("shapes", [((2, 3), (0, 3)), ((2, 0, 4), (3, 0, 4))])
+def test_an_input_without_elements(shapes):
+    x, y = map(torch.randn, shapes)
+    artifact = tvm_sched.compile(Joined(), (x, y), threads=1)
+    require_same(artifact(x, y), Joined()(x, y), torch.Tensor)
+    require_same(artifact(x.numpy(), y.numpy()), Joined()(x, y), np.ndarray)
 
 
 def test_a_batch_in_parts_takes_tensors_and_gives_structures(monkeypatch):
