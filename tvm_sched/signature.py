@@ -11,8 +11,9 @@ import collections
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,16 @@ class Structure:
             keys, children = tuple(key for key, _ in value), tuple(cls.from_json(child) for _, child in value)
             return cls(kind, children=children, keys=keys, class_name=data.get("class", ""))
         return cls(kind, value)
+
+    @cached_property
+    def of_arrays(self) -> "Structure":
+        """The structure without the places of tuples and lists that hold None, which are no arrays."""
+        children = self.children
+        if self.kind in SEQUENCES:
+            children = tuple(child for child in children if (child.kind, child.value) != ("constant", None))
+        children = tuple(child.of_arrays for child in children)
+        same = len(children) == len(self.children) and all(map(is_, children, self.children))
+        return self if same else replace(self, children=children)
 
     def paths(self, path: tuple = ()) -> Iterator[tuple[tuple, "Structure"]]:
         """(keys and places on the way to it, leaf) of each leaf, in the pytree's order."""

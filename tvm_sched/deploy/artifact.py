@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
@@ -68,11 +70,13 @@ class Artifact:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns for these arguments, which are those that it takes, in its structure: NumPy arrays or
         torch tensors on the CPU, of the shapes and dtypes of `signature.inputs`. The outputs are torch tensors if one
-        of the inputs is, else arrays. Raises UserError otherwise.
+        of the inputs is; else arrays, and then tuples and lists are without the places that hold None. Raises UserError
+        otherwise.
         """
         given = args if self._plain and len(args) == 1 and not kwargs else self.signature.flatten(args, kwargs)
         shape = self._only or self.shape_of(given)
-        return unflatten(shape.signature.output_structure, self._run(shape, given))
+        made, structure = self._run(shape, given), shape.signature.output_structure
+        return unflatten(structure.of_arrays if type(made[0]) is np.ndarray else structure, made)
 
     def run_flat(self, inputs: Sequence) -> list:
         """The output tensors in the order of `signature.outputs` for the input tensors in the order of
