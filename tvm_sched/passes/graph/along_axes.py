@@ -42,3 +42,47 @@ MOVED = {  # operator -> (the call, its tensor in the other order, old axis -> n
     "relax.strided_slice": sliced,
     "relax.nn.pad": padded,
 }
+
+
+def regrouped(
+    before: Sequence[int], middle: Sequence[int], after: Sequence[int], order: Sequence[int]
+) -> tuple[list[int], list[int]] | None:
+    """A reshape, permutation by `order` and reshape that split, move and join the channels of `[B, C, *spatial]`: a
+    channel shuffle, or channels that become pixels beside each other (`pixel_shuffle`, transposed convolutions). Said
+    of `[B, *spatial, C]`: (its shape with the channels split, the order of these axes before they are joined). None for
+    anything else.
+
+    before, middle, after: shapes of the tensor, of its split one, and of the joined one
+    """
+    spatial = len(before) - 2
+    parts = len(middle) - 1 - spatial  # axes that the channels are split into
+    if len(after) != len(before) or parts < 1 or middle[0] != before[0] or middle[1 + parts :] != before[2:]:
+        return None
+    places = joined_axes([middle[axis] for axis in order], after)
+    if places is None:
+        return None
+    groups = [[order[at] for at in group] for group in places]
+    wanted = [[0], [], *([1 + parts + i] for i in range(spatial))]  # the batch's axis, no spatial one, one each
+    if [[axis for axis in group if axis == 0 or axis > parts] for group in groups] != wanted:
+        return None
+    moved = [axis for group in (groups[0], *groups[2:], groups[1]) for axis in group]
+    where = {0: 0, **{axis: axis + spatial for axis in range(1, 1 + parts)}}
+    where |= {1 + parts + i: 1 + i for i in range(spatial)}
+    return [before[0], *before[2:], *middle[1 : 1 + parts]], [where[axis] for axis in moved]
+
+
+def joined_axes(extents: Sequence[int], joined: Sequence[int]) -> list[list[int]] | None:
+    """Which neighbouring axes a reshape joins into each of its result's; None where it also splits some."""
+    groups, at = [], 0
+    for size in joined:
+        group, product = [], 1
+        while at < len(extents) and (product < size or (extents[at] == 1 and not group)):
+            product *= extents[at]
+            group.append(at)
+            at += 1
+        if product != size:
+            return None
+        groups.append(group)
+    if at < len(extents):
+        return None
+    return groups

@@ -10,7 +10,7 @@ network stays correct.
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
-from tvm_sched.passes.graph.along_axes import MOVED
+from tvm_sched.passes.graph.along_axes import MOVED, regrouped
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.pointwise import POINTWISE, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
@@ -319,39 +319,20 @@ class _Walk:
         return self.emit_last(reduced) if keep else _Tensor(self.builder, plain=self.builder.emit(reduced))
 
     def reshape(self, call):
-        """Splitting or joining channels keeps the spatial axes where they are: `[B, C, H, W] <-> [B, g, C/g, H, W]`.
-
-        In the 'last' form the channel axes stand behind the spatial ones, which a _Tensor of rank 5 cannot say; so the
-        shuffle reshape -> permute -> reshape is taken as one.
-        """
-        shuffle = self.shuffle(call)
-        if shuffle is None:
-            return None
-        x, groups = shuffle
-        batch, height, width, channels = shape_of(x)
-        split = self.builder.emit(rx.reshape(x, [batch, height, width, groups, channels // groups]))
-        moved = self.builder.emit(rx.permute_dims(split, [0, 1, 2, 4, 3]))
-        return self.emit_last(rx.reshape(moved, [batch, height, width, channels]))
-
-    def shuffle(self, call):
-        """(x channels last, groups) if `call` ends a channel shuffle of a tensor that is channels last."""
+        """Of a tensor whose channels are split, moved and joined (`along_axes.regrouped`)."""
         permute = self.old_values.get(call.args[0])
-        if not is_op(permute, "relax.permute_dims") or [int(axis) for axis in permute.attrs.axes or ()] != [
-            0,
-            2,
-            1,
-            3,
-            4,
-        ]:
-            return None
-        split = self.old_values.get(permute.args[0])
-        if not is_op(split, "relax.reshape"):
+        split = self.old_values.get(permute.args[0]) if is_op(permute, "relax.permute_dims") else None
+        if not is_op(split, "relax.reshape") or not permute.attrs.axes:
             return None
         x = self.convert(split.args[0])
-        before, middle, after = (shape_of(each) for each in (split.args[0], permute.args[0], call))
-        if not x.is_last or before != after or middle[3:] != before[2:] or middle[0] != before[0]:
+        shapes = [shape_of(each) for each in (split.args[0], split, call)]
+        made = regrouped(*shapes, [int(axis) for axis in permute.attrs.axes]) if x.is_last else None
+        if made is None:
             return None
-        return x.last, middle[1]
+        apart, order = made
+        moved = self.builder.emit(rx.permute_dims(self.builder.emit(rx.reshape(x.last, apart)), order))
+        batch, channels, *spatial = shape_of(call)
+        return self.emit_last(rx.reshape(moved, [batch, *spatial, channels]))
 
     def permute_dims(self, call):
         """Where the network itself moves channels: to the end it names what is there, to the front it is put off."""
