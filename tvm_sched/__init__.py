@@ -2,7 +2,7 @@
 
     artifact = tvm_sched.compile(module, example_input, target="x86-avx512")
     artifact.save("net.so")
-    tvm_sched.load("net.so")(x)  # NumPy in, NumPy out
+    tvm_sched.load("net.so")(x)  # NumPy or torch in and out
 
 Names are imported on first use, so that `import tvm_sched` costs nothing; docs/architecture.md shows the folders.
 """

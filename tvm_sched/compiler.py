@@ -68,13 +68,12 @@ def compile(
     from tvm_sched.deploy.manifest import make_manifest, of_shapes
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
-    from tvm_sched.frontend.shapes import examples
+    from tvm_sched.frontend.shapes import examples, of_each_input
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
     from tvm_sched.verification.check import UNCHECKED, Check
 
-    module, example_inputs = network_of(module, example_inputs)
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
@@ -83,8 +82,9 @@ def compile(
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
-        imported = torch_export.in_parts(module, inputs, kwargs, target.l2_bytes)
-        against_torch = Check.of(imported, module, inputs, kwargs)
+        network, inputs = network_of(module, inputs)
+        imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
+        against_torch = Check.of(imported, network, inputs, kwargs)
         if check:
             built, verdict = against_torch.built(compilation)
         else:
@@ -97,7 +97,8 @@ def compile(
             built, verdict, manifest = compiled(example_inputs, example_kwargs)
             executable, blind = built.executable, verdict.blind
         else:
-            each = [compiled(*example) for example in examples(module, example_inputs, example_kwargs, shapes)]
+            network, example = network_of(module, example_inputs, of_each_input(shapes[0]) if shapes else None)
+            each = [compiled(*one) for one in examples(network, example, example_kwargs, shapes)]
             executable, joined, memory = pipeline.build_shapes([built for built, *_ in each], compilation)
             manifest = of_shapes([own for *_, own in each], joined, memory)
             blind = next((verdict.blind for _, verdict, _ in each if verdict.blind), "")

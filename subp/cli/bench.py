@@ -161,8 +161,8 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
     if not model.endswith(".pt2"):
         settings = settings | {"batch": shape[0], "size": shape[-1]}
     network, _ = load_network(model, settings)
-    if list(network.example_input.shape) != shape:
-        raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {list(network.example_input.shape)}")
+    if list(network.only_input().shape) != shape:
+        raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {list(network.only_input().shape)}")
     return network
 
 

@@ -4,12 +4,13 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, OutputFile, cc_option, not_an_input, target_option
+from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, target_option
+from subp.deployment import networks
 
 if TYPE_CHECKING:
     from tvm_sched.targets import Target
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 @target_option
 @click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option(
+    "--shape",
+    "shapes",
+    type=Shapes(),
+    multiple=True,
+    help="Of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of several "
+    "shapes, which share the weights [MODEL's own].",
+)
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
@@ -44,6 +53,7 @@ def command(
     target: str,
     threads: int | None,
     records: Path | None,
+    shapes: tuple,
     dense: bool,
     no_check: bool,
     no_winograd: bool,
@@ -67,10 +77,10 @@ def command(
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
-    network, metadata = load_network(model, settings)
+    source, example, metadata = opened(model, settings, shapes)
     artifact = tvm_sched.compile(
-        network.module,
-        network.example_input,
+        source,
+        example,
         target=machine,
         threads=threads,
         records=records,
@@ -78,6 +88,7 @@ def command(
         dump=dump,
         check=not no_check,
         winograd=not no_winograd,
+        shapes=shapes or None,
     )
     check = artifact.manifest["check"]
     if explain:
@@ -97,8 +108,19 @@ def command(
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]
-    taken = ", ".join(f"input {list(spec.shape)}" for spec in artifact.signature.inputs)
+    taken = "; ".join(
+        ", ".join(f"input {list(spec.shape)}" for spec in shape.signature.inputs) for shape in artifact.shapes
+    )
     click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}; {checked}")
+
+
+def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:
+    """(the network that MODEL stands for, its example inputs, metadata); an ONNX file of given shapes as it is."""
+    if shapes and model.endswith(".onnx"):
+        networks.refuse(settings, settings, "--shape says it all")
+        return model, None, {}
+    network, metadata = load_network(model, settings)
+    return network.module, network.example_input, metadata
 
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:

@@ -20,7 +20,7 @@ def command(model: str, settings: dict, output: Path) -> None:
 
     not_an_input(output, model)
     network, _ = load_network(model, settings)
-    x = network.example_input.numpy()
+    x = network.only_input().numpy()
     onnx = engines.onnx_bytes(network.module, network.example_input)
     error = check("the ONNX model", engines.onnxruntime(network, threads=1, model=onnx).call(x), network.reference(x))
     write_atomically(output, onnx)

@@ -62,7 +62,7 @@ def compiled_table(file: Path) -> "Table":
     from rich.table import Table
 
     from tvm_sched.deploy import toolchain
-    from tvm_sched.deploy.manifest import read_manifest
+    from tvm_sched.deploy.manifest import each_shape, read_manifest
     from tvm_sched.signature import Signature
 
     manifest, arch = read_manifest(file)
@@ -70,8 +70,10 @@ def compiled_table(file: Path) -> "Table":
     build = "dense build, " if manifest["dense"] else ""
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
-    signature = Signature.from_json(manifest)
-    told = [f"input {spec}" for spec in signature.inputs] + [f"output {spec}" for spec in signature.outputs]
+    told = []
+    for number, signature in enumerate(map(Signature.from_json, each_shape(manifest))):
+        told += [f"shape {number + 1}:"] if manifest["shapes"] else []
+        told += [f"input {spec}" for spec in signature.inputs] + [f"output {spec}" for spec in signature.outputs]
     table = Table(title="\n".join([title, *map(escape, told)]), show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")

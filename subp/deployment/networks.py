@@ -28,17 +28,17 @@ def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambd
     """
     path = Path(model)
     if path.suffix == ".pt2":
-        _refuse(settings, settings, f"{model} is an exported program with weights and an input shape of its own")
+        refuse(settings, settings, f"{model} is an exported program with weights and an input shape of its own")
         return exported_network(path), {}
     if path.suffix == ".onnx":
-        _refuse(settings, ("n", "sparsity", "seed", "code"), f"{model} is an ONNX file with weights of its own")
+        refuse(settings, ("n", "sparsity", "seed", "code"), f"{model} is an ONNX file with weights of its own")
         return onnx_network(path, settings["size"], settings["batch"]), {}
     if path.suffix == ".safetensors":
-        _refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
+        refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
         return checkpoint_network(path, settings["size"], settings["batch"] or 1, settings.get("code"))
     if path.is_file():
         raise UserError(f"{model} is no checkpoint (.safetensors), exported program (.pt2) or ONNX file (.onnx)")
-    _refuse(settings, ("code",), f"{model} is the name of a network, not a checkpoint")
+    refuse(settings, ("code",), f"{model} is the name of a network, not a checkpoint")
     chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
     from subp.deployment.random_networks import random_network
 
@@ -48,7 +48,8 @@ def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambd
     return network, {}
 
 
-def _refuse(settings: dict, names: Iterable[str], reason: str) -> None:
+def refuse(settings: dict, names: Iterable[str], reason: str) -> None:
+    """Raises UserError where one of these settings is given."""
     given = [f"--{name}" for name in names if settings.get(name) is not None]
     if given:
         raise UserError(f"{reason}: leave out {' and '.join(given)}")
@@ -104,7 +105,7 @@ def exported_network(path: Path) -> "Network":
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
-    from tvm_sched.signature import check_inputs, unflatten
+    from tvm_sched.signature import check_inputs
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -117,5 +118,7 @@ def exported_network(path: Path) -> "Network":
     finally:
         logging.disable(disabled)
     signature = signature_of(program)
-    args, _ = unflatten(signature.input_structure, [from_array(x) for x in check_inputs(signature.inputs, seed=0)])
-    return Network.of(path.stem, program, args[0] if signature.is_plain else args)
+    if not signature.is_plain:
+        return Network.of(path.stem, program, None)  # which holds an example itself
+    (x,) = check_inputs(signature.inputs, seed=0)
+    return Network.of(path.stem, program, from_array(x))

@@ -108,14 +108,48 @@ def test_inspect_lists_inputs_and_outputs(network):
     ]
 
 
+def test_several_shapes_by_the_command(tmp_path, capsys):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    open_sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    torch.onnx.export(
+        layers,
+        (torch.zeros(2, 3, 9, 9),),
+        tmp_path / "net.onnx",
+        dynamo=True,
+        verbose=False,
+        dynamic_shapes=(open_sizes,),
+    )
+    options = ["--shape", "1x3x9x9", "--shape", "2x3x12x8", "--threads", "1", "-o", str(tmp_path / "net.so")]
+    assert cli.exit_code(["compile", str(tmp_path / "net.onnx"), *options]) == 0
+    assert "input [1, 3, 9, 9]; input [2, 3, 12, 8]" in capsys.readouterr().out
+    title = compiled_table(tmp_path / "net.so").title
+    assert "shape 2:\ninput 'input', [2, 3, 12, 8] of float32\noutput" in title
+    loaded = tvm_sched.load(tmp_path / "net.so")
+    for shape in ((1, 3, 9, 9), (2, 3, 12, 8)):
+        x = torch.randn(shape)
+        np.testing.assert_allclose(loaded(x), layers(x).detach(), rtol=0, atol=1e-5)
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 8, 8), "float32"))
+    said = refused(["run", tmp_path / "net.so", tmp_path / "x.npy"], capsys)
+    assert "not compiled for inputs of [1, 3, 8, 8], but for [1, 3, 9, 9], [2, 3, 12, 8]" in said
+
+
+@pytest.mark.parametrize("shape", ["1x3xa", "1x3x0", "", "1x3,", "-1x3"])
+def test_a_wrong_shape_on_the_command_line_is_told(tmp_path, capsys, shape):
+    said = cli.exit_code(["compile", "resnet18", "--shape", shape, "-o", str(tmp_path / "net.so")])
+    assert said == 2 and "is no shape, such as 1x3x224x224" in capsys.readouterr().err
+
+
 def test_a_program_of_several_inputs_is_compiled_by_the_command(tmp_path, capsys):
     class Adds(nn.Module):
-        def forward(self, x, y, scale=2):
+        def forward(self, x, y, *, scale=2):
             return x * scale + y
 
-    args = (torch.ones(1, 3), torch.ones(4, 1, dtype=torch.int64), 5)
-    torch.export.save(torch.export.export(Adds(), args), tmp_path / "adds.pt2")
+    args = (torch.ones(1, 3), torch.ones(4, 1, dtype=torch.int64))
+    torch.export.save(torch.export.export(Adds(), args, {"scale": 5}), tmp_path / "adds.pt2")
     arguments = ["compile", str(tmp_path / "adds.pt2"), "-o", str(tmp_path / "adds.so"), "--threads", "1"]
     assert cli.exit_code(arguments) == 0
-    made = tvm_sched.load(tmp_path / "adds.so")(np.full((1, 3), 2, "float32"), np.arange(4)[:, None], 5)
+    made = tvm_sched.load(tmp_path / "adds.so")(np.full((1, 3), 2, "float32"), np.arange(4)[:, None], scale=5)
     np.testing.assert_array_equal(made, 10 + np.arange(4)[:, None] * np.ones((1, 3)))
+    said = refused(["export", tmp_path / "adds.pt2", "-o", tmp_path / "adds.onnx"], capsys)
+    assert "takes other inputs than one tensor" in said

@@ -39,12 +39,13 @@ class Network:
 
     name: str
     module: "Module | None"  # in eval mode, on the CPU; None where only a compiled file is at hand
-    example_input: "torch.Tensor | tuple | None"  # [batch, ...], or all of its arguments where it takes others
+    # [batch, ...]; all of its arguments where it takes others than one tensor, or None where `module` holds an example
+    example_input: "torch.Tensor | tuple | None"
     n: int | None  # block size of most layers that hold blocks of zeros; None where there are none
     sparsity: float  # fraction of the blocks of these layers that are zero
 
     @classmethod
-    def of(cls, name: str, module: "Module", example_input: "torch.Tensor | tuple") -> "Network":
+    def of(cls, name: str, module: "Module", example_input: "torch.Tensor | tuple | None") -> "Network":
         """A PyTorch network."""
         used = [occupancy(tensor.numpy()) for tensor in eager(module).state_dict().values() if tensor.ndim in (2, 4)]
         kept = {n: [] for n in SIZES}
@@ -67,6 +68,16 @@ class Network:
         layers = [choice for choice in artifact.explain() if choice.n == n]
         density = sum(layer.density * layer.total for layer in layers) / sum(layer.total for layer in layers)
         return cls(name, None, None, n, round(1 - density, 4))
+
+    def only_input(self) -> "torch.Tensor":
+        """The example input. Raises UserError where the network takes others than one tensor."""
+        import torch
+
+        if not isinstance(self.example_input, torch.Tensor):
+            raise UserError(
+                f"{self.name} takes other inputs than one tensor, which only 'compile', 'tune' and 'run' know"
+            )
+        return self.example_input
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """What PyTorch computes for `x`, or for an ONNX file ONNX Runtime: what every other stage is held against."""

@@ -41,10 +41,15 @@ def examples(
     return made
 
 
+def of_each_input(shape: Shape | Sequence[Shape]) -> tuple[tuple[int, ...], ...]:
+    """A shape, or those of several inputs, as the latter."""
+    alone = all(isinstance(extent, int) for extent in shape)
+    return tuple(tuple(extents) for extents in ([shape] if alone else shape))  # type: ignore[arg-type]
+
+
 def _one_each(shape: Shape | Sequence[Shape], count: int) -> tuple[tuple[int, ...], ...]:
     """The shape as one of each input tensor."""
-    alone = all(isinstance(extent, int) for extent in shape)
-    each = tuple(tuple(extents) for extents in ([shape] if alone else shape))  # type: ignore[arg-type]
+    each = of_each_input(shape)
     if len(each) != count:
         raise UserError(
             f"{len(each)} shapes are given together, and the network takes {count} input tensors: give a tuple of "

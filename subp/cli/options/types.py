@@ -63,6 +63,22 @@ class Numbers(click.ParamType):
         return [int(part) for part in parts]
 
 
+class Shapes(click.ParamType):
+    """An input's shape, 1x3x224x224; those of several inputs comma-separated."""
+
+    name = "shape"
+
+    def convert(
+        self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, ...], ...]:
+        if isinstance(value, tuple):
+            return value
+        shapes = [part.strip().split("x") for part in value.split(",")]
+        if not all(extent.isdecimal() and int(extent) > 0 for shape in shapes for extent in shape):
+            self.fail(f"{value!r} is no shape, such as 1x3x224x224, or several such as 1x3x224x224,1x16", param, ctx)
+        return tuple(tuple(map(int, shape)) for shape in shapes)
+
+
 def setting(name: str, help: str, **kind) -> Callable:
     """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of
     click.option

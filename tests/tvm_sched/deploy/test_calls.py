@@ -319,6 +319,26 @@ def test_a_batch_in_parts_takes_tensors_and_gives_structures(monkeypatch):
     assert artifact.check() < 1e-5
 
 
+def test_states_of_a_recurrent_layer_are_inputs():
+    layer = nn.LSTM(6, 16, batch_first=True).eval()
+    x, states = torch.randn(2, 5, 6), (torch.randn(1, 2, 16), torch.randn(1, 2, 16))
+    artifact = tvm_sched.compile(layer, (x, states), threads=1)
+    with torch.no_grad():
+        require_same(artifact(x, states), layer(x, states), torch.Tensor)
+        require_same(artifact(x, hx=states), layer(x, states), torch.Tensor)
+
+
+def test_a_module_that_writes_into_its_input_leaves_the_callers():
+    class Adds(nn.Module):
+        def forward(self, x):
+            return x.add_(1) * 2
+
+    artifact = tvm_sched.compile(Adds(), torch.zeros(16), threads=1)
+    x = torch.zeros(16)
+    assert (artifact(x) == 2).all() and (x == 0).all()
+    assert artifact.check() == 0
+
+
 def test_an_exported_program_of_several_inputs(many, artifact):
     args, kwargs = example()
     program = torch.export.export(many, args, kwargs)
