@@ -3,10 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from subp.cli import main
+from subp.cli import exit_code
 
 
 def model_of(nodes, outputs=("y",), shape=("batch", 16, 8, 8)) -> onnx.ModelProto:
@@ -22,31 +21,45 @@ def model_of(nodes, outputs=("y",), shape=("batch", 16, 8, 8)) -> onnx.ModelProt
 
 CONV = helper.make_node("Conv", ["x", "weight"], ["a"], name="conv", pads=[1, 1, 1, 1])
 RELU = helper.make_node("Relu", ["a"], ["y"], name="act")
+STEM = helper.make_node("Conv", ["x", "weight"], ["s"], name="stem", pads=[1, 1, 1, 1])
+BODY = helper.make_node("Conv", ["s", "weight"], ["a"], name="body", pads=[1, 1, 1, 1])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    onnx.save(model_of([CONV, RELU]), tmp_path / "net.onnx")
+    onnx.save(model_of([STEM, BODY, RELU]), tmp_path / "net.onnx")
     return tmp_path
 
 
-def run(*arguments) -> str:
-    """What the command prints; it must end well."""
-    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+@pytest.fixture
+def run(capsys):
+    """A function that runs a command, which must end well, and gives what it prints."""
+
+    def run_command(*arguments) -> str:
+        assert exit_code(list(map(str, arguments))) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run_command
 
 
-def test_a_file_goes_through_all_commands(folder, monkeypatch):
+def test_a_file_is_compiled_measured_and_inspected(folder, monkeypatch, run):
     monkeypatch.setenv("COLUMNS", "200")
     net, so = folder / "net.onnx", folder / "net.so"
     assert "1x8" in run("compile", net, "--batch", 2, "--threads", 1, "--explain", "-o", so)
-    assert "conv" in run("inspect", net) and "50.0%" in run("inspect", net)
-    rows = run("bench", so, "--model", net, "--against", "torch,onnxruntime", "--seconds", "0.2")
+    shown = run("inspect", net)
+    assert "body" in shown and "50.0%" in shown
+    rows = run("bench", so, "--model", net, "--against", "torch,onnxruntime", "--seconds", "0.1")
     assert "onnxruntime" in rows and "1x8 50%" in rows
-    assert "net.so" in run("bundle", so, "-o", folder / "net.tar.gz") or (folder / "net.tar.gz").is_file()
-    tuned = run("tune", net, "--records", folder / "log", "--trials", 1, "--threads", 1, "--minutes", "0.2")
-    assert "kernels" in tuned
+
+
+@pytest.mark.slow
+def test_a_file_is_packed_tuned_and_advised_on(folder, monkeypatch, run):
+    monkeypatch.setenv("COLUMNS", "200")
+    net = folder / "net.onnx"
+    run("compile", net, "--threads", 1, "-o", folder / "net.so")
+    run("bundle", folder / "net.so", "-o", folder / "net.tar.gz")
+    assert (folder / "net.tar.gz").is_file()
+    assert "kernels" in run("tune", net, "--records", folder / "log", "--trials", 1, "--threads", 1, "--minutes", "0.1")
     assert "1x8" in run("advise", net, "--n", 8, "--sparsity", 50)
 
 
@@ -65,18 +78,18 @@ def broken(folder):
     onnx.save(
         model_of([CONV, helper.make_node("Gelu", ["a"], ["y"], "g", domain="com.microsoft")]), folder / "other.onnx"
     )
-    yield "other.onnx", "operator Gelu (node 'g') is of the domain 'com.microsoft'"
+    yield "other.onnx", "operator Gelu (node 'g')"
     yield "absent.onnx", "there is no file"
 
 
-def test_bad_files_are_told_in_a_sentence(folder):
+def test_bad_files_are_told_in_a_sentence(folder, capsys):
     for file, words in broken(folder):
-        result = CliRunner().invoke(main, ["compile", str(folder / file), "-o", str(folder / "net.so")])
-        assert result.exit_code == 2, (file, result.output)
-        assert words in " ".join(result.output.split()), (file, result.output)
-        assert "Traceback" not in result.output
+        for command in (["compile", folder / file, "-o", folder / "net.so"], ["inspect", folder / file]):
+            if command[0] == "compile" or words not in ("cycle, through", "operator Gelu (node 'g')"):
+                assert exit_code(list(map(str, command))) == 2, file
+                assert words in capsys.readouterr().err
 
 
-def test_a_file_has_weights_of_its_own(folder):
-    result = CliRunner().invoke(main, ["compile", str(folder / "net.onnx"), "--n", "8", "-o", str(folder / "net.so")])
-    assert result.exit_code == 2 and "leave out --n" in result.output
+def test_a_file_has_weights_of_its_own(folder, capsys):
+    assert exit_code(["compile", str(folder / "net.onnx"), "--n", "8", "-o", str(folder / "net.so")]) == 2
+    assert "leave out --n" in capsys.readouterr().err

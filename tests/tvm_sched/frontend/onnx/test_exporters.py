@@ -62,7 +62,7 @@ def test_files_of_pytorch_s_exporters(tmp_path, dynamo, opset):
     layers = {layer.name: layer for layer in artifact.explain()}
     assert len(layers) == 3
     (sparse,) = [layer for name, layer in layers.items() if "/conv" in name or name == "conv"]
-    assert (sparse.n, sparse.kept, sparse.total) == (8, 8, 32)
+    assert (sparse.n, sparse.density) == (8, 0.25)
     assert [spec["name"] for spec in artifact.manifest["inputs"]] == ["image"]
 
 
@@ -98,7 +98,7 @@ def test_a_file_in_tensorflow_s_order_of_axes():
     np.testing.assert_allclose(artifact(x.numpy()), network.reference(x.numpy()), rtol=1e-4, atol=1e-6)
     layers = {layer.name: layer for layer in artifact.explain()}
     assert set(layers) == {"conv1", "conv2", "dense"}
-    assert (layers["conv2"].n, layers["conv2"].kept) == (16, 4)
+    assert (layers["conv2"].n, layers["conv2"].density) == (16, 0.25)
 
 
 def test_several_inputs_and_outputs_by_name():
