@@ -14,6 +14,8 @@ from tvm_sched import runtime  # at once: it sets up TVM's threads
 
 _HOME = {
     "Artifact": "tvm_sched.deploy.artifact",
+    "CheckFailed": "subp_contract.errors",
+    "CheckWarning": "subp_contract.errors",
     "UserError": "subp_contract.errors",
     "compile": "tvm_sched.compiler",
     "load": "tvm_sched.deploy.artifact",

@@ -52,7 +52,8 @@ def compile(
                     number of threads the ones that give each thread equal work
     dense:          ignore the zeros, as a baseline
     dump:           folder for the module after each phase of the pipeline, to be read
-    check:          hold the compiled network against PyTorch, on the example and on random inputs
+    check:          hold the compiled network against PyTorch (an ONNX file's against ONNX Runtime, or ONNX's reference
+                    evaluator), on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are

@@ -28,10 +28,10 @@ def sentence(finding: Finding, compilation: Compilation) -> str:
     if departure is not None:
         node, agreement = departure
         where = f"the first to depart is {place(node)}, whose value {agreement.words}"
-    elif all(compare(*each).holds for each in zip(case.reference.by_torch(case.inputs), case.expected, strict=True)):
-        where = "no operator departs where it is compiled without those that follow"
+    elif told := case.reference.first_departure(case.inputs):
+        where = f"the first to depart is {told}, whose value is wrong in PyTorch already"
     else:
-        where = "the module that it was made into for PyTorch departs as well"
+        where = "no operator departs where it is compiled without those that follow"
     return (
         f"the compiled network is wrong: its output '{name}' {finding.agreement.words}; {where}: a fault of this "
         "compiler, please report it (check=False, or --no-check, compiles all the same)"

@@ -13,6 +13,7 @@ from subp_contract.errors import UserError, first_line
 from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend.torch_export import from_array, to_array
 from tvm_sched.signature import Signature, unflatten
+from tvm_sched.verification.comparison import compare
 
 Network = torch.nn.Module | ExportedProgram
 
@@ -43,6 +44,18 @@ class Reference:
                 f"PyTorch cannot run this network on {' and '.join(str(list(x.shape)) for x in inputs)}, which the "
                 f"compiled one is checked against: {first_line(error)}"
             ) from error
+
+    def first_departure(self, inputs: Sequence[np.ndarray]) -> str:
+        """The first operator, in words, by which the network in PyTorch departs from its own reference; empty where
+        PyTorch is what answers, or nothing is found.
+        """
+        find = getattr(self.network, "first_departure", None)
+        if self.own is None or find is None:
+            return ""
+        try:
+            return find(inputs, lambda value, expected: compare(value, expected).holds)
+        except Exception:  # of any kind: that the network departs is told in any case
+            return ""
 
     def in_float64(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         """The outputs with all weights and floating-point inputs in double precision; None where that cannot be, or

@@ -1,5 +1,7 @@
 """Layers whose Winograd rounding the outputs would show take a kernel that rounds less by themselves."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,15 @@ def test_a_network_that_shows_it_takes_a_smaller_tile_where_it_matters(x):
     assert before.why.endswith("F(4,3) 1x16 left out: the outputs would show its rounding (checked against PyTorch)")
     assert "left out" not in after.why
     assert large.manifest["check"]["verified"]
+
+
+def test_a_network_that_shows_pytorchs_own_rounding_passes_and_says_so(x):
+    torch.manual_seed(0)
+    check = tvm_sched.compile(Magnified(6000), x, threads=1).manifest["check"]
+    assert check["verified"] and check["error"] > check["tolerance"]
+    (note,) = check["notes"]
+    ours, theirs = map(float, re.findall(r" (\d\S+e-\d+)", note))
+    assert note.startswith("the network magnifies rounding: output 'output' is") and ours <= 2 * theirs
 
 
 def test_without_winograd_as_asked(x):

@@ -63,6 +63,8 @@ class Call:
     function: Callable
     inputs: tuple[Known | Computed | Fixed, ...]
     results: tuple[int, ...]
+    node: str  # the operator and the node, in words
+    values: tuple[str, ...]  # what the file calls the results
 
 
 Value = Known | Computed
@@ -187,9 +189,9 @@ class Conversion:
         with self.mode:
             made = tensors(attempt(function, [given(each, real=False) for each in inputs]))
         results = [None if each is None else self.numbered(each) for each in made[: len(names)]]
-        self.calls.append(
-            Call(call_name, function, tuple(inputs), tuple(each.number if each else -1 for each in results))
-        )
+        numbers = tuple(each.number if each else -1 for each in results)
+        told = f"operator {node.op} (node '{node.name}')"
+        self.calls.append(Call(call_name, function, tuple(inputs), numbers, told, tuple(names)))
         return results
 
     def input(self, operator: Operator, node: Node, number: int, value: Value | None) -> Known | Computed | Fixed:

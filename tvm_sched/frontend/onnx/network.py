@@ -1,6 +1,6 @@
 """A loaded ONNX file as an nn.Module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class OnnxNetwork(nn.Module):
             )
             for step, call in enumerate(needed)
         )
+        self._nodes = tuple((call.node, call.values) for call in needed)
         self._outputs = tuple(self._operand(value) for _, value in outputs)
         del self._kept
 
@@ -100,6 +101,29 @@ class OnnxNetwork(nn.Module):
             self._session = _session(self.stored)
         outputs = self._session.run(list(self.output_names), feeds)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def first_departure(self, inputs: Sequence[np.ndarray], agree: Callable[[np.ndarray, np.ndarray], bool]) -> str:
+        """The first node, in words, whose result by PyTorch does not agree with the reference's; empty where all do.
+        Values inside of functions are not looked at.
+        """
+        feeds = dict(zip(self.input_names, inputs, strict=True))
+        made: list[Any] = []
+        hooks = [module.register_forward_hook(lambda *call: made.append(call[2])) for module, *_ in self._program]
+        try:
+            with torch.no_grad():
+                self(*(torch.from_numpy(np.array(x)) for x in inputs))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        model = self._model if not isinstance(self._model, Path) else onnx.load(self._model)
+        known = {name for node in model.graph.node for name in node.output}
+        wanted = [name for _, names in self._nodes for name in names if name in known]
+        expected = dict(zip(wanted, _session(with_outputs(model, wanted)).run(wanted, feeds), strict=True))
+        for (node, names), results in zip(self._nodes, made, strict=True):
+            for name, result in zip(names, results if isinstance(results, tuple | list) else (results,), strict=False):
+                if name in expected and not agree(result.numpy(), np.asarray(expected[name])):
+                    return node
+        return ""
 
     @property
     def tensor_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -166,6 +190,15 @@ class OnnxNetwork(nn.Module):
         else:
             owner.register_buffer(name, held)
         return owner, name
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    """The model with these values as its outputs."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:]
+    changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return changed.SerializeToString()
 
 
 def _numbers(inputs: Sequence[Known | Computed | Fixed]) -> list[int]:
