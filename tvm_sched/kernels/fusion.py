@@ -53,12 +53,19 @@ def merge_epilogue(sch: Schedule, block: SBlockRV) -> SBlockRV:
     *inner, last = [each for each in downstream(sch, block) if volume(sch, each) <= size] or [
         sch.cache_write(block, 0, "global")
     ]
-    for each in (*inner, *operands(sch, last, block)):
-        if any(copied_loads(sch, each, reader) > rules.MOST_LOADS for reader in sch.get_consumers(each)):
-            raise ValueError(f"too long an epilogue: {sch.get(each).name_hint} would be computed too often")
-        sch.compute_inline(each)
+    for each in inner:
+        inline(sch, each)
+    for each in operands(sch, last, block):
+        inline(sch, each)
     sch.set_scope(block, 0, "local")
     return last
+
+
+def inline(sch: Schedule, block: SBlockRV) -> None:
+    """Computes a block where it is read. Raises ValueError where that would be too often in one expression."""
+    if any(copied_loads(sch, block, reader) > rules.MOST_LOADS for reader in sch.get_consumers(block)):
+        raise ValueError(f"too long an epilogue: {sch.get(block).name_hint} would be computed too often")
+    sch.compute_inline(block)
 
 
 def operands(sch: Schedule, epilogue: SBlockRV, block: SBlockRV) -> list[SBlockRV]:
