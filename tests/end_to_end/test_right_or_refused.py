@@ -190,6 +190,8 @@ OUTPUTS = {
     "None and a number": lambda: Through(lambda x, a: (None, a(x), 3), conv()),
     "the same twice": lambda: Through(lambda x, a: (y := a(x), y), conv()),
     "no axes": lambda: Through(lambda x, a: a(x).sum(), conv()),
+    "nothing to compute": lambda: Through(lambda x: (torch.linspace(0, 1, 4), x)),
+    "constants alone": lambda: Through(lambda x: torch.ones(3, 4).cumsum(1)),
     "a constant beside": lambda: Through(lambda x, a: (a(x), torch.arange(3)), conv()),
 }
 HALF = {

@@ -35,6 +35,8 @@ def name_output(mod: IRModule, _context) -> IRModule:
     CanonicalizeBindings keeps the output's.
     """
     main = mod["main"]
+    if not main.body.blocks:  # it gives back inputs and constants
+        return mod
     *blocks, last = main.body.blocks
     *bindings, binding = last.bindings
     if not isinstance(binding.value, relax.Var) or layer_of(binding.value) is None:
