@@ -91,7 +91,7 @@ def compile(
         else:
             built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
         told = against_torch.told(verdict)
-        return built, verdict, make_manifest(target, imported, built, check=told, dense=dense)
+        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense)
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

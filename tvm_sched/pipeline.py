@@ -4,12 +4,14 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import tvm
 from tvm import IRModule, relax
 
+from subp_contract.errors import UserError, first_line
 from tvm_sched import codegen
 from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
@@ -133,10 +135,25 @@ def run(phases: tuple[Phase, ...], mod: IRModule, compilation: Compilation) -> I
     """The module after these phases."""
     with compilation.target.tvm():
         for phase in phases:
-            mod = phase.run(mod, compilation)
+            with told(f"phase '{phase.name}'"):
+                mod = phase.run(mod, compilation)
             if compilation.observe:
                 compilation.observe(phase.name, mod)
     return mod
+
+
+@contextmanager
+def told(step: str) -> Iterator[None]:
+    """Turns an error of any kind, of TVM's or of ours, into a UserError that names the step; the error is its cause."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{step} of this compiler fails on this network: {first_line(error)}; a fault of this compiler, please "
+            "report it with the network"
+        ) from error
 
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
@@ -172,7 +189,8 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
 def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
     """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
     planned = run(BUILDING, mod, compilation)
-    executable = codegen.build(planned, compilation.target, compilation.observe)
+    with told("code generation"):
+        executable = codegen.build(planned, compilation.target, compilation.observe)
     if compilation.observe:
         compilation.observe(MACHINE_CODE, codegen.assembly(executable))
     return executable

@@ -33,7 +33,8 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str  # NumPy's name for it, or bfloat16
-    range: tuple[int, int] | None = None  # of integers and booleans: least and largest value of the example
+    # Least and largest value of the example; of fractions only where not all of them can be given.
+    range: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         return f"'{self.name}', {list(self.shape)} of {self.dtype}"
@@ -278,8 +279,9 @@ def is_bfloat16(array: np.ndarray) -> bool:
 
 
 def check_inputs(inputs: Sequence[TensorSpec], seed: int) -> list[np.ndarray]:
-    """What a compiled network is checked on: standard normal numbers of NumPy's default generator; integers and
-    booleans from the least to the largest that the example has there, so that indices stay valid.
+    """What a compiled network is checked on: standard normal numbers of NumPy's default generator, or evenly spread
+    ones within a `range`; integers and booleans from the least to the largest that the example has there, so that
+    indices stay valid.
     """
     rng = np.random.default_rng(seed)
     return [_random(spec, rng) for spec in inputs]
@@ -289,6 +291,8 @@ def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
     dtype = numpy_dtype(spec.dtype)
     if spec.is_floating:
         exact = dtype if spec.dtype in ("float32", "float64") else np.dtype("float32")
+        if spec.range:
+            return np.asarray(rng.uniform(*spec.range, spec.shape)).astype(dtype)
         return np.asarray(rng.standard_normal(spec.shape, dtype=exact)).astype(dtype)
     low, high = spec.range or (0, 1)
     return np.asarray(rng.integers(low, high, spec.shape, dtype=dtype, endpoint=True))

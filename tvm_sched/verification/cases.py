@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from subp_contract.errors import UserError
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.verification import ties
 from tvm_sched.verification.comparison import Agreement, absolute_errors, compare, rms
@@ -25,6 +26,14 @@ class Case:
     def expected(self) -> list[np.ndarray]:
         """PyTorch's outputs in the network's own precision."""
         return self.reference(self.inputs)
+
+    @property
+    def runs(self) -> bool:
+        """Whether PyTorch takes these inputs."""
+        try:
+            return self.expected is not None
+        except UserError:
+            return False
 
     @cached_property
     def in_float64(self) -> list[np.ndarray] | None:

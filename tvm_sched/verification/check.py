@@ -17,7 +17,7 @@ from tvm_sched.deploy.manifest import first_numbers
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
-from tvm_sched.signature import check_inputs
+from tvm_sched.signature import Signature, check_inputs
 from tvm_sched.verification import diagnosis, rounding
 from tvm_sched.verification.cases import Case, Finding, found
 from tvm_sched.verification.comparison import Agreement, blindness
@@ -66,7 +66,11 @@ class Check:
         elif isinstance(network, ExportedProgram):
             given = network.example_inputs
         example = None if given is None else [to_array(tensor) for tensor in signature.flatten(*given)]
-        return cls(imported, Reference(network, signature), example)
+        made = cls(imported, Reference(network, signature), example)
+        if example is not None and not made.random.runs:  # shares, for example, which are from 0 to 1
+            imported = replace(imported, signature=within(signature, example))
+            made = cls(imported, Reference(network, imported.signature), example)
+        return made
 
     def built(self, compilation: Compilation, rounds: int = ROUNDS) -> tuple[Built, Verdict]:
         """The network as code that agrees with PyTorch, and how well it does. Layers whose rounding the outputs would
@@ -91,7 +95,9 @@ class Check:
         """Of each output, for each case."""
         run = runner(built, self.imported, compilation)
         for case in self.cases:
-            outputs, expected = run(case.inputs), case.expected
+            with pipeline.told("what comes out"):
+                outputs = run(case.inputs)
+            expected = case.expected
             if len(outputs) != len(expected):
                 raise CheckFailed(
                     f"the network returns {len(expected)} tensors, and {len(outputs)} where it is exported: that must "
@@ -124,3 +130,10 @@ class Check:
         outputs = [first_numbers(each).tolist() for each in self.random.expected]
         said = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
+
+
+def within(signature: Signature, example: Sequence[np.ndarray]) -> Signature:
+    """The signature with the example's least and largest number of each input."""
+    ranges = [(float(x.min()), float(x.max())) if x.size else (0.0, 0.0) for x in example]
+    inputs = zip(signature.inputs, ranges, strict=True)
+    return replace(signature, inputs=tuple(replace(spec, range=r) if spec.is_floating else spec for spec, r in inputs))

@@ -44,7 +44,7 @@ def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any]) -> bool
     picked, expected = (numbers_at(operator(source), x, index, arguments.get("dim")) for index in (ours, theirs))
     if picked is None or expected is None:
         return False
-    return bool((picked - expected).abs().max() <= error_limit(to_array(x)))
+    return bool((picked.double() - expected.double()).abs().max() <= error_limit(to_array(x)))
 
 
 def compares_equals(one: Tensor, other: Tensor, differs: Tensor) -> bool:

@@ -97,6 +97,8 @@ class Builder:
 
     def constant(self, tensor: torch.Tensor) -> relax.Expr:
         """A constant; the same one for the same tensor."""
+        if not tensor.numel():  # which TVM cannot store
+            return self.emit(relax.op.zeros(list(tensor.shape), name_of_dtype(tensor.dtype)))
         if id(tensor) not in self._constants:
             made = constant_of(tensor)
             self._constants[id(tensor)] = tensor, made

@@ -1,6 +1,7 @@
 """Operators that pick or replace elements by computed positions."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -38,6 +39,19 @@ def picked(builder: Builder, x: relax.Expr, places: relax.Expr, axis: int) -> re
     return builder.te(taken, x, places, name="take")
 
 
+def gathered(builder: Builder, x: relax.Expr, axis: int, places: relax.Expr) -> relax.Expr:
+    """x at `places` along one axis, at its own position along the others."""
+    extent = shape_of(x)[axis]
+
+    def gather(source: te.Tensor, table: te.Tensor) -> te.Tensor:
+        def element(*position: Any) -> Any:
+            return source(*position[:axis], inside(table(*position), extent), *position[axis + 1 :])
+
+        return te.compute(shape_of(places), element, name="gather")
+
+    return builder.te(gather, x, places)
+
+
 def inside(index: Any, extent: int) -> Any:
     """An index that reads memory of the tensor whatever a wrong input says: PyTorch raises an error there."""
     return tirx.max(tirx.min(index, tirx.const(extent - 1, index.ty.dtype)), tirx.const(0, index.ty.dtype))
@@ -65,16 +79,7 @@ def gather(builder: Builder, x: relax.Expr, dim: int, index: relax.Expr, _sparse
     if not shape_of(x):
         return builder.broadcast(x, builder.shape)
     axis = dim % len(shape_of(x))
-    places = positions(builder, index, shape_of(x)[axis])
-    extent, wide = shape_of(x)[axis], builder.shape
-
-    def gathered(source: te.Tensor, table: te.Tensor) -> te.Tensor:
-        def element(*position: Any) -> Any:
-            return source(*position[:axis], inside(table(*position), extent), *position[axis + 1 :])
-
-        return te.compute(wide, element, name="gather")
-
-    return builder.te(gathered, x, places)
+    return gathered(builder, x, axis, positions(builder, index, shape_of(x)[axis]))
 
 
 @converts("index.Tensor", "_unsafe_index.Tensor")
@@ -267,7 +272,7 @@ def masked_put(
 ) -> relax.Expr:
     """x[mask] = number; a mask over the first axes."""
     mask, *others = indices
-    if mask is None or any(each is not None for each in others) or len(shape_of(values)) > 0 or accumulate:
+    if mask is None or any(each is not None for each in others) or prod(shape_of(values)) != 1 or accumulate:
         raise NotImplementedError("it replaces by a mask, and how many depends on values")
     mask = builder.reshape(mask, [*shape_of(mask), *[1] * (len(shape_of(x)) - len(shape_of(mask)))])
-    return builder.emit(rx.where(mask, builder.cast(values, dtype_of(x)), x))
+    return builder.emit(rx.where(mask, builder.reshape(builder.cast(values, dtype_of(x)), []), x))

@@ -91,8 +91,7 @@ def layer_norm(
     bias: relax.Expr | None,
     eps: float,
 ) -> tuple[relax.Expr | None, ...]:
-    """(x normalised over its last axes, scaled and shifted, mean and 1 / deviation unread)."""
-    unread(builder, (1, 2))
+    """(x normalised over its last axes, scaled and shifted; the mean; 1 / deviation)."""
     dtype, shape = computing(dtype_of(x)), list(normalized_shape)
     gamma = builder.constant(torch.ones(shape)) if weight is None else weight
     beta = builder.constant(torch.zeros(shape)) if bias is None else bias
@@ -103,7 +102,8 @@ def layer_norm(
         axes=list(range(-len(shape), 0)),
         epsilon=eps,
     )
-    return builder.cast(builder.emit(norm), dtype_of(x)), None, None
+    made = builder.cast(builder.emit(norm), dtype_of(x))
+    return made, *statistics(builder, builder.cast(x, dtype), list(range(-len(shape), 0)), eps)
 
 
 @converts("native_group_norm")
@@ -118,8 +118,7 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[relax.Expr | None, ...]:
-    """(x normalised over each group of channels, scaled and shifted, ...)."""
-    unread(builder, (1, 2))
+    """(x normalised over each group of channels, scaled and shifted; the mean; 1 / deviation)."""
     dtype = computing(dtype_of(x))
     gamma, beta = (channels(builder, each, count, default, dtype) for each, default in ((weight, 1), (bias, 0)))
     norm = rx.nn.group_norm(
@@ -131,13 +130,20 @@ def group_norm(
         axes=list(range(2, len(shape_of(x)))),
         epsilon=eps,
     )
-    return builder.cast(builder.emit(norm), dtype_of(x)), None, None
+    made, grouped = builder.cast(builder.emit(norm), dtype_of(x)), [shape_of(x)[0], groups, -1]
+    return made, *statistics(builder, builder.reshape(builder.cast(x, dtype), grouped), [2], eps)
 
 
-def unread(builder: Builder, results: Sequence[int]) -> None:
-    """Raises NotImplementedError where a node's results that are made for gradients only are read."""
-    if any(user.args[1] in results and user.users for user in builder.node.users):
-        raise NotImplementedError("its statistics, which are made for training, are read")
+def statistics(builder: Builder, x: relax.Expr, axes: list[int], eps: float) -> tuple[relax.Expr | None, ...]:
+    """The mean over axes and 1 / sqrt(variance + eps), where they are read."""
+    if not any(user.args[1] in (1, 2) and user.users for user in builder.node.users):
+        return None, None
+    middle = builder.emit(rx.mean(x, axes, keepdims=True))
+    off = builder.emit(rx.subtract(x, middle))
+    spread = builder.emit(rx.mean(builder.emit(rx.multiply(off, off)), axes, keepdims=True))
+    inverse = builder.emit(rx.rsqrt(builder.emit(rx.add(spread, builder.number(eps, dtype_of(x))))))
+    pairs = zip((middle, inverse), builder.meta[1:], strict=True)
+    return tuple(builder.reshape(made, meta.shape) for made, meta in pairs)
 
 
 @converts("_softmax", "softmax.int")

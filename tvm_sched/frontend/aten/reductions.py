@@ -212,10 +212,14 @@ def variance(builder: Builder, x: relax.Expr, dim: Any, correction: float) -> tu
         x, dim = builder.reshape(x, [1]), [0]
     x = builder.cast(x, "float32" if dtype in HALVES else dtype)
     axes = axes_of(x, dim)
+    if not prod(shape_of(x)):
+        nothing = builder.broadcast(builder.number(float("nan"), dtype), meta.shape)
+        return nothing, nothing
     count = prod(shape_of(x)[axis] for axis in axes)
     middle = builder.emit(rx.mean(x, axes, keepdims=True))
     off = builder.emit(rx.subtract(x, middle))
     squares = builder.emit(rx.sum(builder.emit(rx.multiply(off, off)), axes, keepdims=True))
-    divisor = builder.number(max(count - correction, 0), dtype_of(x))
-    made = builder.emit(rx.divide(squares, divisor))
+    divisor = max(count - correction, 0)
+    share = builder.number(1 / divisor if divisor else float("inf"), dtype_of(x))
+    made = builder.emit(rx.multiply(squares, share))
     return builder.cast(builder.reshape(made, meta.shape), dtype), builder.cast(middle, dtype)

@@ -9,6 +9,7 @@ from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.indexing import gathered
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 
@@ -131,8 +132,7 @@ def ordered(
     axis = dim % len(shape)
     numbers = builder.cast(x, "int32") if dtype in ("bool", "uint8", "int8", "int16") else x
     numbers = builder.cast(numbers, "float32") if dtype in ("float16", "bfloat16") else numbers
-    both = builder.emit(
-        rx.topk(numbers, shape[axis] if most is None else most, axis, "both", largest=descending, dtype="int64")
-    )
-    values, places = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
-    return builder.cast(values, dtype), places
+    places = builder.emit(rx.argsort(numbers, axis, descending, "int32"))
+    if most is not None:
+        places = builder.emit(rx.strided_slice(places, axes=[axis], begin=[0], end=[most]))
+    return gathered(builder, x, axis, places), builder.cast(places, "int64")

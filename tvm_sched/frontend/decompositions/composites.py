@@ -64,7 +64,7 @@ def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[T
     """(the k-th smallest along an axis, where it stands)."""
     if x.ndim == 0:
         return x.clone(), torch.zeros((), dtype=torch.int64)
-    values, places = x.sort(dim, stable=True)
+    values, places = torch.sort(x, stable=True, dim=dim)
     made = values.narrow(dim, k - 1, 1), places.narrow(dim, k - 1, 1)
     return made if keepdim else (made[0].squeeze(dim), made[1].squeeze(dim))
 
@@ -77,6 +77,33 @@ def median_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tens
 def median(x: Tensor) -> Tensor:
     """The lower median of all."""
     return median_dim(x.reshape(-1), 0)[0]
+
+
+def nanmedian_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The same of the numbers alone: what is not one stands last in order."""
+    if x.ndim == 0:
+        return x.clone(), torch.zeros((), dtype=torch.int64)
+    values, places = torch.sort(x, stable=True, dim=dim)
+    middle = ((~x.isnan()).sum(dim, keepdim=True) - 1).clamp(min=0) // 2
+    made = values.gather(dim, middle), places.gather(dim, middle)
+    return made if keepdim else (made[0].squeeze(dim), made[1].squeeze(dim))
+
+
+def nanmedian(x: Tensor) -> Tensor:
+    """The lower median of all numbers."""
+    return nanmedian_dim(x.reshape(-1), 0)[0]
+
+
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """x with its elements, counted row by row, replaced or added to."""
+    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate)
+    return flat.reshape(x.shape)
+
+
+def angle(x: Tensor) -> Tensor:
+    """Of a real number 0, or pi below 0."""
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return torch.where(x.isnan(), x, torch.where(x < 0, torch.pi, 0.0).to(x.dtype))
 
 
 def searchsorted(
@@ -119,6 +146,10 @@ COMPOSITES: dict[Callable, Callable] = {
     ATEN.kthvalue.default: kthvalue,
     ATEN.median.dim: median_dim,
     ATEN.median.default: median,
+    ATEN.nanmedian.dim: nanmedian_dim,
+    ATEN.nanmedian.default: nanmedian,
+    ATEN.put.default: put,
+    ATEN.angle.default: angle,
     ATEN.searchsorted.Tensor: searchsorted,
     ATEN.bucketize.Tensor: bucketize,
     ATEN.masked_scatter.default: masked_scatter,
