@@ -148,7 +148,11 @@ def program_of_any_batch():
         (nn.Conv2d(4, 8, 1), torch.float32, "torch.export cannot trace"),  # 3 channels come
         (TwoInputs(), torch.float32, "torch.export cannot trace"),
         (program_of_any_batch(), torch.float32, r"input 'input' of shape \[s.*\]; this compiler takes fixed shapes"),
-        (nn.ReLU(), torch.complex64, "'input' is complex64; this compiler takes booleans, whole numbers, and float16"),
+        (
+            nn.Flatten(),
+            torch.float8_e5m2,
+            "'input' is float8_e5m2; this compiler takes booleans, whole numbers, and float16",
+        ),
         (
             Selects(),
             torch.float32,
