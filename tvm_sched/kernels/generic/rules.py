@@ -83,7 +83,7 @@ def may_inline(sch: Schedule, block) -> bool:
     in_order = len(stmt.body.indices) == len(own) and all(
         i.same_as(var) for i, var in zip(stmt.body.indices, own, strict=True)
     )
-    if not readers or not in_order or not all(is_regular(sch, reader) for reader in readers):
+    if not readers or not in_order or not volume(sch, block) or not all(is_regular(sch, reader) for reader in readers):
         return False
     if any(copied_loads(sch, block, reader) > MOST_LOADS for reader in readers):
         return False
