@@ -18,6 +18,7 @@ from tvm_sched.kernels.generic import rules
 from tvm_sched.kernels.rewrites.tir_blocks import blocks_of
 
 ONE_CORE = replace(targets.host(), cores=1)
+WIDE = replace(ONE_CORE, lanes=16)
 
 
 def check(output, inputs, expected, target=ONE_CORE, tolerance=1e-5, arrays=None):
@@ -57,6 +58,20 @@ def test_elementwise_chains_become_one_loop(shape):
     output = topi.nn.relu(topi.add(topi.multiply(x, y), topi.subtract(x, y)))
     sch = check(output, [x, y], lambda x, y: torch.relu(x * y + (x - y)))
     assert len(blocks_of(sch)) == 1
+
+
+@pytest.mark.parametrize("shape, joined", [((1, 8, 28, 28), 784), ((2, 3, 9, 7), 63), ((1, 6, 4, 32), 32)])
+def test_rows_that_fill_no_vectors_become_one_long_row(shape, joined):
+    """What does not run along with them, a number a channel, stops them."""
+    x, y, scale = tensors(shape, shape, (1, shape[1], 1, 1))
+    output = topi.nn.relu(topi.add(topi.multiply(x, y), scale))
+    sch = check(output, [x, y, scale], lambda x, y, scale: torch.relu(x * y + scale), WIDE)
+    (block,) = blocks_of(sch)
+    *_, vectors, lane = (int(sch.get(loop).extent) for loop in sch.get_loops(block))
+    assert vectors * lane == -(-joined // 16) * 16
+    (x,) = tensors(shape)
+    check(topi.add(x, topi.flip(x, 3)), [x], lambda x: x + x.flip(3), WIDE)
+    check(topi.add(x, topi.max(x, 2, keepdims=True)), [x], lambda x: x + x.amax(2, keepdim=True), WIDE)
 
 
 @pytest.mark.parametrize("channels", [3, 16, 40, 58])

@@ -1,4 +1,6 @@
-"""The schedule of last resort, for a function that the rules fail on: its own loops, threads over the outermost."""
+"""The schedule of last resort, for a function that the rules fail on or are not for: its own loops, threads over the
+outermost.
+"""
 
 from tvm.s_tir import Schedule
 

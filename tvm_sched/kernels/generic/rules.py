@@ -25,8 +25,10 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
     axes,
     blocks_of,
     calls,
+    chosen_by,
     compared_with,
     copied_loads,
+    is_point,
     is_regular,
     is_spatial,
     moves_only,
@@ -83,7 +85,7 @@ def may_inline(sch: Schedule, block) -> bool:
     in_order = len(stmt.body.indices) == len(own) and all(
         i.same_as(var) for i, var in zip(stmt.body.indices, own, strict=True)
     )
-    if not readers or not in_order or not all(is_regular(sch, reader) for reader in readers):
+    if not readers or not in_order or not volume(sch, block) or not all(is_regular(sch, reader) for reader in readers):
         return False
     if any(copied_loads(sch, block, reader) > MOST_LOADS for reader in readers):
         return False
@@ -98,7 +100,11 @@ def schedule_spatial(sch: Schedule, block, target: Target):
     every = axes(sch, block)
     last = max((i for i, axis in enumerate(every) if axis.extent > 1), default=len(every) - 1)
     across = read_along(sch, block, every, last)
-    if across is None:
+    joined = joinable(sch, block, every, target.lanes) if across is None else 1
+    if joined > 1:
+        split_lanes(sch, sch.fuse(*(axis.loop for axis in every[len(every) - joined :])), target.lanes)
+        last = len(every) - joined
+    elif across is None:
         piece = uniform_piece(sch, block, every[last])
         pieces, inside = sch.split(every[last].loop, [None, piece])
         split_lanes(sch, inside, target.lanes)
@@ -108,6 +114,34 @@ def schedule_spatial(sch: Schedule, block, target: Target):
     shared = [axis.loop for axis in every[: last if across is None else min(across, last)]]
     if shared and volume(sch, block) >= PARALLEL_FROM:
         sch.parallel(sch.fuse(*shared))
+
+
+def joinable(sch: Schedule, block, every, lanes: int) -> int:
+    """How many of the last axes become one loop, so that rows that fill no vectors (56 pixels, 16 lanes) are one long
+    row: as many as it takes, of those that the block runs through as they lie in memory, and not all that threads have.
+    """
+    count, length = 1, every[-1].extent
+    outer = next((i for i, axis in enumerate(every) if axis.extent > 1), 0)
+    while length % lanes and len(every) - count - 1 > outer and runs_through(sch, block, every, count + 1):
+        count, length = count + 1, length * every[-count - 1].extent
+    return count
+
+
+def runs_through(sch: Schedule, block, every, count: int) -> bool:
+    """Whether what the block reads and writes lies in memory along its last `count` axes in their order, or does not
+    depend on them.
+    """
+    own, extents = [axis.var for axis in every[-count:]], [axis.extent for axis in every[-count:]]
+    stmt = sch.get(block)
+    for region in (*stmt.reads, *stmt.writes):
+        where, shape = list(region.region)[-count:], [int(extent) for extent in region.source.shape][-count:]
+        in_order = shape == extents and all(
+            is_point(index) and index.min.same_as(var) for index, var in zip(where, own, strict=True)
+        )
+        rest = list(region.region)[: -count if in_order else None]
+        if set(own) & set().union(*(variables(index.min) | variables(index.extent) for index in rest)):
+            return False
+    return not set(own) & chosen_by(sch, block)
 
 
 def uniform_piece(sch: Schedule, block, axis) -> int:

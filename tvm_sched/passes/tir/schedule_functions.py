@@ -138,7 +138,10 @@ def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -
     if kernel is None:
         if transform := TRANSFORMATIONS.get(kernel_name(func)):
             transform(sch, target)
-        elif not takes_int64(func):
+        elif takes_int64(func):
+            rules.inline(sch)
+            plain.schedule(sch)
+        else:
             rules.schedule(sch, target)
         return sch, ""
     if records is not None and (recorded := records.lookup(func)) is not None:
@@ -149,7 +152,7 @@ def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -
 
 
 def takes_int64(func: PrimFunc) -> bool:
-    """Whether the function's data are int64: then its loops are too, on which TVM's loop partition fails. Such a
-    function is left as it is.
+    """Whether some of the function's data are int64: then its loops are too, on which TVM's loop partition fails. Such
+    a function keeps them, but for what is computed where it is read.
     """
     return any(param.dtype == "int64" for param in func.params)
