@@ -295,4 +295,4 @@ def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
             return np.asarray(rng.uniform(*spec.range, spec.shape)).astype(dtype)
         return np.asarray(rng.standard_normal(spec.shape, dtype=exact)).astype(dtype)
     low, high = spec.range or (0, 1)
-    return np.asarray(rng.integers(low, high, spec.shape, dtype=dtype, endpoint=True))
+    return np.asarray(rng.integers(int(low), int(high), spec.shape, dtype=dtype, endpoint=True))
