@@ -175,7 +175,7 @@ def rounded_to_bfloat16(x: Any) -> Any:
     one, half = tirx.const(1, "uint32"), tirx.const(0x7FFF, "uint32")
     nearest = bits + half + tirx.bitwise_and(tirx.shift_right(bits, tirx.const(16, "uint32")), one)
     kept = tirx.reinterpret("float32", tirx.bitwise_and(nearest, tirx.const(0xFFFF0000, "uint32")))
-    return tirx.Select(x == x, kept, x)
+    return tirx.Select(tirx.isnan(x), x, kept)
 
 
 def typed(operand: Operand) -> Any:

@@ -129,8 +129,10 @@ def sign(builder: Builder, x: relax.Expr) -> relax.Expr:
 
 @converts("isnan")
 def isnan(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """x != x."""
-    return emitted(builder, rx.not_equal, x, x, kind=BOOLEAN)
+    """Whether x is not a number."""
+    if dtype_of(x) in INTEGERS:
+        return builder.broadcast(builder.number(False, "bool"), builder.shape)
+    return computed(builder, tirx.isnan, x, kind=BOOLEAN)
 
 
 @converts("isinf")
@@ -171,13 +173,20 @@ def add(builder: Builder, x: Operand, y: Operand, alpha: float = 1) -> relax.Exp
     """x + alpha y."""
     if dtype_of(x) == "bool" and builder.dtype == "bool":
         return emitted(builder, rx.logical_or, x, y)
-    return emitted(builder, lambda a, b: rx.add(a, scaled(builder, b, alpha)), x, y)
+    return emitted(builder, lambda a, b: rx.add(a, scaled(builder, b, alpha)), x, in_result(builder, y))
 
 
 @converts("sub")
 def sub(builder: Builder, x: Operand, y: Operand, alpha: float = 1) -> relax.Expr:
     """x - alpha y."""
-    return emitted(builder, lambda a, b: rx.subtract(a, scaled(builder, b, alpha)), x, y)
+    return emitted(builder, lambda a, b: rx.subtract(a, scaled(builder, b, alpha)), x, in_result(builder, y))
+
+
+def in_result(builder: Builder, y: Operand) -> Operand:
+    """A number as the result's dtype has it, which PyTorch's sums of half precision take; its products do not."""
+    if isinstance(y, relax.Expr) or not builder.meta.is_floating_point():
+        return y
+    return torch.tensor(y, dtype=builder.meta.dtype).item()
 
 
 def scaled(builder: Builder, x: relax.Expr, factor: float) -> relax.Expr:
@@ -366,13 +375,13 @@ def bits(dtype: Any) -> int:
 @converts("fmax")
 def fmax(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """The larger; a number where the other is none."""
-    return computed(builder, lambda a, b: tirx.Select(tirx.any(b != b, a >= b), a, b), x, y)
+    return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a >= b), a, b), x, y)
 
 
 @converts("fmin")
 def fmin(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """The smaller; a number where the other is none."""
-    return computed(builder, lambda a, b: tirx.Select(tirx.any(b != b, a <= b), a, b), x, y)
+    return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a <= b), a, b), x, y)
 
 
 @converts("atan2")

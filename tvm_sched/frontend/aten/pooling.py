@@ -123,7 +123,7 @@ def adaptive_avg_pool(builder: Builder, x: relax.Expr, output_size: Sequence[int
     """The means of windows that cover each axis evenly: from floor(i in / out) to ceil((i + 1) in / out)."""
     rank, dtype = len(output_size), dtype_of(x)
     x = batched(builder, builder.cast(x, SUMMED_IN.get(dtype, dtype)), rank)
-    if rank == 2:
+    if rank == 2 and not any(extent % count for extent, count in zip(shape_of(x)[2:], output_size, strict=True)):
         x = builder.emit(rx.nn.adaptive_avg_pool2d(x, list(output_size)))
     else:
         for axis, count in enumerate(output_size, 2):

@@ -174,8 +174,8 @@ def ahead(one: Any, other: Any, largest: bool) -> tuple[Any, Any]:
     beats = (a > b) if largest else (a < b)
     first = tirx.any(beats, tirx.all(a == b, i < j))
     if "float" in str(a.ty.dtype):
-        first = tirx.any(first, tirx.all(a != a, tirx.any(b == b, i < j)))
-        first = tirx.all(first, tirx.any(b == b, a != a))
+        first = tirx.any(first, tirx.all(tirx.isnan(a), tirx.any(tirx.Not(tirx.isnan(b)), i < j)))
+        first = tirx.all(first, tirx.any(tirx.Not(tirx.isnan(b)), tirx.isnan(a)))
     return tirx.Select(first, a, b), tirx.Select(first, i, j)
 
 

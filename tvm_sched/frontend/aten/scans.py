@@ -1,7 +1,7 @@
 """Operators whose elements depend on those before them along an axis, or on their order: running sums, sorting."""
 
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -92,7 +92,9 @@ def extreme_step(axis: int, reach: int, largest: bool) -> Callable[[te.Tensor, t
             before = [*position[:axis], tirx.max(position[axis] - reach, 0), *position[axis + 1 :]]
             old, new = values(*before), values(*position)
             better = (old > new) if largest else (old < new)
-            better = tirx.all(position[axis] >= reach, tirx.any(better, tirx.all(old != old, new == new)))
+            if "float" in str(values.dtype):
+                better = tirx.any(better, tirx.all(tirx.isnan(old), tirx.Not(tirx.isnan(new))))
+            better = tirx.all(position[axis] >= reach, better)
             return tirx.Select(better, old, new), tirx.Select(better, places(*before), places(*position))
 
         return list(te.compute(values.shape, element, name="extreme_step"))
@@ -132,6 +134,10 @@ def ordered(
     axis = dim % len(shape)
     numbers = builder.cast(x, "int32") if dtype in ("bool", "uint8", "int8", "int16") else x
     numbers = builder.cast(numbers, "float32") if dtype in ("float16", "bfloat16") else numbers
+    if "float" in dtype:  # what is not a number stands with the largest
+        numbers = builder.pointwise(
+            lambda a: tirx.Select(tirx.isnan(a), tirx.const(inf, a.ty.dtype), a), numbers, name="order"
+        )
     places = builder.emit(rx.argsort(numbers, axis, descending, "int32"))
     if most is not None:
         places = builder.emit(rx.strided_slice(places, axes=[axis], begin=[0], end=[most]))
