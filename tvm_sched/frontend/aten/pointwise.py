@@ -129,8 +129,10 @@ def sign(builder: Builder, x: relax.Expr) -> relax.Expr:
 
 @converts("isnan")
 def isnan(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """x != x."""
-    return emitted(builder, rx.not_equal, x, x, kind=BOOLEAN)
+    """Whether x is NaN. As x != x TVM takes it for False."""
+    if dtype_of(x) in INTEGERS:
+        return builder.broadcast(builder.number(False, "bool"), builder.shape)
+    return computed(builder, tirx.isnan, x, kind=BOOLEAN)
 
 
 @converts("isinf")
