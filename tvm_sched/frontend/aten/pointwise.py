@@ -127,14 +127,6 @@ def sign(builder: Builder, x: relax.Expr) -> relax.Expr:
     return computed(builder, element, x)
 
 
-@converts("isnan")
-def isnan(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """Whether x is not a number."""
-    if dtype_of(x) in INTEGERS:
-        return builder.broadcast(builder.number(False, "bool"), builder.shape)
-    return computed(builder, tirx.isnan, x, kind=BOOLEAN)
-
-
 @converts("isinf")
 def isinf(builder: Builder, x: relax.Expr) -> relax.Expr:
     """|x| is infinite."""
@@ -297,13 +289,6 @@ def _binary(names: tuple[str, ...], make: Callable[..., relax.Expr], kind: Promo
     converts(*names)(lambda builder, x, y: emitted(builder, make, x, y, kind=kind))
 
 
-def compared(builder: Builder, make: Callable[..., relax.Expr], x: Operand, y: Operand) -> relax.Expr:
-    """A comparison; of booleans as of the numbers 0 and 1."""
-    exprs, _ = builder.promote(x, y, kind=BOOLEAN)
-    numbers = [builder.cast(each, "uint8") if dtype_of(each) == "bool" else each for each in exprs]
-    return builder.emit(make(*numbers))
-
-
 def larger(x: relax.Expr, y: relax.Expr) -> relax.Expr:
     """The larger of two elements, of booleans x or y."""
     return rx.logical_or(x, y) if dtype_of(x) == "bool" else rx.maximum(x, y)
@@ -316,15 +301,6 @@ def smaller(x: relax.Expr, y: relax.Expr) -> relax.Expr:
 
 _binary(("maximum",), larger, Promotion.DEFAULT)
 _binary(("minimum",), smaller, Promotion.DEFAULT)
-for _name, _make in {
-    "eq": rx.equal,
-    "ne": rx.not_equal,
-    "lt": rx.less,
-    "le": rx.less_equal,
-    "gt": rx.greater,
-    "ge": rx.greater_equal,
-}.items():
-    converts(_name)(lambda builder, x, y, _make=_make: compared(builder, _make, x, y))
 for _name in ("and", "or", "xor"):
 
     def _logic(builder: Builder, x: relax.Expr, y: Operand, _name: str = _name) -> relax.Expr:

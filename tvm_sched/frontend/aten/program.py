@@ -14,6 +14,7 @@ from tvm import IRModule, relax
 from subp_contract.errors import UserError, first_line
 from tvm_sched.frontend.aten import (
     choices,
+    comparisons,
     convolutions,
     indexing,
     layers,
@@ -30,7 +31,20 @@ from tvm_sched.frontend.aten.source_place import module_of, operator, place
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 # Imported for their converters.
-FAMILIES = (choices, convolutions, indexing, layers, pointwise, pooling, reductions, resampling, scans, views, windows)
+FAMILIES = (
+    choices,
+    comparisons,
+    convolutions,
+    indexing,
+    layers,
+    pointwise,
+    pooling,
+    reductions,
+    resampling,
+    scans,
+    views,
+    windows,
+)
 # What may stand between a parameter and the operator it weighs.
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}  # operator -> its weight's argument

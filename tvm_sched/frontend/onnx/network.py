@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from subp_contract.errors import UserError, first_line
 from tvm_sched.frontend.onnx.conversion import Call, Computed, Fixed, Known, Value
 
 
@@ -95,11 +96,22 @@ class OnnxNetwork(nn.Module):
         return tuple(_example(each, generator) for each in self.inputs)
 
     def reference(self, *inputs: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
-        """What ONNX Runtime computes of the file, or where that does not take it ONNX's reference evaluator."""
+        """What ONNX Runtime computes of the file, or where that does not take it, or these inputs, ONNX's reference
+        evaluator. Raises UserError where neither does.
+        """
         feeds = {name: np.asarray(each) for name, each in zip(self.input_names, inputs, strict=True)}
         if self._session is None:
             self._session = _session(self.stored)
-        outputs = self._session.run(list(self.output_names), feeds)
+        try:
+            outputs = self._session.run(list(self.output_names), feeds)
+        except Exception:  # of many kinds, as for tensors without elements
+            try:
+                outputs = _evaluator(self.stored).run(list(self.output_names), feeds)
+            except Exception as error:  # of any kind
+                raise UserError(
+                    "neither ONNX Runtime nor ONNX's reference evaluator runs this network, which the compiled one is "
+                    f"checked against: {first_line(error)}"
+                ) from error
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def first_departure(self, inputs: Sequence[np.ndarray], agree: Callable[[np.ndarray, np.ndarray], bool]) -> str:
@@ -222,6 +234,11 @@ def _session(model: Path | bytes) -> Any:
         whole = str(model) if isinstance(model, Path) else model
         return ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     except Exception:  # of many kinds: it takes fewer operators and types than ONNX has
-        from onnx.reference import ReferenceEvaluator
+        return _evaluator(model)
 
-        return ReferenceEvaluator(onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model))
+
+def _evaluator(model: Path | bytes) -> Any:
+    """ONNX's reference evaluator of the model."""
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model))
