@@ -67,9 +67,12 @@ class Check:
             given = network.example_inputs
         example = None if given is None else [to_array(tensor) for tensor in signature.flatten(*given)]
         made = cls(imported, Reference(network, signature), example)
-        if example is not None and not made.random.runs:  # shares, for example, which are from 0 to 1
-            imported = replace(imported, signature=within(signature, example))
-            made = cls(imported, Reference(network, imported.signature), example)
+        # Shares, for example, are from 0 to 1, and a fraction that is an index is 0 there.
+        ranges = [] if example is None else [[bounds(x) for x in example], [(0.0, 1.0)] * len(example)]
+        for each in ranges:
+            if not made.random.runs:
+                imported = replace(imported, signature=within(signature, each))
+                made = cls(imported, Reference(network, imported.signature), example)
         return made
 
     def built(self, compilation: Compilation, rounds: int = ROUNDS) -> tuple[Built, Verdict]:
@@ -132,8 +135,12 @@ class Check:
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
 
 
-def within(signature: Signature, example: Sequence[np.ndarray]) -> Signature:
-    """The signature with the example's least and largest number of each input."""
-    ranges = [(float(x.min()), float(x.max())) if x.size else (0.0, 0.0) for x in example]
+def bounds(x: np.ndarray) -> tuple[float, float]:
+    """Least and largest number."""
+    return (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+
+
+def within(signature: Signature, ranges: Sequence[tuple[float, float]]) -> Signature:
+    """The signature with these ranges of the inputs that are fractions."""
     inputs = zip(signature.inputs, ranges, strict=True)
     return replace(signature, inputs=tuple(replace(spec, range=r) if spec.is_floating else spec for spec, r in inputs))

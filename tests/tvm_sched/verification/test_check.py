@@ -183,6 +183,21 @@ def test_whole_numbers_booleans_and_structures_are_checked():
     assert told(artifact)["verified"] and 0 < told(artifact)["error"] < 1e-5
 
 
+class Picked(nn.Module):
+    """Rows whose numbers are given as fractions, as the images of boxes are."""
+
+    def forward(self, x, boxes):
+        return x[boxes[:, 0].long()] + boxes[:, 1:]
+
+
+def test_inputs_that_pytorch_stops_at_are_not_what_it_is_checked_on():
+    boxes = torch.rand(40, 4)
+    boxes[:, 1:] *= 100
+    artifact = tvm_sched.compile(Picked(), (torch.randn(1, 3), boxes))
+    assert told(artifact)["verified"] and artifact.manifest["inputs"][1]["range"] == [0, 1]
+    assert artifact.check() < 1e-6
+
+
 def test_a_module_of_another_origin_is_asked_itself(network, x):
     network.reference = lambda array: [np.zeros((1, 16), "float32")]
     with pytest.raises(CheckFailed, match=r"differs from the file's reference by .*no operator departs"):
