@@ -53,7 +53,9 @@ class Check:
 
         self.imported = imported
         self.random = random(SEED)  # the manifest tells of it
-        self.cases = (random(SEED + 1) if example is None else Case(imported, reference, example), self.random)
+        # Who has no example of the user's may have given these very numbers.
+        given = example is not None and not all(map(np.array_equal, example, self.random.inputs))
+        self.cases = (Case(imported, reference, example or ()) if given else random(SEED + 1), self.random)
 
     @classmethod
     def of(
