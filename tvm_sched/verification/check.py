@@ -12,12 +12,14 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from subp_contract.errors import CheckFailed
-from tvm_sched import pipeline
-from tvm_sched.deploy.manifest import first_numbers
+from tvm_sched import pipeline, targets
+from tvm_sched.deploy.artifact import Artifact
+from tvm_sched.deploy.manifest import each_shape, first_numbers
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
 from tvm_sched.signature import Signature, check_inputs
+from tvm_sched.targets import Target
 from tvm_sched.verification import diagnosis, rounding
 from tvm_sched.verification.cases import Case, Finding, found
 from tvm_sched.verification.comparison import Agreement, blindness
@@ -146,3 +148,17 @@ def within(signature: Signature, ranges: Sequence[tuple[float, float]]) -> Signa
     """The signature with these ranges of the inputs that are fractions."""
     inputs = zip(signature.inputs, ranges, strict=True)
     return replace(signature, inputs=tuple(replace(spec, range=r) if spec.is_floating else spec for spec, r in inputs))
+
+
+def check_joined(artifact: Artifact, target: Target) -> None:
+    """Raises CheckFailed where the code for several shapes together departs from PyTorch, though that for each alone,
+    which has been checked, did not. Not looked at are code for another CPU, and what passed for a reason of its own.
+    """
+    if not targets.runs_here(target) or any(each["check"]["notes"] for each in each_shape(artifact.manifest)):
+        return
+    for spec, error, limit in artifact.errors():
+        if not error <= limit:
+            raise CheckFailed(
+                f"the network for several shapes is wrong: its output {spec} differs from PyTorch by {error:.2e}, more "
+                "than where it was compiled for that shape alone: a fault of this compiler, please report it"
+            )

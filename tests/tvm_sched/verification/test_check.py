@@ -2,6 +2,8 @@
 says little is told, and what rounding decides is let through.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,15 @@ def test_a_wrong_network_for_another_cpu_is_refused_too(network, x, monkeypatch)
     with_phase(monkeypatch, "for_schedules", wrong_constant(0.25, 0.5))
     with pytest.raises(CheckFailed, match="operator `add`"):
         tvm_sched.compile(network, x, target="cortex-a76")
+
+
+def test_what_is_joined_for_several_shapes_is_checked_together(network, x, monkeypatch):
+    shapes, join = [(1, 3, 10, 10), (1, 3, 12, 12)], pipeline.join_shapes
+    assert tvm_sched.compile(network, x, shapes=shapes).check() < 1e-5
+    change = wrong_constant(0.25, 0.5)
+    monkeypatch.setattr(pipeline, "join_shapes", lambda mods: replace(made := join(mods), mod=change(made.mod)))
+    with pytest.raises(CheckFailed, match="the network for several shapes is wrong: its output 'output'"):
+        tvm_sched.compile(network, x, shapes=shapes)
 
 
 def test_a_batch_in_parts_is_checked_whole(monkeypatch):
