@@ -73,7 +73,7 @@ def compile(
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
-    from tvm_sched.verification.check import UNCHECKED, Check
+    from tvm_sched.verification.check import UNCHECKED, Check, check_joined
 
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
@@ -105,7 +105,10 @@ def compile(
             blind = next((verdict.blind for _, verdict, _ in each if verdict.blind), "")
     if blind:
         warnings.warn(blind, CheckWarning, stacklevel=2)
-    return Artifact(executable, manifest, target)
+    artifact = Artifact(executable, manifest, target)
+    if check and shapes is not None:
+        check_joined(artifact, target)
+    return artifact
 
 
 @contextmanager

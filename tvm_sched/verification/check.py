@@ -12,12 +12,14 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from subp_contract.errors import CheckFailed
-from tvm_sched import pipeline
-from tvm_sched.deploy.manifest import first_numbers
+from tvm_sched import pipeline, targets
+from tvm_sched.deploy.artifact import Artifact
+from tvm_sched.deploy.manifest import each_shape, first_numbers
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
 from tvm_sched.signature import Signature, check_inputs
+from tvm_sched.targets import Target
 from tvm_sched.verification import diagnosis, rounding
 from tvm_sched.verification.cases import Case, Finding, found
 from tvm_sched.verification.comparison import Agreement, blindness
@@ -53,7 +55,9 @@ class Check:
 
         self.imported = imported
         self.random = random(SEED)  # the manifest tells of it
-        self.cases = (random(SEED + 1) if example is None else Case(imported, reference, example), self.random)
+        # Who has no example of the user's may have given these very numbers.
+        given = example is not None and not all(map(np.array_equal, example, self.random.inputs))
+        self.cases = (Case(imported, reference, example or ()) if given else random(SEED + 1), self.random)
 
     @classmethod
     def of(
@@ -67,9 +71,12 @@ class Check:
             given = network.example_inputs
         example = None if given is None else [to_array(tensor) for tensor in signature.flatten(*given)]
         made = cls(imported, Reference(network, signature), example)
-        if example is not None and not made.random.runs:  # shares, for example, which are from 0 to 1
-            imported = replace(imported, signature=within(signature, example))
-            made = cls(imported, Reference(network, imported.signature), example)
+        # Shares, for example, are from 0 to 1, and a fraction that is an index is 0 there.
+        ranges = [] if example is None else [[bounds(x) for x in example], [(0.0, 1.0)] * len(example)]
+        for each in ranges:
+            if not made.random.runs:
+                imported = replace(imported, signature=within(signature, each))
+                made = cls(imported, Reference(network, imported.signature), example)
         return made
 
     def built(self, compilation: Compilation, rounds: int = ROUNDS) -> tuple[Built, Verdict]:
@@ -132,8 +139,26 @@ class Check:
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
 
 
-def within(signature: Signature, example: Sequence[np.ndarray]) -> Signature:
-    """The signature with the example's least and largest number of each input."""
-    ranges = [(float(x.min()), float(x.max())) if x.size else (0.0, 0.0) for x in example]
+def bounds(x: np.ndarray) -> tuple[float, float]:
+    """Least and largest number."""
+    return (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+
+
+def within(signature: Signature, ranges: Sequence[tuple[float, float]]) -> Signature:
+    """The signature with these ranges of the inputs that are fractions."""
     inputs = zip(signature.inputs, ranges, strict=True)
     return replace(signature, inputs=tuple(replace(spec, range=r) if spec.is_floating else spec for spec, r in inputs))
+
+
+def check_joined(artifact: Artifact, target: Target) -> None:
+    """Raises CheckFailed where the code for several shapes together departs from PyTorch, though that for each alone,
+    which has been checked, did not. Not looked at are code for another CPU, and what passed for a reason of its own.
+    """
+    if not targets.runs_here(target) or any(each["check"]["notes"] for each in each_shape(artifact.manifest)):
+        return
+    for spec, error, limit in artifact.errors():
+        if not error <= limit:
+            raise CheckFailed(
+                f"the network for several shapes is wrong: its output {spec} differs from PyTorch by {error:.2e}, more "
+                "than where it was compiled for that shape alone: a fault of this compiler, please report it"
+            )

@@ -2,6 +2,8 @@
 says little is told, and what rounding decides is let through.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,15 @@ def test_a_wrong_network_for_another_cpu_is_refused_too(network, x, monkeypatch)
         tvm_sched.compile(network, x, target="cortex-a76")
 
 
+def test_what_is_joined_for_several_shapes_is_checked_together(network, x, monkeypatch):
+    shapes, join = [(1, 3, 10, 10), (1, 3, 12, 12)], pipeline.join_shapes
+    assert tvm_sched.compile(network, x, shapes=shapes).check() < 1e-5
+    change = wrong_constant(0.25, 0.5)
+    monkeypatch.setattr(pipeline, "join_shapes", lambda mods: replace(made := join(mods), mod=change(made.mod)))
+    with pytest.raises(CheckFailed, match="the network for several shapes is wrong: its output 'output'"):
+        tvm_sched.compile(network, x, shapes=shapes)
+
+
 def test_a_batch_in_parts_is_checked_whole(monkeypatch):
     torch.manual_seed(0)
     module, x = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU()), torch.randn(8, 3, 96, 96)
@@ -181,6 +192,21 @@ def test_whole_numbers_booleans_and_structures_are_checked():
     words, mask = torch.randint(0, 8, (2, 5)), torch.rand(2, 5) < 0.5
     artifact = tvm_sched.compile(Words(), (words, mask))
     assert told(artifact)["verified"] and 0 < told(artifact)["error"] < 1e-5
+
+
+class Picked(nn.Module):
+    """Rows whose numbers are given as fractions, as the images of boxes are."""
+
+    def forward(self, x, boxes):
+        return x[boxes[:, 0].long()] + boxes[:, 1:]
+
+
+def test_inputs_that_pytorch_stops_at_are_not_what_it_is_checked_on():
+    boxes = torch.rand(40, 4)
+    boxes[:, 1:] *= 100
+    artifact = tvm_sched.compile(Picked(), (torch.randn(1, 3), boxes))
+    assert told(artifact)["verified"] and artifact.manifest["inputs"][1]["range"] == [0, 1]
+    assert artifact.check() < 1e-6
 
 
 def test_a_module_of_another_origin_is_asked_itself(network, x):
