@@ -32,7 +32,19 @@ DECOMPOSITIONS = """cholesky cholesky_inverse cholesky_solve geqrf istft logdet 
 COMPLEX = "cdouble cfloat chalf complex polar view_as_complex view_as_real"
 OTHER = {*DECOMPOSITIONS.split(), *COMPLEX.split()}
 UNDEFINED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
+UNDEFINED |= {"resize_as_"}
 MOST = 400  # samples of an operator that are looked at; a few have thousands
+
+
+def topk(x: torch.Tensor, k: int, dim: int = -1, *options: Any, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values that torch.topk gives and those at the places that it gives, each in order: of equal values PyTorch
+    may take any.
+    """
+    values, places = torch.topk(x, k, dim, *options, **keywords)
+    return values.sort(dim).values, x.gather(dim, places).sort(dim).values
+
+
+FUNCTIONS = {"topk": topk}  # operators whose results PyTorch leaves open in part
 
 
 class Applied(nn.Module):
@@ -87,7 +99,8 @@ class Operator:
             generator(seed)
         given = self.info.sample_inputs("cpu", DTYPES[dtype], requires_grad=False, set_seed=False)
         given = [sample for sample in itertools.islice(given, MOST) if strided(sample)]
-        made = [Applied(self.info.op, (sample.input, *sample.args), sample.kwargs) for sample in given]
+        function = FUNCTIONS.get(self.name, self.info.op)
+        made = [Applied(function, (sample.input, *sample.args), sample.kwargs) for sample in given]
         whole = [module for module in made if not module.is_empty]
         first = count - count // 4
         spread = (

@@ -11,6 +11,7 @@ RIGHT = {
     "nn.functional.scaled_dot_product_attention": ["float32"],
     "nn.functional.pad.circular": ["float32", "bool"],
     "nn.functional.batch_norm": ["float32"],
+    "native_batch_norm": ["float32"],
     "add": ["float32", "int64", "bool"],
     "true_divide": ["float32", "int64"],
     "div.floor_rounding": ["float32", "int64"],
@@ -23,6 +24,7 @@ RIGHT = {
     "__getitem__": ["float32"],
     "matmul": ["float32", "int64"],
     "permute": ["float32", "bool"],
+    "topk": ["int64"],
 }
 REFUSED = {"fft.rfft2": "fft", "nonzero": "nonzero", "normal": "normal", "linalg.eigh": "eigh"}
 

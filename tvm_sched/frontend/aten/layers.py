@@ -69,8 +69,8 @@ def batch_norm(
     variance: relax.Expr,
     _momentum: float,
     eps: float,
-) -> tuple[relax.Expr | None, ...]:
-    """(x with each channel scaled and shifted, ...), from running statistics."""
+) -> tuple[relax.Expr, ...]:
+    """(x with each channel scaled and shifted by running statistics; no mean and no deviation of its own)."""
     dtype = computing(dtype_of(x))
     count = shape_of(x)[1]
     gamma, beta = (channels(builder, each, count, default, dtype) for each, default in ((weight, 1), (bias, 0)))
@@ -79,7 +79,8 @@ def batch_norm(
         builder.cast(x, dtype), gamma, beta, *statistics, axis=1, epsilon=eps, momentum=0.1, training=False
     )
     made = builder.emit(relax.TupleGetItem(builder.emit(norm), 0))
-    return builder.cast(made, dtype_of(x)), None, None
+    nothing = builder.constant(torch.empty(0))
+    return builder.cast(made, dtype_of(x)), nothing, nothing
 
 
 @converts("native_layer_norm")
