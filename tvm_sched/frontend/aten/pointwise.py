@@ -351,12 +351,16 @@ def bits(dtype: Any) -> int:
 @converts("fmax")
 def fmax(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """The larger; a number where the other is none."""
+    if builder.dtype == "bool":
+        return emitted(builder, larger, x, y)
     return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a >= b), a, b), x, y)
 
 
 @converts("fmin")
 def fmin(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """The smaller; a number where the other is none."""
+    if builder.dtype == "bool":
+        return emitted(builder, smaller, x, y)
     return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a <= b), a, b), x, y)
 
 

@@ -81,7 +81,7 @@ class _Walk:
                     if node.op in ("call_function", "get_attr"):
                         self.values[node] = self.convert(node)
                 wanted = user_outputs(self.core) if results is None else list(results)
-                made = [self.output(self.values[node]) for node in wanted]
+                made = [self.output(node) for node in wanted]
                 returned = block.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
             block.emit_func_output(returned)
         return block.finalize()
@@ -106,7 +106,11 @@ class _Walk:
             params.append(var)
         return params
 
-    def output(self, value: Any) -> relax.Expr:
+    def output(self, node: fx.Node) -> relax.Expr:
+        """What a node that the user gets is worth."""
+        value = self.values[node]
+        if value is None:
+            raise UserError(f"{place(node)} gives a result that is made for training, and is returned: {HINT}")
         return self.builder.constant(value) if isinstance(value, torch.Tensor) else value
 
     def convert(self, node: fx.Node) -> Any:

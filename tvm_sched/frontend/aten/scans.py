@@ -1,7 +1,7 @@
 """Operators whose elements depend on those before them along an axis, or on their order: running sums, sorting."""
 
 from collections.abc import Callable
-from math import inf, prod
+from math import inf, log, prod
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, converts
 from tvm_sched.frontend.aten.indexing import gathered
+from tvm_sched.frontend.aten.pointwise import libm
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 
@@ -23,6 +24,19 @@ def cumsum(builder: Builder, x: relax.Expr, dim: int, _dtype: Any) -> relax.Expr
 def cumprod(builder: Builder, x: relax.Expr, dim: int, _dtype: Any) -> relax.Expr:
     """The products likewise."""
     return scanned(builder, x, dim, lambda a, b: a * b)
+
+
+@converts("logcumsumexp")
+def logcumsumexp(builder: Builder, x: relax.Expr, dim: int) -> relax.Expr:
+    """The logarithms of the sums of the exponentials likewise."""
+
+    def combine(a: Any, b: Any) -> Any:
+        most, least = tirx.max(a, b), tirx.min(a, b)
+        return tirx.Select(
+            most == least, most + tirx.const(log(2), a.ty.dtype), most + libm("log1p")(tirx.exp(least - most))
+        )
+
+    return scanned(builder, x, dim, combine)
 
 
 def scanned(builder: Builder, x: relax.Expr, dim: int, combine: Callable[[Any, Any], Any]) -> relax.Expr:

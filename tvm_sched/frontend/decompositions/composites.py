@@ -70,8 +70,11 @@ def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[T
 
 
 def median_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """(the lower median along an axis, where it stands)."""
-    return kthvalue(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
+    """(the lower median along an axis, where it stands); NaN where there is one, which stands last in order."""
+    if x.ndim == 0 or not x.is_floating_point():
+        return kthvalue(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
+    last = x.shape[dim] - 1
+    return sorted_at(x, torch.where(x.isnan().any(dim, keepdim=True), last, last // 2), dim, keepdim)
 
 
 def median(x: Tensor) -> Tensor:
@@ -83,9 +86,13 @@ def nanmedian_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, T
     """The same of the numbers alone: what is not one stands last in order."""
     if x.ndim == 0:
         return x.clone(), torch.zeros((), dtype=torch.int64)
+    return sorted_at(x, ((~x.isnan()).sum(dim, keepdim=True) - 1).clamp(min=0) // 2, dim, keepdim)
+
+
+def sorted_at(x: Tensor, rank: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """(the numbers of that rank, from 0, along an axis in order, where they stand)."""
     values, places = torch.sort(x, stable=True, dim=dim)
-    middle = ((~x.isnan()).sum(dim, keepdim=True) - 1).clamp(min=0) // 2
-    made = values.gather(dim, middle), places.gather(dim, middle)
+    made = values.gather(dim, rank), places.gather(dim, rank)
     return made if keepdim else (made[0].squeeze(dim), made[1].squeeze(dim))
 
 
@@ -104,6 +111,43 @@ def angle(x: Tensor) -> Tensor:
     """Of a real number 0, or pi below 0."""
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     return torch.where(x.isnan(), x, torch.where(x < 0, torch.pi, 0.0).to(x.dtype))
+
+
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """x with products, means or extremes of the source's slices that go to the same place along an axis."""
+    axis = dim % max(x.ndim, 1)
+    wide = index.reshape([-1 if i == axis else 1 for i in range(source.ndim)]).expand(source.shape)
+    return x.scatter_reduce(dim, wide, source, reduce, include_self=include_self)
+
+
+# Of M. Giles, "Approximating the erfinv function" (2012), in single precision: highest power first.
+ERFINV_CENTRE = (
+    *(2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
+    *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),
+)
+ERFINV_TAIL = (
+    *(-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773),
+    *(-0.0076224613, 0.00943887047, 1.00167406, 2.83297682),
+)
+
+
+def erfinv(x: Tensor) -> Tensor:
+    """The inverse of the error function, infinite at -1 and 1; relative error below 1e-6."""
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    w = -torch.log((1 - x) * (1 + x))
+    centre, tail = polynomial(ERFINV_CENTRE, w - 2.5), polynomial(ERFINV_TAIL, w.sqrt() - 3)
+    made = torch.where(w < 5, centre, tail) * x
+    return torch.where(x.abs() == 1, x * torch.inf, made)
+
+
+def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """By Horner's rule, highest power first."""
+    value = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value
 
 
 def searchsorted(
@@ -149,6 +193,9 @@ COMPOSITES: dict[Callable, Callable] = {
     ATEN.nanmedian.dim: nanmedian_dim,
     ATEN.nanmedian.default: nanmedian,
     ATEN.put.default: put,
+    ATEN.index_reduce.default: index_reduce,
+    ATEN.erfinv.default: erfinv,
+    ATEN.special_erfinv.default: erfinv,
     ATEN.angle.default: angle,
     ATEN.searchsorted.Tensor: searchsorted,
     ATEN.bucketize.Tensor: bucketize,
