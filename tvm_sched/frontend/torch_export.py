@@ -42,8 +42,8 @@ def from_torch(
     batch.
 
     example_inputs, example_kwargs: as `arguments` takes them; not needed with an ExportedProgram
-    Raises UserError if torch.export cannot take the network, if one of its operators has no converter, or if its weights
-    are not finite; the sentence names the reason.
+    Raises UserError if torch.export cannot take the network, if one of its operators has no converter, or if its
+    weights are not finite; the sentence names the reason.
     """
     if isinstance(module, ExportedProgram):
         program = module

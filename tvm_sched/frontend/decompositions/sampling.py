@@ -1,6 +1,11 @@
-"""Sampling of images at computed places: `grid_sample` of volumes, and torchvision's `roi_align`."""
+"""Sampling of images at computed places: `grid_sample`, and torchvision's `roi_align`.
 
-from collections.abc import Callable
+Pixels are taken as rows of channels, so that a place is looked up once for all of them, from images that are stored
+channels last without a transposition.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -8,61 +13,112 @@ from torch import Tensor
 
 from subp_contract.errors import UserError
 
+LINEAR, NEAREST, CUBIC = range(3)  # modes of `torch.nn.functional.grid_sample`
+ZEROS, BORDER, REFLECTION = range(3)  # what lies outside
+KEYS = -0.75  # the cubic convolution's parameter a
+Places = Sequence[Tensor]  # positions along each spatial axis, the last axis first, `[B, *result]`
+
 
 def decompositions() -> dict[Callable, Callable]:
     """Operator -> its decomposition; torchvision's only where it has been imported, since the network used it."""
-    table: dict[Callable, Callable] = {torch.ops.aten.grid_sampler_3d.default: grid_sampler_3d}
+    table: dict[Callable, Callable] = {
+        torch.ops.aten.grid_sampler_2d.default: grid_sampler,
+        torch.ops.aten.grid_sampler_3d.default: grid_sampler,
+    }
     if hasattr(torch.ops.torchvision, "roi_align"):
         table[torch.ops.torchvision.roi_align.default] = roi_align
     return table
 
 
-def grid_sampler_3d(x: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Tensor:
-    """x `[B, C, D, H, W]` at grid `[B, d, h, w, 3]`, whose last axis is (x, y, z) from -1 to 1. Modes as of
-    `torch.nn.functional.grid_sample`: 0 linear, 1 nearest; padding 0 zeros, 1 border, 2 reflection.
+def grid_sampler(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor:
+    """x `[B, C, *spatial]` at grid `[B, *result, axes]`, whose last axis is (x, y) or (x, y, z) from -1 to 1, to
+    `[B, C, *result]`; by the formulas of PyTorch's documentation of `grid_sample` and of its CPU kernels.
     """
-    sizes = x.shape[:1:-1]  # W, H, D
-    places = [source_place(grid[..., axis], size, padding_mode, align_corners) for axis, size in enumerate(sizes)]
-    if interpolation_mode == 1:
-        return picked(x, [place.round() for place in places])
-    low = [place.floor() for place in places]
-    total = torch.zeros((), dtype=x.dtype)
-    for corner in product((0, 1), repeat=3):
-        weight = torch.ones((), dtype=x.dtype)
-        for place, start, side in zip(places, low, corner, strict=True):
-            share = place - start
-            weight = weight * (share if side else 1 - share)
-        total = total + picked(x, [start + side for start, side in zip(low, corner, strict=True)]) * weight[:, None]
+    sizes = x.shape[:1:-1]
+    rows = x.permute(0, *range(2, x.ndim), 1)
+    limit = partial(limited, padding=padding, align_corners=align_corners)
+    at = [place_of(grid[..., axis], size, align_corners) for axis, size in enumerate(sizes)]
+    if mode == CUBIC:
+        sampled = cubic(rows, at, limit)
+    else:
+        at = [limit(place, size) for place, size in zip(at, sizes, strict=True)]
+        sampled = picked(rows, [place.round() for place in at]) if mode == NEAREST else linear(rows, at)
+    return sampled.permute(0, sampled.ndim - 1, *range(1, sampled.ndim - 1))
+
+
+def linear(rows: Tensor, at: Places) -> Tensor:
+    """Between the pixels around each place."""
+    low = [place.floor() for place in at]
+    total = None
+    for corner in product((0, 1), repeat=len(at)):
+        shares = [place - start for place, start in zip(at, low, strict=True)]
+        weight = joined([share if side else 1 - share for share, side in zip(shares, corner, strict=True)])
+        term = picked(rows, [start + side for start, side in zip(low, corner, strict=True)]) * weight[..., None]
+        total = term if total is None else total + term
+    assert total is not None
     return total
 
 
-def source_place(at: Tensor, size: int, padding_mode: int, align_corners: bool) -> Tensor:
-    """Places from -1 to 1 as places among `size` numbers."""
-    place = (at + 1) / 2 * (size - 1) if align_corners else ((at + 1) * size - 1) / 2
-    if padding_mode == 0:
+def cubic(rows: Tensor, at: Places, limit: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """By cubic convolution of the four by four pixels around each place, each pulled inside by itself."""
+    sizes = rows.shape[-2:0:-1]
+    low = [place.floor() for place in at]
+    total = None
+    for taps in product(range(-1, 3), repeat=len(at)):
+        offsets = [(place - start - tap).abs() for place, start, tap in zip(at, low, taps, strict=True)]
+        places = [limit(start + tap, size) for start, tap, size in zip(low, taps, sizes, strict=True)]
+        term = picked(rows, places) * joined([keys(offset) for offset in offsets])[..., None]
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def keys(distance: Tensor) -> Tensor:
+    """The cubic convolution's kernel (R. Keys, 1981) at distances from its centre."""
+    d, a = distance, KEYS
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    return torch.where(d <= 1, near, a * (((d - 5) * d + 8) * d - 4))
+
+
+def joined(shares: Sequence[Tensor]) -> Tensor:
+    """The product of weights along the axes."""
+    weight = shares[0]
+    for share in shares[1:]:
+        weight = weight * share
+    return weight
+
+
+def place_of(at: Tensor, size: int, align_corners: bool) -> Tensor:
+    """Places from -1 to 1 as places among `size` pixels."""
+    return (at + 1) / 2 * (size - 1) if align_corners else ((at + 1) * size - 1) / 2
+
+
+def limited(place: Tensor, size: int, padding: int, align_corners: bool) -> Tensor:
+    """Places pulled inside, as the padding says."""
+    if padding == ZEROS:
         return place
-    if padding_mode == 2:
+    if padding == REFLECTION:
         low, span = (0.0, size - 1.0) if align_corners else (-0.5, float(size))
         if span == 0:
             return torch.zeros_like(place)
         place = (place - low).abs()
-        flips, rest = (place / span).floor(), place % span
+        flips, rest = (place / span).floor(), torch.fmod(place, span)
         place = torch.where(flips % 2 == 0, rest + low, span - rest + low)
     return place.clamp(0, size - 1)
 
 
-def picked(x: Tensor, places: list[Tensor]) -> Tensor:
-    """x `[B, C, *spatial]` at whole places (the last axis first), 0 outside."""
-    sizes = x.shape[:1:-1]
-    inside = torch.ones_like(places[0], dtype=torch.bool)
-    flat = torch.zeros_like(places[0], dtype=torch.int64)
-    for place, size in reversed(list(zip(places, sizes, strict=True))):
-        inside = inside & (place >= 0) & (place <= size - 1)
+def picked(rows: Tensor, places: Places) -> Tensor:
+    """rows `[B, *spatial, C]` at whole places, `[B, *result, C]`; 0 outside."""
+    batch, *spatial, channels = rows.shape
+    flat = torch.arange(batch).reshape(-1, *[1] * (places[0].ndim - 1))
+    inside = None
+    for place, size in zip(reversed(places), spatial, strict=True):
+        here = (place >= 0) & (place <= size - 1)
+        inside = here if inside is None else inside & here
         flat = flat * size + place.clamp(0, size - 1).to(torch.int64)
-    batch, channels = x.shape[:2]
-    index = flat.reshape(batch, 1, -1).expand(batch, channels, -1)
-    values = x.reshape(batch, channels, -1).gather(2, index).reshape(batch, channels, *flat.shape[1:])
-    return values * inside[:, None].to(x.dtype)
+    assert inside is not None
+    values = rows.reshape(-1, channels).index_select(0, flat.reshape(-1)).reshape(*flat.shape, channels)
+    return values * inside[..., None].to(rows.dtype)
 
 
 def roi_align(
@@ -92,7 +148,7 @@ def roi_align(
     rows = samples(y1, height, pooled_height, sampling_ratio, x.shape[2])
     columns = samples(x1, width, pooled_width, sampling_ratio, x.shape[3])
     count, channels = len(rois), x.shape[1]
-    flat = x.reshape(x.shape[0], channels, -1).permute(0, 2, 1).reshape(-1, channels)  # pixels of all images
+    flat = x.permute(0, 2, 3, 1).reshape(-1, channels)  # pixels of all images
     total = torch.zeros((), dtype=x.dtype)
     for (row, row_weight), (column, column_weight) in product(rows, columns):
         places = (image[:, None, None] * x.shape[2] + row[:, :, None]) * x.shape[3] + column[:, None, :]
