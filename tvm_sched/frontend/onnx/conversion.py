@@ -165,7 +165,7 @@ class Conversion:
             raise UserError(SUBGRAPH)
         wanted = "then_branch" if condition.tensor.item() else "else_branch"
         graph = next(attribute.g for attribute in proto.attribute if attribute.name == wanted)
-        inside: Scope = ChainMap(dict(initialisers(graph)), scope)  # type: ignore[arg-type]
+        inside: Scope = ChainMap(dict(initialisers(graph)), scope)
         self.run(graph.node, inside, versions, within)
         return [inside[output.name] for output in graph.output]
 

@@ -26,13 +26,12 @@ def load(
 
     Raises UserError where the file is damaged, or the network cannot be taken; the sentence names node and operator.
     """
-    in_file = not isinstance(source, onnx.ModelProto)
-    name = str(source) if in_file else "the model"
-    if in_file:
-        model = files.read(Path(source))  # type: ignore[arg-type]
-    else:
-        model = onnx.ModelProto()
+    if isinstance(source, onnx.ModelProto):
+        kept: onnx.ModelProto | Path = source
+        name, model = "the model", onnx.ModelProto()
         model.CopyFrom(source)
+    else:
+        kept, name, model = Path(source), str(source), files.read(Path(source))
     model = files.checked(model, name)
     graph = model.graph
     known = initialisers(graph)
@@ -46,7 +45,7 @@ def load(
     if missing := [each.name for each in graph.output if each.name not in scope]:
         raise UserError(f"nothing makes the output '{missing[0]}' of {name}")
     outputs = [(each.name, scope[each.name]) for each in graph.output]
-    return OnnxNetwork(Path(source) if in_file else source, inputs, conversion.calls, outputs)  # type: ignore[arg-type]
+    return OnnxNetwork(kept, inputs, conversion.calls, outputs)
 
 
 def _by_name(

@@ -43,13 +43,13 @@ def hold(made, wanted: list[np.ndarray]) -> None:
 def test_networks_of_files(folder):
     inputs, outputs = inputs_and_outputs(folder)
     with torch.no_grad():
-        hold(load(folder / "model.onnx")(*map(torch.from_numpy, inputs)), outputs)
+        hold(load(folder / "model.onnx")(*map(torch.tensor, inputs)), outputs)
 
 
 @pytest.mark.parametrize("folder", COMPILED, ids=lambda folder: folder.name)
 def test_compiled(folder):
     inputs, outputs = inputs_and_outputs(folder)
-    artifact = tvm_sched.compile(folder / "model.onnx", tuple(map(torch.from_numpy, inputs)), threads=1)
+    artifact = tvm_sched.compile(folder / "model.onnx", tuple(map(torch.tensor, inputs)), threads=1)
     hold(artifact(*inputs), outputs)
 
 
