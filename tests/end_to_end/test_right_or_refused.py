@@ -166,9 +166,8 @@ LAYERS = {
     "norm over neighbours": lambda: nn.Sequential(conv(), nn.LocalResponseNorm(3), conv()),
     "weight normalised": lambda: nn.utils.parametrizations.weight_norm(conv()),
     "lazy": lambda: nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d()),
-    "unusual activations": lambda: nn.Sequential(
-        conv(), nn.SELU(), nn.CELU(0.7), nn.Softshrink(), nn.Tanhshrink(), nn.GLU(1)
-    ),
+    "unusual activations": lambda: nn.Sequential(conv(), nn.SELU(), nn.CELU(0.7), nn.Softshrink(), nn.Tanhshrink()),
+    "gated": lambda: nn.Sequential(conv(), nn.GLU(1), nn.LogSigmoid()),
     "prelu, mish": lambda: nn.Sequential(conv(), nn.PReLU(16), nn.Mish(), nn.Hardswish(), nn.Softplus()),
     "in training mode": lambda: nn.Sequential(conv(), nn.BatchNorm2d(16), nn.Dropout()).train(),
 }
