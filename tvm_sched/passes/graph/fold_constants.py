@@ -120,7 +120,7 @@ class _Folder(PyExprMutator):
         if not isinstance(value, relax.Call):
             return value if as_array(value) is not None else None
         name = getattr(value.op, "name", "")
-        if name not in FOLDS:
+        if name not in FOLDS or 0 in shape_of(value):  # TVM cannot store what is empty
             return None
         tensors = [arg for arg in value.args if isinstance(arg.ty, relax.TensorType)]
         if name in LIKE:

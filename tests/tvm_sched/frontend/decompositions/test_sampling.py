@@ -10,9 +10,7 @@ from tvm_sched.frontend.decompositions.sampling import roi_align
 
 import_torchvision()
 X = torch.randn(2, 3, 12, 15, generator=torch.Generator().manual_seed(0))
-BOXES = torch.tensor(
-    [[0, 1.0, 2.0, 9.0, 10.0], [1, 0.0, 0.0, 14.9, 11.9], [1, 5.2, 3.1, 5.3, 4.0], [0, 0.2, 4, 2, 5]]
-)
+BOXES = torch.tensor([[0, 1.0, 2.0, 9.0, 10.0], [1, 0.0, 0.0, 14.9, 11.9], [1, 5.2, 3.1, 5.3, 4.0], [0, 0.2, 4, 2, 5]])
 
 
 @pytest.mark.parametrize("aligned", [True, False])
