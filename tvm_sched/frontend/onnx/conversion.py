@@ -4,8 +4,10 @@ What is known when the file is loaded (weights, constants, shapes and what is co
 then. Of everything else the shape and type are, with fake tensors, so that a node which cannot be is told by its name.
 """
 
+import logging
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -246,10 +248,21 @@ def given(value: Known | Computed | Fixed, real: bool) -> Any:
     return value.fake
 
 
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Without the traceback that PyTorch logs besides raising where shapes do not fit."""
+    logger = logging.getLogger(torch._subclasses.fake_tensor.__name__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def attempt(function: Callable, inputs: list) -> Any:
     """The function's result. Raises UserError with the reason where there is none."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unlogged():
             return function(*inputs)
     except UserError:
         raise

@@ -71,6 +71,8 @@ def checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             return model
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise UserError(f"{name} is not valid ONNX: {line}") from error
+    except UnicodeDecodeError as error:  # in the checker's own sentence
+        raise UserError(f"{name} is not valid ONNX: it has names that are no text") from error
     return model
 
 
@@ -86,7 +88,8 @@ def described(node: onnx.NodeProto) -> str:
 
 def node_name(node: onnx.NodeProto) -> str:
     """The node's name, or that of its first result."""
-    return node.name or next((output for output in node.output if output), node.op_type)
+    name = node.name or next((output for output in node.output if output), node.op_type)
+    return name if isinstance(name, str) else name.decode(errors="replace")  # bytes, where the file is damaged
 
 
 def in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import F32, floats, ints, model_of, node_model
 from torch import nn
@@ -107,6 +108,23 @@ def test_a_file_that_is_cut_off(tmp_path, share):
         load(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="there is no file"):
         load(tmp_path / "absent.onnx")
+
+
+def test_flipped_bytes_end_in_a_sentence(capfd):
+    data, random = classifier().SerializeToString(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 3):
+            if data[place] < 128:  # structure and names more than weights
+                damaged[place] = random.integers(0, 256)
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(bytes(damaged))
+            load(model)
+        except (UserError, DecodeError):
+            refused += 1
+    assert refused > 0 and capfd.readouterr().err == ""
 
 
 def relu_and(*nodes: onnx.NodeProto, **about) -> onnx.ModelProto:
