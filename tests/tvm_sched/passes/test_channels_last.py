@@ -231,6 +231,20 @@ def test_pixel_shuffle():
     permutations(Then(nn.PixelShuffle(2), nn.PixelUnshuffle(2)), 2, 4, 4, 6)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.PixelShuffle(2),
+        nn.ConvTranspose2d(8, 2, 2, stride=2),
+        nn.ConvTranspose2d(8, 2, 3, stride=(2, 3), padding=1, output_padding=(1, 0)),
+        nn.ConvTranspose2d(8, 2, 4, stride=2, padding=1, groups=2),
+    ],
+    ids=["shuffle", "transposed", "transposed, padded", "transposed, in groups"],
+)
+def test_channels_that_become_pixels_are_one_permutation(layer):
+    assert permutations(nn.Sequential(nn.Conv2d(4, 8, 1), layer, nn.Conv2d(2, 4, 1)), 2, 4, 5, 6) == 3
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self, channels):
         super().__init__()
