@@ -85,6 +85,8 @@ def export(
     try:
         with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
+            if any(map(torch.nn.parameter.is_lazy, module.parameters())):
+                module(*args, **kwargs)  # the first call makes the parameters of a lazy module
             return torch.export.export(module, args, kwargs)
     except Exception as error:  # of any kind: the network's own code runs
         shapes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]

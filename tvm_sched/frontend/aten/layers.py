@@ -69,7 +69,7 @@ def batch_norm(
     variance: relax.Expr,
     _momentum: float,
     eps: float,
-) -> tuple[relax.Expr, ...]:
+) -> tuple[relax.Expr | None, ...]:
     """(x with each channel scaled and shifted by running statistics; no mean and no deviation of its own)."""
     dtype = computing(dtype_of(x))
     count = shape_of(x)[1]
@@ -79,8 +79,8 @@ def batch_norm(
         builder.cast(x, dtype), gamma, beta, *statistics, axis=1, epsilon=eps, momentum=0.1, training=False
     )
     made = builder.emit(relax.TupleGetItem(builder.emit(norm), 0))
-    nothing = builder.constant(torch.empty(0))
-    return builder.cast(made, dtype_of(x)), nothing, nothing
+    empty = [torch.empty(meta.shape, dtype=meta.dtype) if reads(builder, 1, 2) else None for meta in builder.meta[1:]]
+    return builder.cast(made, dtype_of(x)), *(None if each is None else builder.constant(each) for each in empty)
 
 
 @converts("native_layer_norm")
@@ -135,9 +135,14 @@ def group_norm(
     return made, *statistics(builder, builder.reshape(builder.cast(x, dtype), grouped), [2], eps)
 
 
+def reads(builder: Builder, *results: int) -> bool:
+    """Whether somebody reads one of these results of the node's."""
+    return any(user.args[1] in results and user.users for user in builder.node.users)
+
+
 def statistics(builder: Builder, x: relax.Expr, axes: list[int], eps: float) -> tuple[relax.Expr | None, ...]:
     """The mean over axes and 1 / sqrt(variance + eps), where they are read."""
-    if not any(user.args[1] in (1, 2) and user.users for user in builder.node.users):
+    if not reads(builder, 1, 2):
         return None, None
     middle = builder.emit(rx.mean(x, axes, keepdims=True))
     off = builder.emit(rx.subtract(x, middle))

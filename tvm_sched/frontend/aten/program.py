@@ -94,7 +94,7 @@ class _Walk:
         for spec in self.core.graph_signature.input_specs:
             node = nodes[spec.arg.name]
             if spec.kind != InputKind.USER_INPUT:
-                self.values[node] = stored[spec.target]
+                self.values[node] = stored.get(spec.target)  # nothing for a token of an order of effects
                 continue
             meta = node.meta.get("val")
             if not isinstance(meta, torch.Tensor):
@@ -115,7 +115,9 @@ class _Walk:
 
     def convert(self, node: fx.Node) -> Any:
         """The node's value. Raises UserError where it cannot be computed."""
-        if node.op == "get_attr" or isinstance(node.target, torch._ops.HigherOrderOperator):
+        if node.op == "get_attr":
+            return None  # a part of the network, for the operator that follows
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise UserError(f"{place(node)} runs a part of the network by itself, which this compiler does not: {HINT}")
         args = fx.map_arg(node.args, lambda each: self.values[each])
         kwargs = fx.map_arg(node.kwargs, lambda each: self.values[each])
@@ -125,6 +127,8 @@ class _Walk:
             return node.target(*args, **kwargs)
         if operator(node).startswith(ASSERTIONS[:2]):
             return None
+        if isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            raise UserError(f"{place(node)} takes a number out of a tensor, which depends on values: {HINT}")
         tensors = [meta for meta in metas(node.meta.get("val")) if isinstance(meta, torch.Tensor)]
         for meta in tensors:
             require_real(node, meta)

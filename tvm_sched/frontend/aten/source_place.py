@@ -24,7 +24,7 @@ def place(node: fx.Node) -> str:
     """'operator `grid_sampler_2d` (module head.0; net.py:12: `F.grid_sample(x, grid)`)'."""
     while node.target is getitem:  # one of several results, of which the operator tells more
         node = node.args[0]  # type: ignore[assignment]
-    frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
+    frames = [each for each in FRAME.finditer(node.meta.get("stack_trace") or "") if each["file"][0] != "<"]
     own = [frame for frame in frames if not LIBRARIES.search(frame["file"])] or frames
     told = [f"module {module_of(node)}"] if module_of(node) else []
     told += [f"{own[-1]['file'].rpartition('/')[2]}:{own[-1]['line']}: `{own[-1]['code'].strip()}`"] if own else []
