@@ -93,8 +93,8 @@ class _Walk:
         nodes = {node.name: node for node in self.core.graph.nodes if node.op == "placeholder"}
         for spec in self.core.graph_signature.input_specs:
             node = nodes[spec.arg.name]
-            if spec.kind != InputKind.USER_INPUT:
-                self.values[node] = stored[spec.target]
+            if spec.kind != InputKind.USER_INPUT:  # a token orders checks that raise, and has no value
+                self.values[node] = None if spec.kind == InputKind.TOKEN else stored[spec.target]
                 continue
             meta = node.meta.get("val")
             if not isinstance(meta, torch.Tensor):
