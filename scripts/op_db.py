@@ -44,7 +44,20 @@ def topk(x: torch.Tensor, k: int, dim: int = -1, *options: Any, **keywords: Any)
     return values.sort(dim).values, x.gather(dim, places).sort(dim).values
 
 
-FUNCTIONS = {"topk": topk}  # operators whose results PyTorch leaves open in part
+def argsort(x: torch.Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> torch.Tensor:
+    """The values at the places that torch.argsort gives, which may swap those of equal values."""
+    return x.gather(dim, torch.argsort(x, dim=dim, descending=descending, stable=stable))
+
+
+def sort(
+    x: torch.Tensor, dim: int = -1, descending: bool = False, stable: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sorted values, and those at the places that torch.sort gives."""
+    values, places = torch.sort(x, dim=dim, descending=descending, stable=stable)
+    return values, x.gather(dim, places)
+
+
+FUNCTIONS = {"argsort": argsort, "sort": sort, "topk": topk}  # operators whose results PyTorch leaves open in part
 
 
 class Applied(nn.Module):

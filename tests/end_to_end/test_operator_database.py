@@ -25,8 +25,9 @@ RIGHT = {
     "matmul": ["float32", "int64"],
     "permute": ["float32", "bool"],
     "topk": ["int64"],
+    "sort": ["bool"],
 }
-REFUSED = {"fft.rfft2": "fft", "nonzero": "nonzero", "normal": "normal", "linalg.eigh": "eigh"}
+REFUSED = {"fft.rfft2": "fft", "nonzero": "nonzero", "normal": "normal", "linalg.eigh": "eigh", "linalg.inv": "inv"}
 
 
 @pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name, dtypes in RIGHT.items() for dtype in dtypes])

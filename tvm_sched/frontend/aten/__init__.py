@@ -5,6 +5,20 @@ definition of its operator: operands are promoted by PyTorch's own rules, what d
 PyTorch, and the shape and dtype of every result are held against those that torch.export has recorded.
 """
 
+from tvm_sched.frontend.aten import (  # noqa: F401, imported for their converters
+    choices,
+    comparisons,
+    convolutions,
+    indexing,
+    layers,
+    pointwise,
+    pooling,
+    reductions,
+    resampling,
+    scans,
+    views,
+    windows,
+)
 from tvm_sched.frontend.aten.converter import CONVERTERS
 from tvm_sched.frontend.aten.program import require_computable, to_relax
 

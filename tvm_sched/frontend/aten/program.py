@@ -12,39 +12,10 @@ from torch.utils._pytree import tree_leaves
 from tvm import IRModule, relax
 
 from subp_contract.errors import UserError, first_line
-from tvm_sched.frontend.aten import (
-    choices,
-    comparisons,
-    convolutions,
-    indexing,
-    layers,
-    pointwise,
-    pooling,
-    reductions,
-    resampling,
-    scans,
-    views,
-    windows,
-)
 from tvm_sched.frontend.aten.converter import CONVERTERS, Builder, name_of_dtype
 from tvm_sched.frontend.aten.source_place import module_of, operator, place
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
-# Imported for their converters.
-FAMILIES = (
-    choices,
-    comparisons,
-    convolutions,
-    indexing,
-    layers,
-    pointwise,
-    pooling,
-    reductions,
-    resampling,
-    scans,
-    views,
-    windows,
-)
 # What may stand between a parameter and the operator it weighs.
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}  # operator -> its weight's argument
@@ -93,8 +64,8 @@ class _Walk:
         nodes = {node.name: node for node in self.core.graph.nodes if node.op == "placeholder"}
         for spec in self.core.graph_signature.input_specs:
             node = nodes[spec.arg.name]
-            if spec.kind != InputKind.USER_INPUT:
-                self.values[node] = stored.get(spec.target)  # nothing for a token of an order of effects
+            if spec.kind != InputKind.USER_INPUT:  # a token orders checks that raise, and has no value
+                self.values[node] = None if spec.kind == InputKind.TOKEN else stored[spec.target]
                 continue
             meta = node.meta.get("val")
             if not isinstance(meta, torch.Tensor):
