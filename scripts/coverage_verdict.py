@@ -1,7 +1,8 @@
 """Compiles one network and says whether its numbers are those that are wanted: the same for every suite.
 
 Right is: as many results, of the wanted shapes and dtypes; whole numbers and booleans equal; fractions within
-`TOLERANCE` of the largest, NaN and infinities at the same places. That `compile` checks by itself is not relied on.
+`TOLERANCE` of the largest, of half precision within a few roundings, NaN and infinities at the same places. That
+`compile` checks by itself is not relied on, but for the order of equal numbers: PyTorch's own sorting does not keep it.
 """
 
 import time
@@ -40,7 +41,11 @@ def verdict(
         return {"verdict": "refused", "said": " ".join(str(error).split()), "error": ""}
     except Exception as error:  # of any kind: that there is none is what a suite finds out
         return {"verdict": "traceback", "said": one_line(error), "error": ""}
-    return described | compared(made, wanted)
+    row = compared(made, wanted)
+    ties = [note for note in artifact.manifest["check"]["notes"] if "where numbers are equal" in note]
+    if row["verdict"] == "wrong" and row["said"].endswith("values differ") and ties:
+        row = {"verdict": "right", "said": ties[0], "error": ""}
+    return described | row
 
 
 def compared(made: Any, wanted: Any) -> dict:
@@ -73,6 +78,7 @@ def difference(made: Any, wanted: Any) -> tuple[str, float]:
     if not (wanted.is_floating_point() or wanted.is_complex()):
         unequal = int((made != wanted).sum())
         return (f"{unequal} of {made.numel()} values differ" if unequal else ""), 0.0
+    eps = torch.finfo(wanted.dtype).eps
     exact = torch.complex128 if wanted.is_complex() else torch.float64
     made, wanted = made.to(exact), wanted.to(exact)
     finite = wanted.isfinite()
@@ -84,6 +90,7 @@ def difference(made: Any, wanted: Any) -> tuple[str, float]:
         )
     if not finite.any():
         return "", 0.0
+    tolerance = max(TOLERANCE, 4 * eps)
     largest, error = float(wanted[finite].abs().max()), float((made - wanted)[finite].abs().max())
     share = error / max(largest, ROUNDING)
-    return ("" if error <= TOLERANCE * largest + ROUNDING else f"by {share:.2g} of the largest value"), share
+    return ("" if error <= tolerance * largest + ROUNDING else f"by {share:.2g} of the largest value"), share

@@ -18,7 +18,7 @@ from tvm_sched.deploy.manifest import each_shape, first_numbers
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
-from tvm_sched.signature import Signature, check_inputs
+from tvm_sched.signature import Signature, TensorSpec, check_inputs
 from tvm_sched.targets import Target
 from tvm_sched.verification import diagnosis, rounding
 from tvm_sched.verification.cases import Case, Finding, found
@@ -71,7 +71,7 @@ class Check:
             given = network.example_inputs
         example = None if given is None else [to_array(tensor) for tensor in signature.flatten(*given)]
         made = cls(imported, Reference(network, signature), example)
-        # Shares, for example, are from 0 to 1, and a fraction that is an index is 0 there.
+        # Shares, for example, are from 0 to 1, and a fraction that is an index is 0 there; a divisor is not 0.
         ranges = [] if example is None else [[bounds(x) for x in example], [(0.0, 1.0)] * len(example)]
         for each in ranges:
             if not made.random.runs:
@@ -145,9 +145,18 @@ def bounds(x: np.ndarray) -> tuple[float, float]:
 
 
 def within(signature: Signature, ranges: Sequence[tuple[float, float]]) -> Signature:
-    """The signature with these ranges of the inputs that are fractions."""
+    """The signature with these ranges of its inputs; whole numbers are the larger end of theirs, which a divisor or a
+    size may be where 0 may not.
+    """
     inputs = zip(signature.inputs, ranges, strict=True)
-    return replace(signature, inputs=tuple(replace(spec, range=r) if spec.is_floating else spec for spec, r in inputs))
+    return replace(signature, inputs=tuple(replace(spec, range=range_of(spec, *ends)) for spec, ends in inputs))
+
+
+def range_of(spec: TensorSpec, low: float, high: float) -> tuple[float, float]:
+    """What a random input is taken from."""
+    if spec.dtype == "bool":
+        return 0, 1
+    return (low, high) if spec.is_floating else (int(high), int(high))
 
 
 def check_joined(artifact: Artifact, target: Target) -> None:

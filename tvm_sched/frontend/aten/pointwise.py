@@ -216,6 +216,19 @@ def is_integer(element: Any) -> bool:
     return str(element.ty.dtype) in INTEGERS
 
 
+def whole(divide: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """A division of integers that stops no process where PyTorch raises an error, at 0, nor at -1, by which the least
+    integer has no quotient.
+    """
+    dtype = a.ty.dtype
+    zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
+    if str(dtype).startswith("u"):
+        return divide(a, tirx.Select(b == zero, one, b))
+    minus = b == tirx.const(-1, dtype)
+    by_minus = zero - a if divide in (tirx.truncdiv, tirx.floordiv) else zero
+    return tirx.Select(minus, by_minus, divide(a, tirx.Select(tirx.any(b == zero, minus), one, b)))
+
+
 def opposite(rest: Any, b: Any) -> Any:
     """Whether a rest that is not 0 has another sign than the divisor."""
     zero = tirx.const(0, b.ty.dtype)
@@ -224,13 +237,13 @@ def opposite(rest: Any, b: Any) -> Any:
 
 def quotient_cut(a: Any, b: Any) -> Any:
     """a / b towards 0."""
-    return tirx.truncdiv(a, b) if is_integer(a) else tirx.trunc(a / b)
+    return whole(tirx.truncdiv, a, b) if is_integer(a) else tirx.trunc(a / b)
 
 
 def quotient_down(a: Any, b: Any) -> Any:
     """a / b down, of floating numbers from the exact remainder, as c10::div_floor_floating does."""
     if is_integer(a):
-        return tirx.floordiv(a, b)
+        return whole(tirx.floordiv, a, b)
     dtype = a.ty.dtype
     zero, one, half = (tirx.const(value, dtype) for value in (0, 1, 0.5))
     rest = libm("fmod")(a, b)
@@ -244,7 +257,7 @@ def quotient_down(a: Any, b: Any) -> Any:
 @converts("fmod")
 def fmod(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """The rest of x / y with the sign of x."""
-    return computed(builder, lambda a, b: tirx.truncmod(a, b) if is_integer(a) else libm("fmod")(a, b), x, y)
+    return computed(builder, lambda a, b: whole(tirx.truncmod, a, b) if is_integer(a) else libm("fmod")(a, b), x, y)
 
 
 @converts("remainder")
@@ -253,7 +266,7 @@ def remainder(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
 
     def element(a: Any, b: Any) -> Any:
         if is_integer(a):
-            return tirx.floormod(a, b)
+            return whole(tirx.floormod, a, b)
         rest = libm("fmod")(a, b)
         return tirx.Select(opposite(rest, b), rest + b, rest)
 
