@@ -3,6 +3,7 @@
 from collections import namedtuple
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -263,10 +264,10 @@ def test_a_batch_of_one_in_training_mode():
     assert row["verdict"] == "right", row["said"]
 
 
-def test_a_lazy_module_without_shapes_is_refused():
-    network, x = nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU()), torch.randn(IMAGE)
-    with pytest.raises(tvm_sched.UserError, match="uninitialized"):
-        tvm_sched.compile(network, x)
+def test_a_lazy_module_is_made_by_the_first_call():
+    network, x = nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d(), nn.ReLU()), torch.randn(IMAGE)
+    artifact = tvm_sched.compile(network, x)
+    np.testing.assert_allclose(artifact(x.numpy()), network.eval()(x).detach(), rtol=0, atol=1e-5)
 
 
 def test_whole_numbers_and_booleans_come_in():

@@ -7,10 +7,10 @@ PyTorch, and the shape and dtype of every result are held against those that tor
 
 from tvm_sched.frontend.aten import (  # noqa: F401, imported for their converters
     choices,
-    comparisons,
     convolutions,
     indexing,
     layers,
+    logic,
     pointwise,
     pooling,
     reductions,

@@ -145,18 +145,6 @@ def signbit(builder: Builder, x: relax.Expr) -> relax.Expr:
     )
 
 
-@converts("bitwise_not")
-def bitwise_not(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """Of booleans the negation."""
-    return builder.emit(rx.logical_not(x) if dtype_of(x) == "bool" else rx.bitwise_not(x))
-
-
-@converts("logical_not")
-def logical_not(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """x == 0."""
-    return builder.emit(rx.logical_not(builder.cast(x, "bool")))
-
-
 # Of two operands.
 
 
@@ -314,51 +302,6 @@ def smaller(x: relax.Expr, y: relax.Expr) -> relax.Expr:
 
 _binary(("maximum",), larger, Promotion.DEFAULT)
 _binary(("minimum",), smaller, Promotion.DEFAULT)
-for _name in ("and", "or", "xor"):
-
-    def _logic(builder: Builder, x: relax.Expr, y: Operand, _name: str = _name) -> relax.Expr:
-        left, right = builder.cast(x, "bool"), builder.cast(builder.as_tensor(y, builder.promote(x, y)[1]), "bool")
-        if _name == "xor":
-            return builder.emit(rx.not_equal(builder.cast(left, "uint8"), builder.cast(right, "uint8")))
-        return builder.emit(getattr(rx, f"logical_{_name}")(left, right))
-
-    def _bits(builder: Builder, x: Operand, y: Operand, _name: str = _name) -> relax.Expr:
-        if builder.dtype == "bool":
-            return _logic(builder, x, y, _name)
-        return emitted(builder, getattr(rx, f"bitwise_{_name}"), x, y)
-
-    converts(f"logical_{_name}")(_logic)
-    converts(f"bitwise_{_name}", f"__{_name}__")(_bits)
-
-
-@converts("bitwise_left_shift", "__lshift__")
-def left_shift(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
-    """x << y; 0 where y is as wide as the dtype."""
-
-    def element(a: Any, b: Any) -> Any:
-        dtype = a.ty.dtype
-        safe = tirx.all(b >= tirx.const(0, dtype), b < tirx.const(bits(dtype), dtype))
-        return tirx.Select(safe, tirx.shift_left(a, tirx.Select(safe, b, tirx.const(0, dtype))), tirx.const(0, dtype))
-
-    return computed(builder, element, x, y)
-
-
-@converts("bitwise_right_shift", "__rshift__")
-def right_shift(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
-    """x >> y, the sign kept."""
-
-    def element(a: Any, b: Any) -> Any:
-        dtype = a.ty.dtype
-        most = tirx.const(bits(dtype) - 1, dtype)
-        safe = tirx.all(b >= tirx.const(0, dtype), b < tirx.const(bits(dtype), dtype))
-        return tirx.shift_right(a, tirx.Select(safe, b, most))
-
-    return computed(builder, element, x, y)
-
-
-def bits(dtype: Any) -> int:
-    """Width of an integer dtype."""
-    return torch.iinfo(getattr(torch, str(dtype))).bits
 
 
 @converts("fmax")
