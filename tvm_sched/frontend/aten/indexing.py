@@ -202,7 +202,9 @@ def scatter_reduce(
 def neutral(builder: Builder, reduce: str, dtype: str, shape: Sequence[int]) -> relax.Expr:
     """What a reduction starts from where a tensor's own elements do not count."""
     kind = getattr(torch, dtype)
-    if reduce in ("amax", "amin"):
+    if dtype == "bool":
+        value = reduce in ("amin", "prod")
+    elif reduce in ("amax", "amin"):
         bounds = torch.finfo(kind) if kind.is_floating_point else torch.iinfo(kind)
         infinite = float("-inf") if reduce == "amax" else float("inf")
         value = infinite if kind.is_floating_point else bounds.min if reduce == "amax" else bounds.max

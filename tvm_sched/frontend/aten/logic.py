@@ -8,13 +8,15 @@ from tvm import relax, tirx
 from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, Operand, converts
-from tvm_sched.frontend.aten.pointwise import BOOLEAN, computed, emitted
+from tvm_sched.frontend.aten.pointwise import BOOLEAN, INTEGERS, computed, emitted
 from tvm_sched.passes.graph.relax_tools import dtype_of
 
 
 @converts("isnan")
 def isnan(builder: Builder, x: relax.Expr) -> relax.Expr:
     """Whether x is NaN. As x != x TVM takes it for False."""
+    if dtype_of(x) in INTEGERS:
+        return builder.broadcast(builder.number(False, "bool"), builder.shape)
     return computed(builder, tirx.isnan, x, kind=BOOLEAN)
 
 

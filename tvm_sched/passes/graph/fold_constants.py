@@ -99,7 +99,12 @@ def calls_of_constants(function: relax.Function) -> list[relax.Call]:
     """The calls in a function that depend on nothing it computes or is given."""
     calls = []
     relax.analysis.post_order_visit(function, lambda expr: calls.append(expr) if isinstance(expr, relax.Call) else None)
-    return [call for call in calls if not relax.analysis.free_vars(call)]
+    return [call for call in calls if not relax.analysis.free_vars(call) and not is_empty(call)]
+
+
+def is_empty(call: relax.Call) -> bool:
+    """Whether an expression is a tensor without elements, which TVM cannot store as a constant."""
+    return isinstance(call.ty, relax.TensorType) and 0 in shape_of(call)
 
 
 @mutator
@@ -120,7 +125,7 @@ class _Folder(PyExprMutator):
         if not isinstance(value, relax.Call):
             return value if as_array(value) is not None else None
         name = getattr(value.op, "name", "")
-        if name not in FOLDS or 0 in shape_of(value):  # TVM cannot store what is empty
+        if name not in FOLDS or is_empty(value):
             return None
         tensors = [arg for arg in value.args if isinstance(arg.ty, relax.TensorType)]
         if name in LIKE:
