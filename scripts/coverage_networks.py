@@ -23,6 +23,7 @@ from subp.deployment.random_networks import randomise
 from subp_contract.errors import UserError
 
 COLUMNS = ("size", "n", "sparsity", "sparse", "layers", "error", "moved", "compile_s", "peak_gib", "verdict", "said")
+AMPLIFIED = 2.0  # how many times PyTorch's own distance from float64 a network may be away that magnifies rounding
 SEEN = 1e-2  # `moved` of outputs that tell something
 
 
@@ -42,9 +43,12 @@ def judged(make: Callable[[], nn.Module], sizes: list[int], n: int, sparsity: fl
     row |= coverage_verdict.verdict(module, (images[:1],), wanted, described)
     row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     if row["verdict"] == "wrong" and row["error"]:
-        row["said"] += f"; PyTorch itself is {rounding(module, images[:1], wanted)} from float64"
+        own = rounding(module, images[:1], wanted)
+        row["said"] += f"; PyTorch itself is {own:.2g} from float64"
+        if float(row["error"]) <= AMPLIFIED * own:
+            row["verdict"] = "right"
     if row["verdict"] == "right" and float(row["moved"]) < SEEN:
-        row |= {"verdict": "wrong", "said": "the outputs do not depend on the image, so they show nothing"}
+        row |= {"verdict": "blind", "said": "the outputs do not depend on the image, so they show nothing"}
     return row
 
 
@@ -78,8 +82,8 @@ def moved(made: Any, other: Any) -> float:
     return min(float((a - b).abs().max() / a.abs().max()) for a, b in pairs if a.is_floating_point())
 
 
-def rounding(module: nn.Module, image: torch.Tensor, made: Any) -> str:
+def rounding(module: nn.Module, image: torch.Tensor, made: Any) -> float:
     """What float32 alone does to PyTorch's results, over the largest: deep random networks amplify the last bits."""
     exact = outputs(module.double(), image.double())
     pairs = zip(pytree.tree_leaves(made), pytree.tree_leaves(exact), strict=True)
-    return f"{max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs):.2g}"
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
