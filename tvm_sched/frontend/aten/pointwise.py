@@ -275,7 +275,9 @@ def pow_(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
 
 
 def whole_power(base: Any, exponent: Any) -> Any:
-    """By squaring, over the bits of the exponent, which is not negative."""
+    """By squaring, over the bits of the exponent; of a negative one the reciprocal, cut to a whole number, which is 0
+    but for 1 and -1.
+    """
     dtype = base.ty.dtype
     zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
     result, square = one, base
@@ -283,7 +285,11 @@ def whole_power(base: Any, exponent: Any) -> Any:
         taken = tirx.bitwise_and(exponent, tirx.const(1 << bit, dtype)) != zero
         result = result * tirx.Select(taken, square, one)
         square = square * square
-    return result
+    if str(dtype).startswith("u"):
+        return result
+    odd = tirx.bitwise_and(exponent, one) != zero
+    of_minus = tirx.Select(base == -one, tirx.Select(odd, -one, one), zero)
+    return tirx.Select(exponent < zero, tirx.Select(base == one, one, of_minus), result)
 
 
 def _binary(names: tuple[str, ...], make: Callable[..., relax.Expr], kind: Promotion) -> None:
