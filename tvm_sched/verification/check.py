@@ -94,9 +94,10 @@ class Check:
             return built, self.verdict(findings)
         worst = max(wrong, key=lambda finding: finding.agreement.excess)
         finer = self.finer(built, compilation, worst) if rounds else None
+        finer = finer or rounding.all_direct(built.lowered.choices, worst.agreement.excess)
         if finer is None:
             raise CheckFailed(diagnosis.sentence(worst, compilation))
-        return self.built(replace(compilation, restrictions=finer), rounds - 1)
+        return self.built(replace(compilation, restrictions=finer), max(rounds - 1, 0))
 
     def findings(self, built: Built, compilation: Compilation) -> Iterator[Finding]:
         """Of each output, for each case."""

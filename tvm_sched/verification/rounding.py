@@ -9,6 +9,7 @@ so one run of the network backwards tells it for all layers. Errors of different
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -21,7 +22,7 @@ from tvm_sched.deploy.manifest import TOLERANCE, error_limit
 from tvm_sched.frontend.aten.program import WEIGHT_AT, name_of, operator, source, user_outputs
 from tvm_sched.frontend.torch_export import to_array
 from tvm_sched.planning.explain import LayerChoice
-from tvm_sched.planning.plan import Restriction, Restrictions
+from tvm_sched.planning.plan import NO_WINOGRAD, Restriction, Restrictions
 from tvm_sched.verification.core import Interpreter, placeholder_values
 from tvm_sched.verification.reference import own_tensor
 
@@ -30,6 +31,7 @@ LARGEST = 4  # of a thousand normal numbers, in root mean squares
 DOUBT = 30  # how many times less than the truth the estimate may be
 AIM = 0.5  # of the limit: what the error shall be by estimate
 NEARLY = 1.1  # where that cannot be reached: times the least square of the error that can be
+WINOGRAD = "winograd"  # begins the names of its forms
 FINE = Restriction(most_rounding=1.0, why="the outputs would show its rounding (checked against PyTorch)")
 
 
@@ -65,6 +67,14 @@ def finer(
         chosen.append(name)
         total -= saved[name]
     return restricted(now, chosen) if chosen else None
+
+
+def all_direct(choices: Sequence[LayerChoice], excess: float) -> Restrictions | None:
+    """Restrictions by which no layer runs by Winograd's algorithm, the last thing to try: what `finer` estimates is of
+    first order, and too little in a network that magnifies rounding much. None where no layer does.
+    """
+    used = any(choice.kernel.startswith(WINOGRAD) for choice in choices)
+    return Restrictions(replace(NO_WINOGRAD, why=FINE.why)) if used and np.isfinite(excess) else None
 
 
 def restricted(now: Restrictions, names: Iterable[str]) -> Restrictions:
