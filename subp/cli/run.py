@@ -106,6 +106,7 @@ def numpy_file(arrays: Mapping[str, "np.ndarray"], several: bool) -> bytes:
 
 
 def names(specs: "Sequence[TensorSpec]") -> str:
+    """The tensors' names in a line."""
     return ", ".join(spec.name for spec in specs)
 
 

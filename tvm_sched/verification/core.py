@@ -14,7 +14,7 @@ from tvm import relax
 
 from tvm_sched import pipeline
 from tvm_sched.frontend import aten
-from tvm_sched.frontend.aten.program import user_outputs
+from tvm_sched.frontend.aten.program import stored_values, user_outputs
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.verification.reference import own_tensor
@@ -43,7 +43,7 @@ class Interpreter(fx.Interpreter):
 
 def placeholder_values(core: ExportedProgram, tensors: Iterator[torch.Tensor]) -> list:
     """What the graph's placeholders stand for: parameters, buffers, constants, and the user's inputs."""
-    known = {**core.constants, **core.state_dict}
+    known = stored_values(core)
     found: list = []
     for spec in core.graph_signature.input_specs:
         if spec.kind is not InputKind.USER_INPUT:

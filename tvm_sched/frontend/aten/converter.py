@@ -14,10 +14,9 @@ from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import constant, dtype_of, shape_of
 
-__all__ = ["CONVERTERS", "Builder", "Operand", "Promotion", "Result", "converts", "name_of_dtype"]
+__all__ = ["CONVERTERS", "Builder", "Operand", "Promotion", "computing", "converts", "metas", "name_of_dtype"]
 
 Operand = relax.Expr | bool | int | float  # a tensor, or a number that takes its dtype from the others
-Result = relax.Expr | tuple[relax.Expr, ...]
 CONVERTERS: dict[str, Callable[..., Any]] = {}  # ATen's name with overload, 'add.Tensor' -> its converter
 
 
@@ -38,6 +37,16 @@ def converts(*names: str) -> Callable:
 def name_of_dtype(dtype: torch.dtype) -> str:
     """TVM's name for a dtype, which is PyTorch's."""
     return str(dtype).removeprefix("torch.")
+
+
+def computing(dtype: str) -> str:
+    """The dtype that numbers of this one are summed in."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def metas(value: Any) -> list[Any]:
+    """A node's results, one or several, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class Builder:
@@ -78,6 +87,10 @@ class Builder:
         """A call of what TE computes: `function(*placeholders, **attrs)`."""
         hint = name or getattr(function, "__name__", "te")
         return self.emit(self.relax.call_te(function, *args, primfunc_name_hint=hint, **attrs))
+
+    def fields(self, several: relax.Expr, count: int) -> tuple[relax.Var, ...]:
+        """The first fields of a tuple."""
+        return tuple(self.emit(relax.TupleGetItem(several, i)) for i in range(count))
 
     def pointwise(self, function: Callable, *operands: relax.Expr, name: str = "pointwise") -> relax.Var:
         """`function` of the operands' elements, which broadcast; they may have different dtypes."""

@@ -7,8 +7,8 @@ import torch
 from tvm import relax
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
-from tvm_sched.frontend.aten.layers import computing
+from tvm_sched.frontend.aten.converter import Builder, computing, converts
+from tvm_sched.frontend.aten.views import flipped, sliced
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 CONVOLUTIONS = {1: rx.nn.conv1d, 2: rx.nn.conv2d, 3: rx.nn.conv3d}
@@ -91,7 +91,7 @@ def phase_by_phase(
     phases = by_phase(builder, weight, stride, groups)
     y = convolved(builder, x, phases, [*(count - 1 for count in taps), *behind], groups)
     for axis, count in enumerate(pixels, 2):
-        y = first(builder, y, axis, 0, count)
+        y = sliced(builder, y, axis, 0, count)
     batch = shape_of(x)[0]
     # [B, g, *phases, O / g, *pixels] -> [B, g, O / g, (pixels, phases) axis by axis]
     y = builder.reshape(y, [batch, groups, *stride, outputs, *pixels])
@@ -99,7 +99,7 @@ def phase_by_phase(
     y = builder.emit(rx.permute_dims(y, order))
     y = builder.reshape(y, [batch, groups * outputs, *(c * s for c, s in zip(pixels, stride, strict=True))])
     for axis, (before, count) in enumerate(zip(padding, made, strict=True), 2):
-        y = first(builder, y, axis, before, count)
+        y = sliced(builder, y, axis, before, before + count)
     return y
 
 
@@ -151,7 +151,7 @@ def mirrored(
         for k, p, d, extra in zip(kernel, padding, dilation, output_padding, strict=True)
     ]
     for axis, (before, after) in zip(spatial, margins, strict=True):  # more padding than the kernel reaches: cut
-        x = first(builder, x, axis, max(-before, 0), shape_of(x)[axis] - max(-before, 0) - max(-after, 0))
+        x = sliced(builder, x, axis, max(-before, 0), shape_of(x)[axis] - max(-after, 0))
     widths = [max(before, 0) for before, _ in margins] + [max(after, 0) for _, after in margins]
     return convolved(builder, x, turned(builder, weight, groups), widths, groups, dilation=dilation)
 
@@ -171,20 +171,6 @@ def turned(builder: Builder, weight: relax.Expr, groups: int) -> relax.Expr:
     return flipped(builder, builder.reshape(builder.emit(swapped), joined), spatial)
 
 
-def flipped(builder: Builder, x: relax.Expr, axes: Sequence[int]) -> relax.Expr:
-    """x backwards along axes."""
-    for axis in axes:
-        x = builder.emit(rx.flip(x, axis)) if shape_of(x)[axis] > 1 else x
-    return x
-
-
-def first(builder: Builder, x: relax.Expr, axis: int, start: int, count: int) -> relax.Expr:
-    """`count` numbers along an axis, from `start` on."""
-    if (start, count) == (0, shape_of(x)[axis]):
-        return x
-    return builder.emit(rx.strided_slice(x, axes=[axis], begin=[start], end=[start + count]))
-
-
 def spread(builder: Builder, x: relax.Expr, axis: int, step: int) -> relax.Expr:
     """`step - 1` zeros between neighbours along an axis."""
     shape = list(shape_of(x))
@@ -194,4 +180,4 @@ def spread(builder: Builder, x: relax.Expr, axis: int, step: int) -> relax.Expr:
     widths = [0] * (2 * (axis + 1)) + [0, step - 1] + [0] * (2 * (len(shape) - axis - 1))
     padded = builder.emit(rx.nn.pad(apart, widths, "constant", 0.0))
     joined = builder.reshape(padded, [*shape[:axis], shape[axis] * step, *shape[axis + 1 :]])
-    return builder.emit(rx.strided_slice(joined, axes=[axis], begin=[0], end=[(shape[axis] - 1) * step + 1]))
+    return sliced(builder, joined, axis, 0, (shape[axis] - 1) * step + 1)

@@ -8,7 +8,8 @@ import torch
 from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, Operand, at, converts
+from tvm_sched.frontend.aten.converter import Builder, Operand, at, computing, converts
+from tvm_sched.frontend.aten.views import sliced
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 
@@ -130,12 +131,11 @@ def scattered(
         return builder.reshape(made, [])
     axis = dim % len(shape_of(x))
     dtype = dtype_of(x)
-    numbers = "uint8" if dtype == "bool" else "float32" if dtype in ("float16", "bfloat16") else dtype
+    numbers = "uint8" if dtype == "bool" else computing(dtype)
     x, source = (builder.cast(each, numbers) for each in (x, source))
     if list(shape_of(source)) != list(shape_of(index)):
         for i, extent in enumerate(shape_of(index)):
-            if shape_of(source)[i] != extent:
-                source = builder.emit(rx.strided_slice(source, axes=[i], begin=[0], end=[extent]))
+            source = sliced(builder, source, i, 0, extent)
     if not all(shape_of(index)):
         return builder.cast(x, dtype)
     places = builder.cast(positions(builder, index, shape_of(x)[axis]), "int64")

@@ -8,17 +8,10 @@ import torch
 from tvm import relax
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.converter import Builder, computing, converts
 from tvm_sched.frontend.aten.pointwise import scaled
+from tvm_sched.frontend.aten.reductions import moments
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
-
-HALVES = ("float16", "bfloat16")
-
-
-def computing(dtype: str) -> str:
-    """The dtype that products of this one are summed in."""
-    return "float32" if dtype in HALVES else dtype
-
 
 # Matrix products.
 
@@ -78,9 +71,9 @@ def batch_norm(
     norm = rx.nn.batch_norm(
         builder.cast(x, dtype), gamma, beta, *statistics, axis=1, epsilon=eps, momentum=0.1, training=False
     )
-    made = builder.emit(relax.TupleGetItem(builder.emit(norm), 0))
-    empty = [torch.empty(meta.shape, dtype=meta.dtype) if reads(builder, 1, 2) else None for meta in builder.meta[1:]]
-    return builder.cast(made, dtype_of(x)), *(None if each is None else builder.constant(each) for each in empty)
+    (made,) = builder.fields(builder.emit(norm), 1)
+    rest = [torch.empty(meta.shape, dtype=meta.dtype) for meta in builder.meta[1:]]
+    return builder.cast(made, dtype_of(x)), *(builder.constant(each) if reads(builder, 1, 2) else None for each in rest)
 
 
 @converts("native_layer_norm")
@@ -144,9 +137,9 @@ def statistics(builder: Builder, x: relax.Expr, axes: list[int], eps: float) -> 
     """The mean over axes and 1 / sqrt(variance + eps), where they are read."""
     if not reads(builder, 1, 2):
         return None, None
-    middle = builder.emit(rx.mean(x, axes, keepdims=True))
-    off = builder.emit(rx.subtract(x, middle))
-    spread = builder.emit(rx.mean(builder.emit(rx.multiply(off, off)), axes, keepdims=True))
+    middle, squares = moments(builder, x, axes)
+    count = prod(shape_of(x)[axis] for axis in axes)
+    spread = scaled(builder, squares, 1 / count)
     inverse = builder.emit(rx.rsqrt(builder.emit(rx.add(spread, builder.number(eps, dtype_of(x))))))
     pairs = zip((middle, inverse), builder.meta[1:], strict=True)
     return tuple(builder.reshape(made, meta.shape) for made, meta in pairs)

@@ -1,4 +1,4 @@
-"""Elementwise operators, with PyTorch's type promotion: arithmetic, comparisons, logic, activations, casts.
+"""Arithmetic of elements, with PyTorch's type promotion.
 
 Where Relax has the operator it is taken, since the passes that follow know it; where its lowering differs from PyTorch
 the elements are computed here.
@@ -63,11 +63,10 @@ UNARY: dict[str, tuple[Callable[..., relax.Expr], Promotion]] = {
     "relu": (rx.nn.relu, Promotion.DEFAULT),
     "silu": (rx.nn.silu, Promotion.DEFAULT),
 }
-LIBM: dict[str, str] = {  # ATen's name -> C's
-    **{name: name for name in ("tan", "sinh", "cosh", "asinh", "acosh", "atanh", "expm1", "log1p", "log2", "log10")},
-    **{name: name for name in ("asin", "acos", "atan", "erfc", "exp2", "lgamma")},
-    "special_erfcx": "",
-}
+LIBM = (  # called alike by ATen and C
+    *("tan", "sinh", "cosh", "asinh", "acosh", "atanh", "expm1", "log1p", "log2", "log10"),
+    *("asin", "acos", "atan", "erfc", "exp2", "lgamma"),
+)
 ROUNDING = {"floor": rx.floor, "ceil": rx.ceil, "trunc": rx.trunc}
 
 
@@ -77,9 +76,8 @@ def _unary(name: str, make: Callable[..., relax.Expr], kind: Promotion) -> None:
 
 for _name, (_make, _kind) in UNARY.items():
     _unary(_name, _make, _kind)
-for _name, _c in LIBM.items():
-    if _c:
-        converts(_name)(lambda builder, x, _c=_c: computed(builder, libm(_c), x, kind=FLOATS))
+for _name in LIBM:
+    converts(_name)(lambda builder, x, _name=_name: computed(builder, libm(_name), x, kind=FLOATS))
 for _name, _make in ROUNDING.items():
     converts(f"{_name}.default")(
         lambda builder, x, _make=_make: x if dtype_of(x) in INTEGERS else emitted(builder, _make, x)
@@ -310,20 +308,20 @@ _binary(("maximum",), larger, Promotion.DEFAULT)
 _binary(("minimum",), smaller, Promotion.DEFAULT)
 
 
-@converts("fmax")
-def fmax(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
-    """The larger; a number where the other is none."""
-    if builder.dtype == "bool":
-        return emitted(builder, larger, x, y)
-    return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a >= b), a, b), x, y)
+def _number_of_two(name: str, make: Callable[..., relax.Expr], wins: Callable[[Any, Any], Any]) -> None:
+    """Enters the larger or the smaller of two elements, a number where the other is none."""
+
+    def element(a: Any, b: Any) -> Any:
+        return tirx.Select(tirx.any(tirx.isnan(b), wins(a, b)), a, b)
+
+    def convert(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
+        return emitted(builder, make, x, y) if builder.dtype == "bool" else computed(builder, element, x, y)
+
+    converts(name)(convert)
 
 
-@converts("fmin")
-def fmin(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
-    """The smaller; a number where the other is none."""
-    if builder.dtype == "bool":
-        return emitted(builder, smaller, x, y)
-    return computed(builder, lambda a, b: tirx.Select(tirx.any(tirx.isnan(b), a <= b), a, b), x, y)
+_number_of_two("fmax", larger, lambda a, b: a >= b)
+_number_of_two("fmin", smaller, lambda a, b: a <= b)
 
 
 @converts("atan2")

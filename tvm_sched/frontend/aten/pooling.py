@@ -9,13 +9,18 @@ import torch
 from tvm import relax
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.converter import Builder, computing, converts, metas
 from tvm_sched.frontend.aten.resampling import Table, resampled
+from tvm_sched.frontend.aten.views import sliced
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 AVERAGE = {1: rx.nn.avg_pool1d, 2: rx.nn.avg_pool2d, 3: rx.nn.avg_pool3d}
 LARGEST = {1: rx.nn.max_pool1d, 2: rx.nn.max_pool2d, 3: rx.nn.max_pool3d}
-SUMMED_IN = {"float16": "float32", "bfloat16": "float32", "int64": "float64", "int32": "float64"}  # means' dtypes
+
+
+def averaging(dtype: str) -> str:
+    """The dtype that means of numbers of this one are computed in."""
+    return "float64" if dtype in ("int32", "int64") else computing(dtype)
 
 
 def every(values: Any, rank: int) -> list[int]:
@@ -56,7 +61,7 @@ def avg_pool(
     kernel, padding = every(kernel_size, rank), every(padding, rank)
     stride = every(stride, rank) if stride else kernel
     dtype = dtype_of(x)
-    x = batched(builder, builder.cast(x, SUMMED_IN.get(dtype, dtype)), rank)
+    x = batched(builder, builder.cast(x, averaging(dtype)), rank)
     spatial, made = shape_of(x)[2:], builder.shape[-rank:]
     after = margins(spatial, made, kernel, stride, padding)
     rounded_up = any(end > before for end, before in zip(after, padding, strict=True))
@@ -78,8 +83,7 @@ def avg_pool(
 def cut(builder: Builder, x: relax.Expr, spatial: Sequence[int]) -> relax.Expr:
     """The first windows of each axis."""
     for axis, extent in enumerate(spatial, 2):
-        if shape_of(x)[axis] != extent:
-            x = builder.emit(rx.strided_slice(x, axes=[axis], begin=[0], end=[extent]))
+        x = sliced(builder, x, axis, 0, extent)
     return x
 
 
@@ -106,8 +110,10 @@ def max_pool(
     builder: Builder, x: relax.Expr, kernel_size: Any, stride: Any, padding: Any, dilation: Any, _ceil_mode: bool
 ) -> relax.Expr:
     """The largest number of each window."""
-    meta = builder.meta[0] if isinstance(builder.meta, (list, tuple)) else builder.meta
-    shape, rank = list(meta.shape), int(builder.node.target._schema.name.removesuffix("_with_indices")[-2])
+    shape, rank = (
+        list(metas(builder.meta)[0].shape),
+        int(builder.node.target._schema.name.removesuffix("_with_indices")[-2]),
+    )
     kernel, padding, dilation = (every(values, rank) for values in (kernel_size, padding, dilation))
     stride = every(stride, rank) if stride else kernel
     x = batched(builder, x, rank)
@@ -122,7 +128,7 @@ def max_pool(
 def adaptive_avg_pool(builder: Builder, x: relax.Expr, output_size: Sequence[int]) -> relax.Expr:
     """The means of windows that cover each axis evenly: from floor(i in / out) to ceil((i + 1) in / out)."""
     rank, dtype = len(output_size), dtype_of(x)
-    x = batched(builder, builder.cast(x, SUMMED_IN.get(dtype, dtype)), rank)
+    x = batched(builder, builder.cast(x, averaging(dtype)), rank)
     if rank == 2 and not any(extent % count for extent, count in zip(shape_of(x)[2:], output_size, strict=True)):
         x = builder.emit(rx.nn.adaptive_avg_pool2d(x, list(output_size)))
     else:
@@ -133,8 +139,14 @@ def adaptive_avg_pool(builder: Builder, x: relax.Expr, output_size: Sequence[int
 
 def evenly(extent: int, made: int) -> Table:
     """The means along one axis as a linear map."""
-    i = np.arange(made)
+    at = covering(extent, made).numpy()
+    weights = (at >= 0) / (at >= 0).sum(1, keepdims=True)
+    return Table(np.maximum(at, 0), weights.astype("float32"))
+
+
+def covering(extent: int, made: int) -> torch.Tensor:
+    """The table (`windows.py`) of windows from floor(i in / out) to ceil((i + 1) in / out)."""
+    i = torch.arange(made)
     start, end = i * extent // made, -(-(i + 1) * extent // made)
-    at = start[:, None] + np.arange((end - start).max())
-    weights = (at < end[:, None]) / (end - start)[:, None]
-    return Table(np.minimum(at, extent - 1).astype("int32"), weights.astype("float32"))
+    at = start[:, None] + torch.arange(int((end - start).max()))
+    return torch.where(at < end[:, None], at, -1).to(torch.int32)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from tvm import IRModule, relax
 
 from subp_contract.errors import UserError, first_line
-from tvm_sched.frontend.aten.converter import CONVERTERS, Builder, name_of_dtype
+from tvm_sched.frontend.aten.converter import CONVERTERS, Builder, metas, name_of_dtype
 from tvm_sched.frontend.aten.source_place import module_of, operator, place
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
@@ -20,7 +20,7 @@ from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 REARRANGED = {"permute", "transpose", "t", "expand", "view"}
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}  # operator -> its weight's argument
 FOLDED = 1 << 24  # numbers that a constant may have, unless what it is computed from has as many
-ASSERTIONS = ("_assert", "sym_constrain", "lift_fresh")
+ASSERTIONS = ("_assert", "sym_constrain")
 
 
 def to_relax(core: ExportedProgram, results: Sequence[fx.Node] | None = None) -> IRModule:
@@ -60,12 +60,12 @@ class _Walk:
     def bind_inputs(self) -> list[relax.Var]:
         """Gives each placeholder its value; returns the variables of those that are the user's tensors."""
         params = []
-        stored = {**self.core.constants, **self.core.state_dict}
+        stored = stored_values(self.core)
         nodes = {node.name: node for node in self.core.graph.nodes if node.op == "placeholder"}
         for spec in self.core.graph_signature.input_specs:
             node = nodes[spec.arg.name]
-            if spec.kind != InputKind.USER_INPUT:  # a token orders checks that raise, and has no value
-                self.values[node] = None if spec.kind == InputKind.TOKEN else stored[spec.target]
+            if spec.kind != InputKind.USER_INPUT:
+                self.values[node] = stored[spec.target]
                 continue
             meta = node.meta.get("val")
             if not isinstance(meta, torch.Tensor):
@@ -96,7 +96,7 @@ class _Walk:
             return args[0][args[1]]
         if not hasattr(node.target, "_schema"):  # arithmetic of sizes
             return node.target(*args, **kwargs)
-        if operator(node).startswith(ASSERTIONS[:2]):
+        if operator(node).startswith(ASSERTIONS):
             return None
         if isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)):
             raise UserError(f"{place(node)} takes a number out of a tensor, which depends on values: {HINT}")
@@ -170,11 +170,6 @@ def complete(schema: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[A
     return given
 
 
-def metas(value: Any) -> list[Any]:
-    """A node's results, one or several, as a list."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
 def require_real(node: fx.Node, meta: torch.Tensor) -> None:
     """Raises UserError for what no compiled code here computes with."""
     if meta.dtype.is_complex:
@@ -207,6 +202,13 @@ def require_equal(node: fx.Node, expr: Any, meta: torch.Tensor) -> None:
             f"{place(node)} is imported as {made[0]} of {made[1]} where PyTorch gives {wanted[0]} of {wanted[1]}, a "
             f"fault of this compiler: {HINT}"
         )
+
+
+def stored_values(core: ExportedProgram) -> dict[str | None, Any]:
+    """What inputs that are not the user's stand for, by their targets; a token orders checks that raise: it has neither
+    target nor value.
+    """
+    return {None: None, **core.constants, **core.state_dict}
 
 
 def user_outputs(core: ExportedProgram) -> list[fx.Node]:

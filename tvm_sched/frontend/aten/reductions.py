@@ -8,10 +8,8 @@ import torch
 from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.converter import Builder, computing, converts, metas
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
-
-HALVES = ("float16", "bfloat16")
 
 
 def axes_of(x: relax.Expr, dim: Any) -> list[int]:
@@ -36,7 +34,7 @@ def accumulated(builder: Builder, make: Callable[..., relax.Expr], x: relax.Expr
     dtype = builder.dtype
     if not prod(shape_of(x)):
         return builder.broadcast(builder.number(1 if make is rx.prod else 0, dtype), builder.shape)
-    x = builder.cast(x, "float32" if dtype in HALVES else dtype)
+    x = builder.cast(x, computing(dtype))
     return builder.cast(reduced(builder, make, x, axes_of(x, dim)), dtype)
 
 
@@ -164,7 +162,7 @@ def best(builder: Builder, x: relax.Expr, axis: int, largest: bool) -> tuple[rel
         return te.compute(kept, element, name="best")
 
     both = builder.te(found, x, name="best")
-    values, places = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
+    values, places = builder.fields(both, 2)
     return values, builder.cast(places, "int64")
 
 
@@ -206,20 +204,25 @@ def var_mean(
 
 def variance(builder: Builder, x: relax.Expr, dim: Any, correction: float) -> tuple[relax.Expr, relax.Expr]:
     """(variance in the result's shape, mean with axes kept), by two passes."""
-    meta = builder.meta[0] if isinstance(builder.meta, (list, tuple)) else builder.meta
+    meta = metas(builder.meta)[0]
     dtype = dtype_of(x)
     if not shape_of(x):
         x, dim = builder.reshape(x, [1]), [0]
-    x = builder.cast(x, "float32" if dtype in HALVES else dtype)
+    x = builder.cast(x, computing(dtype))
     axes = axes_of(x, dim)
     if not prod(shape_of(x)):
         nothing = builder.broadcast(builder.number(float("nan"), dtype), meta.shape)
         return nothing, nothing
     count = prod(shape_of(x)[axis] for axis in axes)
-    middle = builder.emit(rx.mean(x, axes, keepdims=True))
-    off = builder.emit(rx.subtract(x, middle))
-    squares = builder.emit(rx.sum(builder.emit(rx.multiply(off, off)), axes, keepdims=True))
+    middle, squares = moments(builder, x, axes)
     divisor = max(count - correction, 0)
     share = builder.number(1 / divisor if divisor else float("inf"), dtype_of(x))
     made = builder.emit(rx.multiply(squares, share))
     return builder.cast(builder.reshape(made, meta.shape), dtype), builder.cast(middle, dtype)
+
+
+def moments(builder: Builder, x: relax.Expr, axes: list[int]) -> tuple[relax.Expr, relax.Expr]:
+    """(the mean, the sum of squares from it) over axes, which are kept."""
+    middle = builder.emit(rx.mean(x, axes, keepdims=True))
+    off = builder.emit(rx.subtract(x, middle))
+    return middle, builder.emit(rx.sum(builder.emit(rx.multiply(off, off)), axes, keepdims=True))

@@ -16,7 +16,7 @@ import torch
 from tvm import relax, te
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.converter import Builder, computing, converts
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 MOST_TERMS = 6  # taps that are written as a sum of terms; more are a reduction
@@ -163,7 +163,7 @@ def interpolated(
     """x `[B, C, *spatial]` to the result's size; the axis that shrinks most goes first."""
     dtype = dtype_of(x)
     if table not in (nearest, nearest_exact):
-        x = builder.cast(x, "float32" if dtype in ("float16", "bfloat16", "uint8") else dtype)
+        x = builder.cast(x, "float32" if dtype == "uint8" else computing(dtype))
     sizes, made = shape_of(x)[2:], builder.shape[2:]
     for i in sorted(range(rank), key=lambda i: made[i] / sizes[i]):
         if table in (nearest, nearest_exact) or made[i] != sizes[i] or factors[i] not in (None, 1.0):

@@ -8,9 +8,10 @@ import torch
 from tvm import relax, te, tirx
 from tvm.relax import op as rx
 
-from tvm_sched.frontend.aten.converter import Builder, converts
+from tvm_sched.frontend.aten.converter import Builder, computing, converts
 from tvm_sched.frontend.aten.indexing import gathered
 from tvm_sched.frontend.aten.pointwise import libm
+from tvm_sched.frontend.aten.views import sliced
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 
@@ -45,7 +46,7 @@ def scanned(builder: Builder, x: relax.Expr, dim: int, combine: Callable[[Any, A
     """
     dtype = builder.dtype
     shape = shape_of(x)
-    x = builder.cast(x, "float32" if dtype in ("float16", "bfloat16") else dtype)
+    x = builder.cast(x, computing(dtype))
     if not shape or not prod(shape):
         return builder.cast(x, dtype)
     axis, reach = dim % len(shape), 1
@@ -93,7 +94,7 @@ def running_extreme(builder: Builder, x: relax.Expr, dim: int, largest: bool) ->
     at = builder.broadcast(builder.constant(places), shape)
     while reach < shape[axis]:
         both = builder.te(extreme_step(axis, reach, largest), values, at, name="extreme_step")
-        values, at = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
+        values, at = builder.fields(both, 2)
         reach *= 2
     return builder.cast(values, dtype), builder.cast(at, "int64")
 
@@ -146,13 +147,12 @@ def ordered(
     if not shape:
         return x, builder.number(0, "int64")
     axis = dim % len(shape)
-    numbers = builder.cast(x, "int32") if dtype in ("bool", "uint8", "int8", "int16") else x
-    numbers = builder.cast(numbers, "float32") if dtype in ("float16", "bfloat16") else numbers
+    numbers = builder.cast(x, "int32" if dtype in ("bool", "uint8", "int8", "int16") else computing(dtype))
     if "float" in dtype:  # what is not a number stands with the largest
         numbers = builder.pointwise(
             lambda a: tirx.Select(tirx.isnan(a), tirx.const(inf, a.ty.dtype), a), numbers, name="order"
         )
     places = builder.emit(rx.argsort(numbers, axis, descending, "int32"))
     if most is not None:
-        places = builder.emit(rx.strided_slice(places, axes=[axis], begin=[0], end=[most]))
+        places = sliced(builder, places, axis, 0, most)
     return gathered(builder, x, axis, places), builder.cast(places, "int64")

@@ -113,9 +113,13 @@ def cat(builder: Builder, tensors: Sequence[relax.Expr], dim: int) -> relax.Expr
 def flip(builder: Builder, x: relax.Expr, dims: Sequence[int]) -> relax.Expr:
     """Backwards along axes."""
     rank = len(shape_of(x))
-    for axis in sorted({dim % rank for dim in dims} if rank else ()):
-        if shape_of(x)[axis] > 1:
-            x = builder.emit(rx.flip(x, axis))
+    return flipped(builder, x, sorted({dim % rank for dim in dims} if rank else ()))
+
+
+def flipped(builder: Builder, x: relax.Expr, axes: Sequence[int]) -> relax.Expr:
+    """x backwards along these axes."""
+    for axis in axes:
+        x = builder.emit(rx.flip(x, axis)) if shape_of(x)[axis] > 1 else x
     return x
 
 

@@ -11,7 +11,7 @@ import torch
 from tvm import relax, te, tirx
 
 from tvm_sched.frontend.aten.converter import Builder, converts
-from tvm_sched.frontend.aten.pooling import batched, every, max_pool
+from tvm_sched.frontend.aten.pooling import batched, covering, every, max_pool
 from tvm_sched.frontend.aten.reductions import ahead, worst
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
@@ -20,14 +20,6 @@ def sliding(extent: int, made: int, size: int, step: int, before: int, dilation:
     """The table of windows of `size` taps, each `step` after the other."""
     at = torch.arange(made)[:, None] * step - before + torch.arange(size) * dilation
     return torch.where((at >= 0) & (at < extent), at, -1).to(torch.int32)
-
-
-def covering(extent: int, made: int) -> torch.Tensor:
-    """The table of windows from floor(i in / out) to ceil((i + 1) in / out)."""
-    i = torch.arange(made)
-    start, end = i * extent // made, -(-(i + 1) * extent // made)
-    at = start[:, None] + torch.arange(int((end - start).max()))
-    return torch.where(at < end[:, None], at, -1).to(torch.int32)
 
 
 def largest(builder: Builder, x: relax.Expr, tables: Sequence[torch.Tensor]) -> tuple[relax.Expr, relax.Expr]:
@@ -57,7 +49,7 @@ def largest(builder: Builder, x: relax.Expr, tables: Sequence[torch.Tensor]) -> 
         return te.compute(made, element, name="largest")
 
     both = builder.te(found, x, *map(builder.constant, tables), name="largest_with_place")
-    values, flat = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
+    values, flat = builder.fields(both, 2)
     return values, builder.cast(flat, "int64")
 
 
@@ -100,7 +92,7 @@ def fold(
 ) -> relax.Expr:
     """Windows `[B, C kh kw, L]` summed into the image that they come from, each pixel over the windows that hold it."""
     shape = shape_of(x)
-    columns = batched_columns(builder, x)
+    columns = x if len(shape) == 3 else builder.reshape(x, [1, *shape])
     kernel, dilation, padding, stride = (every(each, 2) for each in (kernel_size, dilation, padding, stride))
     counts = [
         (extent + 2 * before - step * (size - 1) - 1) // apart + 1
@@ -131,8 +123,3 @@ def fold(
 
     made = builder.te(summed, apart)
     return builder.reshape(made, builder.shape) if len(shape) == 2 else made
-
-
-def batched_columns(builder: Builder, x: relax.Expr) -> relax.Expr:
-    """`[B, C kh kw, L]`."""
-    return x if len(shape_of(x)) == 3 else builder.reshape(x, [1, *shape_of(x)])

@@ -14,20 +14,24 @@ def taken(call: relax.Call, x: relax.Expr, where: Callable[[int], int]) -> relax
 
 
 def flipped(call: relax.Call, x: relax.Expr, where: Callable[[int], int]) -> relax.Expr:
+    """Backwards along one axis."""
     return rx.flip(x, where(int(call.attrs.axis)))
 
 
 def softmax(call: relax.Call, x: relax.Expr, where: Callable[[int], int]) -> relax.Expr:
+    """Along one axis."""
     return rx.nn.softmax(x, where(int(call.attrs.axis)))
 
 
 def sliced(call: relax.Call, x: relax.Expr, where: Callable[[int], int]) -> relax.Expr:
+    """A slice along some axes."""
     axes, *bounds = call.args[1:]
     moved = [where(int(axis)) for axis in axes.fields]
     return rx.strided_slice(x, moved, *bounds, assume_inbound=bool(call.attrs.assume_inbound))
 
 
 def padded(call: relax.Call, x: relax.Expr, where: Callable[[int], int]) -> relax.Expr:
+    """A margin along any axes."""
     width = [int(each) for each in call.attrs.pad_width]
     pairs: list[Sequence[int]] = [()] * (len(width) // 2)
     for axis in range(len(pairs)):

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from subp_contract.errors import UserError
+from tvm_sched.frontend.decompositions.sampling import samples
 from tvm_sched.frontend.onnx.operators.registry import Node, operator
 from tvm_sched.frontend.onnx.operators.windows import Windows
 
@@ -36,8 +37,8 @@ def roi_align(node: Node, x: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
     if not half_pixel:
         size = size.clamp(min=1)
     bins = (node["output_height"], node["output_width"])
-    rows = neighbours(start[:, 1], size[:, 1], bins[0], count, x.shape[2])
-    columns = neighbours(start[:, 0], size[:, 0], bins[1], count, x.shape[3])
+    rows = samples(start[:, 1], size[:, 1], bins[0], count, x.shape[2])
+    columns = samples(start[:, 0], size[:, 0], bins[1], count, x.shape[3])
     pixels = x.permute(0, 2, 3, 1)
     parts = [
         pixels[images.long()[:, None, None], row[:, :, None], column[:, None, :]]
@@ -49,20 +50,6 @@ def roi_align(node: Node, x: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
     value = torch.stack(parts).amax(0) if largest else parts[0] + parts[1] + parts[2] + parts[3]
     value = value.reshape(len(boxes), bins[0], count, bins[1], count, x.shape[1])
     return (value.amax((2, 4)) if largest else value.mean((2, 4))).permute(0, 3, 1, 2)
-
-
-def neighbours(start: Tensor, size: Tensor, bins: int, count: int, extent: int) -> list[tuple[Tensor, Tensor]]:
-    """Of the samples along one axis, `[K, bins count]`, the pixels before and behind, each with its weight: 0 for a
-    sample that lies more than a pixel outside.
-    """
-    steps = (torch.arange(bins * count, dtype=size.dtype) + 0.5) / (bins * count)
-    at = start[:, None] + size[:, None] * steps
-    inside = ((at >= -1) & (at <= extent)).to(at.dtype)
-    at = at.clamp(0, extent - 1)
-    before = at.floor()
-    behind = (before + 1).clamp(max=extent - 1)
-    share = at - before
-    return [(before.long(), (1 - share) * inside), (behind.long(), share * inside)]
 
 
 @operator("DeformConv")
