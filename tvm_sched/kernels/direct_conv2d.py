@@ -152,7 +152,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     sch.vectorize(lane)
     for loop in (block_row, *epilogue_pixels):
         sch.unroll(loop)
-    if problem.image[-1] % tile.cols:
+    width = problem.image[-1] // tile.bands if problem.flat else problem.image[-1]
+    if width % tile.cols:
         partition(sch, col)
 
     # 4. Threads; then the zeroing leaves the sum (the last step: it ends what a schedule may do to the sum).
@@ -186,12 +187,9 @@ def flatten_pixels(sch: Schedule, conv: SBlockRV, epilogue: SBlockRV) -> None:
 
 
 def split_bands(sch: Schedule, loop: LoopRV, bands: int, inner: int) -> list[LoopRV]:
-    """[band, tile in band, pixel in tile]; only a single band may end in a tile that is cut short."""
-    if bands == 1:
-        outer, inner = sch.split(loop, [None, inner])
-        band, outer = sch.split(outer, [1, None])
-        return [band, outer, inner]
-    return sch.split(loop, [bands, None, inner])
+    """[band, tile in band, pixel in tile]; the last tile of each band may be cut short."""
+    band, rest = sch.split(loop, [bands, None])
+    return [band, *sch.split(rest, [None, inner])]
 
 
 def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target) -> None:

@@ -11,10 +11,10 @@ stream past'.
 at the next few.
 """
 
-from dataclasses import dataclass
-from math import ceil, gcd, hypot, prod
+from dataclasses import dataclass, replace
+from math import ceil, gcd, prod
 
-from tvm_sched.kernels.conv_problem import INDEX_LOADS, ConvProblem
+from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT, LINE
@@ -22,6 +22,8 @@ from tvm_sched.targets.sizes import FLOAT, LINE
 # Registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
 # spills.
 IN_ORDER_AHEAD = 8
+OVERLAP = 3  # what fits measurements best: 2.4 to 3.2, by CPU and instructions
+NARROW_FMAS = 2  # multiply-adds of less than a vector that start a cycle on a core with wider vectors
 IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
 
 
@@ -51,7 +53,8 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
         for cols in range(1, min(width, target.registers // rows) + 1)
         for block_rows in divisors(among or problem.block_rows, limit=target.registers // (rows * cols))
         if fits_registers(problem, rows, cols, block_rows, target)
-        for bands in band_counts(height // rows if height > 1 else exact_tiles(width, cols))
+        for bands in band_counts(width if problem.flat else height // rows)
+        if not problem.flat or bands * cols <= width
     ]
 
     def preference(tile: Tile) -> tuple:
@@ -62,18 +65,20 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
 
 
 def fits_registers(problem: ConvProblem, rows: int, cols: int, block_rows: int, target: Target) -> bool:
-    """Whether a step's sums and weights, and where an instruction takes no scalar from memory the pixels that it
-    multiplies with, are registers.
+    """Whether a step's sums and weights, and the pixels that it multiplies with where they are not operands in memory,
+    are registers.
     """
     vectors, pixels = ceil(problem.n / target.lanes), rows * cols
-    if target.scalar_operand == "memory":
-        scalars = 0
-    elif target.scalar_operand == "register":
-        scalars = 1 if block_rows == 1 else pixels
-    else:
+    shared = block_rows > 1 and not problem.indexed  # each pixel serves all block rows, and is loaded ahead of them
+    weights = vectors * (block_rows if shared or prod(problem.kernel) > 1 else 1)  # LLVM loads those of a tap together
+    if target.scalar_operand == "lane":
         held = lanes_held(problem, rows, cols, block_rows, target.lanes)
-        scalars = max(held, IN_ORDER_AHEAD if target.in_order else 0)
-    return vectors * pixels * block_rows + vectors + scalars <= target.registers
+        weights, scalars = vectors, max(held, IN_ORDER_AHEAD if target.in_order else 0)
+    elif shared:
+        scalars = pixels
+    else:
+        scalars = 0 if target.scalar_operand == "memory" and vectors == 1 else 1
+    return vectors * pixels * block_rows + weights + scalars <= target.registers
 
 
 def lanes_held(problem: ConvProblem, rows: int, cols: int, block_rows: int, lanes: int) -> int:
@@ -91,18 +96,13 @@ def lanes_held(problem: ConvProblem, rows: int, cols: int, block_rows: int, lane
     return pixels + (1 + (block_rows - 1) * vectors * width if prod(problem.kernel) > 1 else 0)
 
 
-def exact_tiles(width: int, cols: int) -> int:
-    """Tiles that may be dealt out to bands: none but one band where the last tile is cut short (its tail is split off
-    at compile time).
+def band_counts(pieces: int) -> list[int]:
+    """Some divisors of `pieces`, which bands are made of, from one band to a band a piece, each about twice the one
+    before.
     """
-    return width // cols if width % cols == 0 else 1
-
-
-def band_counts(tiles: int) -> list[int]:
-    """Some divisors of `tiles`, from one band to a band a tile, each about twice the one before."""
     chosen = [1]
-    for d in divisors(tiles, tiles):
-        if d >= 2 * chosen[-1] or d == tiles != chosen[-1]:
+    for d in divisors(pieces, pieces):
+        if d >= 2 * chosen[-1] or d == pieces != chosen[-1]:
             chosen.append(d)
     return chosen
 
@@ -112,55 +112,81 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
     are known.
     """
     images, height, width = problem.image
-    costs, taps = target.costs, prod(problem.kernel)
-    if height > 1:
-        tiles_in_band = ceil(height / tile.rows / tile.bands) * ceil(width / tile.cols)
-    else:
-        tiles_in_band = ceil(width / tile.cols / tile.bands)
-    sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
-    step = step_cycles(problem, tile, target, fma_cycles)
-    compute = problem.kept * taps * step + costs.tile_cycles + costs.store_cycles * sums
+    tile_rows = 1 if problem.flat else height // tile.rows // tile.bands  # of a band
+    whole, rest = divmod(width // tile.bands if problem.flat else width, tile.cols)
+    compute = whole * tile_cycles(problem, tile, target, fma_cycles)
+    compute += tile_cycles(problem, replace(tile, cols=rest), target, fma_cycles) if rest else 0
+    tiles = tile_rows * (whole + (rest > 0))
 
     # A pass of some block rows over a band: the first tile waits for the weights, from where they were left; the others
     # find them nearer, if they fit.
-    weights = tile.block_rows * problem.kept * taps * problem.n * FLOAT
+    weights = tile.block_rows * problem.kept * prod(problem.kernel) * problem.n * FLOAT
     touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
     band = prod(problem.stride) * height * width * problem.channels * FLOAT * touched / tile.bands
-    # Short vectors keep the first cache busy by themselves: what comes from the second has to wait.
-    together = hypot if problem.n < target.lanes else max
-    first = together(compute, transfer(weights, weights * problem.block_rows // tile.block_rows + band, target))
-    other = together(compute, transfer(weights, weights + band / tiles_in_band, target))
-    pass_cycles = together(first + (tiles_in_band - 1) * other, transfer(band, band + weights, target))
+    first = transfer(weights, weights * problem.block_rows // tile.block_rows + band, target)
+    others = (tiles - 1) * transfer(weights, weights + band / tiles, target)
+    pass_cycles = together(tile_rows * compute, first + others, transfer(band, band + weights, target))
     passes = images * tile.bands * problem.block_rows // tile.block_rows
     return pass_cycles * ceil(passes / target.cores)
+
+
+def together(*parts: float) -> float:
+    """Cycles of work that a core does side by side: the longest part, and more where others are as long, which get into
+    its way now and then.
+    """
+    longest = max(parts)
+    return longest * sum((part / longest) ** OVERLAP for part in parts) ** (1 / OVERLAP)
+
+
+def apart(total: float, other: float) -> float:
+    """The part that takes `total` cycles together with `other`."""
+    return max(0.0, total**OVERLAP - other**OVERLAP) ** (1 / OVERLAP)
+
+
+def tile_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Cycles of a register tile whose weights and pixels are in the first cache."""
+    sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
+    steps = problem.kept * prod(problem.kernel)
+    step = step_cycles(problem, tile, target, fma_cycles)
+    return steps * step + target.costs.tile_cycles + target.costs.store_cycles * sums
 
 
 def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
     """Cycles of one step of the innermost loop, a channel at a tap: bound by multiply-adds, by loads, or by waiting for
     the sums of the step before.
     """
-    costs, taps = target.costs, prod(problem.kernel)
-    vectors, pixels, narrow = ceil(problem.n / target.lanes), tile.rows * tile.cols, problem.n < target.lanes
-    sums = vectors * pixels * tile.block_rows
-    arithmetic: float = sums
-    loads: float = vectors * tile.block_rows + pixels * (tile.block_rows if problem.indexed else 1)
-    loads += INDEX_LOADS * tile.block_rows / taps if problem.indexed else 0
-    if target.scalar_operand == "lane":
-        # Prefetches, of a tap's lines or of less than a line.
-        loads += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps
-        # A pixel without an offset is spread over a register, which takes a pipe of the multiply-adds'.
-        arithmetic += 0 if problem.indexed else 1
-    loads *= costs.index_chain_factor if vectors == taps == 1 and problem.indexed else 1
-    rate = max(target.fma_per_cycle, costs.narrow_fma_per_cycle) if narrow else target.fma_per_cycle
-    latency = costs.latency_factor * target.fma_latency
+    costs = target.costs
+    sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
+    # A pixel without an offset is spread over a register, which takes a pipe of the multiply-adds'.
+    arithmetic = sums + (target.scalar_operand == "lane" and not problem.indexed)
+    rate = max(target.fma_per_cycle, NARROW_FMAS) if problem.n < target.lanes else target.fma_per_cycle
+    loads = load_cycles(problem, tile, target)
     if fma_cycles:
         step = fma_cycles * sums
     elif target.in_order:
-        step = max(arithmetic / rate + costs.in_order_load_share * loads / target.loads_per_cycle, latency)
+        step = max(arithmetic / rate + costs.in_order_load_share * loads, target.fma_latency)
     else:
-        step = max(arithmetic / rate, loads / target.loads_per_cycle, latency)
-    step *= costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1
-    return step * (costs.bank_factor if narrow and taps > 1 and tile.block_rows == 1 else 1)
+        step = max(arithmetic / rate, loads, target.fma_latency)
+    return step * (costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1)
+
+
+def load_cycles(problem: ConvProblem, tile: Tile, target: Target) -> float:
+    """Cycles in which the load ports are busy in a step: with vectors of weights, with a scalar a pixel, which several
+    block rows share where they have no indices, and with an index a block row, once for all taps.
+    """
+    costs, taps, ports = target.costs, prod(problem.kernel), target.loads_per_cycle
+    vectors, pixels = ceil(problem.n / target.lanes), tile.rows * tile.cols
+    weights = vectors * tile.block_rows
+    scalars = pixels * (tile.block_rows if problem.indexed else 1)
+    others = costs.index_loads * tile.block_rows / taps if problem.indexed else 0.0
+    if target.scalar_operand == "lane":  # prefetches, of a tap's lines or of less than a line
+        others += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps
+    cycles = weights / min(ports, costs.vector_loads_per_cycle) + others / ports
+    cycles += scalars / min(ports, costs.scalar_loads_per_cycle)
+    cycles *= costs.index_chain_factor if vectors == taps == 1 and problem.indexed else 1
+    # A scalar that serves one multiply-add only: of several taps many are in flight that lie in one bank.
+    alone = vectors == 1 and taps > 1 and (problem.indexed or tile.block_rows == 1) and tile.cols > 1
+    return cycles * (costs.bank_factor if alone and target.scalar_operand != "lane" else 1)
 
 
 def transfer(size: float, reuse_distance: float, target: Target) -> float:

@@ -258,8 +258,6 @@ def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cyc
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
     register = Tile(1, tile.cols, tile.block_rows, 1)
     product = register_tile.cycles(problem.band(tile.rows), register, replace(target, cores=1), fma_cycles)
-    if bands > 1 and tiles_in_band % tile.cols:
-        product *= costs.cut_tile_factor
     numbers = problem.variant.size**2 * tiles_in_band * (products.channels + products.block_rows * products.n)
     # From beyond L2 a transform waits for its numbers as well, which are read and written.
     transforms = costs.transform_instructions * numbers / target.lanes / target.fma_per_cycle**0.5

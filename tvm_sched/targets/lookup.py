@@ -13,6 +13,7 @@ from typing import Any
 from subp_contract.errors import UserError
 from tvm_sched.runtime import most_threads
 from tvm_sched.targets import file
+from tvm_sched.targets.costs import ZEN3, ZEN4, ZEN5
 from tvm_sched.targets.named import CORTEX_A76, NAMED, X86_AVX2, X86_AVX512
 from tvm_sched.targets.target import Target
 
@@ -28,6 +29,7 @@ TWO_FMA_512 = (
     "graniterapids",
     "znver5",
 )
+COSTS = {"znver3": ZEN3, "znver4": ZEN4, "znver5": ZEN5}  # by LLVM's name of the CPU they were measured on
 CODE_FLAGS = (
     "avx",
     "fma",
@@ -88,6 +90,7 @@ def host() -> Target:
         if machine == "x86_64"
         else base.cpu_flags,
         fma_per_cycle=2 if cpu in TWO_FMA_512 else base.fma_per_cycle,
+        costs=COSTS.get(cpu, base.costs),
         **caches,
     )
 

@@ -10,6 +10,7 @@ sold: Raspberry Pi 3 (A53), 4 (A72) and 5 (A76), RK3588 (A55), Graviton 2 (N1).
 from dataclasses import replace
 
 from tvm_sched.targets.costs import NEOVERSE_N1 as NEOVERSE_N1_COSTS
+from tvm_sched.targets.costs import ZEN3
 from tvm_sched.targets.target import Target
 
 X86_AVX512 = Target(
@@ -41,6 +42,7 @@ X86_AVX2 = Target(
     scalar_operand="register",
     cpu_flags=("avx2", "fma"),
     l2_bytes=512 * 1024,
+    costs=ZEN3,
 )
 CORTEX_A76 = Target(
     "cortex-a76",

@@ -6,7 +6,7 @@ differ in nothing but `kept` the slope is the step, and the intercept at no chan
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from subp_contract import pattern
 from tvm_sched.bench.calibration import workloads
@@ -18,7 +18,7 @@ from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
-NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
+FAR_CACHES = 6  # times the second cache: what only the third keeps
 FEW, MANY = 16, 48  # kept channels of two problems that differ in nothing else: loops too long for LLVM to unroll
 
 
@@ -61,7 +61,8 @@ def streaming(target: Target, size: float) -> Trial:
     n, kept, together = 4 * target.lanes, 256, target.registers // 8
     block_rows = max(1, int(size / (n * kept * FLOAT)) // together) * together
     work = workloads.direct(target, Tile(1, 1, together, 1), n=n, kept=kept, block_rows=block_rows)
-    return Trial([work], lambda cycles: block_rows * kept * n * FLOAT / cycles)
+    compute = register_tile.tile_cycles(work.problem, work.tile, target) * block_rows / together
+    return Trial([work], lambda cycles: block_rows * kept * n * FLOAT / register_tile.apart(cycles, compute))
 
 
 def adding(target: Target) -> Trial:
@@ -92,10 +93,38 @@ def gathering(target: Target) -> Trial:
 
 # Register tiles
 
-BLOCK_ROWS, TILES = 8, 2  # of a problem that stays in the first cache: block rows, and tiles of pixels
+BLOCK_ROWS, TILES = 4, 2  # of a problem that stays in the first cache: block rows, and tiles of pixels
+LEAST_ROWS = 8  # block rows in a tile of one pixel: two pipes of four cycles
 
 
-def narrow(target: Target) -> Trial | str:
+def single_pixels(target: Target, indexed: bool) -> list[Workload]:
+    """Tiles of one pixel by as many block rows of a vector as hide all waiting: a vector of weights a multiply-add."""
+    block_rows, tile = LEAST_ROWS, Tile(1, 1, LEAST_ROWS, 1)
+    return [
+        workloads.direct(
+            target,
+            tile,
+            n=target.lanes,
+            kept=kept,
+            block_rows=block_rows,
+            image=(1, TILES),
+            channels=2 * MANY if indexed else None,
+        )
+        for kept in (FEW, MANY)
+    ]
+
+
+def vectors(target: Target) -> Trial | str:
+    """All channels kept, so that one scalar serves all block rows."""
+    if target.fma_per_cycle < 2:
+        return "one multiply-add a cycle takes no more than one vector"
+    works = single_pixels(target, indexed=False)
+    loads = register_tile.load_cycles(works[0].problem, works[0].tile, target)
+    others = loads - LEAST_ROWS / min(target.loads_per_cycle, target.costs.vector_loads_per_cycle)
+    return Trial(works, lambda few, many: LEAST_ROWS / (slope(few, many) / TILES - others))
+
+
+def scalars(target: Target) -> Trial | str:
     """Blocks of half a vector, in the first cache: each multiply-add takes a scalar from there."""
     n, tile = target.lanes // 2, Tile(1, target.registers * 3 // 4, 1, 1)
     if n not in pattern.SIZES:
@@ -104,7 +133,24 @@ def narrow(target: Target) -> Trial | str:
         workloads.direct(target, tile, n=n, kept=kept, block_rows=BLOCK_ROWS, image=(1, TILES * tile.cols))
         for kept in (FEW, MANY)
     ]
-    return Trial(works, lambda few, many: TILES * tile.cols * BLOCK_ROWS / slope(few, many))
+    vector = 1 / min(target.loads_per_cycle, target.costs.vector_loads_per_cycle)
+    return Trial(works, lambda few, many: tile.cols / (slope(few, many) / TILES / BLOCK_ROWS - vector))
+
+
+def indices(target: Target) -> Trial | str:
+    """An index for each block row of tiles of one pixel: what a step takes besides its weights and scalars. None where
+    multiply-adds hide it.
+    """
+    if target.fma_per_cycle < 2:
+        return "one multiply-add a cycle leaves the ports to them"
+    works = single_pixels(target, indexed=True)
+
+    def with_loads(count: float) -> float:
+        costs = replace(target.costs, index_loads=count)
+        return register_tile.load_cycles(works[0].problem, works[0].tile, replace(target, costs=costs))
+
+    without, one = with_loads(0), with_loads(1) - with_loads(0)
+    return Trial(works, lambda few, many: max(0.0, slope(few, many) / TILES - without) / one)
 
 
 def overflowing(target: Target) -> Trial | str:
@@ -176,7 +222,6 @@ def beginning(target: Target) -> Trial:
 
 F43 = Variant(4, 3)
 GRID_ROWS = 4  # bands
-REGISTER_TILES = 13  # of a band
 
 
 def transforming(target: Target) -> Trial:
@@ -186,19 +231,6 @@ def transforming(target: Target) -> Trial:
     products = register_tile.cycles(work.problem.band(1), Tile(1, tile.cols, 1, 1), target)
     vectors = F43.size**2 * tile.cols * 2 * work.problem.products.channels / target.lanes
     return Trial([work], lambda cycles: (cycles / GRID_ROWS - products) / vectors * target.fma_per_cycle**0.5)
-
-
-def cutting(target: Target) -> Trial:
-    """A band a tile short of its register tiles, against one that fills them: by estimate the same steps. They are
-    many: of two to four register tiles a short one costs nothing (measured on Zen 5).
-    """
-    tile = WinogradTile(rows=1, cols=3, block_rows=target.registers // 8)
-    works = [
-        workloads.winograd(target, tile, F43, grid=(GRID_ROWS, cols), channels=64, kept=kept)
-        for cols in (REGISTER_TILES * tile.cols - 1, REGISTER_TILES * tile.cols)
-        for kept in (FEW, MANY)
-    ]
-    return Trial(works, lambda *cycles: slope(*cycles[:2]) / slope(*cycles[2:]))
 
 
 # Lanes over pixels
@@ -292,18 +324,23 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe(
         "l2_bytes_per_cycle", "`transfer` of weights, half the cache of them", lambda t: streaming(t, t.l2_bytes / 2)
     ),
-    Probe("far_bytes_per_cycle", "`transfer` of weights, 64 MiB of them", lambda t: streaming(t, NETWORK)),
+    Probe(
+        "far_bytes_per_cycle",
+        "`transfer` of weights, six times the cache of them",
+        lambda t: streaming(t, FAR_CACHES * t.l2_bytes),
+    ),
     Probe("moved_bytes_per_cycle", "all of an addition", adding),
     Probe("copy_cycles", "all of a strided copy", copying),
     Probe("rearrange_cycles", "all of space-to-depth of whole vectors", rearranging),
     Probe("gather_cycles", "all of space-to-depth of an RGB image", gathering),
-    Probe("narrow_fma_per_cycle", "`arithmetic / rate` of a step", narrow),
+    Probe("vector_loads_per_cycle", "weights of a step, in tiles of one pixel", vectors),
+    Probe("scalar_loads_per_cycle", "scalars of a step, in blocks of half a vector", scalars),
+    Probe("index_loads", "what else a step with indices loads", indices),
     Probe("set_overflow_factor", "the factor of a step", overflowing),
     Probe("bank_factor", "the factor of a step", banks),
     Probe("store_cycles", "what a sum adds to a register tile outside its loop", storing),
     Probe("tile_cycles", "what else a register tile takes outside its loop", beginning),
     Probe("transform_instructions", "the transforms of a band", transforming),
-    Probe("cut_tile_factor", "the factor of a band's products", cutting),
     Probe("loop_cycles", "what a register tile takes outside its loop, lanes being pixels", ending),
     Probe("lanes_step_cycles", "what a step takes beside its bounds, lanes being pixels", stepping),
     Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),
@@ -314,6 +351,5 @@ PROBES = (  # a probe stands behind those whose figures its own needs
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",
     "index_chain_factor": "what LLVM's model of the Neoverse N1 says of its loads",
-    "latency_factor": "a rule that keeps tiles of few sums away, no quantity of the CPU",
     "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
 }
