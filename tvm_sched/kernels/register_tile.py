@@ -24,6 +24,7 @@ from tvm_sched.targets.sizes import FLOAT, LINE
 IN_ORDER_AHEAD = 8
 OVERLAP = 3  # what fits measurements best: 2.4 to 3.2, by CPU and instructions
 NARROW_FMAS = 2  # multiply-adds of less than a vector that start a cycle on a core with wider vectors
+ENOUGH_SUMS = 16  # that wait for nothing: of any core here, latency times multiply-adds a cycle is less
 IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
 
 
@@ -58,8 +59,9 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
     ]
 
     def preference(tile: Tile) -> tuple:
-        """Among equals the tile with the fewest block rows and sums leaves most registers for addresses."""
-        return rounded(cycles(problem, tile, target)), tile.block_rows, tile.rows * tile.cols, tile.bands
+        """Among equals sixteen sums hide all waiting and leave registers for addresses; then few block rows."""
+        sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
+        return rounded(cycles(problem, tile, target)), abs(sums - ENOUGH_SUMS), tile.block_rows, tile.bands
 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
 

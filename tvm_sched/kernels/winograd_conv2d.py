@@ -321,7 +321,13 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     sch.set_scope(pixels, 0, "local")
     unrolled_vector(sch, sch.get_loops(pixels)[5:])
 
-    # 4. Threads share the bands, or the stages of each band.
+    # 4. The positions of a band, and its tiles, lie an odd number of cache lines apart: else whole columns of them fall
+    # into one set of the first cache.
+    for block in (transformed, sums):
+        sch.storage_align(block, 0, axis=1, factor=32, offset=16)
+        sch.storage_align(block, 0, axis=2, factor=32, offset=16)
+
+    # 5. Threads share the bands, or the stages of each band.
     if shared_bands:
         sch.parallel(sch.fuse(image, band))
     else:
