@@ -59,11 +59,17 @@ def candidates(problem: ConvProblem, target: Target, most: int = 32, among: int 
     ]
 
     def preference(tile: Tile) -> tuple:
-        """Among equals sixteen sums hide all waiting and leave registers for addresses; then few block rows."""
-        sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
-        return rounded(cycles(problem, tile, target)), abs(sums - ENOUGH_SUMS), tile.block_rows, tile.bands
+        return rounded(cycles(problem, tile, target)), *handiness(problem, tile, target), tile.bands
 
     return sorted(tiles or [Tile(1, 1, 1, 1)], key=preference)[:most]
+
+
+def handiness(problem: ConvProblem, tile: Tile, target: Target) -> tuple[int, int]:
+    """The less the better among tiles of equal cost: few block rows, and about sixteen sums, which hide all waiting and
+    leave registers for addresses.
+    """
+    sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
+    return tile.block_rows, abs(sums - ENOUGH_SUMS)
 
 
 def fits_registers(problem: ConvProblem, rows: int, cols: int, block_rows: int, target: Target) -> bool:

@@ -180,14 +180,13 @@ def compute(
     k = te.reduce_axis((0, kept), "k")
 
     def product(i, j, t, o):
-        # The clamp says nothing new of an index; it tells the compiler which channels a band needs.
-        channel = tirx.min(tirx.max(indices[o // n, k], 0), channels - 1) if indices is not None else k
-        return te.sum(weight[i, j, o // n, k, o % n] * transformed[i, j, t, channel], axis=k)
+        channel = indices[o // n, k] if indices is not None else k
+        return te.sum(weight[i, j, o // n, k, o % n] * transformed[0, i, j, t, channel], axis=k)
 
     def half_input(i, j, t, c):
         return pick(i, variant.input([pixels[r, j, t, c] for r in range(e)]))
 
-    def whole_input(i, j, t, c):
+    def whole_input(_, i, j, t, c):
         return pick(j, variant.input([half[i, q, t, c] for q in range(e)]))
 
     def half_output(i, j, t, o):
@@ -203,7 +202,9 @@ def compute(
     attributes = problem.attributes() | (marks or {})
     pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
     half = te.compute((e, e, count, channels), half_input, name=HALF_INPUT)
-    transformed = te.compute((e, e, count, channels), whole_input, name=INPUT)
+    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
+    # it.
+    transformed = te.compute((1, e, e, count, channels), whole_input, name=INPUT)
     sums = te.compute((e, e, count, out_channels), product, name=NAME, attrs=attributes)
     half_out = te.compute((m, e, count, out_channels), half_output, name=HALF_OUTPUT)
     return te.compute((batch, out_height, out_width, out_channels), whole_output, name=OUTPUT)
@@ -246,8 +247,9 @@ def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[Wino
             found.append(WinogradTile(rows, tile.cols, tile.block_rows))
 
     def preference(tile: WinogradTile) -> tuple:
-        """Among equals the tile with the fewest sums leaves most registers for addresses."""
-        return rounded(cycles(problem, tile, target)), tile.cols * tile.block_rows, tile.rows
+        register = Tile(1, tile.cols, tile.block_rows, 1)
+        cost = rounded(cycles(problem, tile, target))
+        return cost, *register_tile.handiness(problem.products, register, target), tile.rows
 
     return sorted(dict.fromkeys(found), key=preference)[:most]
 
@@ -290,7 +292,14 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
         sch.set_scope(block, 0, "local")
         unrolled_vector(sch, sch.get_loops(block)[5:])
 
-    # 2. Products of a band: for each of the e*e positions, the register tile of `direct_conv2d`.
+    # 2. Products of a band: for each of the e*e positions, the register tile of `direct_conv2d`. They may read any
+    # channel: what an index says is not known.
+    sch.annotate_buffer_access(
+        product,
+        [read.source.name for read in sch.get(product).reads].index(INPUT),
+        "read",
+        lambda i, j, t, o, k: ((0, 1), (i, i + 1), (j, j + 1), (t, t + 1), (0, problem.products.channels)),
+    )
     sch.compute_at(product, band, preserve_unit_loops=True)
     position_i, position_j, t, o, k = sch.get_loops(product)[2:]
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
@@ -308,24 +317,25 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
 
     # 3. Inputs of a band: a tile's pixels, a vector of channels at a time, column by column, then row by row.
     sch.compute_at(transformed, band, preserve_unit_loops=True)
-    i, j, t, c = sch.get_loops(transformed)[2:]
+    i, j, t, c = sch.get_loops(transformed)[3:]
     channel, lane = sch.split(c, [None, target.lanes])
     sch.reorder(t, channel, i, j, lane)
     unrolled_vector(sch, [i, j, lane])
     sch.compute_at(half_input, channel, preserve_unit_loops=True)
     sch.set_scope(half_input, 0, "local")
-    i, j, *rest = sch.get_loops(half_input)[4:]
+    i, j, *rest = sch.get_loops(half_input)[5:]
     sch.reorder(j, i)
     unrolled_vector(sch, [j, i, *rest])
     sch.compute_at(pixels, j, preserve_unit_loops=True)
     sch.set_scope(pixels, 0, "local")
-    unrolled_vector(sch, sch.get_loops(pixels)[5:])
+    unrolled_vector(sch, sch.get_loops(pixels)[6:])
 
     # 4. The positions of a band, and its tiles, lie an odd number of cache lines apart: else whole columns of them fall
     # into one set of the first cache.
     for block in (transformed, sums):
-        sch.storage_align(block, 0, axis=1, factor=32, offset=16)
-        sch.storage_align(block, 0, axis=2, factor=32, offset=16)
+        *_, position, tiles, _ = range(len(sch.get(block).writes[0].source.shape))
+        for axis in (position, tiles):
+            sch.storage_align(block, 0, axis=axis, factor=32, offset=16)
 
     # 5. Threads share the bands, or the stages of each band.
     if shared_bands:
