@@ -24,7 +24,7 @@ from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
 from tvm_sched.passes.graph.mark_internal import mark_internal
-from tvm_sched.passes.graph.relax_tools import is_kernel_call
+from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
@@ -158,6 +158,8 @@ def told(step: str) -> Iterator[None]:
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
     """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    read = weight_bytes(imported.mod["main"], compilation.dense)
+    compilation.target = replace(compilation.target, network_bytes=read)
     if compilation.observe:
         compilation.observe(IMPORTED, imported.mod)
     return run(FUSING, imported.mod, compilation)

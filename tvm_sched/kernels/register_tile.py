@@ -131,11 +131,17 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
     weights = tile.block_rows * problem.kept * prod(problem.kernel) * problem.n * FLOAT
     touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
     band = prod(problem.stride) * height * width * problem.channels * FLOAT * touched / tile.bands
-    first = transfer(weights, weights * problem.block_rows // tile.block_rows + band, target)
-    others = (tiles - 1) * transfer(weights, weights + band / tiles, target)
-    pass_cycles = together(tile_rows * compute, first + others, transfer(band, band + weights, target))
-    passes = images * tile.bands * problem.block_rows // tile.block_rows
-    return pass_cycles * ceil(passes / target.cores)
+    groups = problem.block_rows // tile.block_rows
+
+    def pass_cycles(reuse_distance: float) -> float:
+        first = transfer(weights, reuse_distance, target)
+        others = (tiles - 1) * transfer(weights, weights + band / tiles, target)
+        return together(tile_rows * compute, first + others, transfer(band, band + weights, target))
+
+    again = weights * groups + band  # touched since the band before
+    mine = ceil(images * tile.bands * groups / target.cores)  # passes of the busiest core
+    new = min(mine, ceil(groups / target.cores))  # with weights that were not read before in this call
+    return new * pass_cycles(max(again, target.network_bytes)) + (mine - new) * pass_cycles(again)
 
 
 def together(*parts: float) -> float:
@@ -160,8 +166,8 @@ def tile_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
 
 
 def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
-    """Cycles of one step of the innermost loop, a channel at a tap: bound by multiply-adds, by loads, or by waiting for
-    the sums of the step before.
+    """Cycles of one step of the innermost loop, a channel at a tap: bound by multiply-adds, which wait for the sums of
+    the step before where these are few, or by loads.
     """
     costs = target.costs
     sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
@@ -174,7 +180,7 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     elif target.in_order:
         step = max(arithmetic / rate + costs.in_order_load_share * loads, target.fma_latency)
     else:
-        step = max(arithmetic / rate, loads, target.fma_latency)
+        step = max(together(arithmetic / rate, target.fma_latency), loads)
     return step * (costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1)
 
 
@@ -202,8 +208,11 @@ def transfer(size: float, reuse_distance: float, target: Target) -> float:
     costs = target.costs
     if reuse_distance <= costs.cache_share * target.l1_bytes:
         return 0.0
-    near = reuse_distance <= costs.cache_share * target.l2_bytes
-    return size / (costs.l2_bytes_per_cycle if near else costs.far_bytes_per_cycle)
+    if reuse_distance <= costs.cache_share * target.l2_bytes:
+        return size / costs.l2_bytes_per_cycle
+    # Half of the last cache: others use it too, and what the second throws out goes there.
+    near = reuse_distance <= costs.cache_share * target.last_cache_bytes / 2
+    return size / (costs.far_bytes_per_cycle if near else costs.memory_bytes_per_cycle)
 
 
 def overflows_a_set(problem: ConvProblem, tile: Tile, target: Target) -> bool:

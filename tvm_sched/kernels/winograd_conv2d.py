@@ -258,14 +258,17 @@ def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cyc
     """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     products, grid, costs = problem.products, problem.grid, target.costs
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
-    register = Tile(1, tile.cols, tile.block_rows, 1)
-    product = register_tile.cycles(problem.band(tile.rows), register, replace(target, cores=1), fma_cycles)
+    register, one_core = Tile(1, tile.cols, tile.block_rows, 1), replace(target, cores=1)
+    first, product = (
+        register_tile.cycles(problem.band(tile.rows), register, replace(one_core, network_bytes=read), fma_cycles)
+        for read in (target.network_bytes, 0)
+    )
     numbers = problem.variant.size**2 * tiles_in_band * (products.channels + products.block_rows * products.n)
     # From beyond L2 a transform waits for its numbers as well, which are read and written.
     transforms = costs.transform_instructions * numbers / target.lanes / target.fma_per_cycle**0.5
     far = 2 * numbers * FLOAT / costs.l2_bytes_per_cycle if numbers * FLOAT > target.l2_bytes else 0
     band = product + transforms + far
-    return band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
+    return first - product + band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
 
 
 def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:

@@ -39,6 +39,7 @@ class Costs:
     measured_on: str
     l2_bytes_per_cycle: float = figure(32, BANDWIDTH, "sustained from the second cache")
     far_bytes_per_cycle: float = figure(20, BANDWIDTH, "sustained from beyond the second cache, the third")
+    memory_bytes_per_cycle: float = figure(6, BANDWIDTH, "sustained from memory, by all cores together")
     cache_share: float = figure(0.75, SHARE, "of a cache that data may fill before they are taken to have left it")
     moved_bytes_per_cycle: float = figure(
         8, BANDWIDTH, "operands and result together, of what computes next to nothing (pooling, padding)"
@@ -105,6 +106,7 @@ ZEN5 = Costs(
     "AMD Zen 5 (EPYC, AVX-512)",
     l2_bytes_per_cycle=34.9,
     far_bytes_per_cycle=27.5,
+    memory_bytes_per_cycle=12,
     moved_bytes_per_cycle=26.7,
     rearrange_cycles=3.74,
     gather_cycles=0.569,
@@ -126,6 +128,7 @@ ZEN5 = Costs(
 NEOVERSE_N1 = Costs(
     "LLVM's model of the Neoverse N1; caches as on Zen 4",
     far_bytes_per_cycle=6,
+    memory_bytes_per_cycle=4,
     vector_loads_per_cycle=2,
     scalar_loads_per_cycle=2,
     index_loads=3,

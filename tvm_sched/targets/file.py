@@ -72,6 +72,7 @@ RULES = {
     "l1_bytes": number(4096, 2**24),
     "l1_ways": number(1, 64),
     "l2_bytes": number(4096, 2**30),
+    "last_cache_bytes": number(4096, 2**34),
     "cores": number(1, 1024),
     "mca": TEXT,
     "costs": Rule(lambda value: isinstance(value, dict), "an object of figures"),

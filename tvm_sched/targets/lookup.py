@@ -116,7 +116,7 @@ def cpu_flags() -> set[str]:
 
 
 def host_caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
-    """`l1_bytes`, `l1_ways` and `l2_bytes` of the first core, as far as the system tells them."""
+    """`l1_bytes`, `l1_ways`, `l2_bytes` and `last_cache_bytes` of the first core, as far as the system tells them."""
     found: dict[str, int] = {}
     for index in sorted(root.glob("index*")):
         try:
@@ -130,4 +130,6 @@ def host_caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict
             found |= {"l1_bytes": size_bytes, "l1_ways": int(ways)}
         elif level == "2":
             found |= {"l2_bytes": size_bytes}
+        elif level == "3":
+            found |= {"last_cache_bytes": size_bytes}
     return found

@@ -58,12 +58,13 @@ CORTEX_A76 = Target(
     l1_bytes=64 * 1024,
     l1_ways=4,
     l2_bytes=512 * 1024,
+    last_cache_bytes=2 * 1024 * 1024,
     # the same pipes; what LLVM has under the name of the A76 is the model of the A57, with half its FMAs
     mca="neoverse-n1",
     costs=NEOVERSE_N1_COSTS,
 )
 NEOVERSE_N1 = replace(
-    CORTEX_A76, name="neoverse-n1", cpu="neoverse-n1", l2_bytes=1024 * 1024
+    CORTEX_A76, name="neoverse-n1", cpu="neoverse-n1", l2_bytes=1024 * 1024, last_cache_bytes=32 * 1024 * 1024
 )  # the A76's core, with more cache
 CORTEX_A72 = replace(
     CORTEX_A76,
@@ -76,6 +77,7 @@ CORTEX_A72 = replace(
     l1_bytes=32 * 1024,
     l1_ways=2,
     l2_bytes=1024 * 1024,
+    last_cache_bytes=1024 * 1024,
     mca="cortex-a72",
 )
 CORTEX_A55 = replace(
@@ -99,6 +101,7 @@ CORTEX_A53 = replace(
     cpu="cortex-a53",
     fma_latency=8,
     l2_bytes=512 * 1024,
+    last_cache_bytes=512 * 1024,
     mca="cortex-a53",
 )
 APPLE_M1 = replace(
@@ -112,6 +115,7 @@ APPLE_M1 = replace(
     l1_bytes=128 * 1024,
     l1_ways=8,
     l2_bytes=12 * 1024 * 1024,
+    last_cache_bytes=12 * 1024 * 1024,
     mca="",
 )
 NAMED = {

@@ -28,7 +28,10 @@ class Target:
     l1_bytes: int = 32 * 1024
     l1_ways: int = 8
     l2_bytes: int = 1024 * 1024
+    last_cache_bytes: int = 32 * 1024 * 1024  # of what all cores share before memory
     cores: int = 4
+    # of weights that are read between two calls of a kernel: not of the CPU, as its threads are not, but of the network
+    network_bytes: int = 0
     mca: str = (
         ""  # LLVM -mcpu whose scheduling model describes the core's pipes, for `machine_model`; empty if none does
     )

@@ -104,7 +104,8 @@ def tune(
     else:
         target = measurable_here(target, threads)
     imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
-    tasks = tasks_of(pipeline.fused(imported, Compilation(target, dense=dense)))
+    compilation = Compilation(target, dense=dense)
+    tasks, target = tasks_of(pipeline.fused(imported, compilation)), compilation.target
     database = Records(Path(records), target, create=True)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:

@@ -97,7 +97,12 @@ def test_caches_are_read_from_the_system(tmp_path):
     write_cache(tmp_path, "index1", 1, "Instruction", "64K", 16)
     write_cache(tmp_path, "index2", 2, "Unified", "2M", 16)
     write_cache(tmp_path, "index3", 3, "Unified", "96M", 16)
-    assert targets.host_caches(tmp_path) == {"l1_bytes": 48 * 1024, "l1_ways": 12, "l2_bytes": 2 * 1024**2}
+    assert targets.host_caches(tmp_path) == {
+        "l1_bytes": 48 * 1024,
+        "l1_ways": 12,
+        "l2_bytes": 2 * 1024**2,
+        "last_cache_bytes": 96 * 1024**2,
+    }
 
 
 def test_caches_that_the_system_does_not_tell_are_left_out(tmp_path):

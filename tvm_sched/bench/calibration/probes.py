@@ -18,6 +18,7 @@ from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
+NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
 FAR_CACHES = 6  # times the second cache: what only the third keeps
 FEW, MANY = 16, 48  # kept channels of two problems that differ in nothing else: loops too long for LLVM to unroll
 
@@ -329,6 +330,7 @@ PROBES = (  # a probe stands behind those whose figures its own needs
         "`transfer` of weights, six times the cache of them",
         lambda t: streaming(t, FAR_CACHES * t.l2_bytes),
     ),
+    Probe("memory_bytes_per_cycle", "weights in memory, 64 MiB of them", lambda t: streaming(t, NETWORK)),
     Probe("moved_bytes_per_cycle", "all of an addition", adding),
     Probe("copy_cycles", "all of a strided copy", copying),
     Probe("rearrange_cycles", "all of space-to-depth of whole vectors", rearranging),

@@ -19,6 +19,19 @@ def as_array(expr) -> np.ndarray | None:
     return view
 
 
+def weight_bytes(function: relax.Function, dense: bool) -> int:
+    """Of its constants of at least two axes, the weights; of their zeros only where those are computed (`dense`)."""
+    weights: list[np.ndarray] = []
+
+    def visit(expr: relax.Expr) -> None:
+        array = as_array(expr)
+        if array is not None and array.ndim > 1:
+            weights.append(array)
+
+    relax.analysis.post_order_visit(function, visit)
+    return sum(array.nbytes if dense else np.count_nonzero(array) * array.itemsize for array in weights)
+
+
 def constant(array: np.ndarray) -> GenericConst:
     """A Relax constant of that value and dtype: a copy, and the only one, of an array in any order."""
     tensor = tvm.runtime.empty(array.shape, str(array.dtype))
