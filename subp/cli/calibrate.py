@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tvm_sched.bench.calibration.measuring import Finding
+    from tvm_sched.bench.calibration.ranking import Ranking
+    from tvm_sched.bench.engines import Network
 
 
 @click.command("calibrate")
@@ -34,13 +36,35 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of measuring, for each figure.",
 )
+@click.option(
+    "--rank",
+    "networks",
+    metavar="NETWORKS",
+    help="Instead: how well the estimates rank the tiles of these networks' kernels, dense and 75 % pruned.",
+)
+@click.option(
+    "--tiles",
+    type=click.IntRange(3),
+    default=12,
+    show_default=True,
+    help="With --rank: tiles of a kernel that are measured.",
+)
 @click.option("--json", "json_file", type=OutputFile(), help="File for the table and the machine's state.")
-def command(target: str, output: Path | None, seconds: float, json_file: Path | None) -> None:
+def command(
+    target: str, output: Path | None, seconds: float, networks: str | None, tiles: int, json_file: Path | None
+) -> None:
     """Measure this CPU's costs: what steers the choice of kernels and tiles, and stands in no manual.
 
     Small kernels run on one core, in turn with a loop of multiply-adds that tells a cycle. Figures that swing too much,
     that make no sense, or that no run can show stay as the target has them; the table says which and why.
+
+    With --rank kernels of whole networks run with tiles of many ranks: Kendall's tau tells how far the order of the
+    estimates agrees with that of the measurements, from -1 to 1; the regret is the time of the estimate's first tile
+    over the least measured.
     """
+    if networks:
+        require(output is None, "--rank measures no target: leave -o out")
+        return rank(target, networks.split(","), tiles, json_file)
     from subp.cli.tune import trial_bar
     from tvm_sched import targets
     from tvm_sched.bench.calibration.measuring import calibrated
@@ -61,6 +85,51 @@ def command(target: str, output: Path | None, seconds: float, json_file: Path | 
     if json_file:
         content = {"target": before.name, "machine": asdict(state), "findings": [asdict(each) for each in findings]}
         write_atomically(json_file, json.dumps(content, indent=2).encode())
+
+
+def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | None) -> None:
+    """How well the estimates rank the tiles of the networks' kernels, on one core of this machine."""
+    from subp.cli.tune import trial_bar
+    from tvm_sched import targets
+    from tvm_sched.bench.calibration import ranking
+    from tvm_sched.bench.latency import MachineState
+    from tvm_sched.tuning.search import measurable_here
+
+    core = measurable_here(targets.get(target), threads=1)
+    tasks = ranking.tasks_of_all([network_of(name, kept) for name in networks for kept in (1.0, 0.25)], core)
+    with trial_bar(console()) as progress:
+        rankings = ranking.rank(tasks, core, tiles, progress)
+    state, total = MachineState.now(), ranking.agreement(rankings)
+    console().print(ranking_table(rankings))
+    click.echo(f"{len(rankings)} kernels: median tau {total.tau:.2f}, {total.share:.0%} of at least {ranking.GOOD}")
+    click.echo(f"By the estimates' choice all calls take {total.regret:.3f} times what the best tiles do")
+    click.echo(f"On {state}")
+    if json_file:
+        content = {"target": target, "machine": asdict(state), "agreement": asdict(total)}
+        content |= {"rankings": [asdict(each) for each in rankings]}
+        write_atomically(json_file, json.dumps(content, indent=2).encode())
+
+
+def network_of(name: str, kept: float) -> "Network":
+    """A network with random weights of which so many 1x16 blocks are kept."""
+    from subp.deployment.networks import DEFAULTS, load_network
+
+    network, _ = load_network(name, dict.fromkeys(DEFAULTS) | {"sparsity": 1 - kept, "code": None})
+    return network
+
+
+def ranking_table(rankings: Sequence["Ranking"]) -> "Table":
+    """One row a kernel."""
+    from rich.table import Table
+
+    made = Table("kernel")
+    for column in ("calls", "us", "tiles", "tau", "regret", "estimate / measured"):
+        made.add_column(column, justify="right")
+    for each in rankings:
+        tau = "-" if each.tau is None else f"{each.tau:.2f}"
+        numbers = (f"{each.microseconds:.1f}", str(each.tiles), tau, f"{each.regret:.2f}", f"{each.bias:.2f}")
+        made.add_row(each.name, str(each.calls), *numbers)
+    return made
 
 
 def table(findings: Sequence["Finding"]) -> "Table":

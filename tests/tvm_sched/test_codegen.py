@@ -17,7 +17,8 @@ from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.rewrites.loops import PREFETCH
-from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import WinogradTile
+from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.passes.graph.mark_internal import INTERNAL, mark_internal
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import AHEAD, insert_prefetches

@@ -98,6 +98,7 @@ class Example:
         return f"1x{self.n} {kind} {self.size}x{self.size} stride {self.stride}"
 
 
+MOST_TILES = 32  # of a kernel that are worth trying
 EXAMPLE_SIZES = (4, 8, 16, 32)  # of blocks
 
 
@@ -147,8 +148,8 @@ class Kernel(ABC):
         """The sizes of a function that holds this kernel."""
 
     @abstractmethod
-    def tiles(self, problem: Problem, target: Target) -> list[Tile]:
-        """Tiles worth trying, best guess first; never empty."""
+    def tiles(self, problem: Problem, target: Target, most: int = MOST_TILES) -> list[Tile]:
+        """Tiles worth trying, `most` at the most, best guess first; never empty."""
 
     @abstractmethod
     def cycles(self, problem: Problem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:

@@ -21,7 +21,7 @@ from tvm.s_tir import Schedule
 
 from subp_contract import pattern
 from tvm_sched.kernels import direct_conv2d, register_tile
-from tvm_sched.kernels.base import Form, Kernel, Savings, distinct_rows, fusable_call, least_cycles, normal
+from tvm_sched.kernels.base import MOST_TILES, Form, Kernel, Savings, distinct_rows, fusable_call, least_cycles, normal
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.layer import Layer, longest_row
@@ -141,8 +141,8 @@ class ColumnsConv2d(Kernel):
     problem = staticmethod(problem_of)
     schedule = staticmethod(direct_conv2d.schedule)
 
-    def tiles(self, problem: ColumnsProblem, target: Target) -> list[Tile]:
-        return register_tile.candidates(problem.conv, target)
+    def tiles(self, problem: ColumnsProblem, target: Target, most: int = MOST_TILES) -> list[Tile]:
+        return register_tile.candidates(problem.conv, target, most)
 
     def cycles(self, problem: ColumnsProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
         """Those of the 1x1 convolution, and two more loads a step: an index is three numbers."""

@@ -17,7 +17,7 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.base import Example, Form, Kernel, Savings, fusable_call, least_cycles
+from tvm_sched.kernels.base import MOST_TILES, Example, Form, Kernel, Savings, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
@@ -89,7 +89,7 @@ def problem_of(sch: Schedule) -> DepthwiseProblem:
     return DepthwiseProblem(batch, height, width, channels, (rows, columns), (down, right))
 
 
-def tiles(problem: DepthwiseProblem, target: Target) -> list[DepthwiseTile]:
+def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> list[DepthwiseTile]:
     """Those that load the fewest inputs first."""
     height, width, channels = problem.height, problem.width, problem.channels
     vector = vector_width(channels, target.lanes)
@@ -105,7 +105,7 @@ def tiles(problem: DepthwiseProblem, target: Target) -> list[DepthwiseTile]:
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
-    return sorted(found, key=lambda tile: (loads(tile), tile.rows))
+    return sorted(found, key=lambda tile: (loads(tile), tile.rows))[:most]
 
 
 def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_cycles: float | None = None) -> float:

@@ -35,7 +35,7 @@ class VectorLinear(Kernel):
     def problem(self, sch):
         return tuple(int(extent) for extent in sch.get(find_block(sch, self.name)).writes[0].source.shape)
 
-    def tiles(self, problem, target):
+    def tiles(self, problem, target, most=1):
         return [lanes for lanes in (target.lanes, 2 * target.lanes) if problem[1] % lanes == 0]
 
     def cycles(self, problem, tile, target, fma_cycles=None):

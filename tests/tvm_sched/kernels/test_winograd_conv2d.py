@@ -14,7 +14,8 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import targets
 from tvm_sched.kernels import kernel_of, winograd_conv2d
-from tvm_sched.kernels.winograd_conv2d import VARIANTS, Variant, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import WinogradTile
+from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 
 ONE_CORE = replace(targets.host(), cores=1)
 LANES = ONE_CORE.lanes

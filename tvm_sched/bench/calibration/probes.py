@@ -14,7 +14,8 @@ from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.pixel_lanes_conv2d import BURST, PixelTile, rows_together
 from tvm_sched.kernels.register_tile import Tile
-from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import WinogradTile
+from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 

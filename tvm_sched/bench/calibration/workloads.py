@@ -17,7 +17,8 @@ from tvm_sched.kernels.base import Kernel, Problem, normal
 from tvm_sched.kernels.generic import rules
 from tvm_sched.kernels.pixel_lanes_conv2d import PixelTile
 from tvm_sched.kernels.register_tile import Tile
-from tvm_sched.kernels.winograd_conv2d import Variant, WinogradTile
+from tvm_sched.kernels.winograd_conv2d import WinogradTile
+from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
 
 
