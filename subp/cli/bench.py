@@ -22,7 +22,7 @@ from subp_contract.errors import UserError
 if TYPE_CHECKING:
     from tvm_sched.bench.engines import Engine, Network
 
-ENGINES = ("torch", "onnxruntime", "dense")
+ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "ncnn", "dense")
 
 
 @click.command("bench", short_help="Measure the latency of NET.SO beside other engines, or of a whole suite.")
@@ -32,8 +32,16 @@ ENGINES = ("torch", "onnxruntime", "dense")
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
 @model_options("n", "sparsity", "seed", "code")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
+@click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
 @click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
 @click.option("--seconds", type=click.FloatRange(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option(
+    "--until-quiet",
+    "minutes",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
+)
 @click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
 @click.option("--json", "json_file", type=OutputFile(), help="File for the rows and the machine's state.")
 def command(
@@ -43,8 +51,10 @@ def command(
     model: str | None,
     settings: dict,
     records: Path | None,
+    target: str | None,
     threads: list[int] | None,
     seconds: float | None,
+    minutes: float,
     layers: bool,
     json_file: Path | None,
 ) -> None:
@@ -52,11 +62,16 @@ def command(
     of a suite.
 
     Engines must agree in their outputs before they are compared. The machine's fp32 peak is measured in turn with them:
-    "time / D" is the time over D, what a dense network takes by direct convolution at that peak; "of peak" is how much
-    of it the kept blocks' multiply-adds reach (Winograd needs fewer, so it may exceed 100 %).
+    "time / D" is the time over D, what a dense network takes by direct convolution at that peak, in vectors as wide as
+    the target's; "of peak" is how much of it the kept blocks' multiply-adds reach (Winograd needs fewer, so it may
+    exceed 100 %). A second loop, bound by loads from the first cache, shows what a neighbour on the same physical core
+    takes away: "core" is the share of their best that both loops reached meanwhile, the worse of the two.
+
+    Engines other than ours are dense; int8 is by ONNX Runtime's static quantiser, per channel, calibrated on random
+    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp[peers]'.
 
     \b
-    Suites: networks, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
+    Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
     """
     if (artifact is None) == (suite is None):
         raise click.UsageError("give either NET.SO or --suite")
@@ -65,15 +80,25 @@ def command(
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
             raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
-        run_suite(suite, against, records, seconds, json_file)
+        run_suite(suite, against, target, records, seconds, minutes, json_file)
     else:
+        if target is not None:
+            raise click.UsageError("NET.SO was compiled for a target: leave --target out")
         if against and model is None:
             raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
-        run_one(artifact, against, model, settings, records, threads or [1], seconds or 10.0, layers, json_file)
+        run_one(
+            artifact, against, model, settings, records, threads or [1], seconds or 10.0, minutes, layers, json_file
+        )
 
 
 def run_suite(
-    name: str, against: list[str], records: Path | None, seconds: float | None, json_file: Path | None
+    name: str,
+    against: list[str],
+    target: str | None,
+    records: Path | None,
+    seconds: float | None,
+    minutes: float,
+    json_file: Path | None,
 ) -> None:
     """Measures a suite, given by its name or file."""
     from tvm_sched.bench import suite
@@ -82,10 +107,11 @@ def run_suite(
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
     from subp.cli.terminal import console
-    from subp.deployment.suite_run import SuiteRun, reached
+    from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched.bench import latency, rows
 
-    run, terminal, results = SuiteRun(chosen, against, records, seconds or chosen.seconds, json_file), console(), []
+    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file)
+    run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for case in chosen.cases:
         click.secho(str(case), bold=True)
@@ -114,12 +140,13 @@ def run_one(
     records: Path | None,
     threads: list[int],
     seconds: float,
+    minutes: float,
     layers: bool,
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
     from subp.cli.terminal import console
-    from subp.deployment.checks import check
+    from subp.deployment.checks import engine_check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.signature import check_inputs
@@ -139,8 +166,8 @@ def run_one(
         ready += [reference(name, network, count, records) for name in against]
         for engine in ready if model else ():
             engine.prepare()
-            check(f"{engine.name} on {model}", engine.call(x), network.reference(x))
-        measured += engines.compare(ready, x, seconds)
+            engine_check(engine, f"{engine.name} on {model}", engine.call(x), network.reference(x))
+        measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
             profiles.append(profile.profile(compiled, x, peak, count))

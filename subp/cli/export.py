@@ -21,7 +21,8 @@ def command(model: str, settings: dict, output: Path) -> None:
     not_an_input(output, model)
     network, _ = load_network(model, settings)
     x = network.only_input().numpy()
-    onnx = engines.onnx_bytes(network.module, network.example_input)
-    error = check("the ONNX model", engines.onnxruntime(network, threads=1, model=onnx).call(x), network.reference(x))
-    write_atomically(output, onnx)
-    click.echo(f"{output}: {len(onnx) / 1e6:.2f} MB, input {list(x.shape)}; maximum error to PyTorch {error:.1e}")
+    error = check("the ONNX model", engines.peer("onnxruntime", network, threads=1).call(x), network.reference(x))
+    write_atomically(output, network.onnx)
+    click.echo(
+        f"{output}: {len(network.onnx) / 1e6:.2f} MB, input {list(x.shape)}; maximum error to PyTorch {error:.1e}"
+    )

@@ -7,8 +7,12 @@ import numpy as np
 import tvm_sched
 from subp_contract.errors import CheckFailed, UserError
 from tvm_sched import Artifact
+from tvm_sched.bench.engines import Engine
 from tvm_sched.signature import check_inputs
 from tvm_sched.verification.comparison import compare
+
+LEAST_COSINE = 0.5  # of an int8 engine's outputs with PyTorch's
+TINY = 1e-30  # keeps a quotient of zeros a number
 
 
 def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
@@ -20,6 +24,18 @@ def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
     if not agreement.holds:
         raise CheckFailed(f"{stage} {agreement.words}")
     return agreement.error
+
+
+def engine_check(engine: Engine, stage: str, output: np.ndarray, expected: np.ndarray) -> None:
+    """As `check`; in int8 an output is taken that points the same way: random weights make a network that quantisation
+    changes much.
+    """
+    if engine.precision == "float32":
+        check(stage, output, expected)
+        return
+    cosine = float((output * expected).sum() / (np.linalg.norm(output) * np.linalg.norm(expected) + TINY))
+    if not cosine >= LEAST_COSINE:
+        raise CheckFailed(f"{stage} differs from PyTorch: the cosine of their outputs is {cosine:.2f}")
 
 
 def check_written(path: Path, artifact: Artifact) -> None:

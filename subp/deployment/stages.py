@@ -86,7 +86,7 @@ def deploy(
 
 def references(network: Network, inputs: np.ndarray) -> tuple[list[Engine], Errors]:
     """PyTorch and ONNX Runtime on the network, and the error of the latter."""
-    pytorch, onnxruntime = engines.pytorch(network, THREADS), engines.onnxruntime(network, THREADS)
+    pytorch, onnxruntime = engines.pytorch(network, THREADS), engines.peer("onnxruntime", network, THREADS)
     outputs = one_by_one(onnxruntime.call, inputs)
     return [pytorch, onnxruntime], {"onnxruntime": check("ONNX Runtime", outputs, network.reference(inputs))}
 

@@ -1,6 +1,6 @@
 """A benchmark suite being run: each case built, checked against PyTorch, measured, and kept on disk before the next.
 
-run = SuiteRun(suite.read("networks"), against=["torch"], records=None, seconds=3.0, file=Path("out.json"))
+run = SuiteRun(suite.read("networks"), Settings(["torch"], "host", None, 3.0, 0.0, Path("out.json")))
 for case in run.suite.cases:
     print(rows.table(run.measure(case).rows))
 run.measure_overhead()
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import tvm_sched
-from subp.deployment.checks import check
+from subp.deployment.checks import engine_check
 from subp.deployment.random_networks import random_layer, random_network
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
@@ -46,21 +46,27 @@ class Measured:
         return [*self.ours.values(), *self.others]
 
 
-class SuiteRun:
-    """Runs a suite. What is measured is in `content`, and in `file` where there is one, before the next case begins.
+@dataclass(frozen=True)
+class Settings:
+    """How a suite is run."""
 
-    against: names of `engines.REFERENCES`
-    records: folder of tuning records, None for those shipped
-    seconds: of measuring, for each engine
-    Raises UserError where threads lack.
+    against: list[str]  # names of `engines.REFERENCES`
+    target: str  # that ours are compiled for
+    records: Path | None  # folder of tuning records, None for those shipped
+    seconds: float  # of measuring, for each engine
+    minutes: float  # until the core was quiet for long enough, at the most
+    file: Path | None
+
+
+class SuiteRun:
+    """Runs a suite. What is measured is in `content`, and in the settings' file where there is one, before the next
+    case begins. Raises UserError where threads lack.
     """
 
-    def __init__(
-        self, chosen: Suite, against: list[str], records: Path | None, seconds: float, file: Path | None
-    ) -> None:
+    def __init__(self, chosen: Suite, settings: Settings) -> None:
         wanted, most = max(case.threads for case in chosen.cases), runtime.most_threads()
         require(wanted <= most, f"the suite {chosen.name} wants {wanted} threads; this process may use {most}")
-        self.suite, self.against, self.records, self.seconds, self.file = chosen, against, records, seconds, file
+        self.suite, self.settings = chosen, settings
         self.content = {"suite": chosen.name, "about": chosen.about}
         self.content |= {"measurements": [], "profiles": [], "not_quiet": []}
 
@@ -82,12 +88,14 @@ class SuiteRun:
         networks = [network_of(case, sparsity) for sparsity in case.sparsities]
         x = networks[0].example_input.numpy()
         ours = [self._deployed(case, network, folder / f"{i}.so") for i, network in enumerate(networks)]
-        others = [reference(name, networks[0], case.threads) for name in self.against]
+        others = [reference(name, networks[0], case.threads) for name in self.settings.against]
         for engine in [*ours, *others]:
             engine.prepare()
-            check(f"{engine.name} on {case}", engine.call(x), engine.network.reference(x))
+            engine_check(engine, f"{engine.name} on {case}", engine.call(x), engine.network.reference(x))
         cpus = latency.fastest_cpus(case.threads)
-        measured = engines.compare([*ours, *others], x, self.seconds * (len(ours) + len(others)))
+        measured = engines.compare(
+            [*ours, *others], x, self.settings.seconds * (len(ours) + len(others)), self.settings.minutes
+        )
         state = MachineState.now()
         goals = [*map(case.goals.get, case.sparsities), *[None] * len(others)]
         measured = [replace(row, goal=goal) for row, goal in zip(measured, goals, strict=True)]
@@ -103,14 +111,15 @@ class SuiteRun:
     def _deployed(self, case: Case, network: Network, path: Path) -> Engine:
         """Compiled, saved at `path` and loaded again."""
         x, dense = network.example_input, network.n is None
-        tvm_sched.compile(network.module, x, threads=case.threads, records=self.records, dense=dense).save(path)
+        options = {"target": self.settings.target, "threads": case.threads, "records": self.settings.records}
+        tvm_sched.compile(network.module, x, dense=dense, **options).save(path)
         artifact, grown = memory.load_measured(path, case.threads)
         return replace(engines.ours(artifact, network, path), rss_growth_bytes=grown)
 
     def _save(self) -> None:
         """What there is so far."""
-        if self.file:
-            write_atomically(self.file, json.dumps(self.content, indent=2).encode())
+        if self.settings.file:
+            write_atomically(self.settings.file, json.dumps(self.content, indent=2).encode())
 
 
 def network_of(case: Case, sparsity: float) -> Network:

@@ -1,8 +1,9 @@
-"""A network made ready in each engine that is compared: PyTorch eager, ONNX Runtime, and our artifact, dense or sparse.
+"""A network made ready in each engine that is compared: PyTorch eager, those of `peers`, and our artifact, dense or
+sparse.
 
 Each becomes an `Engine`, a callable over a NumPy array, so that the same input goes through the same call everywhere:
 
-    engines = [pytorch(network, threads=1), onnxruntime(network, threads=1), ours(artifact, network, path)]
+    engines = [pytorch(network, threads=1), peer("onnxruntime", network, threads=1), ours(artifact, network, path)]
     rows = compare(engines, x)
 
 The reference engines run at their best: inference mode, all graph optimisations, as many threads as asked for.
@@ -10,18 +11,22 @@ The reference engines run at their best: inference mode, all graph optimisations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from subp_contract.errors import UserError
 from subp_contract.pattern import SIZES, find, kept_blocks, occupancy
-from tvm_sched.bench import peak
-from tvm_sched.bench.latency import Candidate, fastest_cpus, measure, pinned
+from tvm_sched import targets
+from tvm_sched.bench import core_state, peak, peers
+from tvm_sched.bench.latency import Candidate, fastest_cpus, measure_rounds, pinned, timings
 from tvm_sched.bench.rows import Row, file_limit
 from tvm_sched.deploy.artifact import Cost
 
@@ -69,6 +74,24 @@ class Network:
         density = sum(layer.density * layer.total for layer in layers) / sum(layer.total for layer in layers)
         return cls(name, None, None, n, round(1 - density, 4))
 
+    @cached_property
+    def eager(self) -> "torch.nn.Module":
+        """The module itself, or the one that an exported program stands for."""
+        return eager(self.module)
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The network as an ONNX model, weights included: its own file, or exported."""
+        stored = getattr(self.module, "stored", None)
+        if isinstance(stored, Path):
+            return stored.read_bytes()
+        return stored or onnx_bytes(self.module, self.only_input())
+
+    @cached_property
+    def onnx_int8(self) -> bytes:
+        """The same in int8."""
+        return peers.quantised(self.onnx, self)
+
     def only_input(self) -> "torch.Tensor":
         """The example input. Raises UserError where the network takes others than one tensor."""
         import torch
@@ -102,6 +125,7 @@ class Engine:
     threads: int
     call: Callable[[np.ndarray], np.ndarray]
     prepare: Callable[[], object] = lambda: None
+    precision: str = "float32"
     file_bytes: int = 0  # that the network takes on disk for this engine
     target: str = "host"
     dense: bool = True  # computes zeros like any other number
@@ -125,26 +149,17 @@ def pytorch(network: Network, threads: int) -> Engine:
     return Engine("pytorch", network, threads, call, partial(torch.set_num_threads, threads), weights)
 
 
-def onnxruntime(network: Network, threads: int, model: bytes | None = None) -> Engine:
-    """ONNX Runtime on the CPU, all graph optimisations on, on an ONNX file itself. `model`: the network's `onnx_bytes`,
-    where at hand.
-    """
-    import onnxruntime as ort
-
-    stored = model or getattr(network.module, "stored", None) or onnx_bytes(network.module, network.example_input)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    size = len(stored) if isinstance(stored, bytes) else stored.stat().st_size
-    return Engine("onnxruntime", network, threads, lambda x: session.run(None, {name: x})[0], file_bytes=size)
+def peer(name: str, network: Network, threads: int) -> Engine:
+    """Another engine on the CPU, one of `peers.PEERS`. Raises UserError where its package is not installed."""
+    chosen = peers.PEERS[name]
+    model = network.onnx_int8 if chosen.precision == "int8" else network.onnx
+    call = chosen.make(model, network, threads)
+    return Engine(name, network, threads, call, file_bytes=len(model), precision=chosen.precision)
 
 
-REFERENCES = {"torch": pytorch, "onnxruntime": onnxruntime}
+REFERENCES: dict[str, Callable[[Network, int], Engine]] = {"torch": pytorch} | {
+    name: partial(peer, name) for name in peers.PEERS
+}
 
 
 def ours(artifact: "Artifact", network: Network, path: str | os.PathLike) -> Engine:
@@ -180,32 +195,59 @@ def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> list[Row]:
+def lanes_of(target: str) -> int | None:
+    """Those of a named target's vectors; None for the host, and for a target file, which need not be here any more."""
+    return targets.get(target).lanes if target in targets.NAMED else None
+
+
+def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, minutes: float = 0.0) -> list[Row]:
     """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together, the
-    machine's peak among them.
+    machine's peak and the loop of loads among them. `minutes`: for so long at the most until the core was in a good
+    state for enough rounds (`core_state`), of which alone the rows then are; where it never was, of all.
 
     The engines' thread counts are the same: the calling thread keeps to that many CPUs, the fastest. Engines that are
     not ours have the dense cost of the first one that is.
     """
-    machine = peak.of(engines[0].threads)
+    machine = peak.of(engines[0].threads, lanes_of(engines[0].target))
     candidates = {
         str(number): Candidate(partial(engine.call, x), engine.prepare) for number, engine in enumerate(engines)
     }
+    end, before = time.monotonic() + 60 * minutes, core_state.Steal.now()
     with pinned(fastest_cpus(machine.threads)):
-        *timings, peak_timing = measure(candidates | {"peak": machine.candidate}, seconds).values()
+        rounds = measure_rounds(candidates | core_state.loops(machine), seconds)
+        good = core_state.undisturbed(rounds)
+        while len(good) < core_state.LEAST_ROUNDS and time.monotonic() < end:
+            rounds += measure_rounds(candidates | core_state.loops(machine), seconds)
+            good = core_state.undisturbed(rounds)
+    after = core_state.Steal.now()
+    steal = after.since(before) if after and before else None
+    used = good if minutes and good else rounds
+    share = median(each for row, each in zip(rounds, core_state.shares(rounds), strict=True) if row in used)
+    timed = timings(used)
+    peak_timing = timed[core_state.PEAK]
+    timed = [timed[name] for name in candidates]
     gflops = machine.gflops(peak_timing.min_ms)
-    best_dense = min(
-        (timing.median_ms for engine, timing in zip(engines, timings, strict=True) if engine.dense), default=None
-    )
+    best = {
+        precision: min(
+            (
+                timing.median_ms
+                for engine, timing in zip(engines, timed, strict=True)
+                if engine.dense and engine.precision == precision
+            ),
+            default=None,
+        )
+        for precision in ("float32", "int8")
+    }
     dense_macs = next((engine.cost.dense_macs for engine in engines if engine.cost), None)
     rows = []
-    for engine, timing in zip(engines, timings, strict=True):
+    for engine, timing in zip(engines, timed, strict=True):
         kept_macs = engine.cost.kept_macs if engine.cost else dense_macs
         rows.append(
             Row(
                 network=engine.network.name,
                 engine=engine.name,
                 target=engine.target,
+                precision=engine.precision,
                 n=engine.network.n,
                 sparsity=engine.network.sparsity,
                 batch=x.shape[0],
@@ -213,7 +255,8 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> 
                 median_ms=timing.median_ms,
                 p90_ms=timing.p90_ms,
                 min_ms=timing.min_ms,
-                ratio_to_best_dense=best_dense and best_dense / timing.median_ms,
+                ratio_to_best_dense=best["float32"] and best["float32"] / timing.median_ms,
+                ratio_to_best_int8=best["int8"] and best["int8"] / timing.median_ms,
                 file_bytes=engine.file_bytes,
                 dense_macs=dense_macs,
                 kept_macs=kept_macs,
@@ -225,6 +268,10 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0) -> 
                 workspace_bytes=engine.cost and engine.cost.workspace_bytes,
                 weights_bytes=engine.cost and engine.cost.weights_bytes,
                 rss_growth_bytes=engine.rss_growth_bytes,
+                calls=timing.runs,
+                core_share=share,
+                steal=steal,
+                ghz=core_state.clock_ghz(),
             )
         )
     return rows

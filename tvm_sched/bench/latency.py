@@ -57,14 +57,27 @@ class Timing:
         return cls(float(median), float(p90), float(min(times_ms)), len(times_ms))
 
 
+Round = dict[str, list[float]]  # milliseconds of each candidate's calls
+
+
 def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> dict[str, Timing]:
-    """The timing of each candidate's call, all measured in turn for about `seconds` together.
+    """The timing of each candidate's call, all measured in turn for about `seconds` together."""
+    return timings(measure_rounds(candidates, seconds, rounds))
+
+
+def timings(rounds: Sequence[Round]) -> dict[str, Timing]:
+    """The timing of each candidate over some rounds, at least one."""
+    return {name: Timing.of([time for each in rounds for time in each[name]]) for name in rounds[0]}
+
+
+def measure_rounds(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> list[Round]:
+    """The times of each candidate's calls in rounds of about `seconds` together.
 
     Every round gives each candidate a burst of the same length, at least one call. Calls too slow for that take as long
     as they take, in at least three rounds. An exception of a candidate ends the measurement.
     """
     names = list(candidates)
-    times_ms: dict[str, list[float]] = {name: [] for name in names}
+    measured: list[Round] = []
     burst_s = seconds / (rounds * len(names))
     affinity = _affinity()
     end = time.perf_counter() + seconds
@@ -72,13 +85,14 @@ def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: 
         for round_ in range(rounds):
             if round_ >= 3 and time.perf_counter() > end:
                 break
-            first = round_ % len(names)
+            first, row = round_ % len(names), {}
             for name in names[first:] + names[:first]:
                 _set_affinity(affinity)
-                times_ms[name] += _burst(candidates[name], burst_s)
+                row[name] = _burst(candidates[name], burst_s)
+            measured.append(row)
     finally:
         _set_affinity(affinity)
-    return {name: Timing.of(times) for name, times in times_ms.items()}
+    return measured
 
 
 def _burst(candidate: Candidate, seconds: float) -> list[float]:

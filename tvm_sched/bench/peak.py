@@ -7,6 +7,7 @@ start at once; with a and b they fit 16 registers. A peak is a candidate like a 
 turn, on the same CPUs.
 """
 
+from dataclasses import replace
 from functools import cache
 from math import prod
 
@@ -22,12 +23,14 @@ ITERATIONS = 1 << 18  # of one call: half a millisecond to a millisecond
 
 
 class Peak:
-    """The kernel on `threads` threads of the host. After a call its `sums` hold `start + iterations * a * b`."""
+    """The kernel on `threads` threads of the host, in vectors of so many lanes, by default its own. After a call its
+    `sums` hold `start + iterations * a * b`.
+    """
 
-    def __init__(self, threads: int, iterations: int = ITERATIONS):
+    def __init__(self, threads: int, iterations: int = ITERATIONS, lanes: int | None = None):
         import tvm
 
-        target = targets.host()
+        target = replace(targets.host(), lanes=lanes or targets.host().lanes)
         self.threads, self.iterations = threads, iterations
         self.shape = (threads, VECTORS, target.lanes)
         # All different, or they would be one accumulator.
@@ -57,9 +60,9 @@ class Peak:
 
 
 @cache
-def of(threads: int) -> Peak:
-    """The peak of so many threads, compiled once a process."""
-    return Peak(threads)
+def of(threads: int, lanes: int | None = None) -> Peak:
+    """The peak of so many threads and lanes, compiled once a process."""
+    return Peak(threads, lanes=lanes)
 
 
 def compiled(target: Target, threads: int):

@@ -32,7 +32,8 @@ class Row:
     median_ms: float
     p90_ms: float
     min_ms: float
-    ratio_to_best_dense: float | None  # times faster than the fastest dense engine beside it; None where there is none
+    # times faster than the fastest dense float32 engine beside it; None where there is none
+    ratio_to_best_dense: float | None
     file_bytes: int
     dense_macs: int | None = None  # multiply-adds of all layers, the whole batch
     kept_macs: int | None = None  # those that the engine computes
@@ -47,6 +48,12 @@ class Row:
         None  # what the process grew by at most from before loading to after a call; None where not measured
     )
     goal: float | None = None  # for time_over_d; None where there is none
+    precision: str = "float32"
+    ratio_to_best_int8: float | None = None  # likewise, than the fastest in int8
+    calls: int | None = None  # that were timed
+    core_share: float | None = None  # of its best that the core gave meanwhile, see `core_state`
+    steal: float | None = None  # share of the time that the host gave to others; None where it does not say
+    ghz: float | None = None  # clock as the system tells it
 
     @property
     def reached(self) -> bool | None:
@@ -70,11 +77,14 @@ COLUMNS = {
     "median ms": lambda row: f"{row.median_ms:.3f}",
     "p90 ms": lambda row: f"{row.p90_ms:.3f}",
     "x best dense": lambda row: number(row.ratio_to_best_dense, ".2f"),
+    "x best int8": lambda row: number(row.ratio_to_best_int8, ".2f"),
+    "least ms": lambda row: f"{row.min_ms:.3f}",
     "time / D": lambda row: number(row.time_over_d, ".3f") + verdict(row.reached, f" (goal {row.goal})"),
     "of peak": lambda row: number(row.share_of_peak, ".0%"),
     "file MB": lambda row: (
         f"{row.file_bytes / 1e6:.2f}" + verdict(row.small, f" (limit {(row.file_limit_bytes or 0) / 1e6:.2f})")
     ),
+    "core": lambda row: number(row.core_share, ".0%"),
     "memory MB": lambda row: number(row.weights_bytes and (row.workspace_bytes + row.weights_bytes) / 1e6, ".1f"),
 }
 
@@ -83,10 +93,12 @@ def table(rows: Sequence[Row]) -> Table:
     """The rows as a table for a terminal."""
     table = Table()
     table.add_column("engine")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(row.engine, *(text(row) for text in COLUMNS.values()))
+    told = {name: [text(row) for row in rows] for name, text in COLUMNS.items()}
+    told = {name: texts for name, texts in told.items() if set(texts) != {"-"}}
+    for name in told:
+        table.add_column(name, justify="right")
+    for row, *texts in zip(rows, *told.values(), strict=True):
+        table.add_row(row.engine, *texts)
     return table
 
 
