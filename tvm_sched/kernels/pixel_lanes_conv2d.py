@@ -19,8 +19,9 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from subp_contract import pattern
+from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
-from tvm_sched.kernels.conv_problem import INDEX_LOADS, ConvProblem
+from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
@@ -59,7 +60,7 @@ def narrow(n: int, target: Target) -> bool:
     """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must
     be loaded for one FMA.
     """
-    return n <= target.lanes if target.scalar_operand == "lane" else n < target.lanes
+    return n <= target.lanes if target.scalar_operand == "lane" else n <= 16
 
 
 def bands_of(pixels: int, lanes: int) -> int:
@@ -145,9 +146,12 @@ def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[Pi
     conv, lanes = problem.conv, problem.lanes
     vectors = conv.width // lanes
     bands = bands_of(conv.width, lanes)
+    together = divisors(vectors, vectors) if conv.width % lanes == 0 else [vectors // bands]
+    # From beyond the second cache a channel's vectors come one by one: they lie far apart.
+    most_near = target.costs.cache_share * target.l2_bytes // (conv.channels * lanes * FLOAT)
     found = [
         PixelTile(each, cols, rows)
-        for each in (divisors(vectors, vectors) if conv.width % lanes == 0 else [vectors // bands])
+        for each in [each for each in together if each <= most_near] or together[:1]
         for rows in divisors(conv.n, conv.n)
         for cols in range(1, min(each, target.registers) + 1)
         if rows * cols + cols + 1 <= target.registers
@@ -167,14 +171,14 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     vectors, rest = divmod(conv.width, lanes)
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
-    loads = tile.cols + tile.rows + INDEX_LOADS  # vectors of pixels, weights
-    far = tile.vectors * conv.channels * lanes * FLOAT > costs.cache_share * target.l1_bytes
-    step = max(
-        sums * per_register * (fma_cycles or 1 / target.fma_per_cycle),
-        loads / target.loads_per_cycle,
-        target.fma_latency,
-        tile.cols * lanes * FLOAT / costs.l2_bytes_per_cycle if far else 0,
-    )
+    ports = target.loads_per_cycle
+    # Vectors of pixels, and a weight for each channel.
+    loads = tile.cols / min(ports, costs.vector_loads_per_cycle) + tile.rows / min(ports, costs.scalar_loads_per_cycle)
+    loads += costs.index_loads / ports if conv.indexed else 0
+    arithmetic = sums * per_register * (fma_cycles or 1 / target.fma_per_cycle)
+    pixels = tile.cols * lanes * FLOAT  # met again with the next channels, when the tile's others were
+    read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * FLOAT, target)
+    step = max(register_tile.together(arithmetic, target.fma_latency, read), loads)
     step += costs.lanes_step_cycles
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
