@@ -8,7 +8,7 @@ Without indices all C channels are kept: the same kernel is the dense convolutio
 image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd, prod
 
 from tvm import relax, te, tirx
@@ -115,17 +115,27 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
 
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
+    length = problem.image[-1] // tile.bands if problem.flat else problem.image[-1]  # of a row of tiles
+    cut = length % tile.cols > 0
+    apart = (
+        problem.flat and cut and tile.bands > 1
+    )  # a band that ends in a cut tile has an axis: its tile must not go on
     if problem.flat:
         flatten_pixels(sch, conv, epilogue)
+    if apart:
+        divide_pixels(sch, conv, epilogue, length)
 
     # 2. Outside, what threads share: bands of the image and block rows. Inside, the tiles of a band; in a tile, the
     # sum; in the sum, registers.
-    loops = sch.get_loops(conv)
-    pixels, o, sum_loops = (loops[:1], *loops[1:2], loops[2:]) if problem.flat else (loops[:3], *loops[3:4], loops[4:])
+    loops, axes = sch.get_loops(conv), (1 + apart if problem.flat else 3)
+    pixels, o, sum_loops = loops[:axes], loops[axes], loops[axes + 1 :]
     block_row, lane = sch.split(o, [None, problem.n])
     block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
     if problem.flat:
-        band, col, col_inner = split_bands(sch, pixels[0], tile.bands, tile.cols)
+        if apart:
+            band, (col, col_inner) = pixels[0], sch.split(pixels[1], [None, tile.cols])
+        else:
+            band, col, col_inner = split_bands(sch, pixels[0], tile.bands, tile.cols)
         outer, tile_loops, inner = [band, block_row], [col], [block_row_inner, col_inner]
     else:
         image, h, w = pixels
@@ -152,8 +162,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     sch.vectorize(lane)
     for loop in (block_row, *epilogue_pixels):
         sch.unroll(loop)
-    width = problem.image[-1] // tile.bands if problem.flat else problem.image[-1]
-    if width % tile.cols:
+    if cut:
         partition(sch, col)
 
     # 4. Threads; then the zeroing leaves the sum (the last step: it ends what a schedule may do to the sum).
@@ -179,15 +188,31 @@ def flatten_pixels(sch: Schedule, conv: SBlockRV, epilogue: SBlockRV) -> None:
         return [sum(axis * step for axis, step in zip(axes[:rank], steps, strict=True)), *axes[rank:]]
 
     sch.transform_layout(conv, ("write", 0), pixel)
-    for block in (conv, epilogue):
+    transform_axes(sch, (conv, epilogue), pixel)
+
+
+def divide_pixels(sch: Schedule, conv: SBlockRV, epilogue: SBlockRV, length: int) -> None:
+    """Makes the one pixel axis that there is a band's axis and one of its pixels, `length` of them: so that no tile of
+    the epilogue reaches into the next band, which another thread may compute.
+    """
+
+    def banded(pixel, *axes):
+        return [pixel // length, pixel % length, *axes]
+
+    transform_axes(sch, (conv, epilogue), banded)
+    sch.transform_layout(conv, ("write", 0), banded)
+
+
+def transform_axes(sch: Schedule, blocks: Sequence[SBlockRV], new: Callable) -> None:
+    """Gives each block the axes that `new` makes of its own."""
+    for block in blocks:
         axes = sch.get(block).iter_vars
-        sch.transform_block_layout(
-            block, IndexMap.from_func(pixel, ndim=len(axes), index_dtype=str(axes[0].var.ty.dtype))
-        )
+        index = IndexMap.from_func(new, ndim=len(axes), index_dtype=str(axes[0].var.ty.dtype))
+        sch.transform_block_layout(block, index)
 
 
 def split_bands(sch: Schedule, loop: LoopRV, bands: int, inner: int) -> list[LoopRV]:
-    """[band, tile in band, pixel in tile]; the last tile of each band may be cut short."""
+    """[band, tile in band, pixel in tile]; only a single band may end in a tile that is cut short."""
     band, rest = sch.split(loop, [bands, None])
     return [band, *sch.split(rest, [None, inner])]
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import tvm
 from te_run import function, replays, run, scheduled, tiles
 from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, kernel_of
+from tvm_sched.kernels.register_tile import Tile
 
 ONE_CORE = replace(targets.host(), cores=1)
 SAME = {"padding": (1, 1, 1, 1)}
@@ -216,3 +218,22 @@ def test_cortex_a76_compiles(n):
     layer = Layer((1, 14, 14, 16), 64, n, 4, **SAME)
     assembly = codegen.build(layer.scheduled(target=target).mod, target).mod.inspect_source("asm")
     assert "fmla" in assembly
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [((1, 8, 14, 16), Tile(1, 5, 1, 4)), ((2, 5, 6, 16), Tile(1, 4, 2, 6)), ((3, 7, 7, 16), Tile(1, 6, 1, 21))],
+)
+def test_bands_that_end_in_a_cut_tile_write_their_own_pixels_only(shape, tile):
+    """The residual is written over, and would be read again, by a tile that went on into the next band."""
+    x, data = te.placeholder(shape), te.placeholder((2, 16, 1, 1, 16))
+    residual = te.placeholder((*shape[:3], 32))
+    y = topi.add(direct_conv2d.conv2d(x, data, out_channels=32), residual)
+    sch = Schedule(tvm.IRModule({"main": te.create_prim_func([x, data, residual, y])}))
+    direct_conv2d.schedule(sch, tile, replace(targets.host(), cores=1))
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(list(map(int, each.shape)), dtype="float32") for each in (x, data, residual)]
+    expected = np.einsum("bhwc,gcijo->bhwgo", arrays[0], arrays[1]).reshape(arrays[2].shape) + arrays[2]
+    *given, written = map(tvm.runtime.tensor, arrays)
+    codegen.build(sch.mod, targets.host()).mod["main"](*given, written, written)
+    np.testing.assert_allclose(written.numpy(), expected, rtol=1e-5, atol=1e-5)
