@@ -22,6 +22,7 @@ from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.keep_registers import keep_registers
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
+from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"  # TVM's name for it
@@ -40,6 +41,8 @@ class CodePhase:
 LOWERING = (
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),
+    # Of an address only the loaded index is left in the loop.
+    CodePhase("widen_indices", each(widen_indices)),
     # Weights are asked for before they are needed.
     CodePhase("insert_prefetches", each(insert_prefetches)),
     # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.
