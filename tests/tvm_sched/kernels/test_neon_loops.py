@@ -25,7 +25,7 @@ def has_model() -> bool:
 
 def least_bound(case: Case) -> float:
     """The share of the bound by multiply-adds that a main loop reaches at least."""
-    return 0.65 if case.kernel is DEPTHWISE else 0.9  # zeroing and storing its few sums take the same pipes
+    return 0.8 if case.kernel is DEPTHWISE else 0.9  # storing its few sums takes the same pipes
 
 
 @pytest.mark.parametrize("case", main_loops.CASES, ids=str)
