@@ -18,10 +18,12 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
 from tvm_sched.passes.tir.each import each
+from tvm_sched.passes.tir.first_products import first_products
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.keep_registers import keep_registers
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
+from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.targets import Target
 
 PIPELINE = "tvm_sched"  # TVM's name for it
@@ -40,6 +42,10 @@ class CodePhase:
 LOWERING = (
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),
+    # Of an address only the loaded index is left in the loop.
+    CodePhase("widen_indices", each(widen_indices)),
+    # Unrolled sums start with their first product.
+    CodePhase("first_products", each(first_products)),
     # Weights are asked for before they are needed.
     CodePhase("insert_prefetches", each(insert_prefetches)),
     # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.

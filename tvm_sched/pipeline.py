@@ -127,7 +127,7 @@ BUILDING = (
     # 12. TVM's own: calls become the virtual machine's, memory is planned statically.
     Phase("plan_memory", plan_memory),
 )
-# 13 to 18 are codegen's; machine code comes last.
+# 13 to 20 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 

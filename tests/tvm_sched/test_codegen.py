@@ -22,6 +22,7 @@ from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.passes.graph.mark_internal import INTERNAL, mark_internal
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import AHEAD, insert_prefetches
+from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.pipeline import Compilation
 
 
@@ -89,6 +90,8 @@ def test_sums_of_products_are_not_stored_in_the_loop(cores):
         (lambda: direct(1), 1),
         (lambda: direct(3), 9),
         (lambda: direct(1, n=32), 2),
+        (lambda: direct(3, n=8), 18),  # of 4 channels, 9 taps of half a line each
+        (lambda: direct(1, n=4, target=targets.CORTEX_A76), 1),  # of 4 channels
     ],
 )
 def test_every_line_of_weights_is_asked_for_once(make, lines):
@@ -97,6 +100,12 @@ def test_every_line_of_weights_is_asked_for_once(make, lines):
     assert PREFETCH in before.script() and PREFETCH not in after.script()
     assert after.script().count("T.prefetch(") == lines
     assert f"+ {AHEAD // 4}]" in after.script()
+
+
+@pytest.mark.parametrize("kernel, wide", [(1, True), (3, False)])
+def test_a_loaded_index_is_wide_where_the_rest_of_the_address_leaves_the_loop(kernel, wide):
+    sch, _ = direct(kernel)
+    assert ('"int64"' in widen_indices(sch.mod["main"]).script()) == wide
 
 
 def test_arm_asks_with_its_own_instruction():

@@ -26,7 +26,7 @@ ITERATIONS = 100  # of a loop, until its steady state decides
 MAIN_SHARE = 0.3  # of multiply-adds among a loop's instructions: a transformation of tiles has half of that
 JUMP = re.compile(r"\t(?:b(?:\.\w+)?|cbn?z|tbn?z)\s(?:.*\s)?(\.?\w+)$")
 LABEL = re.compile(r"(\.?\w+):$")
-FMA = re.compile(r"\tfmla\tv\d+\.\d[sd], ")
+FMA = re.compile(r"\tf(?:mla|mul)\tv\d+\.\d[sd], ")  # a sum's first may be a product alone
 BY_ELEMENT = re.compile(FMA.pattern + r".*\.s\[\d\]")
 CYCLES = re.compile(r"^Total Cycles:\s+(\d+)$", re.MULTILINE)
 

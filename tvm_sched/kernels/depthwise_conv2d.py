@@ -11,21 +11,25 @@ is outside its groups and were 1.2 to 1.4 times faster where measured.)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels.base import MOST_TILES, Example, Form, Kernel, Savings, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.rewrites.loops import bands, partition
+from tvm_sched.kernels.ranking import rounded
+from tvm_sched.kernels.rewrites.loops import bands, partition, start_with_product
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
 
 NAME = "depthwise_conv2d"
 STRIDE = "work.stride"  # attribute of the block
+COPIED = 8  # vectors of channels: pixels half a KiB long are read from the second cache as fast as all at once
 MOST_SUMS = 8  # in registers: with more of them, the inputs that the sums share no longer fit beside them
 
 
@@ -71,14 +75,17 @@ def compute(
 
 @dataclass(frozen=True)
 class DepthwiseTile:
-    """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads."""
+    """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads.
+    `copied`: so many vectors of channels of a band are copied into one piece before they are read; 0 for none.
+    """
 
     rows: int
     cols: int
     bands: int
+    copied: int = 0
 
     def __str__(self) -> str:
-        return f"{self.rows}x{self.cols} pixels, {self.bands} bands"
+        return f"{self.rows}x{self.cols} pixels, {self.bands} bands{', copied' if self.copied else ''}"
 
 
 def problem_of(sch: Schedule) -> DepthwiseProblem:
@@ -90,32 +97,85 @@ def problem_of(sch: Schedule) -> DepthwiseProblem:
 
 
 def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> list[DepthwiseTile]:
-    """Those that load the fewest inputs first."""
+    """Those with the cheapest estimate first; among equals those that load the fewest inputs and weights."""
     height, width, channels = problem.height, problem.width, problem.channels
     vector = vector_width(channels, target.lanes)
     most_sums = MOST_SUMS // ceil(vector / target.lanes) if channels % vector == 0 else 1
+    blocks = {0: 1}  # vectors that are copied together -> blocks of channels that threads share
+    if channels % (vector * COPIED) == 0 and overflows(problem, target):
+        blocks[COPIED] = channels // vector // COPIED
 
-    def loads(tile: DepthwiseTile) -> int:
-        rows = (tile.rows - 1) * problem.stride[0] + problem.kernel[0]
-        cols = (tile.cols - 1) * problem.stride[1] + problem.kernel[1]
-        return ceil(height / tile.rows) * ceil(width / tile.cols) * rows * cols
+    def preference(tile: DepthwiseTile) -> tuple:
+        """Row by row, tall tiles: their sums are stored while others are computed."""
+        tall = -tile.rows if by_rows(problem, tile, target) else tile.rows
+        return rounded(cycles(problem, tile, target)), loads(problem, tile), tall
 
     found = [
-        DepthwiseTile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch)))
+        DepthwiseTile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch / shared)), copied)
+        for copied, shared in blocks.items()
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
-    return sorted(found, key=lambda tile: (loads(tile), tile.rows))[:most]
+    return sorted(found, key=preference)[:most]
+
+
+def loads(problem: DepthwiseProblem, tile: DepthwiseTile) -> int:
+    """Vectors that all tiles of an image load, for one vector of channels. What is outside the image is not loaded; it
+    is taken to be as large as its outputs times the stride, padded evenly.
+    """
+
+    def inputs(outputs: int, together: int, stride: int, taps: int) -> int:
+        before, total = (taps - 1) // 2, 0
+        for start in range(0, outputs, together):
+            last = min(start + together, outputs) - 1
+            total += min(last * stride - before + taps, outputs * stride) - max(start * stride - before, 0)
+        return total
+
+    rows = inputs(problem.height, tile.rows, problem.stride[0], problem.kernel[0])
+    cols = inputs(problem.width, tile.cols, problem.stride[1], problem.kernel[1])
+    tiles_of_image = ceil(problem.height / tile.rows) * ceil(problem.width / tile.cols)
+    return rows * cols + tiles_of_image * prod(problem.kernel)
+
+
+def input_size(problem: DepthwiseProblem, rows: int, cols: int) -> tuple[int, int]:
+    """Rows and columns of the inputs of so many outputs."""
+    return (rows - 1) * problem.stride[0] + problem.kernel[0], (cols - 1) * problem.stride[1] + problem.kernel[1]
+
+
+def by_rows(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target) -> bool:
+    """Whether registers hold, beside the weights and a row's sums, the inputs that a row shares with the next: a row is
+    then finished before the next one begins. Else all sums of the tile take one tap after another.
+    """
+    _, columns = input_size(problem, tile.rows, tile.cols)
+    vectors = ceil(vector_width(problem.channels, target.lanes) / target.lanes)
+    held = problem.kernel[0] * columns + prod(problem.kernel) + tile.cols
+    return vectors * held <= target.registers
+
+
+def overflows(problem: DepthwiseProblem, target: Target) -> bool:
+    """Whether the lines of a tile's inputs, outputs and weights hit one set of L1 more often than it has ways, which
+    pixels a multiple of a large power of two apart do.
+    """
+    way = target.l1_bytes // target.l1_ways
+    sets_hit = way // gcd(way, problem.channels * FLOAT)
+    lines = prod(input_size(problem, 2, MOST_SUMS // 2)) + MOST_SUMS + prod(problem.kernel)
+    return lines > sets_hit * target.l1_ways
 
 
 def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_cycles: float | None = None) -> float:
-    """Multiply-adds alone: loads are counted by what a multiply-add takes in the main loop, where that is known."""
+    """Multiply-adds, and copying: loads are counted by what a multiply-add takes in the main loop, where that is known,
+    and as a factor where they miss L1.
+    """
     vector = vector_width(problem.channels, target.lanes)
     vectors = ceil(problem.channels / vector) * ceil(vector / target.lanes)
-    pixels = ceil(problem.height / tile.rows) * tile.rows * ceil(problem.width / tile.cols) * tile.cols
-    sums = problem.batch * pixels * vectors * prod(problem.kernel)
-    shares = problem.batch * tile.bands
-    return sums * (fma_cycles or 1 / target.fma_per_cycle) * ceil(shares / target.cores) / shares
+    pixels = problem.batch * problem.height * problem.width * vectors
+    work = pixels * prod(problem.kernel) * (fma_cycles or 1 / target.fma_per_cycle)
+    if tile.copied:
+        work += pixels * prod(map(min, problem.stride, problem.kernel)) * target.costs.copy_cycles
+    elif overflows(problem, target):
+        work *= target.costs.set_overflow_factor
+    shares = problem.batch * tile.bands * (vectors // tile.copied if tile.copied else 1)
+    return work * ceil(shares / target.cores) / shares
 
 
 def vector_width(channels: int, lanes: int) -> int:
@@ -131,33 +191,53 @@ def vector_width(channels: int, lanes: int) -> int:
 def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels by one vector of channels."""
     conv = find_block(sch, NAME)
+    problem = problem_of(sch)
 
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
 
-    # 2. Bands are for threads. In a band: tiles, the vectors of a tile's channels, the taps, and the sums of one
-    # vector.
+    # 2. Bands, and copied blocks of channels, are for threads. In a band: tiles, the vectors of a tile's channels, the
+    # taps, and the sums of one vector, or of a row of it.
     image, h, w, o, r, q = sch.get_loops(conv)
-    vector, lane = sch.split(o, [None, vector_width(int(sch.get(o).extent), target.lanes)])
+    width = vector_width(problem.channels, target.lanes)
+    block, vector, lane = sch.split(o, [None, tile.copied, width] if tile.copied else [1, None, width])
     row, row_inner = sch.split(h, [None, tile.rows])
     band, row = sch.split(row, [tile.bands, None])
     col, col_inner = sch.split(w, [None, tile.cols])
-    sch.reorder(image, band, row, col, vector, r, q, row_inner, col_inner, lane)
-    sch.reverse_compute_at(epilogue, vector, preserve_unit_loops=True)
+    outer, tiles_of_band = [image, band, block], [row, col, vector]
+    rows = by_rows(problem, tile, target)
+    step = [row_inner, r, q, col_inner] if rows else [r, q, row_inner, col_inner]
+    sch.reorder(*outer, *tiles_of_band, *step, lane)
+    around = [*outer, *tiles_of_band, *([row_inner] if rows else [])]
+    sch.reverse_compute_at(epilogue, around[-1], preserve_unit_loops=True)
 
-    # 3. Everything in a tile is unrolled, so that an input that several sums share is loaded once.
-    *pixels, o = sch.get_loops(epilogue)[5:]
+    # 3. Pixels that would meet in one set of L1 are copied into one piece.
+    if tile.copied:
+        copy_input(sch, conv, block, target)
+
+    # 4. Everything in a tile is unrolled, so that an input that several sums share is loaded once.
+    *pixels, o = sch.get_loops(epilogue)[len(around) :]
     for loop in (lane, o):
         sch.vectorize(loop)
-    for loop in (r, q, row_inner, col_inner, *pixels):
+    for loop in (*step, *pixels):
         sch.unroll(loop)
 
-    # 4. Tiles at the image's edges get code of their own: no test is left in the others.
+    # 5. Tiles at the image's edges get code of their own: no test is left in the others.
     for loop in (row, col):
         partition(sch, loop)
-    sch.parallel(sch.fuse(image, band))
-    sch.decompose_reduction(conv, r)
+    sch.parallel(sch.fuse(*outer))
+    start_with_product(sch, conv)
     finish(sch, target)
+
+
+def copy_input(sch: Schedule, conv: SBlockRV, loop: LoopRV, target: Target) -> None:
+    """In each step of the loop, copies what the step reads of the image."""
+    (image,) = [i for i, read in enumerate(sch.get(conv).reads) if len(read.source.shape) == 4]
+    copy = sch.cache_read(conv, image, "global")
+    sch.compute_at(copy, loop, preserve_unit_loops=True)
+    vector, lane = sch.split(sch.get_loops(copy)[-1], [None, target.lanes])
+    sch.vectorize(lane)
+    sch.unroll(vector)
 
 
 class DepthwiseConv2d(Kernel):
@@ -195,7 +275,7 @@ class DepthwiseConv2d(Kernel):
     schedule = staticmethod(schedule)
 
     def loop_key(self, problem: DepthwiseProblem, tile: DepthwiseTile) -> tuple:
-        return NAME, problem.kernel, problem.stride, problem.channels % 4, tile.rows, tile.cols
+        return NAME, problem.kernel, problem.stride, problem.channels % 4, tile.rows, tile.cols, tile.copied
 
 
 KERNEL = DepthwiseConv2d()

@@ -9,7 +9,7 @@ image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from math import gcd, prod
+from math import prod
 
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
@@ -28,7 +28,6 @@ from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
 NAME = "direct_conv2d"
-CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
 
 
 def conv2d(
@@ -142,12 +141,11 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         band, row, row_inner = split_bands(sch, h, tile.bands, tile.rows)
         col, col_inner = sch.split(w, [None, tile.cols])
         outer, tile_loops, inner = [image, band, block_row], [row, col], [block_row_inner, row_inner, col_inner]
-    if problem.n < target.lanes and not problem.flat:
-        # Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the
-        # sum, not its row's.
+    pieces, together = register_tile.channels_in_step(problem, target)
+    if pieces * together > 1:
         kept, *taps = sum_loops
-        kept, together = sch.split(kept, [None, gcd(problem.kept, CHANNELS_TOGETHER)])
-        sum_loops, inner = [kept, *taps], [*inner, together]
+        kept, piece, channel = sch.split(kept, [None, pieces, together])
+        sum_loops, inner = [kept, *taps], [piece, *inner, channel]
     sch.reorder(*outer, *tile_loops, *sum_loops, *inner, lane)
     sch.reverse_compute_at(epilogue, col, preserve_unit_loops=True)
 

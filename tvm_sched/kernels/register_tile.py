@@ -25,6 +25,7 @@ IN_ORDER_AHEAD = 8
 OVERLAP = 3  # what fits measurements best: 2.4 to 3.2, by CPU and instructions
 NARROW_FMAS = 2  # multiply-adds of less than a vector that start a cycle on a core with wider vectors
 ENOUGH_SUMS = 16  # that wait for nothing: of any core here, latency times multiply-adds a cycle is less
+CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
 IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
 
 
@@ -104,6 +105,23 @@ def lanes_held(problem: ConvProblem, rows: int, cols: int, block_rows: int, lane
     return pixels + (1 + (block_rows - 1) * vectors * width if prod(problem.kernel) > 1 else 0)
 
 
+def channels_in_step(problem: ConvProblem, target: Target) -> tuple[int, int]:
+    """(pieces, channels of a piece) of one step of the innermost loop; a piece's channels follow one another sum by
+    sum.
+
+    Short vectors take two scalars a cycle, which L1 gives only from different banks: a pixel's neighbours in the sum,
+    not its row's. And where each pixel is loaded for one multiply-add from a register's lane, all wait for the index:
+    with a piece of two channels its indices, and its weights, are loaded by one instruction, and those of a second one
+    while the first is multiplied.
+    """
+    if problem.n < target.lanes and not problem.flat:
+        return 1, gcd(problem.kept, CHANNELS_TOGETHER)
+    one_multiply_add = problem.indexed and prod(problem.kernel) == 1 and problem.n <= target.lanes
+    if target.scalar_operand == "lane" and one_multiply_add:
+        return gcd(problem.kept, 4) // gcd(problem.kept, 2), gcd(problem.kept, 2)
+    return 1, 1
+
+
 def band_counts(pieces: int) -> list[int]:
     """Some divisors of `pieces`, which bands are made of, from one band to a band a piece, each about twice the one
     before.
@@ -130,7 +148,8 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
     # find them nearer, if they fit.
     weights = tile.block_rows * problem.kept * prod(problem.kernel) * problem.n * FLOAT
     touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
-    band = prod(problem.stride) * height * width * problem.channels * FLOAT * touched / tile.bands
+    pixels = prod(map(min, problem.stride, problem.kernel)) * height * width  # 1x1 with stride skips the others
+    band = pixels * problem.channels * FLOAT * touched / tile.bands
     groups = problem.block_rows // tile.block_rows
 
     def pass_cycles(reuse_distance: float) -> float:
@@ -197,7 +216,6 @@ def load_cycles(problem: ConvProblem, tile: Tile, target: Target) -> float:
         others += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps
     cycles = weights / min(ports, costs.vector_loads_per_cycle) + others / ports
     cycles += scalars / min(ports, costs.scalar_loads_per_cycle)
-    cycles *= costs.index_chain_factor if vectors == taps == 1 and problem.indexed else 1
     # A scalar that serves one multiply-add only: of several taps many are in flight that lie in one bank.
     alone = vectors == 1 and taps > 1 and (problem.indexed or tile.block_rows == 1) and tile.cols > 1
     return cycles * (costs.bank_factor if alone and target.scalar_operand != "lane" else 1)

@@ -245,13 +245,14 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
     block_row, n = sch.split(o, [None, n_block])
     block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
-    sch.reorder(position_i, position_j, block_row, pixel, k, block_row_inner, pixel_inner, n)
+    k, piece, channel = sch.split(k, [None, *register_tile.channels_in_step(problem.products, target)])
+    sch.reorder(position_i, position_j, block_row, pixel, k, piece, block_row_inner, pixel_inner, channel, n)
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
     *store_loops, o = sch.get_loops(sums)[6:]
     block_row_store, n_store = sch.split(o, [None, n_block])
     unrolled_vector(sch, [*store_loops, block_row_store, n_store])
-    unrolled_vector(sch, [block_row_inner, pixel_inner, n])
+    unrolled_vector(sch, [piece, block_row_inner, pixel_inner, channel, n])
     if tile.rows * grid[2] % tile.cols:
         partition(sch, pixel)
 

@@ -52,9 +52,6 @@ class Costs:
         1.85, RATE, "scalars that they get from there, sustained: fewer than ports where they meet in its banks"
     )
     index_loads: float = figure(0, LOADS, "that an index, and what makes an address of it, keep from multiply-adds")
-    index_chain_factor: float = figure(
-        1, FACTOR, "loads where an index, its address, a pixel and one multiply-add follow one another"
-    )
     in_order_load_share: float = figure(0.5, SHARE, "of its loads that an in-order core waits for")
     set_overflow_factor: float = figure(1.6, FACTOR, "more lines of pixels in one set of the first cache than ways")
     bank_factor: float = figure(
@@ -131,8 +128,7 @@ NEOVERSE_N1 = Costs(
     memory_bytes_per_cycle=4,
     vector_loads_per_cycle=2,
     scalar_loads_per_cycle=2,
-    index_loads=3,
-    index_chain_factor=1.2,
+    index_loads=1,
     transpose_cycles=2,  # 4x4 numbers take 8 shuffles, 4 loads and 4 stores
     transposed_store_cycles=3,
     far_transposed_store_cycles=3,

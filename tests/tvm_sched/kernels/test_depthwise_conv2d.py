@@ -111,6 +111,23 @@ def test_every_tile_gives_the_same_numbers(cores):
         layer.check(tile, target)
 
 
+@pytest.mark.parametrize("cores", [1, 16])
+@pytest.mark.parametrize("size, stride, kernel", [((7, 7), 1, 3), ((9, 6), 2, 3), ((6, 5), 1, 5)])
+def test_pixels_that_meet_in_a_set_of_the_first_cache_are_copied(size, stride, kernel, cores):
+    layer = Layer((1, *size, 1024), (kernel, kernel), stride=(stride,) * 2, padding=(kernel // 2,) * 4)
+    target = replace(ONE_CORE, cores=cores)
+    found = tiles(depthwise_conv2d.KERNEL, layer.mod, target)
+    copied = [tile for tile in found if tile.copied]
+    assert copied and {tile.copied for tile in found} == {0, depthwise_conv2d.COPIED}
+    for tile in copied[:3]:
+        layer.check(tile, target)
+
+
+def test_pixels_that_lie_in_many_sets_are_not_copied():
+    layer = Layer((1, 7, 7, 1040), (3, 3), **SAME)
+    assert not any(tile.copied for tile in tiles(depthwise_conv2d.KERNEL, layer.mod, ONE_CORE))
+
+
 def test_the_default_tile_shares_inputs_between_outputs():
     tile = tiles(depthwise_conv2d.KERNEL, Layer((1, 56, 56, 64), (3, 3), **SAME).mod, ONE_CORE)[0]
     assert tile.rows * tile.cols == depthwise_conv2d.MOST_SUMS

@@ -212,6 +212,14 @@ def test_avx2_gives_the_same_numbers(n):
     )
 
 
+@pytest.mark.parametrize("kept", [7, 10, 12])
+@pytest.mark.parametrize("kernel, stride", [((1, 1), (1, 1)), ((1, 1), (2, 2)), ((3, 3), (1, 1))])
+def test_channels_that_a_step_takes_together_give_the_same_numbers(kept, kernel, stride):
+    """The schedule of a Cortex-A76 in this machine's instructions; pieces of 1, 2 and 2 x 2 channels."""
+    target = replace(ONE_CORE, lanes=4, scalar_operand="lane")
+    Layer((1, 7, 9, 16), 16, 4, kept, kernel, stride=stride, residual=True).check(target=target)
+
+
 @pytest.mark.parametrize("n", [4, 16])
 def test_cortex_a76_compiles(n):
     target = targets.get("cortex-a76")

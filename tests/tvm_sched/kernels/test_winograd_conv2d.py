@@ -126,6 +126,12 @@ def test_other_x86_targets(target):
         pytest.skip(f"this CPU lacks {target.name}'s instructions")
 
 
+@pytest.mark.parametrize("kept", [5, 6, 8])
+def test_channels_that_a_step_takes_together_give_the_same_numbers(kept):
+    """The schedule of a Cortex-A76 in this machine's instructions; pieces of 1, 2 and 2 x 2 channels."""
+    Layer((1, 9, 9, 16), 32, n=4, kept=kept).check(target=replace(ONE_CORE, lanes=4, scalar_operand="lane"))
+
+
 def test_the_schedule_replays_from_a_record():
     layer = Layer((1, 9, 9, 16), 32, kept=4)
     assert replays(layer.check(), layer.mod)

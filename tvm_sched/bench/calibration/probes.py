@@ -357,6 +357,5 @@ PROBES = (  # a probe stands behind those whose figures its own needs
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",
-    "index_chain_factor": "what LLVM's model of the Neoverse N1 says of its loads",
     "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
 }

@@ -6,6 +6,7 @@ from tvm.s_tir import Schedule
 
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PREFETCH = "tvm_sched.prefetch"  # ours, for passes/tir/insert_prefetches
+FIRST_PRODUCT = "tvm_sched.first_product"  # ours, for passes/tir/first_products
 PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
 
 
@@ -41,6 +42,13 @@ def prefetch_weights(sch: Schedule, loop):
     block reads the weights first.
     """
     sch.annotate(loop, PREFETCH, 1)
+
+
+def start_with_product(sch: Schedule, block):
+    """The sum's first step stores its product instead of adding it to zero. For a sum that is unrolled as a whole, its
+    zeroing not taken out of it.
+    """
+    sch.annotate(block, FIRST_PRODUCT, 1)
 
 
 def bands(rows: int, threads: int) -> int:

@@ -7,11 +7,13 @@ their speed. One instruction a cache line, `AHEAD` bytes early, brings them into
 A schedule marks the loop of its sum (`loops.prefetch_weights`): that is all that a trace of scheduling can hold.
 """
 
+from functools import reduce
 from itertools import product
 
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.s_tir import SBlockRealize
+from tvm.sym import Analyzer
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.rewrites.loops import PREFETCH
@@ -55,12 +57,35 @@ def prefetches(body, arguments) -> list:
     steps = [
         range(0, int(loop.extent), LINE // FLOAT if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving
     ]
+    places = [
+        replaced(where, {loop.loop_var: at for loop, at in zip(moving, point, strict=True)})
+        for point in product(*steps)
+    ]
     found = []
-    for point in product(*steps):
-        *rest, lane = replaced(where, {loop.loop_var: at for loop, at in zip(moving, point, strict=True)})
+    for *rest, lane in one_a_line(places, weight.shape):
         address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found
+
+
+def one_a_line(places: list[list], shape) -> list[list]:
+    """Those of an array's elements, given by their indices, that lie no nearer than a line to the one before: blocks of
+    less than a line share one.
+    """
+
+    def offset(place: list):
+        return reduce(lambda before, axis: before * axis[0] + axis[1], zip(shape[1:], place[1:], strict=True), place[0])
+
+    analyzer, first = Analyzer(), offset(places[0])
+    apart = [analyzer.simplify(offset(place) - first) for place in places]
+    if not all(isinstance(distance, tirx.IntImm) for distance in apart):
+        return places
+    chosen, end = [], None
+    for distance, place in sorted(zip(map(int, apart), places, strict=True), key=lambda each: each[0]):
+        if end is None or distance >= end:
+            chosen.append(place)
+            end = distance + LINE // FLOAT
+    return chosen
 
 
 def replaced(indices: list, values: dict) -> list:
