@@ -318,7 +318,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
 
 def takes(conv: ConvProblem, out_channels: int, together: int, target: Target) -> bool:
     """Whether with so many tiles together, and no fewer, blocks fill a vector, or two where a scalar takes a register.
-    An image of one row has no rows of a tile to speak of. Where scalars come from lanes, loads that spread pixels are not what the machine wants.
+    An image of one row has no rows of a tile to speak of. Where scalars come from lanes, loads that spread pixels are
+    not what the machine wants.
     """
     widest = {"memory": target.lanes, "register": 2 * target.lanes, "lane": 0}[target.scalar_operand]
     whole = conv.n > 1 and target.lanes <= conv.n * together <= widest and out_channels % conv.n == 0

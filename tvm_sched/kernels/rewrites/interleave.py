@@ -45,7 +45,7 @@ def make_needed(trace: list) -> None:
 def interleave(width: int, together: int, *, loops: bool) -> PrimFunc:
     """out[q] = a[q % s, q // s], `a [s, width]`."""
 
-    def body(a: Buffer, out: Buffer):
+    def body(a: Buffer, out: Buffer) -> None:
         if loops:
             with T.serial(width * together) as q, T.sblock("interleave"):
                 vq = T.axis.spatial(width * together, q)
@@ -61,7 +61,7 @@ def interleave(width: int, together: int, *, loops: bool) -> PrimFunc:
 def apart(width: int, together: int, *, loops: bool) -> PrimFunc:
     """out[t, j] = a[j * s + t], `out [s, width]`."""
 
-    def body(a: Buffer, out: Buffer):
+    def body(a: Buffer, out: Buffer) -> None:
         if loops:
             with T.grid(together, width) as (t, j), T.sblock("apart"):
                 vt, vj = T.axis.remap("SS", [t, j])
@@ -96,7 +96,7 @@ def multiply_add(width: int, together: int, *, loops: bool) -> PrimFunc:
     """out[q] += weight[q // s] * pixel[q % s]."""
     lanes = width * together
 
-    def body(weight: Buffer, pixel: Buffer, out: Buffer):
+    def body(weight: Buffer, pixel: Buffer, out: Buffer) -> None:
         if loops:
             with T.serial(lanes) as q, T.sblock("multiply_add"):
                 vq = T.axis.spatial(lanes, q)
