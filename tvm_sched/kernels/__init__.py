@@ -15,6 +15,7 @@ from tvm_sched.kernels import (
     pixel_lanes_conv2d,
     space_to_depth,
     winograd_conv2d,
+    winograd_lanes_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
 
@@ -24,6 +25,7 @@ KERNELS: list[Kernel] = [
     pixel_lanes_conv2d.KERNEL,
     columns_conv2d.KERNEL,
     winograd_conv2d.KERNEL,
+    winograd_lanes_conv2d.KERNEL,
 ]
 TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule}  # before a kernel: name -> its one schedule
 

@@ -40,6 +40,11 @@ class ConvProblem:
         return (1, 1, self.batch * self.height * self.width) if self.flat else (self.batch, self.height, self.width)
 
     @property
+    def row_weights(self) -> int:
+        """Numbers of a block row's weights."""
+        return self.kept * prod(self.kernel) * self.n
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of kept blocks, the whole batch."""
         return prod(self.image) * self.block_rows * self.n * self.kept * prod(self.kernel)

@@ -183,6 +183,7 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
     store = costs.transposed_store_cycles if tile.vectors <= BURST else costs.far_transposed_store_cycles
+    store *= costs.set_overflow_factor if outputs_overflow_a_set(problem, tile, target) else 1
     transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
     left = 0.0
     if rest:
@@ -196,6 +197,15 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     else:
         shares = conv.block_rows * conv.n // chunk_of(conv, target)
     return (product + transposition + left) / shares * ceil(shares / target.cores)
+
+
+def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
+    """Whether the lines that a chunk of outputs is stored to, one a pixel, hit one set of L1 more often than it has
+    ways. As far apart as that, they lie in more pages than are at hand, too.
+    """
+    way = target.l1_bytes // target.l1_ways
+    sets_hit = way // gcd(way, problem.conv.block_rows * problem.conv.n * FLOAT)
+    return ceil(tile.vectors * problem.lanes / sets_hit) > target.l1_ways
 
 
 def shares_tiles(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:

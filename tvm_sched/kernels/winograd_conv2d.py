@@ -290,6 +290,18 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     finish(sch, target)
 
 
+def with_weights_transformed(
+    builder: relax.BlockBuilder, variant: Variant, weights: Sequence[relax.Expr]
+) -> list[relax.Expr]:
+    """`weights` of a layer as `compute` wants them. They are transformed by a call of its own, which `hoist_constants`
+    moves to where the network is loaded.
+    """
+    data, *indices = weights
+    g = relax.const(np.array(variant.weight, "float32"))
+    names = {"primfunc_name_hint": "winograd_weight", "primfunc_attrs": OPAQUE}
+    return [builder.emit_te(transform_weight, data, g, **names), *indices]
+
+
 class WinogradConv2d(Kernel):
     """Takes square kernels of 3 to 5 taps and stride 1, with whole vectors of channels on both sides and whole blocks;
     strided ones after space-to-depth.
@@ -315,13 +327,7 @@ class WinogradConv2d(Kernel):
     def call(
         self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
     ) -> relax.Expr:
-        """The weights are transformed by a call of its own, which `hoist_constants` moves to where the network is
-        loaded.
-        """
-        data, *indices = weights
-        g = relax.const(np.array(form.details.weight, "float32"))
-        names = {"primfunc_name_hint": "winograd_weight", "primfunc_attrs": OPAQUE}
-        transformed = builder.emit_te(transform_weight, data, g, **names)
+        transformed, *indices = with_weights_transformed(builder, form.details, weights)
         options = {"variant": form.details, "padding": form.layer.padding, "marks": marks}
         return fusable_call(builder, NAME, compute, x, transformed, *indices, **options)
 

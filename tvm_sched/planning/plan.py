@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, log2
 
-from tvm_sched.kernels import KERNELS, winograd_conv2d
+from tvm_sched.kernels import KERNELS, winograd_conv2d, winograd_lanes_conv2d
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import rounded
@@ -77,7 +77,7 @@ class Restrictions:
 
 
 FREE = Restrictions()
-NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME}), why="as asked")
+NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME, winograd_lanes_conv2d.NAME}), why="as asked")
 
 
 def choose(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> Plan | None:

@@ -21,7 +21,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
-from tvm_sched.kernels.rewrites import transpose
+from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded
 from tvm_sched.targets import Target
@@ -85,6 +85,7 @@ class Records(KnownRecords):
         mine = [record for record in self.of(mod) if record[2]["num-cores"] == self.target.cores]
         for trace, *_ in mine:
             transpose.make_needed(trace)
+            interleave.make_needed(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
@@ -136,6 +137,7 @@ def replayed(mod: IRModule, trace: list) -> Schedule:
     """`mod` with the decisions of a record's trace, as JSON, applied."""
     sch = Schedule(mod)
     transpose.make_needed(trace)
+    interleave.make_needed(trace)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
 

@@ -13,6 +13,9 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import targets
 from tvm_sched.kernels import kernel_of, pixel_lanes_conv2d
+from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.pixel_lanes_conv2d import PixelLanesProblem
+from tvm_sched.targets import costs
 
 ONE_CORE = replace(targets.host(), cores=1)
 
@@ -140,3 +143,11 @@ def test_cortex_a76_compiles(n):
     layer = Layer((1, 14, 14, 32), 16, n, kept=4, lanes=4)
     assembly = tvm.compile(layer.scheduled(target=target).mod, target=target.tvm()).mod.inspect_source("asm")
     assert "fmla" in assembly and "zip1" in assembly
+
+
+def test_outputs_of_a_tile_are_not_spread_over_one_set():
+    """Stored in 784 rows of 2 KiB at once, they took twice as long on Zen 5."""
+    target = replace(targets.get("x86-avx512"), cores=1, costs=costs.ZEN5)
+    conv = ConvProblem(1, 1, 784, 128, 64, 32, 8)
+    best, *_ = pixel_lanes_conv2d.KERNEL.tiles(PixelLanesProblem(conv, 16), target)
+    assert best.vectors == 1

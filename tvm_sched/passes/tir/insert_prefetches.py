@@ -44,7 +44,7 @@ def prefetches(body, arguments) -> list:
     loops, realized = [], []
     tvm_ffi.structural_walk(body, (tirx.For, loops.append), order="post")
     tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
-    (realize,) = realized
+    realize = realized[-1]  # the sum; what it multiplies may have been picked before
     reads = [read for read in realize.block.reads if read.source in arguments]
     if not reads:  # the zeroing of a sum of one step: TVM copies the mark to its loop
         return []
