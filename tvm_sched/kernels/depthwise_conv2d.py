@@ -21,7 +21,7 @@ from tvm_sched.kernels.base import MOST_TILES, Example, Form, Kernel, Savings, f
 from tvm_sched.kernels.conv_problem import output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.rewrites.loops import bands, partition
+from tvm_sched.kernels.rewrites.loops import partition, pieces
 from tvm_sched.targets import Target
 
 NAME = "depthwise_conv2d"
@@ -71,14 +71,18 @@ def compute(
 
 @dataclass(frozen=True)
 class DepthwiseTile:
-    """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads."""
+    """`rows x cols` output pixels computed together; threads share `bands` of the tiles of an image's height by `parts`
+    of its vectors of channels.
+    """
 
     rows: int
     cols: int
     bands: int
+    parts: int = 1
 
     def __str__(self) -> str:
-        return f"{self.rows}x{self.cols} pixels, {self.bands} bands"
+        parts = f" x {self.parts} parts of the channels" if self.parts > 1 else ""
+        return f"{self.rows}x{self.cols} pixels, {self.bands} bands{parts}"
 
 
 def problem_of(sch: Schedule) -> DepthwiseProblem:
@@ -101,7 +105,7 @@ def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> 
         return ceil(height / tile.rows) * ceil(width / tile.cols) * rows * cols
 
     found = [
-        DepthwiseTile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch)))
+        DepthwiseTile(rows, cols, *pieces(problem.batch, ceil(height / rows), ceil(channels / vector), target.cores))
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
@@ -114,7 +118,7 @@ def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_c
     vectors = ceil(problem.channels / vector) * ceil(vector / target.lanes)
     pixels = ceil(problem.height / tile.rows) * tile.rows * ceil(problem.width / tile.cols) * tile.cols
     sums = problem.batch * pixels * vectors * prod(problem.kernel)
-    shares = problem.batch * tile.bands
+    shares = problem.batch * tile.bands * tile.parts
     return sums * (fma_cycles or 1 / target.fma_per_cycle) * ceil(shares / target.cores) / shares
 
 
@@ -135,18 +139,19 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
 
-    # 2. Bands are for threads. In a band: tiles, the vectors of a tile's channels, the taps, and the sums of one
-    # vector.
+    # 2. Bands and parts of the channels are for threads. Inside: tiles, the vectors of a tile's channels, the taps, and
+    # the sums of one vector.
     image, h, w, o, r, q = sch.get_loops(conv)
     vector, lane = sch.split(o, [None, vector_width(int(sch.get(o).extent), target.lanes)])
+    part, vector = sch.split(vector, [tile.parts, None])
     row, row_inner = sch.split(h, [None, tile.rows])
     band, row = sch.split(row, [tile.bands, None])
     col, col_inner = sch.split(w, [None, tile.cols])
-    sch.reorder(image, band, row, col, vector, r, q, row_inner, col_inner, lane)
+    sch.reorder(image, band, part, row, col, vector, r, q, row_inner, col_inner, lane)
     sch.reverse_compute_at(epilogue, vector, preserve_unit_loops=True)
 
     # 3. Everything in a tile is unrolled, so that an input that several sums share is loaded once.
-    *pixels, o = sch.get_loops(epilogue)[5:]
+    *pixels, o = sch.get_loops(epilogue)[6:]
     for loop in (lane, o):
         sch.vectorize(loop)
     for loop in (r, q, row_inner, col_inner, *pixels):
@@ -155,7 +160,7 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     # 4. Tiles at the image's edges get code of their own: no test is left in the others.
     for loop in (row, col):
         partition(sch, loop)
-    sch.parallel(sch.fuse(image, band))
+    sch.parallel(sch.fuse(image, band, part))
     sch.decompose_reduction(conv, r)
     finish(sch, target)
 
