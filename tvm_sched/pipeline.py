@@ -34,6 +34,7 @@ from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
 from tvm_sched.planning.plan import FREE, Restrictions
+from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
@@ -168,12 +169,13 @@ def fused(imported: Imported, compilation: Compilation) -> IRModule:
 @dataclass(frozen=True)
 class Lowered:
     """Every function scheduled; for the reader, what was chosen for each layer; the function to call first, if there is
-    one.
+    one; how threads share each call.
     """
 
     mod: IRModule
     choices: list[LayerChoice]
     prepare: str | None
+    calls: list[SharedCall]  # of 'main', in order
 
 
 def lower(imported: Imported, compilation: Compilation) -> Lowered:
@@ -185,7 +187,7 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
         replace(choice, macs=choice.macs * parts, kept_macs=choice.kept_macs * parts)
         for choice in with_calls(mod, compilation)
     ]
-    return Lowered(mod, choices, prepare)
+    return Lowered(mod, choices, prepare, shared_calls(mod))
 
 
 def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
@@ -244,6 +246,13 @@ def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:
         choice if choice.kernel == ZEROS else replace(choice, **found.get(mark, lost))
         for mark, choice in compilation.choices.items()
     ]
+
+
+def shared_calls(mod: IRModule) -> list[SharedCall]:
+    """How threads share each call of a scheduled function in 'main'."""
+    called = [binding.value.args[0] for binding in kernel_bindings(mod)]
+    loops = {var: tuple(parallel_loops(mod[var])) for var in set(called)}
+    return [SharedCall(var.name_hint.removesuffix(IN_PLACE), loops[var]) for var in called]
 
 
 def kernel_bindings(mod: IRModule) -> list[relax.Binding]:

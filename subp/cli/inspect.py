@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.types import Numbers
+from subp_contract.errors import UserError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,14 +19,24 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--code", help="FILE.py:FUNCTION that makes the network of a checkpoint of your own; the file is run.")
-def command(file: Path, code: str | None) -> None:
+@click.option(
+    "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
+)
+def command(file: Path, code: str | None, threads: list[int] | None) -> None:
     """Show FILE's layers: block size, density, uniform or not, multiply-accumulates, bytes dense and as BSR.
 
     FILE is a checkpoint or a folded network of `subp train`, an ONNX file, or what `subp compile` wrote: of that also
     the kernels.
+
+    With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
+    thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
     """
     from subp.cli.terminal import console
 
+    if threads:
+        if file.suffix != ".so":
+            raise UserError(f"--threads tells of a compiled file, NAME.so, not of {file}")
+        return console().print(threads_table(file, threads))
     tables = {".so": compiled_table, ".onnx": onnx_table}
     if file.suffix in tables:
         console().print(tables[file.suffix](file))
@@ -88,6 +101,40 @@ def compiled_table(file: Path) -> "Table":
         numbers = (str(layer["n"] or "-"), f"{layer['density']:.1%}", blocks, f"{layer['macs'] / 1e6:,.2f} M")
         computed = f"{layer['kept_macs'] / 1e6:,.2f} M"
         table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, computed)
+    return table
+
+
+def threads_table(file: Path, threads: list[int]) -> "Table":
+    """How evenly threads share the calls of a compiled file; its last line weighs layers by their multiply-adds."""
+    from collections import Counter
+
+    from rich.table import Table
+
+    from tvm_sched.deploy.manifest import read_manifest
+    from tvm_sched.planning.sharing import SharedCall, weighted
+
+    manifest, _ = read_manifest(file)
+    if "calls" not in manifest:
+        raise UserError(f"{file} does not tell how threads share its work: compile the network again")
+    calls = [SharedCall.from_json(each) for each in manifest["calls"]]
+    layers = {(layer["function"], layer["call"]): layer for layer in manifest["layers"]}
+    work = []
+    table = Table(title=f"compiled for {manifest['threads']} threads; busiest thread over the mean", show_footer=True)
+    seen: Counter[str] = Counter()
+    rows = []
+    for call in calls:
+        layer = layers.get((call.function, seen[call.function]), {"name": "-", "kept_macs": 0})
+        seen[call.function] += 1
+        work.append((call, float(layer["kept_macs"])))
+        steps = ", ".join(f"{loop.extent}{f' x {loop.times}' if loop.times > 1 else ''}" for loop in call.loops)
+        rows.append((layer["name"], call.function, steps or "-", *(f"{call.busiest(count):.2f}" for count in threads)))
+    table.add_column("layer", footer="all, by multiply-adds")
+    table.add_column("function")
+    table.add_column("steps", justify="right")
+    for count in threads:
+        table.add_column(f"{count} threads", footer=f"{weighted(work, count):.2f}", justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

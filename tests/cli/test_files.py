@@ -68,8 +68,8 @@ def test_a_file_that_is_no_exported_program_is_told_in_one_line(tmp_path):
 
 @pytest.fixture
 def inspected(capsys):
-    def inspect(path):
-        code = exit_code(["inspect", str(path)])
+    def inspect(path, *options):
+        code = exit_code(["inspect", str(path), *options])
         output = capsys.readouterr()
         return code, output.out + output.err
 
@@ -117,6 +117,15 @@ def test_inspect_prints_onnx_and_compiled_files(sparse, inspected):
     code, output = inspected(sparse[1])
     assert code == 0 and "25.0%" in output and "8/32" in output and "[1, 3, 6, 6] of float32" in output
     assert "0.15 M" in output and "0.04 M" in output  # of the middle layer, and what is computed of it
+
+
+def test_inspect_counts_what_threads_share(sparse, inspected):
+    code, output = inspected(sparse[1], "--threads", "1,2")
+    (line,) = (line for line in output.splitlines() if "direct_conv2d1" in line)
+    assert code == 0 and "2 threads" in output and "all, by multiply-adds" in output
+    assert "1.00" in line and "2.00" in line  # too small for two threads
+    code, output = inspected(sparse[0], "--threads", "2")
+    assert code == 2 and "--threads tells of a compiled file" in output
 
 
 @pytest.mark.parametrize("suffix, told", [(".onnx", "not an ONNX file"), (".so", "not a shared library")])

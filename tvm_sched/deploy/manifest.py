@@ -4,11 +4,11 @@
 numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
 `tvm_sched.signature`; `main` (the function that computes the network), `prepare` (the one that computes what 'main'
 takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all), `parts` (equal parts
-of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `memory` (bytes of `workspace`,
-`weights` and what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers of each of
-PyTorch's `outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and `notes`),
-`shapes` (of a network for several what differs in the further ones, the members of OF_SHAPE), and what the user adds
-(`classes`, `preprocessing`).
+of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of 'main': how threads share
+each, rows of `planning.sharing.SharedCall`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them),
+`versions`, `check` (a `seed` for inputs and the first numbers of each of PyTorch's `outputs` for them; whether the
+network was `verified`, with what `error` at what `tolerance`, and `notes`), `shapes` (of a network for several what
+differs in the further ones, the members of OF_SHAPE), and what the user adds (`classes`, `preprocessing`).
 """
 
 import json
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FORMAT = 4
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
-OF_SHAPE = ("main", "prepared", "parts", *SIGNATURE, "layers", "check")
+OF_SHAPE = ("main", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
@@ -59,6 +59,7 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "parts": imported.parts,
         **imported.signature.to_json(),
         "layers": [asdict(choice) for choice in built.lowered.choices],
+        "calls": [call.to_json() for call in built.lowered.calls],
         "memory": asdict(built.memory),
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,
@@ -71,7 +72,8 @@ def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory") -> 
     for number, manifest in enumerate(manifests):
         names = joined.names[number]
         layers = [row | {"function": names.get(row["function"], row["function"])} for row in manifest["layers"]]
-        own = {"main": joined.mains[number], "prepared": joined.prepared[number], "layers": layers}
+        calls = [[names.get(function, function), loops] for function, loops in manifest["calls"]]
+        own = {"main": joined.mains[number], "prepared": joined.prepared[number], "layers": layers, "calls": calls}
         each.append({key: manifest[key] for key in OF_SHAPE} | own)
     prepare = next((manifest["prepare"] for manifest in manifests if manifest["prepare"]), None)
     return manifests[0] | each[0] | {"prepare": prepare, "memory": asdict(memory), "shapes": each[1:]}

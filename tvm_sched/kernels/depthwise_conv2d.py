@@ -23,7 +23,7 @@ from tvm_sched.kernels.conv_problem import output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import rounded
-from tvm_sched.kernels.rewrites.loops import bands, partition, start_with_product
+from tvm_sched.kernels.rewrites.loops import bands, partition, pieces, start_with_product
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 
@@ -75,17 +75,20 @@ def compute(
 
 @dataclass(frozen=True)
 class DepthwiseTile:
-    """`rows x cols` output pixels computed together; `bands` divides the tiles of an image's height among threads.
-    `copied`: so many vectors of channels of a band are copied into one piece before they are read; 0 for none.
+    """`rows x cols` output pixels computed together; threads share `bands` of the tiles of an image's height by `parts`
+    of its vectors of channels. `copied`: so many vectors of channels, a part, are copied into one piece before they are
+    read; 0 for none.
     """
 
     rows: int
     cols: int
     bands: int
+    parts: int = 1
     copied: int = 0
 
     def __str__(self) -> str:
-        return f"{self.rows}x{self.cols} pixels, {self.bands} bands{', copied' if self.copied else ''}"
+        parts = f" x {self.parts} parts of the channels" if self.parts > 1 else ""
+        return f"{self.rows}x{self.cols} pixels, {self.bands} bands{parts}{', copied' if self.copied else ''}"
 
 
 def problem_of(sch: Schedule) -> DepthwiseProblem:
@@ -101,9 +104,16 @@ def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> 
     height, width, channels = problem.height, problem.width, problem.channels
     vector = vector_width(channels, target.lanes)
     most_sums = MOST_SUMS // ceil(vector / target.lanes) if channels % vector == 0 else 1
-    blocks = {0: 1}  # vectors that are copied together -> blocks of channels that threads share
+    blocks = [0]  # vectors that are copied together
     if channels % (vector * COPIED) == 0 and overflows(problem, target):
-        blocks[COPIED] = channels // vector // COPIED
+        blocks.append(COPIED)
+
+    def shared(rows: int, copied: int) -> tuple[int, int]:
+        """(bands, parts) of so many rows of tiles; what is copied together is one part."""
+        if not copied:
+            return pieces(problem.batch, rows, ceil(channels / vector), target.cores)
+        parts = channels // vector // copied
+        return bands(rows, ceil(target.cores / problem.batch / parts)), parts
 
     def preference(tile: DepthwiseTile) -> tuple:
         """Row by row, tall tiles: their sums are stored while others are computed."""
@@ -111,8 +121,8 @@ def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> 
         return rounded(cycles(problem, tile, target)), loads(problem, tile), tall
 
     found = [
-        DepthwiseTile(rows, cols, bands(ceil(height / rows), ceil(target.cores / problem.batch / shared)), copied)
-        for copied, shared in blocks.items()
+        DepthwiseTile(rows, cols, *shared(ceil(height / rows), copied), copied)
+        for copied in blocks
         for rows in range(1, min(height, most_sums, 4) + 1)
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
@@ -174,7 +184,7 @@ def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_c
         work += pixels * prod(map(min, problem.stride, problem.kernel)) * target.costs.copy_cycles
     elif overflows(problem, target):
         work *= target.costs.set_overflow_factor
-    shares = problem.batch * tile.bands * (vectors // tile.copied if tile.copied else 1)
+    shares = problem.batch * tile.bands * tile.parts
     return work * ceil(shares / target.cores) / shares
 
 
@@ -196,15 +206,15 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     # 1. Bias, residual and activation become one block that reads the sums from registers.
     epilogue = merge_epilogue(sch, conv)
 
-    # 2. Bands, and copied blocks of channels, are for threads. In a band: tiles, the vectors of a tile's channels, the
-    # taps, and the sums of one vector, or of a row of it.
+    # 2. Bands and parts of the channels are for threads. In a part: tiles, the vectors of a tile's channels, the taps,
+    # and the sums of one vector, or of a row of it.
     image, h, w, o, r, q = sch.get_loops(conv)
-    width = vector_width(problem.channels, target.lanes)
-    block, vector, lane = sch.split(o, [None, tile.copied, width] if tile.copied else [1, None, width])
+    vector, lane = sch.split(o, [None, vector_width(problem.channels, target.lanes)])
+    part, vector = sch.split(vector, [tile.parts, None])
     row, row_inner = sch.split(h, [None, tile.rows])
     band, row = sch.split(row, [tile.bands, None])
     col, col_inner = sch.split(w, [None, tile.cols])
-    outer, tiles_of_band = [image, band, block], [row, col, vector]
+    outer, tiles_of_band = [image, band, part], [row, col, vector]
     rows = by_rows(problem, tile, target)
     step = [row_inner, r, q, col_inner] if rows else [r, q, row_inner, col_inner]
     sch.reorder(*outer, *tiles_of_band, *step, lane)
@@ -213,7 +223,7 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
 
     # 3. Pixels that would meet in one set of L1 are copied into one piece.
     if tile.copied:
-        copy_input(sch, conv, block, target)
+        copy_input(sch, conv, part, target)
 
     # 4. Everything in a tile is unrolled, so that an input that several sums share is loaded once.
     *pixels, o = sch.get_loops(epilogue)[len(around) :]

@@ -159,7 +159,7 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
 
     again = weights * groups + band  # touched since the band before
     mine = ceil(images * tile.bands * groups / target.cores)  # passes of the busiest core
-    new = min(mine, ceil(groups / target.cores))  # with weights that were not read before in this call
+    new = min(mine, groups)  # with weights that this core has not read before in this call: a band runs through all
     return new * pass_cycles(max(again, target.network_bytes)) + (mine - new) * pass_cycles(again)
 
 

@@ -31,7 +31,7 @@ from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, share, unrolled_vector
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
@@ -41,6 +41,7 @@ PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
     f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output")
 )
 VARIANT, GRID = "winograd.form", "winograd.grid"  # attributes of that block
+STAGES = 3  # of a band: input transform, products, output transform
 OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 
 
@@ -192,7 +193,9 @@ def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[Wino
 
 
 def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
+    """Estimated cycles of the whole convolution on the target's cores, without the one launch of threads that every
+    kernel makes; `fma_cycles` as in `register_tile.cycles`.
+    """
     products, grid, costs = problem.products, problem.grid, target.costs
     bands, tiles_in_band = grid[0] * grid[1] // tile.rows, tile.rows * grid[2]
     register, one_core = Tile(1, tile.cols, tile.block_rows, 1), replace(target, cores=1)
@@ -204,8 +207,13 @@ def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cyc
     # From beyond L2 a transform waits for its numbers as well, which are read and written.
     transforms = costs.transform_instructions * numbers / target.lanes / target.fma_per_cycle**0.5
     far = 2 * numbers * FLOAT / costs.l2_bytes_per_cycle if numbers * FLOAT > target.l2_bytes else 0
-    band = product + transforms + far
-    return first - product + band * (ceil(bands / target.cores) if bands >= target.cores else bands / target.cores)
+    if bands >= target.cores:
+        return first - product + (product + transforms + far) * ceil(bands / target.cores)
+    # The threads share the stages of each band: positions by block rows, tiles by vectors of channels.
+    vectors = ceil(products.channels / target.lanes)
+    shared = product * share(problem.variant.size**2 * products.block_rows // tile.block_rows, target.cores)
+    shared += (transforms + far) * share(tiles_in_band * vectors, target.cores)
+    return first - product + bands * shared + (STAGES * bands - 1) * target.barrier_cycles
 
 
 def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:

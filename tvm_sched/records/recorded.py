@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import tvm_ffi
-from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
+from tvm_sched.planning.sharing import parallel_loops
 from tvm_sched.targets import Target
 
 
@@ -71,9 +70,7 @@ def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
 
 def shares_equally(func: PrimFunc, threads: int) -> bool:
     """Whether each parallel loop of a scheduled function divides into equal pieces; one too small to have any does."""
-    loops: list[tirx.For] = []
-    tvm_ffi.structural_walk(func.body, (tirx.For, loops.append), order="post")
-    return all(int(loop.extent) % threads == 0 for loop in loops if loop.kind == tirx.ForKind.PARALLEL)
+    return all(loop.extent % threads == 0 for loop in parallel_loops(func))
 
 
 def in_words(threads: int) -> str:

@@ -69,6 +69,7 @@ class Costs:
     transposed_store_cycles: float = figure(6, CYCLES, "of a vector transposed back, while the store buffer takes it")
     far_transposed_store_cycles: float = figure(10, CYCLES, "of a vector transposed back, the store buffer being full")
     lanes_step_cycles: float = figure(2.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
+    barrier_cycles: float = figure(2500, CYCLES, "to set a second thread to work and wait for it")
     rest_factor: float = figure(1.5, FACTOR, "loads of the pixels that a vector of them leaves over")
 
 
@@ -97,6 +98,7 @@ ZEN3 = Costs(
     transposed_store_cycles=0.708,
     far_transposed_store_cycles=0.708,
     lanes_step_cycles=0,
+    barrier_cycles=2750,
     rest_factor=1.47,
 )
 ZEN5 = Costs(
@@ -120,6 +122,7 @@ ZEN5 = Costs(
     transposed_store_cycles=2.32,
     far_transposed_store_cycles=3.4,
     lanes_step_cycles=0,
+    barrier_cycles=3040,
     rest_factor=1.21,
 )
 NEOVERSE_N1 = Costs(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from tvm_sched.targets.costs import ZEN4, Costs
 
+FURTHER = 0.2  # of what a second thread takes: each thread more, which is called while the others already wake
+
 
 @dataclass(frozen=True)
 class Target:
@@ -41,6 +43,11 @@ class Target:
     def arch(self) -> str:
         """Architecture of the code: 'x86_64' or 'aarch64'."""
         return self.triple.split("-")[0]
+
+    @property
+    def barrier_cycles(self) -> float:
+        """To set the threads to work and wait for all of them; nothing where there is one thread."""
+        return self.costs.barrier_cycles * (1 + FURTHER * (self.cores - 2)) if self.cores > 1 else 0.0
 
     @property
     def links(self) -> bool:

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from subp_contract.errors import UserError
-from tvm_sched import targets
-from tvm_sched.bench.calibration import measuring
+from tvm_sched import runtime, targets
+from tvm_sched.bench.calibration import measuring, workloads
 from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES, Trial
 from tvm_sched.kernels.register_tile import overflows_a_set
 from tvm_sched.targets.costs import CYCLES, FACTOR, FIGURES
 from tvm_sched.targets.sizes import FLOAT
 
 PROBE = {probe.figure: probe for probe in PROBES}
-OF_KERNELS = set(PROBE) - {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles"}
+COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles"}
+OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles"}
 UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor", "rest_factor")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
 CASES = [
@@ -139,6 +140,15 @@ def test_a_winograd_band_of_transforms_multiplies_one_channel_in_the_second_cach
 def test_figures_that_swing_or_make_no_sense_are_not_believed(measured, spread, unit, words):
     told = measuring.doubts(measured, spread, unit)
     assert words in told and bool(told) == bool(words)
+
+
+def test_a_barrier_is_what_a_second_thread_adds_to_a_launch(monkeypatch):
+    monkeypatch.setattr(runtime, "most_threads", lambda: 2)
+    asked = trial("barrier_cycles", "x86-avx512")
+    assert [work.threads for work in asked.workloads] == [2, 1]
+    assert asked.solve(workloads.LAUNCHES * 2600, workloads.LAUNCHES * 100) == 2500
+    monkeypatch.setattr(runtime, "most_threads", lambda: 1)
+    assert trial("barrier_cycles", "x86-avx512") == "this process may use one thread"
 
 
 def test_a_target_that_this_machine_cannot_run_is_refused():

@@ -139,6 +139,14 @@ def test_threads_get_bands_of_the_image():
     assert tiles(depthwise_conv2d.KERNEL, layer.mod, target)[0].bands % 4 == 0
 
 
+@pytest.mark.parametrize("channels", [96, 61])  # whole vectors, and a last one that is cut short
+def test_threads_share_channels_where_rows_do_not_divide(channels):
+    layer, target = Layer((1, 7, 7, channels), (3, 3), **SAME), replace(ONE_CORE, cores=2)
+    tile = tiles(depthwise_conv2d.KERNEL, layer.mod, target)[0]
+    assert (tile.bands, tile.parts) == (1, 2)
+    layer.check(tile, target)
+
+
 def test_a_schedule_replays_from_its_trace():
     layer = Layer((1, 7, 9, 24), (3, 3), activation=(silu, torch.nn.functional.silu), **SAME)
     sch = scheduled(depthwise_conv2d.KERNEL, layer.mod, ONE_CORE)

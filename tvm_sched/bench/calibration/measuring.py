@@ -55,7 +55,6 @@ def calibrated(
     (figures done, in all, the next one). Raises UserError if this machine cannot run the target's code.
     """
     one_core = measurable_here(target, threads=1)
-    runtime.set_threads(1)
     findings = {figure: unmeasured(target, figure, why) for figure, why in NOT_MEASURED.items()}
     for done, probe in enumerate(PROBES):
         progress(done, len(PROBES), probe.figure)
@@ -115,6 +114,7 @@ def timer(work: Workload, target: Target) -> Callable[[], float]:
     arguments = [tvm.runtime.tensor(each) if isinstance(each, np.ndarray) else each for each in work.arguments]
 
     def seconds(calls: int) -> float:
+        runtime.set_threads(work.threads)
         return module.time_evaluator("main", device, number=calls, repeat=1)(*arguments).mean
 
     calls = max(1, round(BURST_S / seconds(3)))

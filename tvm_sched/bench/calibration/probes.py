@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from subp_contract import pattern
+from tvm_sched import runtime
 from tvm_sched.bench.calibration import workloads
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
@@ -330,6 +331,17 @@ def left_over(target: Target) -> Trial | str:
     )
 
 
+# Threads
+
+
+def launching(target: Target) -> Trial | str:
+    """Two threads with next to nothing to do, against one, which does it without the other."""
+    if runtime.most_threads() < 2:
+        return "this process may use one thread"
+    works = [workloads.launching(threads) for threads in (2, 1)]
+    return Trial(works, lambda two, one: (two - one) / workloads.LAUNCHES)
+
+
 PROBES = (  # a probe stands behind those whose figures its own needs
     Probe(
         "l2_bytes_per_cycle", "`transfer` of weights, half the cache of them", lambda t: streaming(t, t.l2_bytes / 2)
@@ -353,6 +365,7 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),
     Probe("transposed_store_cycles", "what an output adds outside loops", lambda t: transposing_back(t, BURST)),
     Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
+    Probe("barrier_cycles", "parallel loops of next to nothing, on two threads", launching),
     Probe("rest_factor", "loads of a step of the pixels that are left over", left_over),
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why

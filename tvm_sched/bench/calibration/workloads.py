@@ -1,6 +1,6 @@
 """What is timed: scheduled functions on the smallest problems that do one thing, of the kernels that networks run on.
 
-All are for one core. Nothing is compiled here, so that a test can look at a problem without running it.
+All but one are for one core. Nothing is compiled here, so that a test can look at a problem without running it.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,9 @@ from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT, LINE
+
+LAUNCHES = 20  # of `launching`
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class Workload:
     kernel: Kernel | None = None
     problem: Problem = None
     tile: object = None
+    threads: int = 1  # that it runs on
 
 
 def multiply_adds(target: Target) -> Workload:
@@ -124,6 +128,22 @@ def addition(target: Target, numbers: int) -> Workload:
     shape = (numbers // target.lanes, target.lanes)
     a, b = placeholder(shape), placeholder(shape)
     return of_schedule(rules.schedule, [a, b], topi.add(a, b), target)
+
+
+def launching(threads: int) -> Workload:
+    """LAUNCHES loops, one after the other, in which each of so many threads adds to a vector of its own."""
+    from tvm.script import tirx as T
+
+    shape = (threads, LINE // FLOAT)
+
+    @T.prim_func(s_tir=True)
+    def main(x: T.Buffer(shape, "float32"), y: T.Buffer(shape, "float32")):
+        for _ in T.serial(LAUNCHES):
+            for i in T.parallel(shape[0]):
+                for j in T.vectorized(shape[1]):
+                    y[i, j] = x[i, j] + y[i, j]
+
+    return Workload(IRModule({"main": main}), [np.zeros(shape, "float32") for _ in range(2)], threads=threads)
 
 
 def of_schedule(schedule, inputs: Sequence[te.Tensor], output: te.Tensor, target: Target) -> Workload:

@@ -12,7 +12,7 @@ from math import prod
 from tvm import ir, tirx
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.rewrites.loops import PARALLEL_FROM, bands, partition
+from tvm_sched.kernels.rewrites.loops import bands, partition
 from tvm_sched.kernels.rewrites.tir_blocks import (
     Axis,
     axes,
@@ -22,8 +22,8 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
     is_spatial,
     output,
     reads_in_place,
+    shared,
     variables,
-    volume,
 )
 from tvm_sched.targets import Target
 
@@ -59,7 +59,7 @@ def schedule(sch: Schedule, block, epilogue, target: Target):
     rows, vectors = tile(1 if rows_at is None else spatial[rows_at].extent, spatial[lanes_at].extent // width, target)
     sizes = {lanes_at: vectors * width} | ({} if rows_at is None else {rows_at: rows})
     uneven = chosen_by(sch, block) | {spatial[i].var for i, size in sizes.items() if spatial[i].extent % size}
-    worth_threads = volume(sch, block) >= PARALLEL_FROM
+    worth_threads = shared(sch, [block], target)
     if epilogue is None:
         epilogue = sch.cache_write(block, 0, "local")
     else:
@@ -118,7 +118,7 @@ def pad_lanes(sch: Schedule, block, epilogue, lanes_at: int, target: Target):
             vectors, lane = sch.split(last, [None, target.lanes])
             sch.vectorize(lane)
             partition(sch, vectors)
-            if volume(sch, copy) >= PARALLEL_FROM:
+            if shared(sch, [copy], target):
                 sch.parallel(sch.fuse(*rows))
     (cut,) = sch.get_consumers(block)
     if epilogue is None:

@@ -15,6 +15,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
     is_spatial,
     output,
     reads_in_place,
+    shared,
     variables,
 )
 from tvm_sched.targets import Target
@@ -69,7 +70,7 @@ def common_axes(sch: Schedule, run: list) -> int:
 
 def schedule(sch: Schedule, run: list, target: Target):
     """Puts a run of blocks into one loop over rows, lanes along the row."""
-    count = row_axes(sch, run)
+    count, worth_threads = row_axes(sch, run), shared(sch, run, target)
     rows, sums = [], []
 
     # 1. A reduction becomes two: one result a lane, then over the lanes. In each block: one loop over rows, and lanes
@@ -90,7 +91,9 @@ def schedule(sch: Schedule, run: list, target: Target):
 
     # 2. One loop over rows for all, shared among threads.
     if count:
-        sch.parallel(sch.merge(*rows) if len(rows) > 1 else rows[0])
+        row = sch.merge(*rows) if len(rows) > 1 else rows[0]
+        if worth_threads:
+            sch.parallel(row)
 
     # 3. The zeroing leaves the sums; but where the last vector is cut short TVM can't tell any more that the block is a
     # sum.

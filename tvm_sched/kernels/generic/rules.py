@@ -19,7 +19,7 @@ from math import gcd
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.generic import reduce_lanes, reduce_rows
-from tvm_sched.kernels.rewrites.loops import PARALLEL_FROM, partition, split_lanes
+from tvm_sched.kernels.rewrites.loops import partition, split_lanes
 from tvm_sched.kernels.rewrites.tir_blocks import (
     CHOICE,
     axes,
@@ -32,6 +32,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import (
     is_regular,
     is_spatial,
     moves_only,
+    shared,
     variables,
     volume,
 )
@@ -111,9 +112,9 @@ def schedule_spatial(sch: Schedule, block, target: Target):
         sch.unroll(pieces)
     else:
         transpose(sch, every[last], every[across], target)
-    shared = [axis.loop for axis in every[: last if across is None else min(across, last)]]
-    if shared and volume(sch, block) >= PARALLEL_FROM:
-        sch.parallel(sch.fuse(*shared))
+    outer = [axis.loop for axis in every[: last if across is None else min(across, last)]]
+    if outer and shared(sch, [block], target):
+        sch.parallel(sch.fuse(*outer))
 
 
 def joinable(sch: Schedule, block, every, lanes: int) -> int:

@@ -1,13 +1,17 @@
 """Rewrites of loops that several schedules share."""
 
+from dataclasses import replace
+from itertools import product
 from math import ceil
 
 from tvm.s_tir import Schedule
 
+from tvm_sched.kernels.ranking import divisors
+from tvm_sched.targets import Target
+
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PREFETCH = "tvm_sched.prefetch"  # ours, for passes/tir/insert_prefetches
 FIRST_PRODUCT = "tvm_sched.first_product"  # ours, for passes/tir/first_products
-PARALLEL_FROM = 1 << 14  # steps of a loop nest; for fewer, waking the threads costs more than they save
 
 
 def split_lanes(sch: Schedule, loop, lanes: int):
@@ -51,6 +55,31 @@ def start_with_product(sch: Schedule, block):
     sch.annotate(block, FIRST_PRODUCT, 1)
 
 
+def worth_threads(cycles: float, target: Target) -> bool:
+    """Whether threads save more of work that takes one core so long than it costs to set them to it; of code for one
+    core whether two would, on which it may be run too.
+    """
+    shared = replace(target, cores=max(target.cores, 2))
+    return cycles * (1 - 1 / shared.cores) > shared.barrier_cycles
+
+
+def share(steps: int, threads: int) -> float:
+    """Of a loop's steps the busiest thread's, as a fraction."""
+    return ceil(steps / threads) / steps
+
+
 def bands(rows: int, threads: int) -> int:
     """The divisor of `rows` that leaves the busiest of `threads` threads the fewest rows; the smallest such divisor."""
-    return min((d for d in range(1, rows + 1) if rows % d == 0), key=lambda d: (ceil(d / threads) * (rows // d), d))
+    return pieces(1, rows, 1, threads)[0]
+
+
+def pieces(images: int, rows: int, columns: int, threads: int) -> tuple[int, int]:
+    """Divisors of `rows` and of `columns` into which each of `images` is cut, so that the busiest of `threads` threads
+    gets the least; of these the fewest columns, then rows.
+    """
+
+    def busiest(cut: tuple[int, int]) -> int:
+        return ceil(images * cut[0] * cut[1] / threads) * (rows // cut[0]) * (columns // cut[1])
+
+    cuts = product(divisors(rows, rows), divisors(columns, columns))
+    return min(cuts, key=lambda cut: (busiest(cut), cut[1], cut[0]))

@@ -6,6 +6,7 @@ spatial axis (i, j) names what the block writes; a reduction axis (k) is summed 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +14,10 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.s_tir import SBlockRealize, Schedule
 from tvm.tirx import IterVar
+
+from tvm_sched.kernels.rewrites.loops import worth_threads
+from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT
 
 REALIZE = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 CHOICE = "prim.if_then_else"  # the call that computes nothing but picks one of two values
@@ -66,6 +71,12 @@ def is_spatial(sch: Schedule, block) -> bool:
 def volume(sch: Schedule, block) -> int:
     """How often the block runs."""
     return prod(int(axis.dom.extent) for axis in sch.get(block).iter_vars)
+
+
+def shared(sch: Schedule, blocks: Sequence, target: Target) -> bool:
+    """Whether threads are to share blocks that mostly move data: a number read and one written a step."""
+    steps = sum(volume(sch, block) for block in blocks)
+    return worth_threads(2 * FLOAT * steps / target.costs.moved_bytes_per_cycle, target)
 
 
 def output(sch: Schedule, block) -> tirx.Buffer:

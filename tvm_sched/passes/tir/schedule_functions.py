@@ -5,9 +5,10 @@ the compilation: a kernel's function is taken apart until its schedule takes it,
 function keeps plain loops. Both are told in words.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tvm import IRModule, relax
+import tvm_ffi
+from tvm import IRModule, relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
@@ -15,6 +16,7 @@ from tvm.tirx import PrimFunc
 from tvm_sched.kernels import TRANSFORMATIONS, kernel_of
 from tvm_sched.kernels.base import kernel_name
 from tvm_sched.kernels.generic import plain, rules
+from tvm_sched.kernels.rewrites.loops import worth_threads
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import is_op, rewritten
 from tvm_sched.passes.tir.take_apart import Halves, halves
@@ -23,6 +25,7 @@ from tvm_sched.targets import Target
 
 SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 PLAIN = "plain loops"  # begins the words of a function that no rule takes
+ON_ONE_THREAD = ", on one thread"  # ends the words of a kernel so small that threads would cost more than they save
 APART = "; epilogue apart"  # ends the words of a kernel that its schedule took without it
 
 
@@ -80,7 +83,7 @@ class Scheduler:
     def keep_plain(self, name: str, func: PrimFunc, error: Exception) -> None:
         """The function with plain loops."""
         sch = Schedule(IRModule({"main": func}))
-        plain.schedule(sch)
+        plain.schedule(sch, self.target)
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         self.keep(name, func, sch, f"{PLAIN}: {reason}")
 
@@ -140,15 +143,33 @@ def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -
             transform(sch, target)
         elif takes_int64(func):
             rules.inline(sch)
-            plain.schedule(sch)
+            plain.schedule(sch, target)
         else:
             rules.schedule(sch, target)
         return sch, ""
     if records is not None and (recorded := records.lookup(func)) is not None:
         return recorded.schedule, recorded.words
-    tile = kernel.tiles(kernel.problem(sch), target)[0]
-    kernel.schedule(sch, tile, target)
-    return sch, f"default: {tile}"
+    problem, one_core = kernel.problem(sch), replace(target, cores=1)
+    tile = kernel.tiles(problem, target)[0]
+    if worth_threads(kernel.cycles(problem, tile, one_core), target):
+        kernel.schedule(sch, tile, target)
+        return sch, f"default: {tile}"
+    tile = kernel.tiles(problem, one_core)[0]
+    kernel.schedule(sch, tile, one_core)
+    return Schedule(IRModule({"main": on_one_thread(sch.mod["main"])})), f"default: {tile}{ON_ONE_THREAD}"
+
+
+def on_one_thread(func: PrimFunc) -> PrimFunc:
+    """A scheduled function whose parallel loops are serial."""
+
+    def serial(loop: tirx.For) -> tirx.For:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return tirx.For(
+            loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body, annotations=loop.annotations
+        )
+
+    return tvm_ffi.structural_map(func, (tirx.For, serial))
 
 
 def takes_int64(func: PrimFunc) -> bool:
