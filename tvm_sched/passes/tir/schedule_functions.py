@@ -17,11 +17,11 @@ from tvm_sched.kernels.base import kernel_name
 from tvm_sched.kernels.generic import plain, rules
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import is_op, rewritten
+from tvm_sched.passes.tir.marks import SCHEDULED
 from tvm_sched.passes.tir.take_apart import Halves, halves
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
-SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 PLAIN = "plain loops"  # begins the words of a function that no rule takes
 APART = "; epilogue apart"  # ends the words of a kernel that its schedule took without it
 
