@@ -17,6 +17,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
+from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
@@ -49,7 +50,9 @@ LOWERING = (
     # Weights are asked for before they are needed.
     CodePhase("insert_prefetches", each(insert_prefetches)),
     # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.
-    CodePhase("lower_loops", TVM_LOWERING),
+    CodePhase("lower_loops", lowered_apart(TVM_LOWERING)),
+    # Functions that only other functions call take pointers.
+    CodePhase("take_pointers", each(take_pointers)),
 )
 FINISHING = (
     # Functions inside the network do not test their arguments.

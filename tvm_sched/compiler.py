@@ -100,8 +100,8 @@ def compile(
         else:
             network, example = network_of(module, example_inputs, of_each_input(shapes[0]) if shapes else None)
             each = [compiled(*one) for one in examples(network, example, example_kwargs, shapes)]
-            executable, joined, memory = pipeline.build_shapes([built for built, *_ in each], compilation)
-            manifest = of_shapes([own for *_, own in each], joined, memory)
+            executable, joined, memory, steps = pipeline.build_shapes([built for built, *_ in each], compilation)
+            manifest = of_shapes([own for *_, own in each], joined, memory, steps)
             blind = next((verdict.blind for _, verdict, _ in each if verdict.blind), "")
     if blind:
         warnings.warn(blind, CheckWarning, stacklevel=2)

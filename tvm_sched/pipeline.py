@@ -16,6 +16,7 @@ from tvm_sched import codegen
 from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
+from tvm_sched.passes.graph.call_directly import Steps, call_directly
 from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
@@ -23,7 +24,6 @@ from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
-from tvm_sched.passes.graph.mark_internal import mark_internal
 from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
@@ -53,6 +53,7 @@ class Compilation:
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
     memory: Memory | None = None
+    steps: Steps = field(default_factory=dict)  # what each 'main' calls
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,16 @@ def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
 
 
 def plan_memory(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 12."""
+    """Phase 11."""
     planned = relax.get_pipeline("default_build")(mod)
     compilation.memory = Memory.of(mod, planned)
     return planned
+
+
+def direct(mod: IRModule, compilation: Compilation) -> IRModule:
+    """Phase 12."""
+    mod, compilation.steps = call_directly(mod)
+    return mod
 
 
 FUSING = (
@@ -123,12 +130,12 @@ SCHEDULING = (
     Phase("write_in_place", lambda mod, _: write_in_place(mod)),
 )
 BUILDING = (
-    # 11. Functions that the caller's input never reaches are marked.
-    Phase("mark_internal", lambda mod, _: mark_internal(mod)),
-    # 12. TVM's own: calls become the virtual machine's, memory is planned statically.
+    # 11. TVM's own: calls become the virtual machine's, memory is planned statically.
     Phase("plan_memory", plan_memory),
+    # 12. Steps become one function that calls the kernels with pointers.
+    Phase("call_directly", direct),
 )
-# 13 to 20 are codegen's; machine code comes last.
+# 13 to 21 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 
@@ -202,28 +209,31 @@ def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
 
 @dataclass(frozen=True)
 class Built:
-    """A network as code: TVM's executable, what it was lowered to, and the memory that it takes."""
+    """A network as code: TVM's executable, what it was lowered to, the memory that it takes, and what it calls."""
 
     executable: relax.VMExecutable
     lowered: Lowered
     memory: Memory
+    steps: Steps
 
 
 def build_network(imported: Imported, compilation: Compilation) -> Built:
     """All phases. What they leave in `compilation` is begun anew."""
-    compilation.choices, compilation.schedules, compilation.memory = {}, {}, None
+    compilation.choices, compilation.schedules, compilation.memory, compilation.steps = {}, {}, None, {}
     lowered = lower(imported, compilation)
     executable = build(lowered.mod, compilation)
     assert compilation.memory is not None  # `build` has planned it
-    return Built(executable, lowered, compilation.memory)
+    return Built(executable, lowered, compilation.memory, compilation.steps)
 
 
-def build_shapes(builts: Sequence[Built], compilation: Compilation) -> tuple[relax.VMExecutable, Joined, Memory]:
-    """The executable of one network built for several shapes, what has become of each, and what all take together."""
+def build_shapes(builts: Sequence[Built], compilation: Compilation) -> tuple[relax.VMExecutable, Joined, Memory, Steps]:
+    """The executable of one network built for several shapes, what has become of each, what all take together, and what
+    they call.
+    """
     joined = join_shapes([built.lowered.mod for built in builts])
     executable = build(joined.mod, compilation)
     assert compilation.memory is not None  # `build` has planned it
-    return executable, joined, compilation.memory
+    return executable, joined, compilation.memory, compilation.steps
 
 
 def with_calls(mod: IRModule, compilation: Compilation) -> list[LayerChoice]:

@@ -4,26 +4,21 @@ import re
 from dataclasses import replace
 
 import pytest
-import torch
 import tvm
 from te_run import function, tiles
-from torch import nn
 from tvm import te
 from tvm.s_tir import Schedule
-from tvm.tirx import PrimFunc
 
-from tvm_sched import codegen, pipeline, targets
-from tvm_sched.frontend import torch_export
+from tvm_sched import codegen, targets
 from tvm_sched.kernels import direct_conv2d, winograd_conv2d
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
-from tvm_sched.passes.graph.mark_internal import INTERNAL, mark_internal
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import AHEAD, insert_prefetches
+from tvm_sched.passes.tir.marks import INTERNAL
 from tvm_sched.passes.tir.widen_indices import widen_indices
-from tvm_sched.pipeline import Compilation
 
 
 def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
@@ -111,16 +106,6 @@ def test_a_loaded_index_is_wide_where_the_rest_of_the_address_leaves_the_loop(ke
 def test_arm_asks_with_its_own_instruction():
     sch, target = direct(1, n=8, target=targets.CORTEX_A76)
     assert "prfm\tpldl2keep" in codegen.build(sch.mod, target).mod.inspect_source("asm")
-
-
-def test_only_what_takes_the_input_tests_its_arguments():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 8))
-    imported = torch_export.from_torch(network.eval(), torch.zeros(1, 16, 8, 8))
-    mod = mark_internal(pipeline.lower(imported, Compilation(targets.host())).mod)
-    functions = {var.name_hint: func for var, func in mod.functions.items() if isinstance(func, PrimFunc)}
-    checked = [name for name, func in functions.items() if not func.attrs.get(INTERNAL)]
-    assert len(functions) > 3 and len(checked) == 1
 
 
 def test_an_internal_function_holds_no_tests_of_its_arguments():

@@ -39,7 +39,7 @@ x = torch.zeros(1, 3, 4, 4)
 
 def seen(artifact):  # while it runs
     numbers = set()
-    artifact.instrumented(lambda *_: numbers.add(threads()) or 0)(x.numpy())
+    artifact.timed(lambda _: numbers.add(threads()))(x.numpy())
     return sorted(numbers)
 
 told = {"first": threads()}

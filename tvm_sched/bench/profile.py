@@ -1,12 +1,11 @@
 """Where a network's time goes: each call of 'main' in order, with the layer it computes.
 
-The virtual machine calls back before and after each step. That takes a few microseconds a step, so the steps' sum
-exceeds the time of a plain call; a profile says both, measured in turn.
+The network's code has a second function, which asks for the time between its steps: some 20 ns a step. A profile says
+both, the whole call without that and with it, measured in turn.
 """
 
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,6 @@ from tvm_sched.bench.latency import Candidate, fastest_cpus, measure, pinned
 from tvm_sched.bench.rows import number
 from tvm_sched.deploy.artifact import Artifact
 from tvm_sched.planning.explain import IN_PLACE
-
-BUILTIN = "vm.builtin."  # how the names of the machine's own steps begin
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Profile:
-    """Steps in the order of their calls, then the machine's own steps together, then the rest: their medians' sum is
-    `instrumented_us`.
+    """Steps in the order of their calls, then what the virtual machine computes between them, if anything, then the
+    rest: their medians' sum is `instrumented_us`.
     """
 
     steps: list[Step]
@@ -44,67 +41,55 @@ class Profile:
     plain_us: float  # median of a call without that
 
 
-class Clock:
-    """The callback that times steps."""
-
-    def __init__(self):
-        self.names, self.starts, self.ends = [], [], []
-
-    def __call__(self, function, name, before, result, *arguments) -> int:
-        now = time.perf_counter_ns()
-        if before:
-            self.names.append(name)
-            self.starts.append(time.perf_counter_ns())
-        else:
-            self.ends.append(now)
-        return 0
-
-
 def profile(artifact: Artifact, x: np.ndarray, peak_gflops: float, threads: int, seconds: float = 2.0) -> Profile:
     """Times the artifact's steps on `x` for about so long. peak_gflops: the machine's, on as many threads."""
-    clock = Clock()
-    instrumented = artifact.instrumented(clock)
-    instrumented(x)  # makes its machine
-    vars(clock).update(vars(Clock()))
-    instrumented(x)
-    names = list(clock.names)  # of one run; all are the same
+    times: list[np.ndarray] = []
+    timed = artifact.timed(times.append)
+    timed(x)  # makes its machine
+    times.clear()
     with pinned(fastest_cpus(threads)):
-        timings = measure(
-            {"plain": Candidate(lambda: artifact(x)), "instrumented": Candidate(lambda: instrumented(x))}, seconds
-        )
-    times_us = (np.array(clock.ends) - np.array(clock.starts)).reshape(-1, len(names)) / 1e3
-    total_us = 1e3 * timings["instrumented"].median_ms
-    steps = list(_steps(names, times_us, artifact, total_us, peak_gflops))
+        timings = measure({"plain": Candidate(lambda: artifact(x)), "timed": Candidate(lambda: timed(x))}, seconds)
+    parts = artifact.manifest["parts"]
+    times_us = np.diff(np.stack(times), axis=1).reshape(len(times) // parts, -1) / 1e3
+    total_us = 1e3 * timings["timed"].median_ms
+    steps = list(_steps(times_us, artifact, total_us, peak_gflops))
     rest = total_us - sum(step.median_us for step in steps)
-    least = 1e3 * timings["instrumented"].min_ms - sum(step.min_us for step in steps)
-    steps.append(Step("", "input, output and timing", rest, least, 0, None, rest / total_us))
+    least = 1e3 * timings["timed"].min_ms - sum(step.min_us for step in steps)
+    steps.append(Step("", "input, output and the call", rest, least, 0, None, rest / total_us))
     return Profile(steps, total_us, 1e3 * timings["plain"].median_ms)
 
 
-def _steps(names: Sequence[str], times_us: np.ndarray, artifact: Artifact, total_us: float, peak_gflops: float):
-    """The steps of runs whose times are `times_us` [runs, names].
+def _steps(times_us: np.ndarray, artifact: Artifact, total_us: float, peak_gflops: float) -> Iterator[Step]:
+    """The steps of calls whose times are `times_us` [calls, parts * intervals].
 
-    The machine tells functions by name only; which call of its function a layer is, was counted when the calls were
-    compiled, and stands in the manifest.
+    Which call of its function a layer is, was counted when the calls were compiled, and stands in the manifest.
     """
     layer_of = {(layer.function, layer.call): layer for layer in artifact.explain() if layer.function}
-    names, parts = [name.removesuffix(IN_PLACE) for name in names], artifact.manifest["parts"]
-    calls = Counter()
-    builtin = np.zeros(len(times_us))
-    for name, times in zip(names, times_us.T, strict=True):
-        if name.startswith(BUILTIN):
-            builtin = builtin + times
-            continue
-        layer = layer_of.get((name, calls[name] % (names.count(name) // parts)))
-        calls[name] += 1
-        median = float(np.median(times))
-        kept = layer.kept_macs // parts if layer else 0
-        share_of_peak = 2e-3 * kept / median / peak_gflops if layer else None
-        told = (layer.name, layer.kernel) if layer else ("", name)
-        yield Step(*told, median, float(times.min()), kept, share_of_peak, median / total_us)
-    own = sum(name.startswith(BUILTIN) for name in names)
-    median = float(np.median(builtin))
-    yield Step("", f"the machine's own steps ({own})", median, float(builtin.min()), 0, None, median / total_us)
+    parts = artifact.manifest["parts"]
+    between = np.zeros(len(times_us))
+    pieces = 0
+    for part in np.split(times_us, parts, axis=1):
+        calls: Counter[str] = Counter()
+        for name, times in zip(intervals(artifact.manifest["steps"]), part.T, strict=True):
+            if name is None:
+                between, pieces = between + times, pieces + 1
+                continue
+            layer = layer_of.get((name, calls[name]))
+            calls[name] += 1
+            median = float(np.median(times))
+            kept = layer.kept_macs // parts if layer else 0
+            share_of_peak = 2e-3 * kept / median / peak_gflops if layer else None
+            told = (layer.name, layer.kernel) if layer else ("", name)
+            yield Step(*told, median, float(times.min()), kept, share_of_peak, median / total_us)
+    if pieces:
+        median = float(np.median(between))
+        yield Step("", "the virtual machine's steps", median, float(between.min()), 0, None, median / total_us)
+
+
+def intervals(steps: Sequence[Sequence[str]]) -> list[str | None]:
+    """What the time between two points went to: a function, or, between runs of calls, the virtual machine (None)."""
+    names = [[name.removesuffix(IN_PLACE) for name in run] for run in steps]
+    return [each for run in names for each in (*run, None)][:-1]
 
 
 def table(profile: Profile) -> Table:
@@ -120,9 +105,9 @@ def table(profile: Profile) -> Table:
             column, footer=sums.get(column, ""), justify="left" if column in ("layer", "kernel") else "right"
         )
     for step in profile.steps:
-        kept = f"{step.kept_macs / 1e6:.2f}" if step.kept_macs else "-"
+        macs = f"{step.kept_macs / 1e6:.2f}" if step.kept_macs else "-"
         times = (f"{step.median_us:.1f}", f"{step.min_us:.1f}")
         rows.add_row(
-            step.layer or "-", step.kernel, *times, kept, number(step.share_of_peak, ".0%"), f"{step.share:.1%}"
+            step.layer or "-", step.kernel, *times, macs, number(step.share_of_peak, ".0%"), f"{step.share:.1%}"
         )
     return rows

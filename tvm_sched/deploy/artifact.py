@@ -16,7 +16,7 @@ import numpy as np
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
-from tvm_sched.deploy.entry import Entry
+from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
     each_shape,
     error_limit,
@@ -26,7 +26,7 @@ from tvm_sched.deploy.manifest import (
     read_manifest,
     require_this_machine,
 )
-from tvm_sched.planning.explain import LayerChoice, table
+from tvm_sched.planning.explain import TIMED, LayerChoice, table
 from tvm_sched.quiet import quiet
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, unflatten
 from tvm_sched.targets import Target
@@ -64,7 +64,7 @@ class Artifact:
         self._only = self.shapes[0] if len(self.shapes) == 1 else None
         self._machine: Any = None  # which the first call makes, and what 'prepare' gives
         self._prepared: Sequence = ()
-        self._instrument: Callable | None = None
+        self._tell: Callable | None = None
         self._huge_pages = sum(manifest["memory"].values()) >= huge_pages.WORTH
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,12 +106,13 @@ class Artifact:
         runtime.set_threads(self.threads)
         return (shape.entry or self._enter(shape))(inputs)
 
-    def instrumented(self, callback: Callable[..., int]) -> "Artifact":
-        """Another that runs the same code, but calls `callback(function, name, before, result, *arguments)` before and
-        after each step of 'main'; it must return 0.
+    def timed(self, tell: Callable[[np.ndarray], Any]) -> "Artifact":
+        """Another that runs the same code, but calls `tell(times)` after each run of 'main', which is one for each of
+        the batch's parts. times: [points] nanoseconds, of each of the manifest's lists of `steps` in turn that before
+        each step and that after the last.
         """
         other = Artifact(self._executable, self.manifest, threads=self.threads)
-        other._instrument = callback
+        other._tell = tell
         return other
 
     def for_few_calls(self) -> "Artifact":
@@ -125,12 +126,23 @@ class Artifact:
         if self._machine is None:
             self._start()
         prepared = self._prepared if shape.prepared is None else [self._prepared[place] for place in shape.prepared]
-        entry = shape.entry = Entry(self._machine[shape.main], prepared, shape.signature.inputs, shape.parts)
+        main = self._machine[shape.main] if self._tell is None else self._timed_main(shape, self._tell)
+        entry = shape.entry = Entry(main, prepared, shape.signature.inputs, shape.parts)
         if self._huge_pages:
             huge_pages.collapse()
-        if self._instrument:
-            self._machine.set_instrument(self._instrument)
         return entry
+
+    def _timed_main(self, shape: "Shape", tell: Callable[[np.ndarray], Any]) -> Callable:
+        """The function of that shape, which tells its times."""
+        function, stamps = self._machine[shape.main + TIMED], aligned((shape.points, 2), np.dtype("int64"))
+        times = as_tvm(stamps)
+
+        def run(*args: Any) -> Any:
+            made = function(*args, times)
+            tell(stamps @ (10**9, 1))
+            return made
+
+        return run
 
     def _start(self) -> None:
         """Makes the machine."""
@@ -207,6 +219,7 @@ class Shape:
 
     signature: Signature
     main: str  # the function
+    points: int  # in time, that its timed twin tells
     prepared: list[int] | None  # which of the results of 'prepare' it takes; all
     parts: int
     entry: Entry | None = None  # which the first call makes
@@ -214,7 +227,8 @@ class Shape:
     @classmethod
     def of(cls, manifest: dict) -> "Shape":
         """From the manifest of a shape."""
-        return cls(Signature.from_json(manifest), manifest["main"], manifest["prepared"], manifest["parts"])
+        points = sum(len(run) + 1 for run in manifest["steps"])
+        return cls(Signature.from_json(manifest), manifest["main"], points, manifest["prepared"], manifest["parts"])
 
 
 class _Linker:

@@ -2,13 +2,15 @@
 
 `format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`; `inputs` and `outputs` (name, shape, dtype; of whole
 numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
-`tvm_sched.signature`; `main` (the function that computes the network), `prepare` (the one that computes what 'main'
-takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all), `parts` (equal parts
-of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of 'main': how threads share
-each, rows of `planning.sharing.SharedCall`), `memory` (bytes of `workspace`, `weights` and what is `prepared` of them),
-`versions`, `check` (a `seed` for inputs and the first numbers of each of PyTorch's `outputs` for them; whether the
-network was `verified`, with what `error` at what `tolerance`, and `notes`), `shapes` (of a network for several what
-differs in the further ones, the members of OF_SHAPE), and what the user adds (`classes`, `preprocessing`).
+`tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
+`steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
+computes what 'main' takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all),
+`parts` (equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of
+'main': how threads share each, rows of `planning.sharing.SharedCall`), `memory` (bytes of `workspace`, `weights` and
+what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers of each of PyTorch's
+`outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and `notes`), `shapes`
+(of a network for several what differs in the further ones, the members of OF_SHAPE), and what the user adds
+(`classes`, `preprocessing`).
 """
 
 import json
@@ -29,13 +31,14 @@ from tvm_sched.targets import Target, cpu_flags
 if TYPE_CHECKING:
     from tvm_sched.codegen import Memory
     from tvm_sched.frontend.torch_export import Imported
+    from tvm_sched.passes.graph.call_directly import Steps
     from tvm_sched.passes.graph.join_shapes import Joined
     from tvm_sched.pipeline import Built
 
-FORMAT = 4
+FORMAT = 5
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
-OF_SHAPE = ("main", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
+OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
@@ -54,6 +57,7 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "dense": dense,
         "prepare": built.lowered.prepare,
         "main": "main",
+        "steps": built.steps["main"],
         "prepared": None,
         "shapes": [],
         "parts": imported.parts,
@@ -66,14 +70,15 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
     }
 
 
-def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory") -> dict:
-    """The manifest of a network for several shapes, of one for each and what became of these."""
+def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory", steps: "Steps") -> dict:
+    """The manifest of a network for several shapes, of one for each, what became of these, and the steps of each."""
     each = []
     for number, manifest in enumerate(manifests):
         names = joined.names[number]
         layers = [row | {"function": names.get(row["function"], row["function"])} for row in manifest["layers"]]
         calls = [[names.get(function, function), loops] for function, loops in manifest["calls"]]
-        own = {"main": joined.mains[number], "prepared": joined.prepared[number], "layers": layers, "calls": calls}
+        own = {"main": (main := joined.mains[number]), "steps": steps[main], "prepared": joined.prepared[number]}
+        own |= {"layers": layers, "calls": calls}
         each.append({key: manifest[key] for key in OF_SHAPE} | own)
     prepare = next((manifest["prepare"] for manifest in manifests if manifest["prepare"]), None)
     return manifests[0] | each[0] | {"prepare": prepare, "memory": asdict(memory), "shapes": each[1:]}

@@ -8,6 +8,7 @@ from rich.table import Table
 
 ZEROS = "zeros"  # in the place of a kernel's name: a layer whose weight is zero computes nothing
 IN_PLACE = "_in_place"  # ends the names of functions that write over an operand; the same function otherwise
+TIMED = "_timed"  # ends the name of the function that computes a network and tells when each of its steps began
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,9 @@ def test_layers_of_one_function_are_told_apart_by_their_calls(artifact, x):
     assert [step.layer for step in steps if step.layer] == ["first", "second", "strided"]
 
 
-def test_pools_and_the_machines_own_steps_are_shown_and_the_sum_is_the_whole_call(artifact, x):
+def test_pools_are_shown_and_the_sum_is_the_whole_call(artifact, x):
     made = profile.profile(artifact, x, PEAK_GFLOPS, threads=1, seconds=0.05)
     assert any("pool" in step.kernel and not step.layer for step in made.steps)
-    assert "own steps" in made.steps[-2].kernel
     assert sum(step.median_us for step in made.steps) == pytest.approx(made.instrumented_us)
     assert sum(step.share for step in made.steps) == pytest.approx(1)
 
@@ -63,10 +62,17 @@ def test_the_share_of_the_peak_counts_two_operations_a_multiply_add(artifact, x)
     assert next(step for step in steps if not step.layer).share_of_peak is None
 
 
-def test_an_instrumented_artifact_computes_the_same(artifact, x):
-    clock = profile.Clock()
-    assert np.array_equal(artifact.instrumented(clock)(x), artifact(x))
-    assert len(clock.names) == len(clock.starts) == len(clock.ends) > 4
+def test_a_timed_artifact_computes_the_same_and_tells_one_time_more_than_it_has_steps(artifact, x):
+    told = []
+    assert np.array_equal(artifact.timed(lambda times: told.append(times.copy()))(x), artifact(x))
+    (steps,) = artifact.manifest["steps"]
+    *_, times = told  # the first calls are those that make it ready
+    assert len(steps) > 4 and times.shape == (len(steps) + 1,)
+    assert (np.diff(times) >= 0).all() and times[-1] > times[0]
+
+
+def test_what_the_virtual_machine_does_between_two_runs_of_calls_has_no_function():
+    assert profile.intervals([["conv", "conv_in_place"], [], ["mean"]]) == ["conv", "conv", None, None, "mean"]
 
 
 def test_the_table_ends_with_the_sums(artifact, x):

@@ -19,11 +19,11 @@ from tvm_sched.kernels.generic import plain, rules
 from tvm_sched.kernels.rewrites.loops import worth_threads
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import is_op, rewritten
+from tvm_sched.passes.tir.marks import SCHEDULED
 from tvm_sched.passes.tir.take_apart import Halves, halves
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
-SCHEDULED = "tirx.is_scheduled"  # TVM's own mark: later passes leave the loops alone
 PLAIN = "plain loops"  # begins the words of a function that no rule takes
 ON_ONE_THREAD = ", on one thread"  # ends the words of a kernel so small that threads would cost more than they save
 APART = "; epilogue apart"  # ends the words of a kernel that its schedule took without it

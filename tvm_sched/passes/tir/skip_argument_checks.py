@@ -3,7 +3,7 @@
 from tvm import IRModule, tirx
 from tvm.tirx import PrimFunc
 
-from tvm_sched.passes.graph.mark_internal import INTERNAL
+from tvm_sched.passes.tir.marks import INTERNAL
 
 
 def skip_argument_checks(func: PrimFunc) -> PrimFunc:
