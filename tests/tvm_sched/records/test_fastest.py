@@ -27,7 +27,7 @@ from tvm_sched.records.fastest import (
     write_estimates,
 )
 from tvm_sched.records.json_lines import LOCK
-from tvm_sched.tuning import search
+from tvm_sched.tuning.tiles import Space, tasks_of
 
 TARGET = replace(targets.host(), cores=1)
 X = torch.zeros(1, 32, 8, 8)
@@ -40,7 +40,7 @@ def network(seed=0) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def task():
-    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET)))
+    (task,) = tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET)))
     return task
 
 
@@ -49,7 +49,7 @@ def database(task, tmp_path_factory):
     """Records of 3, 1 and 2 milliseconds."""
     folder = tmp_path_factory.mktemp("database")
     records = Records(folder, TARGET, create=True)
-    for sch, seconds in zip(search.schedules(task.func, TARGET), (3e-3, 1e-3, 2e-3), strict=False):
+    for sch, seconds in zip(Space(task.func, TARGET).schedules(), (3e-3, 1e-3, 2e-3), strict=False):
         records.add(task.func, sch, [seconds])
     return folder
 
@@ -68,7 +68,7 @@ def test_the_fastest_is_kept_and_replays(database, task, tmp_path):
 def test_other_functions_and_thread_counts_that_it_does_not_divide_among_find_none(database, task, tmp_path):
     write_best(database, tmp_path)
     assert BestRecords(tmp_path, replace(TARGET, cores=7)).lookup(task.func) is None
-    (other,) = search.tasks_of(
+    (other,) = tasks_of(
         pipeline.fused(torch_export.from_torch(network(), torch.zeros(1, 32, 9, 9)), Compilation(TARGET))
     )
     assert BestRecords(tmp_path, TARGET).lookup(other.func) is None
@@ -101,7 +101,7 @@ def estimate_of(task, index: int, seconds: float) -> dict:
 
 def test_an_estimate_is_used_where_nothing_is_measured(task, tmp_path):
     assert write_estimates(tmp_path, [estimate_of(task, 1, 1e-3)]) == 1
-    second = search.schedules(task.func, TARGET)[1]
+    second = Space(task.func, TARGET).schedules()[1]
     assert str(BestRecords(tmp_path, TARGET).lookup(task.func).schedule.mod["main"].body) == str(
         second.mod["main"].body
     )

@@ -15,7 +15,7 @@ import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
-from tvm_sched.tuning import farm, measuring, search, timing
+from tvm_sched.tuning import farm, measuring, tiles, timing
 from tvm_sched.tuning.farm import Farm, NoDevices
 
 TRIALS = 8
@@ -98,7 +98,7 @@ KERNELS = {
 def kernel(tmp_path):
     """What a runner takes, of a kernel by its name in KERNELS."""
     imported = torch_export.from_torch(*network())
-    (task,) = search.tasks_of(pipeline.fused(imported, Compilation(targets.host())))
+    (task,) = tiles.tasks_of(pipeline.fused(imported, Compilation(targets.host())))
     arguments = tmp_path / "arguments.npz"
     timing.save_arguments(arguments, measuring.arguments(task.func))
 

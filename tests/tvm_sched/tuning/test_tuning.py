@@ -22,7 +22,7 @@ from subp_contract.errors import UserError
 from tvm_sched import targets
 from tvm_sched.kernels import direct_conv2d
 from tvm_sched.records.database import RECORDS, WORKLOADS
-from tvm_sched.tuning import measuring, search
+from tvm_sched.tuning import measuring, tiles
 
 TRIALS = 10  # more than the cost model's warm-up: later trials are ranked by it
 
@@ -69,7 +69,7 @@ def distinct(folder) -> int:
 def test_the_default_and_the_best_are_looked_at_again(tuned):
     folder, _, _ = tuned
     looks = Counter((workload, json.dumps(record[0])) for workload, record in lines(folder / RECORDS))
-    assert set(looks.values()) <= {1, search.LOOKS}
+    assert set(looks.values()) <= {1, tiles.LOOKS}
     for workload in (0, 1):
         again = [looks[each] for each in looks if each[0] == workload and looks[each] > 1]
         assert len(again) in (0, 2)  # none where the default was the best
@@ -90,7 +90,9 @@ def test_every_trial_is_a_record_in_metaschedules_format(tuned):
 
 def test_each_distinct_kernel_is_measured_once_however_often_it_is_called(tuned):
     tasks = tuned[1].tasks
-    assert [task.calls for task in tasks] == [2, 1]
+    assert [each.task.calls for each in tasks] == [2, 1]
+    assert [each.task.layers for each in tasks] == [("0", "2"), ("4",)]
+    assert {each.task.shape for each in tasks} == {"32x8x8 -> 32x8x8"}
     assert all(1 < task.measured <= TRIALS for task in tasks)
 
 
