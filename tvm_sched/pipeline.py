@@ -81,7 +81,8 @@ FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 4."""
-    choose = compilation.choose or chooser(compilation.records and compilation.records.forms)
+    records = compilation.records
+    choose = compilation.choose or chooser(None if records is None else records.forms)
     mod, compilation.choices = select_kernels(
         mod, compilation.target, compilation.dense, compilation.restrictions, choose
     )

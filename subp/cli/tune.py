@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     help="In place of MODEL and --records: put the records of this folder, and of more where it is repeated, into the "
     "folder of --best, the fastest of each kernel and CPU model.",
 )
-@click.option(
-    "--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles measured a kernel, at most."
-)
+@click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
@@ -69,10 +67,12 @@ def command(
     """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
     Each layer is measured in the forms worth trying (kernel, block size, Winograd's variant, space-to-depth), as the
-    network has it, and the kernels of the fastest forms with several tiles. What is estimated best is measured too,
-    and stays unless beaten by more than 3 %. The records hold for every network with layers of the same shapes; a
-    search that was interrupted goes on where it stopped. With --tracker and --key kernels are built here for --target and measured on boards; one that fails is
-    named and left out until it answers again.
+    network has it, and the kernels of the fastest forms with several tiles. What is estimated best is measured too, and
+    stays unless beaten by more than 3 %. The records hold for every network with layers of the same shapes; a search
+    that was interrupted goes on where it stopped. With --tracker and --key kernels are built here for --target and
+    measured on boards; one that fails is named and left out until it answers again.
+
+    With --merge folders of records become one; a compilation prefers those of its own CPU's model.
     """
     if merge:
         merged(merge, best, model or records)

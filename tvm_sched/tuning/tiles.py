@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from statistics import median
 
@@ -96,7 +97,7 @@ class Search:
         """Measures tiles that are not `known`, until `trials` are."""
         context, jobs = Context(task, self.target), self.measurer.runner.jobs
         a_batch = jobs * ceil(BATCH / jobs)  # no device of a farm is left without work
-        left = [sch for sch in space.schedules() if fingerprint(sch.trace) not in known]
+        left = [sch for sch in space.schedules if fingerprint(sch.trace) not in known]
         while left and len(known) < trials and not self.late:
             # The default comes first: what it costs is what the search is held against. Before it has data, the model's
             # scores are random numbers.
@@ -122,7 +123,7 @@ class Search:
         finalists = {space.default, min(least, key=least.__getitem__)} if space.default in least else set()
         if len(finalists) < 2 or all(len(known[each]) >= LOOKS for each in finalists):
             return
-        again = [sch for sch in space.schedules() if fingerprint(sch.trace) in finalists]
+        again = [sch for sch in space.schedules if fingerprint(sch.trace) in finalists]
         while not self.late and (short := [sch for sch in again if len(known[fingerprint(sch.trace)]) < LOOKS]):
             self.measure(task.func, short, known)
 
@@ -166,6 +167,7 @@ class Space:
         self.kernel.schedule(sch, tile, self.target)
         return sch
 
+    @cached_property
     def schedules(self) -> list[Schedule]:
         """One a tile."""
         return [self.first, *map(self.schedule, self.tiles[1:])]

@@ -49,7 +49,7 @@ def database(task, tmp_path_factory):
     """Records of 3, 1 and 2 milliseconds."""
     folder = tmp_path_factory.mktemp("database")
     records = Records(folder, TARGET, create=True)
-    for sch, seconds in zip(Space(task.func, TARGET).schedules(), (3e-3, 1e-3, 2e-3), strict=False):
+    for sch, seconds in zip(Space(task.func, TARGET).schedules, (3e-3, 1e-3, 2e-3), strict=False):
         records.add(task.func, sch, [seconds])
     return folder
 
@@ -101,7 +101,7 @@ def estimate_of(task, index: int, seconds: float) -> dict:
 
 def test_an_estimate_is_used_where_nothing_is_measured(task, tmp_path):
     assert write_estimates(tmp_path, [estimate_of(task, 1, 1e-3)]) == 1
-    second = Space(task.func, TARGET).schedules()[1]
+    second = Space(task.func, TARGET).schedules[1]
     assert str(BestRecords(tmp_path, TARGET).lookup(task.func).schedule.mod["main"].body) == str(
         second.mod["main"].body
     )

@@ -112,7 +112,7 @@ def parallel_extents(sch: Schedule) -> list[int]:
 def schedule_of(func):
     """equal -> a schedule for one thread that shares the work equally between two, or does not."""
     found = {}
-    for sch in Space(func, ONE).schedules():
+    for sch in Space(func, ONE).schedules:
         extents = parallel_extents(sch)
         assert extents
         found.setdefault(all(extent % 2 == 0 for extent in extents), sch)
@@ -150,7 +150,7 @@ def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path
     mod = workload(func)
     kernel = kernel_of(func)
     tiles = kernel.tiles(kernel.problem(Schedule(mod)), TWO)
-    scheduled = zip(tiles, Space(func, TWO).schedules(), strict=True)
+    scheduled = zip(tiles, Space(func, TWO).schedules, strict=True)
     tile, expected = next(each for each in scheduled if all(extent % 2 == 0 for extent in parallel_extents(each[1])))
     write_estimates(tmp_path, [estimated(mod, ONE, 1e-3, list(astuple(tile)))])
     found = BestRecords(tmp_path, TWO).lookup(func)

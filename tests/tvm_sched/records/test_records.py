@@ -19,7 +19,7 @@ from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
 from tvm_sched.records.database import RECORDS, WORKLOADS, Records, workload
 from tvm_sched.records.json_lines import LOCK, locked
-from tvm_sched.tuning.tiles import Space, seconds, tasks_of
+from tvm_sched.tuning.tiles import Space, tasks_of
 
 TARGET = replace(targets.X86_AVX2, cores=1)
 
@@ -41,7 +41,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def schedules(task):
-    return Space(task.func, TARGET).schedules()
+    return Space(task.func, TARGET).schedules
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def folder(original, tmp_path):
 
 
 def times(records, func):
-    return [round(seconds(record) * 1e3) for record in records.measured(func)]
+    return [round(float(record.run_secs[0]) * 1e3) for record in records.measured(func)]
 
 
 def test_records_are_read_back_fastest_first(folder, task):
@@ -133,7 +133,7 @@ def test_a_last_line_that_is_cut_off_is_refused_to_read_and_dropped_to_write(fol
 
 def test_a_workload_that_is_cut_off_is_dropped_too(folder, task):
     (other,) = tasks(size=9)
-    Records(folder, TARGET, create=True).add(other.func, Space(other.func, TARGET).schedules()[0], [1e-3])
+    Records(folder, TARGET, create=True).add(other.func, Space(other.func, TARGET).schedules[0], [1e-3])
     path = folder / WORKLOADS
     path.write_bytes(path.read_bytes()[:-40])
     # The record comes after its workload.
@@ -183,7 +183,7 @@ def started(*arguments) -> multiprocessing.Process:
 
 def test_two_tuners_at_once_share_a_log(tmp_path, task, schedules):
     (other,) = tasks(size=9)
-    of_other = Space(other.func, TARGET).schedules()[0]
+    of_other = Space(other.func, TARGET).schedules[0]
     first, second = ([(start + i) * 1e-3 for i in range(40)] for start in (1, 101))
     tuners = [started(tmp_path, task.func, schedules[0], first), started(tmp_path, other.func, of_other, second)]
     for tuner in tuners:
