@@ -181,9 +181,9 @@ class TestTune:
         tune = ["tune", str(folder / "net.pt2"), "--threads", "1", "--trials", "2", "--records", str(records)]
         assert cli.exit_code(tune) == 0
         printed = capsys.readouterr().out
-        measured = int(re.search(r"(\d+) measurements", printed)[1])
+        measured = int(re.search(r"(\d+) tiles measured", printed)[1])
         lines = (records / "database_tuning_record.json").read_text().splitlines()
-        assert len({json.dumps(json.loads(line)[1][0]) for line in lines}) == measured > 0
+        assert len({json.dumps(json.loads(line)[1][0]) for line in lines}) >= measured > 0
         assert cli.exit_code(tune) == 0
         assert (records / "database_tuning_record.json").read_text().splitlines() == lines
         output = ["--explain", "--records", str(records), "-o", str(tmp_path / "net.so")]

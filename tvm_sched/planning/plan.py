@@ -159,10 +159,12 @@ def fastest(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:
 
 
 def layer_key(layer: Layer) -> str:
-    """What tells one layer from another for its forms, as JSON: its geometry, and how many blocks of each size a block
-    row keeps; neither its weights nor what is fused behind it.
+    """What tells one layer from another for its forms, as JSON: its geometry, the block size of its zeros and how many
+    blocks a block row keeps; neither its weights nor what is fused behind it. Two masks of a kind have one key, though
+    the unions of their blocks, as wider ones need them, are of a few blocks more or less.
     """
-    kept = {n: longest_row(kept) for n, kept in layer.kept.items()}
+    zeros = layer.zeros
+    kept = [zeros.n, longest_row(layer.kept[zeros.n])] if zeros else None
     image, channels = (*layer.image, layer.channels), (layer.out_channels, layer.groups)
     geometry = (layer.kernel, layer.stride, layer.padding, layer.dilation)
     return json.dumps([layer.dtype, layer.linear, image, channels, *geometry, kept], separators=(",", ":"))

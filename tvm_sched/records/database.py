@@ -25,7 +25,7 @@ from tvm_sched.kernels.rewrites import transpose
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
-from tvm_sched.targets import Target, cpu_name
+from tvm_sched.targets import Target, cpu_model
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 CPU = "model"  # TVM's name, in a record's target, for the CPU that it was measured on
@@ -50,7 +50,7 @@ class Records(KnownRecords):
                 (folder / name).touch()
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
-        self.folder, self.target, self.writes, self.cpu = folder, target, create, cpu or cpu_name()
+        self.folder, self.target, self.writes, self.cpu = folder, target, create, cpu or cpu_model()
         self.workloads: list[ms.database.Workload] = []
         self.records: list[list] = []  # [number of the workload, record as JSON]
         self.numbers: dict[int, int] = {}  # structural hash of a workload -> its number

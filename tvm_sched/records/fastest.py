@@ -37,7 +37,7 @@ from tvm_sched.records.database import (
 from tvm_sched.records.form_times import FormTimes, write_forms
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
-from tvm_sched.targets import Target, cpu_name
+from tvm_sched.targets import Target, cpu_model
 
 BEST = "best.jsonl"
 FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
@@ -51,7 +51,7 @@ class BestRecords(KnownRecords):
         file = Path(folder) / BEST
         if not file.is_file():
             raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
-        self.target, self.cpu = target, cpu_name()
+        self.target, self.cpu = target, cpu_model()
         self.form_times = FormTimes(folder, target)
         self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads and model of CPU
         for line in JsonLines(file, is_best).read(repair=False):

@@ -13,7 +13,7 @@ from typing import Any
 
 from subp_contract.files import write_atomically
 from tvm_sched.records.json_lines import JsonLines, locked
-from tvm_sched.targets import Target, cpu_name
+from tvm_sched.targets import Target, cpu_model
 
 FORMS = "forms.jsonl"
 FIELDS = {"layer": str, "target": str, "threads": int, "cpu": str, "seconds": dict}
@@ -28,7 +28,7 @@ class FormTimes:
         """cpu: the model that they are asked for, this machine's if None. writes: whether a last line that a kill has
         cut off is dropped; a reader is told of it.
         """
-        self.folder, self.target, self.cpu, self.writes = Path(folder), target, cpu or cpu_name(), writes
+        self.folder, self.target, self.cpu, self.writes = Path(folder), target, cpu or cpu_model(), writes
         self.file = JsonLines(self.folder / FORMS, is_form_line)
         self.times: dict[tuple, dict[str, float]] = {}
         with locked(self.folder, write=writes):

@@ -28,7 +28,7 @@ from tvm_sched.deploy import toolchain
 from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.base import normal
 from tvm_sched.records.database import workload
-from tvm_sched.targets import Target, cpu_name
+from tvm_sched.targets import Target, cpu_model
 from tvm_sched.tuning import timing
 
 TIMEOUT_S = 60  # of one measurement
@@ -134,7 +134,7 @@ class Here:
     jobs = 1
 
     def __init__(self, threads: int):
-        self.threads, self.cpu = threads, cpu_name()
+        self.threads, self.cpu = threads, cpu_model()
 
     @cached_property
     def pool(self) -> PopenPoolExecutor:
