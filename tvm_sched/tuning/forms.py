@@ -189,9 +189,9 @@ def seconds_of(forms: Forms, search: Search) -> dict[str, float]:
     """Seconds of each form: by the best tile of those that are promising, by the default tile of the others."""
     looks = {version.form: Looks(version, search) for version in forms.versions}
     for number in range(LOOKS):
-        least = min(each.seconds for each in looks.values()) if number else inf
+        least = min(each.seconds for each in looks.values())
         for each in looks.values():
-            if each.seconds <= HOPELESS * least or not number:
+            if not number or each.seconds <= HOPELESS * least < inf:
                 each.look()
     least = min(each.seconds for each in looks.values())
     promising = [each for each in looks.values() if each.seconds <= PROMISING * least < inf]

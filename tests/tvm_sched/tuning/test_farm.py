@@ -41,7 +41,7 @@ def test_one_board_hangs_one_dies_and_the_third_measures_all_that_is_left(tracke
         summary = tune(tmp_path, runner)
     (task,) = summary.tasks
     assert (summary.failed, task.measured) == (0, TRIALS)
-    assert distinct(tmp_path) == TRIALS
+    assert distinct(tmp_path) >= TRIALS  # other forms of the layer besides
     assert len(records(tmp_path)) == sum(history.measured for history in runner.histories.values())
     assert any(f"device {silent} did not answer in 5 s; it is left out" in sentence for sentence in runner.said)
     assert any(
