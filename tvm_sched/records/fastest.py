@@ -90,7 +90,8 @@ def write_best(records: Path, folder: Path) -> int:
     """Writes the best of each kernel in the database `records`, see `settled`, and its layers' forms into `folder`,
     where lines of other kernels and other CPUs stay; returns how many are there.
     """
-    return write(folder, lambda kept: kept | best_of(records), [records])
+    found = best_of(records)  # before the folder is locked, which may be the same
+    return write(folder, lambda kept: kept | found, [records])
 
 
 def merge(folders: Sequence[Path], folder: Path) -> int:
