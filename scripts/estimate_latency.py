@@ -27,7 +27,7 @@ from tvm_sched.pipeline import Compilation
 from tvm_sched.quiet import quiet
 from tvm_sched.records.database import workload
 from tvm_sched.records.fastest import estimated, write_estimates
-from tvm_sched.tuning.search import tasks_of
+from tvm_sched.tuning.tiles import tasks_of
 
 NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50")
 SPARSITIES = (0.75, 0.0, 0.9, 0.5)

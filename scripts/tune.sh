@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tunes networks for one target, each at the sparsities below and dense, on each of THREADS threads [1 2]. Every measurement goes into
 # runs/tuning/TARGET, where a run that was stopped goes on; the fastest of each kernel into tuning_logs/TARGET, which is shipped.
-# TUNE_OPTIONS: further options of 'subp tune'.
+# TRIALS [16]: tiles measured a kernel. TUNE_OPTIONS: further options of 'subp tune'.
 #   scripts/tune.sh TARGET [NETWORK ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ for network in "$@"; do
     for sparsity in 0.75 0.9 0 0.5; do
         for threads in ${THREADS:-1 2}; do
             echo "== $network, 1x16, sparsity $sparsity, threads $threads"
-            "$subp" tune "$network" --sparsity "$sparsity" --target "$target" --threads "$threads" --trials 6 \
+            "$subp" tune "$network" --sparsity "$sparsity" --target "$target" --threads "$threads" --trials "${TRIALS:-16}" \
                 --records "runs/tuning/$target" --best "tuning_logs/$target" ${TUNE_OPTIONS:-}
         done
     done

@@ -141,18 +141,20 @@ def open_records(folder: str | Path | None, target: targets.Target) -> "KnownRec
     """The records in `folder`; by default those shipped for the target's instruction set, or None."""
     from tvm_sched.records.database import RECORDS
     from tvm_sched.records.fastest import BEST
+    from tvm_sched.records.form_times import FORMS
 
     if folder is None:
         folder = SHIPPED / target.family
         if not (folder / BEST).is_file():
             return None
-    file = next((Path(folder) / name for name in (RECORDS, BEST) if (Path(folder) / name).is_file()), None)
-    return _opened(Path(folder), target, file and file.name, file.stat().st_mtime_ns if file else 0)
+    found = [Path(folder) / name for name in (RECORDS, BEST, FORMS) if (Path(folder) / name).is_file()]
+    name = found[0].name if found else None
+    return _opened(Path(folder), target, name, tuple(file.stat().st_mtime_ns for file in found))
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: int) -> "KnownRecords":
-    """The records in the folder's file of that name, as they were at that time. A process that compiles many networks
+def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: tuple[int, ...]) -> "KnownRecords":
+    """The records in the folder's file of that name, as they were at those times. A process that compiles many networks
     reads them once.
     """
     from tvm_sched.records.database import Records

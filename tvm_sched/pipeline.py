@@ -33,7 +33,7 @@ from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
-from tvm_sched.planning.plan import FREE, Restrictions
+from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
@@ -50,6 +50,7 @@ class Compilation:
     dense: bool = False  # zeros are ignored
     observe: Observer | None = None  # sees the module after each phase
     restrictions: Restrictions = FREE  # of the layers' kernels
+    choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
     memory: Memory | None = None
@@ -82,7 +83,11 @@ FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 4."""
-    mod, compilation.choices = select_kernels(mod, compilation.target, compilation.dense, compilation.restrictions)
+    records = compilation.records
+    choose = compilation.choose or chooser(None if records is None else records.forms)
+    mod, compilation.choices = select_kernels(
+        mod, compilation.target, compilation.dense, compilation.restrictions, choose
+    )
     return mod
 
 

@@ -77,8 +77,9 @@ def command(
     module, x = advice.network_of(model, size, code)
     terminal = console()
     shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
-    made = advice.lowered(module, x, cpu, sizes, [each / 100 for each in sparsities], shown)
-    choices = advice.predicted(made, cpu, ghz, open_records(records, cpu))
+    known = open_records(records, cpu)
+    made = advice.lowered(module, x, cpu, sizes, [each / 100 for each in sparsities], shown, known)
+    choices = advice.predicted(made, cpu, ghz, known)
     if results:
         choices = advice.with_accuracies(choices, results, network or model, method)
     title = f"{model} at {x.shape[2]}x{x.shape[3]}, {target}, {threads} thread{'s' * (threads > 1)}: predicted"

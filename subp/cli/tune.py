@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 
     from tvm_sched.tuning.farm import Farm
     from tvm_sched.tuning.search import TuningSummary
+    from tvm_sched.tuning.tiles import Task
 
 
 @click.command("tune")
-@click.argument("model")
+@click.argument("model", required=False)
 @model_options()
 @target_option
 @click.option("--threads", type=click.IntRange(1), help="Threads to measure with [the target's cores].")
-@click.option("--records", type=FOLDER, required=True, help="Folder of the tuning log to write, or to add to.")
+@click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
-@click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Measurements a kernel, at most.")
+@click.option(
+    "--merge",
+    type=FOLDER,
+    multiple=True,
+    help="In place of MODEL and --records: put the records of this folder, and of more where it is repeated, into the "
+    "folder of --best, the fastest of each kernel and CPU model.",
+)
+@click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
@@ -41,12 +49,13 @@ if TYPE_CHECKING:
     help="Seconds without any board that answers, before giving up.",
 )
 def command(
-    model: str,
+    model: str | None,
     settings: dict,
     target: str,
     threads: int | None,
-    records: Path,
+    records: Path | None,
     best: Path | None,
+    merge: tuple[Path, ...],
     trials: int,
     minutes: float | None,
     dense: bool,
@@ -57,10 +66,20 @@ def command(
 ) -> None:
     """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
-    The records hold for every network with layers of the same shapes; a search that was interrupted goes on where it
-    stopped. With --tracker and --key kernels are built here for --target and measured on boards; one that fails is
-    named and left out until it answers again.
+    Each layer is measured in the forms worth trying (kernel, block size, Winograd's variant, space-to-depth), as the
+    network has it, and the kernels of the fastest forms with several tiles. What is estimated best is measured too, and
+    stays unless beaten by more than 3 %. The records hold for every network with layers of the same shapes; a search
+    that was interrupted goes on where it stopped. With --tracker and --key kernels are built here for --target and
+    measured on boards; one that fails is named and left out until it answers again.
+
+    With --merge folders of records become one; a compilation prefers those of its own CPU's model.
     """
+    if merge:
+        merged(merge, best, model or records)
+        return
+    if model is None or records is None:
+        raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
+
     import tvm_sched
     from subp.cli.terminal import console
     from tvm_sched import targets
@@ -81,6 +100,8 @@ def command(
             farm=farm,
             progress=progress,
         )
+    if summary.forms:
+        console().print(forms_table(summary))
     console().print(table(summary))
     for line in farm.summary() if farm else ():
         click.echo(line)
@@ -89,6 +110,15 @@ def command(
         from tvm_sched.records.fastest import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
+
+
+def merged(folders: tuple[Path, ...], best: Path | None, other: str | Path | None) -> None:
+    """Merges folders of records. Raises UserError where the command line says something else besides."""
+    if best is None or other is not None:
+        raise UserError("--merge puts records into the folder of --best, and takes neither a MODEL nor --records")
+    from tvm_sched.records.fastest import merge
+
+    click.echo(f"{best}: the fastest records of {merge(folders, best)} kernels")
 
 
 def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float) -> "Farm | None":
@@ -118,23 +148,44 @@ def trial_bar(console: "Console") -> Iterator[Callable[[int, int, str], None]]:
 
 
 def table(summary: "TuningSummary") -> "Table":
-    """One row a kernel: calls in the network, tiles measured, time a call before and after."""
+    """One row a kernel: its layers, calls in the network, tiles measured, time a call before and after."""
     from rich.table import Table
 
-    table = Table("kernel")
-    for column in ("calls", "measured", "default ms", "best ms"):
+    table = Table("layer", "shape", "kernel")
+    for column in ("calls", "tiles", "default ms", "best ms"):
         table.add_column(column, justify="right")
-    for task in summary.tasks:
-        times = (f"{task.default_ms:.4f}", f"{task.best_ms:.4f}")
-        table.add_row(task.name, str(task.calls), str(task.measured), *times)
+    for result in summary.tasks:
+        task, times = result.task, (f"{result.default_ms:.4f}", f"{result.best_ms:.4f}")
+        table.add_row(layers(task), task.shape, task.kernel, str(task.calls), str(result.measured), *times)
+    return table
+
+
+def layers(task: "Task") -> str:
+    """A kernel's layers in words; its function's name where it computes none, as a product in attention."""
+    if not task.layers:
+        return task.name
+    more = len(task.layers) - 1
+    return task.layers[0] + (f" and {more} more" if more else "")
+
+
+def forms_table(summary: "TuningSummary") -> "Table":
+    """One row a layer that was measured in several forms: the form it takes, and the milliseconds of each."""
+    from rich.table import Table
+
+    table = Table("layer", "shape", "by estimate", "takes", "ms of each form")
+    for each in summary.forms:
+        times = ", ".join(f"{form} {ms:.4f}" for form, ms in sorted(each.ms.items(), key=lambda item: item[1]))
+        table.add_row(each.layer, each.shape, each.first, each.chosen, times)
     return table
 
 
 def described(summary: "TuningSummary") -> str:
-    """What the search did, in one line: '9 of 12 kernels, 98 measurements: 1.52 -> 1.40 ms together, in 38 s'."""
-    known = [task for task in summary.tasks if isfinite(task.default_ms)]
-    before, after = (sum(getattr(task, time) * task.calls for task in known) for time in ("default_ms", "best_ms"))
-    measured = f"{sum(task.measured for task in summary.tasks)} measurements"
+    """What the search did, in one line: '9 of 12 kernels, 98 tiles measured: 1.52 -> 1.40 ms together, in 38 s'."""
+    known = [each for each in summary.tasks if isfinite(each.default_ms)]
+    before, after = (sum(getattr(each, time) * each.task.calls for each in known) for time in ("default_ms", "best_ms"))
+    measured = f"{sum(each.measured for each in summary.tasks)} tiles measured"
+    if not summary.built and len(known) == len(summary.tasks):
+        measured += " before, nothing left to do"
     failed = f" ({summary.failed} failed, first: {summary.first_error})" if summary.failed else ""
     times = f"{before:.3f} -> {after:.3f} ms together, in {summary.seconds:.0f} s"
     return f"{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}: {times}"

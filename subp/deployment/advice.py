@@ -77,16 +77,17 @@ def lowered(
     sizes: Sequence[int],
     sparsities: Sequence[float],
     track: Callable[[list], Iterable] = iter,
+    records=None,
 ) -> dict[tuple[int | None, float], IRModule]:
     """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every
-    sparsity. track: iterates over what is to be done, showing how far it is
+    sparsity. track: iterates over what is to be done, showing how far it is. records: that say which forms layers take
     """
     keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
     made = {}
     for n, sparsity in track(keys):
         network = with_zeros(module, n, sparsity) if n else module
         with quiet():
-            compilation = Compilation(target, dense=n is None)
+            compilation = Compilation(target, records, dense=n is None)
             made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), compilation)
     return made
 

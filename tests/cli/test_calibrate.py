@@ -8,7 +8,7 @@ import pytest
 from subp import cli
 from tvm_sched import targets
 from tvm_sched.bench.calibration.probes import NOT_MEASURED
-from tvm_sched.bench.latency import cpu_name
+from tvm_sched.targets import cpu_name
 from tvm_sched.targets.costs import FIGURES, RANGES
 
 

@@ -181,14 +181,25 @@ class TestTune:
         tune = ["tune", str(folder / "net.pt2"), "--threads", "1", "--trials", "2", "--records", str(records)]
         assert cli.exit_code(tune) == 0
         printed = capsys.readouterr().out
-        measured = int(re.search(r"(\d+) measurements", printed)[1])
+        measured = int(re.search(r"(\d+) tiles measured", printed)[1])
         lines = (records / "database_tuning_record.json").read_text().splitlines()
-        assert len({json.dumps(json.loads(line)[1][0]) for line in lines}) == measured > 0
+        assert len({json.dumps(json.loads(line)[1][0]) for line in lines}) >= measured > 0
         assert cli.exit_code(tune) == 0
+        assert "nothing left to do" in capsys.readouterr().out
         assert (records / "database_tuning_record.json").read_text().splitlines() == lines
+        merge = ["tune", "--merge", str(records), "--best", str(tmp_path / "best")]
+        assert cli.exit_code(merge) == 0
+        assert re.search(r"the fastest records of [1-9]\d* kernels", capsys.readouterr().out)
         output = ["--explain", "--records", str(records), "-o", str(tmp_path / "net.so")]
         assert cli.exit_code(["compile", str(folder / "net.pt2"), "--threads", "1", *output]) == 0
         assert "record" in capsys.readouterr().out
+
+    def test_merging_needs_folders_of_records_and_a_place(self, folder, tmp_path, refused):
+        assert "--best" in refused("tune", "--merge", tmp_path)
+        assert "neither a MODEL" in refused("tune", folder / "net.pt2", "--merge", tmp_path, "--best", tmp_path)
+        assert "no tuning records in" in refused("tune", "--merge", tmp_path, "--best", tmp_path / "best")
+        assert "name a MODEL" in refused("tune")
+        assert not (tmp_path / "best").exists()
 
     def test_only_this_machine_can_be_measured(self, folder, tmp_path, refused):
         options = ("--target", "cortex-a76", "--records", tmp_path / "records")

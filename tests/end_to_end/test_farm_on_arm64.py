@@ -80,7 +80,8 @@ def test_a_board_that_dies_in_the_middle_and_comes_back_loses_nothing(board, tmp
     )
     summary = tvm_sched.tune(*network(), target="cortex-a76", threads=1, records=tmp_path, trials=TRIALS, farm=runner)
     returning.join()
-    assert (summary.failed, summary.tasks[0].measured, distinct(tmp_path)) == (0, TRIALS, TRIALS)
+    assert (summary.failed, summary.tasks[0].measured) == (0, TRIALS)
+    assert distinct(tmp_path) >= TRIALS  # other forms of the layer besides
     assert len(records(tmp_path)) == runner.histories[board.device].measured
     assert all(record[2]["keys"][0] == "cortex-a76" for _, record in records(tmp_path))
     assert [sentence.split()[1] for sentence in runner.said] == [str(board.device)] * 2

@@ -16,7 +16,6 @@ Times are wall-clock milliseconds of single calls from Python, inputs ready made
 
 import gc
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_sched import runtime
-from tvm_sched.targets import cpu_flags
+from tvm_sched.targets import cpu_flags, cpu_name
 
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
 WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
@@ -197,13 +196,6 @@ def waiting_share(pressure: str) -> float | None:
     """`MachineState.waiting` from Linux's pressure file for CPUs, 'some avg10=0.41 avg60=...'; None if it is empty."""
     fields = dict(word.split("=") for word in pressure.partition("\n")[0].split()[1:])
     return float(fields["avg10"]) / 100 if fields else None
-
-
-def cpu_name() -> str:
-    """The CPU's model, else its architecture."""
-    lines = _read(Path("/proc/cpuinfo")).splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (models and models[0]) or platform.processor() or platform.machine()
 
 
 def vector_isa() -> list[str]:

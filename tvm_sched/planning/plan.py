@@ -1,17 +1,20 @@
-"""Which kernel a convolution or linear layer runs with, and in which form: the cheapest by estimate.
+"""Which kernel a convolution or linear layer runs with, and in which form: the fastest that was measured, else the
+cheapest by estimate.
 
 Block size is a question of cost, not only of the zeros a layer was trained with: 1x4 zeros can run as wider blocks (the
 union of four), 1x64 as four narrower ones. Every kernel is offered the layer, and where that is strided also the layer
 after space-to-depth; each answers with the forms in which it takes it, and the least cost wins.
 """
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, log2
 
 from tvm_sched.kernels import KERNELS, winograd_conv2d, winograd_lanes_conv2d
 from tvm_sched.kernels.base import Form
-from tvm_sched.kernels.layer import Layer
+from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.space_to_depth import SpaceToDepth
 from tvm_sched.planning.explain import LayerChoice
@@ -28,7 +31,7 @@ class Plan:
 
     @property
     def kernel(self) -> str:
-        """The kernel's name for the reader."""
+        """The kernel's name for the reader, and of the form in records."""
         return self.form.name + (" after space-to-depth" if self.space_to_depth else "")
 
     def choice(self, name: str, shape: str, layer: Layer, stored: int) -> LayerChoice:
@@ -80,8 +83,31 @@ FREE = Restrictions()
 NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME, winograd_lanes_conv2d.NAME}), why="as asked")
 
 
-def choose(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> Plan | None:
-    """The cheapest plan that the restriction allows; None where no kernel takes the layer."""
+Measured = Callable[[str], Mapping[str, float]]  # a layer's key -> seconds in its forms, by `Plan.kernel`
+# (layer's name, layer, target, restriction) -> its plan; None where no kernel takes it
+Chooser = Callable[[str, Layer, Target, Restriction], Plan | None]
+
+NOISE = 0.03  # relative difference of two times, each the least of several looks, that says nothing
+NEAR, OF_A_KIND, MOST = 1.6, 2, 4  # see `alternatives`
+
+
+def chooser(measured: Measured | None) -> Chooser:
+    """Chooses by what was measured, where it was."""
+    return lambda name, layer, target, restriction: choose(layer, target, restriction, measured)
+
+
+def choose(
+    layer: Layer, target: Target, restriction: Restriction = FREE.default, measured: Measured | None = None
+) -> Plan | None:
+    """The plan that the restriction allows and that is the fastest as far as the layer was measured, else the cheapest
+    by estimate; None where no kernel takes the layer.
+    """
+    ranked = plans_of(layer, target, restriction)
+    return fastest(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+
+
+def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:
+    """The plans that the restriction allows, the cheapest by estimate first."""
     kernels = [kernel for kernel in KERNELS if layer.dtype in kernel.dtypes]
     plans = [Plan(form, None, form.cycles) for kernel in kernels for form in kernel.forms(layer, target)]
     if deep := SpaceToDepth.of(layer, target):
@@ -92,8 +118,6 @@ def choose(layer: Layer, target: Target, restriction: Restriction = FREE.default
             for form in kernel.forms(deep.layer, target)
         ]
     plans = [plan for plan in plans if restriction.allows(plan.form)]
-    if not plans:
-        return None
 
     # One vector a block is simplest, and two where a scalar takes a register: both use it.
     simplest = 2 * target.lanes if target.scalar_operand == "register" else target.lanes
@@ -102,4 +126,45 @@ def choose(layer: Layer, target: Target, restriction: Restriction = FREE.default
         """Among estimates that count as equal the simpler form, and a block of few vectors."""
         return rounded(plan.cycles), plan.form.rank, abs(log2((plan.form.n or simplest) / simplest))
 
-    return min(plans, key=preference)
+    return sorted(plans, key=preference)
+
+
+def alternatives(ranked: list[Plan]) -> list[Plan]:
+    """Of a layer's plans, the first choice first, those that are worth measuring: of each kind (a kernel, with or
+    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most.
+    """
+    if not ranked:
+        return []
+    limit = NEAR * min(plan.cycles for plan in ranked)
+    kinds: Counter[tuple] = Counter()
+    found: dict[str, Plan] = {}
+    for plan in ranked:
+        kind = plan.form.kernel.name, plan.space_to_depth is None
+        if plan.cycles <= limit and plan.kernel not in found and kinds[kind] < OF_A_KIND:
+            found[plan.kernel] = plan
+            kinds[kind] += 1
+    return list(found.values())[:MOST]
+
+
+def fastest(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:
+    """The first of a layer's plans, unless another was measured to be faster by more than the noise, or another alone
+    was measured. `seconds`: of the layer's forms, by `Plan.kernel`.
+    """
+    first, measured = ranked[0], [plan for plan in ranked if plan.kernel in seconds]
+    if not measured:
+        return first
+    best = min(measured, key=lambda plan: seconds[plan.kernel])
+    kept = seconds.get(first.kernel, inf) <= seconds[best.kernel] * (1 + NOISE)
+    return first if kept else best
+
+
+def layer_key(layer: Layer) -> str:
+    """What tells one layer from another for its forms, as JSON: its geometry, the block size of its zeros and how many
+    blocks a block row keeps; neither its weights nor what is fused behind it. Two masks of a kind have one key, though
+    the unions of their blocks, as wider ones need them, are of a few blocks more or less.
+    """
+    zeros = layer.zeros
+    kept = [zeros.n, longest_row(layer.kept[zeros.n])] if zeros else None
+    image, channels = (*layer.image, layer.channels), (layer.out_channels, layer.groups)
+    geometry = (layer.kernel, layer.stride, layer.padding, layer.dilation)
+    return json.dumps([layer.dtype, layer.linear, image, channels, *geometry, kept], separators=(",", ":"))

@@ -22,11 +22,13 @@ from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from tvm_sched.kernels.rewrites import interleave, transpose
+from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
-from tvm_sched.records.recorded import KnownRecords, Recorded
-from tvm_sched.targets import Target
+from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
+from tvm_sched.targets import Target, cpu_model
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+CPU = "model"  # TVM's name, in a record's target, for the CPU that it was measured on
 
 
 class Records(KnownRecords):
@@ -37,9 +39,9 @@ class Records(KnownRecords):
     its workload by the number of a line, which another process may have written.
     """
 
-    def __init__(self, folder: Path, target: Target, create: bool = False):
-        """Opens the folder; `create` makes an empty one. Raises UserError where there is none, or where a file is
-        damaged.
+    def __init__(self, folder: Path, target: Target, create: bool = False, cpu: str | None = None):
+        """Opens the folder; `create` makes an empty one. cpu: the model that is measured, this machine's if None.
+        Raises UserError where there is none, or where a file is damaged.
         """
         folder = Path(folder)
         if create:
@@ -48,7 +50,7 @@ class Records(KnownRecords):
                 (folder / name).touch()
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
-        self.folder, self.target, self.writes = folder, target, create
+        self.folder, self.target, self.writes, self.cpu = folder, target, create, cpu or cpu_model()
         self.workloads: list[ms.database.Workload] = []
         self.records: list[list] = []  # [number of the workload, record as JSON]
         self.numbers: dict[int, int] = {}  # structural hash of a workload -> its number
@@ -56,6 +58,7 @@ class Records(KnownRecords):
         self.record_lines = JsonLines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)))
         with locked(folder, write=create):
             self.read()
+        self.form_times = FormTimes(folder, target, self.cpu, create)
 
     def read(self) -> None:
         """Takes in what the files have gained since, from any process. The folder must be locked."""
@@ -69,27 +72,35 @@ class Records(KnownRecords):
         self.workloads.append(entry)
 
     def known(self, func: PrimFunc) -> list[Recorded]:
-        """The fastest record of `func` on each number of threads that it was measured on."""
-        mod = workload(func)
-        fastest: dict[int, list] = {}
-        for record in self.of(mod):
-            fastest.setdefault(record[2]["num-cores"], record)
-        return [
-            Recorded(threads, threads == self.target.cores, False, median(seconds), partial(replayed, mod, trace))
-            for threads, (trace, seconds, *_) in fastest.items()
-        ]
+        """The best record of `func` on each number of threads that it was measured on, see `settled`; this CPU's model
+        first.
+        """
+        mod, mine = workload(func), self.of(workload(func))
+        found = []
+        for threads in {record[2]["num-cores"] for record in mine}:
+            measured = [record for record in mine if record[2]["num-cores"] == threads]
+            nearest = min({cpu_of(record) for record in measured}, key=lambda cpu: (distance(cpu, self.cpu), cpu))
+            looks = [(json.dumps(record[0]), median(record[1])) for record in measured if cpu_of(record) == nearest]
+            trace, seconds = settled(looks)
+            replay = partial(replayed, mod, json.loads(trace))
+            cpu = "" if nearest == self.cpu else nearest
+            found.append(Recorded(threads, threads == self.target.cores, False, seconds, replay, cpu))
+        return found
 
     def measured(self, func: PrimFunc) -> list:
-        """The records of `func` with the target's instructions on as many threads, the fastest first."""
+        """The records of `func` with the target's instructions on as many threads of this CPU's model, in the order in
+        which they were made.
+        """
         mod = workload(func)
-        mine = [record for record in self.of(mod) if record[2]["num-cores"] == self.target.cores]
+        own = self.target.cores, self.cpu
+        mine = [record for record in self.of(mod) if (record[2]["num-cores"], cpu_of(record)) == own]
         for trace, *_ in mine:
             transpose.make_needed(trace)
             interleave.make_needed(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
-        """The records of a kernel, `mod` as `workload` makes it, with the target's instructions, the fastest first.
+        """The records of a kernel, `mod` as `workload` makes it, with the target's instructions, in order.
 
         Records that are open to be added to have what other processes have added by now.
         """
@@ -97,12 +108,12 @@ class Records(KnownRecords):
             with locked(self.folder, write=True):
                 self.read()
         number = self.numbers.get(structural_hash(mod))
-        mine = [record for of, record in self.records if of == number and record[2]["keys"][0] == self.target.family]
-        return sorted(mine, key=lambda record: median(record[1]))
+        return [record for of, record in self.records if of == number and record[2]["keys"][0] == self.target.family]
 
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]) -> None:
         """Appends a measurement; it is on disk when this returns."""
         entry, record = as_json(func, schedule, seconds, self.target)
+        record[2][CPU] = self.cpu
         with locked(self.folder, write=True):
             self.read()
             number = self.numbers.get(structural_hash(workload(func)))
@@ -125,6 +136,11 @@ def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Ta
         database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, target.tvm(), args))
         line, (_, record) = [json.loads(file.read_bytes()) for file in files]
     return line, record
+
+
+def cpu_of(record: list) -> str:
+    """The model of the CPU that a record was made on; '' where it does not say."""
+    return record[2].get(CPU, "")
 
 
 def workload(func: PrimFunc) -> IRModule:

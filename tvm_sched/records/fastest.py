@@ -2,7 +2,8 @@
 
 MetaSchedule's database (`database.py`) holds every function in full, some 300 KB each. To find a record its structural
 hash is enough. A line of `best.jsonl` is one kernel's: {"workload": hash, "target": family, "threads": n, "seconds": s,
-"trace": the schedule}.
+"cpu": the CPU's model, "trace": the schedule}. There is one for each model that a kernel was measured on; old lines do
+not name it.
 
 Where nobody has measured, a line may hold an estimate (`estimation/estimate.py`): "estimated_tile", the numbers of the
 kernel's tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never
@@ -10,7 +11,7 @@ replaces a measurement.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,6 +26,7 @@ from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 from tvm_sched.kernels import kernel_of
 from tvm_sched.records.database import (
+    CPU,
     RECORDS,
     WORKLOADS,
     is_record,
@@ -32,9 +34,10 @@ from tvm_sched.records.database import (
     replayed,
     workload,
 )
+from tvm_sched.records.form_times import FormTimes, write_forms
 from tvm_sched.records.json_lines import JsonLines, locked
-from tvm_sched.records.recorded import KnownRecords, Recorded
-from tvm_sched.targets import Target
+from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
+from tvm_sched.targets import Target, cpu_model
 
 BEST = "best.jsonl"
 FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
@@ -48,8 +51,9 @@ class BestRecords(KnownRecords):
         file = Path(folder) / BEST
         if not file.is_file():
             raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
-        self.target = target
-        self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads
+        self.target, self.cpu = target, cpu_model()
+        self.form_times = FormTimes(folder, target)
+        self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads and model of CPU
         for line in JsonLines(file, is_best).read(repair=False):
             if line["target"] == target.family:
                 self.lines.setdefault(line["workload"], []).append(line)
@@ -57,13 +61,21 @@ class BestRecords(KnownRecords):
     def known(self, func: PrimFunc) -> list[Recorded]:
         """The record of `func` on each number of threads that there is one for."""
         mod = workload(func)
-        return [self.recorded(func, mod, line) for line in self.lines.get(str(structural_hash(mod)), [])]
+        nearest: dict[int, dict] = {}
+        for line in sorted(self.lines.get(str(structural_hash(mod)), []), key=self.preference):
+            nearest.setdefault(line["threads"], line)
+        return [self.recorded(func, mod, line) for line in nearest.values()]
+
+    def preference(self, line: dict) -> tuple:
+        """What was measured before what was estimated, this CPU's model before others', the fastest of those."""
+        return "trace" not in line, distance(cpu_of(line), self.cpu), line["seconds"]
 
     def recorded(self, func: PrimFunc, mod: IRModule, line: dict) -> Recorded:
         """What a line says of its kernel."""
         threads, tile = line["threads"], line.get("estimated_tile")
         replay = partial(replayed, mod, line["trace"]) if tile is None else partial(self.tiled, func, mod, tile)
-        return Recorded(threads, threads == self.target.cores, tile is not None, line["seconds"], replay)
+        cpu = "" if cpu_of(line) == self.cpu else cpu_of(line)
+        return Recorded(threads, threads == self.target.cores, tile is not None, line["seconds"], replay, cpu)
 
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""
@@ -75,24 +87,61 @@ class BestRecords(KnownRecords):
 
 
 def write_best(records: Path, folder: Path) -> int:
-    """Writes the fastest of each kernel in the database `records` into `folder`, where lines of other kernels stay;
-    returns how many are there.
+    """Writes the best of each kernel in the database `records`, see `settled`, and its layers' forms into `folder`,
+    where lines of other kernels and other CPUs stay; returns how many are there.
     """
+    found = best_of(records)  # before the folder is locked, which may be the same
+    return write(folder, lambda kept: kept | found, [records])
+
+
+def merge(folders: Sequence[Path], folder: Path) -> int:
+    """Writes what several folders hold, tuning logs or fastest records, into `folder`, which takes part: of a kernel,
+    an instruction set, a number of threads and a CPU's model the fastest that was measured, and what is merely
+    estimated where nothing was. Returns how many lines are there. Raises UserError for a folder without records.
+    """
+    found: dict[tuple, dict] = {}
+    for each in folders:
+        if not any((Path(each) / name).is_file() for name in (RECORDS, BEST)):
+            raise UserError(f"no tuning records in {each}: neither {RECORDS} nor {BEST}")
+        lines = best_of(each) if (Path(each) / RECORDS).is_file() else {}
+        found = faster(found, faster(lines, lines_in(each)))
+    return write(folder, lambda kept: faster(found, kept), folders)
+
+
+def faster(some: dict[tuple, dict], others: dict[tuple, dict]) -> dict[tuple, dict]:
+    """All lines, of two with a key the better."""
+    rank = lambda line: ("trace" not in line, line["seconds"])  # noqa: E731
+    return {
+        each: min((lines[each] for lines in (some, others) if each in lines), key=rank) for each in some.keys() | others
+    }
+
+
+def lines_in(folder: Path) -> dict[tuple, dict]:
+    """The lines of a folder's file by key; none where it is missing."""
+    return {key(line): line for line in JsonLines(Path(folder) / BEST, is_best).read(repair=False)}
+
+
+def best_of(records: Path) -> dict[tuple, dict]:
+    """Lines of the best of each kernel in a database, by key."""
     with locked(records, write=False):
         workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
         lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
-    found: dict[tuple, dict] = {}
+    looks: dict[tuple, list] = {}
     for number, (trace, seconds, target, _) in lines:
-        line = {
-            "workload": workloads[number][0],
-            "target": target["keys"][0],
-            "threads": target["num-cores"],
-            "seconds": median(seconds),
-            "trace": trace,
+        place = target["keys"][0], target["num-cores"], workloads[number][0], target.get(CPU, "")
+        looks.setdefault(place, []).append((json.dumps(trace), median(seconds)))
+    best = {place: settled(each) for place, each in looks.items()}
+    return {
+        place: {
+            "workload": place[2],
+            "target": place[0],
+            "threads": place[1],
+            "cpu": place[3],
+            "seconds": seconds,
+            "trace": json.loads(trace),
         }
-        if key(line) not in found or line["seconds"] < found[key(line)]["seconds"]:
-            found[key(line)] = line
-    return write(folder, lambda kept: kept | found)
+        for place, (trace, seconds) in best.items()
+    }
 
 
 def write_estimates(folder: Path, lines: list[dict]) -> int:
@@ -113,25 +162,37 @@ def estimated(mod: IRModule, target: Target, seconds: float, tile: list[int]) ->
     }
 
 
-def write(folder: Path, renewed: Callable[[dict], dict]) -> int:
-    """Writes what `renewed` makes of the lines in `folder` by key, all or nothing; returns how many there are. Raises
-    UserError where they are damaged.
+def write(folder: Path, renewed: Callable[[dict], dict], forms_of: Sequence[Path] = ()) -> int:
+    """Writes what `renewed` makes of the lines in `folder` by key, all or nothing, and the forms that the folders
+    `forms_of` know of; returns how many lines there are. Raises UserError where any are damaged.
     """
     file = Path(folder) / BEST
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, write=True):
-        lines = renewed({key(line): line for line in JsonLines(file, is_best).read(repair=False)})
+        lines = without_needless(renewed(lines_in(folder)))
         text = "".join(json.dumps(lines[each], separators=(",", ":")) + "\n" for each in sorted(lines))
         write_atomically(file, text.encode())
+        write_forms(forms_of, folder)
     return len(lines)
+
+
+def without_needless(lines: dict[tuple, dict]) -> dict[tuple, dict]:
+    """The lines but for estimates of kernels that were measured, on whichever CPU."""
+    measured = {place[:3] for place, line in lines.items() if "trace" in line}
+    return {place: line for place, line in lines.items() if "trace" in line or place[:3] not in measured}
 
 
 def key(line: dict) -> tuple:
     """What a folder holds one line of."""
-    return line["target"], line["threads"], line["workload"]
+    return line["target"], line["threads"], line["workload"], cpu_of(line)
+
+
+def cpu_of(line: dict) -> str:
+    """The model of the CPU that a line was made on; '' where it does not say."""
+    return line.get("cpu", "")
 
 
 def is_best(line: Any) -> bool:
     """A line of `best.jsonl`."""
     types = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
-    return any(types == FIELDS | schedule for schedule in SCHEDULES)
+    return types.pop("cpu", str) is str and any(types == FIELDS | schedule for schedule in SCHEDULES)

@@ -5,14 +5,16 @@ schedule for others is as good a choice where its loops divide into equal pieces
 for the rest: then the kernel's analytic default, which knows the number of threads, is the better guess.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
+from tvm_sched.planning.plan import NOISE
 from tvm_sched.planning.sharing import parallel_loops
+from tvm_sched.records.form_times import FormTimes
 from tvm_sched.targets import Target
 
 
@@ -25,6 +27,7 @@ class Recorded:
     estimated: bool
     cost: float  # seconds of a call; of an estimate those at 1 GHz
     replay: Callable[[], Schedule]
+    cpu: str = ""  # that it was measured on, where that is another than this one and known
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -33,9 +36,10 @@ class Recorded:
 
     @property
     def words(self) -> str:
-        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread'."""
+        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread', 'record: made on AMD EPYC'."""
         word = "estimate" if self.estimated else "record"
-        return word if self.own else f"{word} of {in_words(self.threads)}"
+        threads = "" if self.own else f" of {in_words(self.threads)}"
+        return f"{word}{threads}" + (f": made on {self.cpu}" if self.cpu else "")
 
     def seconds(self, ghz: float) -> float | None:
         """What a call takes, an estimated one at `ghz`; None where that is known of another number of threads only."""
@@ -46,6 +50,11 @@ class KnownRecords:
     """What records answer in whichever format: each question hashes the function once."""
 
     target: Target
+    form_times: FormTimes
+
+    def forms(self, layer: str) -> Mapping[str, float]:
+        """The measured seconds of a layer in its forms, see `planning.plan.layer_key`; empty where there are none."""
+        return self.form_times.of(layer)
 
     def known(self, func: PrimFunc) -> list[Recorded]:
         """The record of `func` on each number of threads that there is one for, with the target's instructions."""
@@ -66,6 +75,24 @@ def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
     """
     nearest = sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads))
     return next((each for each in nearest if each.own or shares_equally(each.schedule.mod["main"], threads)), None)
+
+
+def distance(cpu: str, here: str) -> int:
+    """How far records of a CPU are from this one's: the same model, another, one that is not known, ''."""
+    return 0 if cpu == here else 1 if cpu else 2
+
+
+def settled(looks: Iterable[tuple[str, float]]) -> tuple[str, float]:
+    """(schedule, seconds) of a kernel's measurements, (schedule, seconds) in the order in which they were made: the
+    fastest schedule by the least of its looks, but the first, which is the default, unless it is beaten by more than
+    the noise.
+    """
+    least: dict[str, float] = {}
+    for schedule, seconds in looks:
+        least[schedule] = min(seconds, least.get(schedule, seconds))
+    first, best = next(iter(least)), min(least, key=least.__getitem__)
+    chosen = first if least[first] <= least[best] * (1 + NOISE) else best
+    return chosen, least[chosen]
 
 
 def shares_equally(func: PrimFunc, threads: int) -> bool:

@@ -4,7 +4,17 @@ machine.
 May import `subp_contract` and `runtime`.
 """
 
-from tvm_sched.targets.lookup import cpu_flags, get, host, host_caches, names, on_this_machine, runs_here
+from tvm_sched.targets.lookup import (
+    cpu_flags,
+    cpu_model,
+    cpu_name,
+    get,
+    host,
+    host_caches,
+    names,
+    on_this_machine,
+    runs_here,
+)
 from tvm_sched.targets.named import CORTEX_A76, NAMED, X86_AVX2, X86_AVX512
 from tvm_sched.targets.target import Target
 
@@ -15,6 +25,8 @@ __all__ = [
     "X86_AVX512",
     "Target",
     "cpu_flags",
+    "cpu_model",
+    "cpu_name",
     "get",
     "host",
     "host_caches",

@@ -115,6 +115,26 @@ def cpu_flags() -> set[str]:
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}
 
 
+def cpu_name() -> str:
+    """This machine's CPU, by its maker's name of the model; its architecture where Linux does not tell one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (models and models[0]) or platform.processor() or platform.machine()
+
+
+@cache
+def cpu_model() -> str:
+    """`cpu_name` with LLVM's name of the core, 'AMD EPYC (znver5)': virtual machines hide the model's number, so that
+    cores of several kinds have one name.
+    """
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    return f"{cpu_name()} ({llvm_get_system_cpu()})"
+
+
 def host_caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
     """`l1_bytes`, `l1_ways`, `l2_bytes` and `last_cache_bytes` of the first core, as far as the system tells them."""
     found: dict[str, int] = {}

@@ -80,6 +80,7 @@ class Farm:
             raise UserError(f"the tracker at {tracker} has no device of key '{key}'; it has {others or 'none at all'}")
         self.jobs = jobs or len(devices)
         self.threads = 1  # that a kernel runs on
+        self.cpu = key  # boards of one key are alike
         self.histories: dict[Device, History] = {}
         self.lock = threading.Lock()  # of what the threads share: histories, counts, processes
         self.sessions = 0  # with devices that have answered

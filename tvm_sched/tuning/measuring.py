@@ -1,7 +1,8 @@
 """What measuring a kernel takes: a library built of its schedule, arguments, and a runner that times it, here or on a
 board.
 
-A runner's `submit` takes a Job and gives a Future of MetaSchedule's RunnerResult: `Here`, or `farm.Farm`. Nothing but
+A runner's `submit` takes a Job and gives a Future of MetaSchedule's RunnerResult; `cpu` says whose times these are:
+`Here`, or `farm.Farm`. Nothing but
 TVM's runtime is needed where the library runs: the kernel's arguments are made here, once for all of its tiles.
 """
 
@@ -25,8 +26,9 @@ from subp_contract.errors import UserError
 from tvm_sched import codegen, runtime
 from tvm_sched.deploy import toolchain
 from tvm_sched.kernels import kernel_of
+from tvm_sched.kernels.base import normal
 from tvm_sched.records.database import workload
-from tvm_sched.targets import Target
+from tvm_sched.targets import Target, cpu_model
 from tvm_sched.tuning import timing
 
 TIMEOUT_S = 60  # of one measurement
@@ -114,11 +116,14 @@ class Measurer:
 
 
 def arguments(func: PrimFunc) -> list[np.ndarray]:
-    """What a fused function that holds a kernel is measured on, its output's array included; the same each time."""
+    """What a fused function is measured on, its output's array included; the same each time."""
     kernel, mod = kernel_of(func), workload(func)
     infos = [each.as_json() for each in ArgInfo.from_entry_func(mod, remove_preproc=True)]
     typed = [(str(dtype), tuple(int(extent) for extent in shape)) for _, dtype, shape in infos]
-    return kernel.arguments(kernel.problem(Schedule(mod)), typed, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    if kernel is None:
+        return [normal(rng, dtype, shape) for dtype, shape in typed]
+    return kernel.arguments(kernel.problem(Schedule(mod)), typed, rng)
 
 
 class Here:
@@ -129,7 +134,7 @@ class Here:
     jobs = 1
 
     def __init__(self, threads: int):
-        self.threads = threads
+        self.threads, self.cpu = threads, cpu_model()
 
     @cached_property
     def pool(self) -> PopenPoolExecutor:

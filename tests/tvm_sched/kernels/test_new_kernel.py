@@ -65,7 +65,7 @@ def test_a_kernel_that_is_listed_is_chosen_compiled_and_tuned(listed, tmp_path):
     torch.manual_seed(0)
     network, x = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 5)).eval(), torch.randn(3, 24)
     summary = tvm_sched.tune(network, x, threads=1, records=tmp_path, trials=4)
-    assert summary.failed == 0 and "vector_linear" in " ".join(task.name for task in summary.tasks)
+    assert summary.failed == 0 and "vector_linear" in " ".join(each.task.name for each in summary.tasks)
     artifact = tvm_sched.compile(network, x, threads=1, records=tmp_path)
     first, last = artifact.explain()
     assert (first.kernel, first.why, first.schedule) == ("vectors", "dense: this kernel has no blocks", "record")

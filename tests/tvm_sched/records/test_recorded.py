@@ -20,7 +20,7 @@ from tvm_sched.pipeline import Compilation
 from tvm_sched.records.database import Records, workload
 from tvm_sched.records.fastest import BestRecords, estimated, write_best, write_estimates
 from tvm_sched.records.recorded import Recorded, shares_equally, usable
-from tvm_sched.tuning import search
+from tvm_sched.tuning.tiles import Space, tasks_of
 
 ONE, TWO = (replace(targets.X86_AVX2, cores=cores) for cores in (1, 2))
 X = torch.zeros(1, 32, 6, 6)
@@ -99,7 +99,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def func():
-    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(ONE)))
+    (task,) = tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(ONE)))
     return task.func
 
 
@@ -112,7 +112,7 @@ def parallel_extents(sch: Schedule) -> list[int]:
 def schedule_of(func):
     """equal -> a schedule for one thread that shares the work equally between two, or does not."""
     found = {}
-    for sch in search.schedules(func, ONE):
+    for sch in Space(func, ONE).schedules:
         extents = parallel_extents(sch)
         assert extents
         found.setdefault(all(extent % 2 == 0 for extent in extents), sch)
@@ -150,7 +150,7 @@ def test_an_estimated_tile_is_scheduled_for_the_threads_asked_for(func, tmp_path
     mod = workload(func)
     kernel = kernel_of(func)
     tiles = kernel.tiles(kernel.problem(Schedule(mod)), TWO)
-    scheduled = zip(tiles, search.schedules(func, TWO), strict=True)
+    scheduled = zip(tiles, Space(func, TWO).schedules, strict=True)
     tile, expected = next(each for each in scheduled if all(extent % 2 == 0 for extent in parallel_extents(each[1])))
     write_estimates(tmp_path, [estimated(mod, ONE, 1e-3, list(astuple(tile)))])
     found = BestRecords(tmp_path, TWO).lookup(func)

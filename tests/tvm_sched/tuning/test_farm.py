@@ -15,7 +15,7 @@ import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
-from tvm_sched.tuning import farm, measuring, search, timing
+from tvm_sched.tuning import farm, measuring, tiles, timing
 from tvm_sched.tuning.farm import Farm, NoDevices
 
 TRIALS = 8
@@ -41,7 +41,7 @@ def test_one_board_hangs_one_dies_and_the_third_measures_all_that_is_left(tracke
         summary = tune(tmp_path, runner)
     (task,) = summary.tasks
     assert (summary.failed, task.measured) == (0, TRIALS)
-    assert distinct(tmp_path) == TRIALS
+    assert distinct(tmp_path) >= TRIALS  # other forms of the layer besides
     assert len(records(tmp_path)) == sum(history.measured for history in runner.histories.values())
     assert any(f"device {silent} did not answer in 5 s; it is left out" in sentence for sentence in runner.said)
     assert any(
@@ -98,7 +98,7 @@ KERNELS = {
 def kernel(tmp_path):
     """What a runner takes, of a kernel by its name in KERNELS."""
     imported = torch_export.from_torch(*network())
-    (task,) = search.tasks_of(pipeline.fused(imported, Compilation(targets.host())))
+    (task,) = tiles.tasks_of(pipeline.fused(imported, Compilation(targets.host())))
     arguments = tmp_path / "arguments.npz"
     timing.save_arguments(arguments, measuring.arguments(task.func))
 

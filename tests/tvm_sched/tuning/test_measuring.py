@@ -12,7 +12,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import columns_conv2d, kernel_of
 from tvm_sched.pipeline import Compilation
-from tvm_sched.tuning import measuring, search, timing
+from tvm_sched.tuning import measuring, tiles, timing
 
 SIGNATURE = "int __tvm_ffi_main(void *self, void *args, int count, void *result)"
 KERNELS = {"hangs": "for (;;);", "crashes": "abort();", "works": "return 0;"}
@@ -55,7 +55,7 @@ def patterned():
 
 
 def test_columns_are_places_that_a_pixel_sees(patterned):
-    (task,) = search.tasks_of(pipeline.fused(torch_export.from_torch(*patterned), Compilation(targets.host())))
+    (task,) = tiles.tasks_of(pipeline.fused(torch_export.from_torch(*patterned), Compilation(targets.host())))
     assert kernel_of(task.func) is columns_conv2d.KERNEL
     places = next(array for array in measuring.arguments(task.func) if array.dtype == np.int32)
     assert places.shape == (4, 29, 3)

@@ -16,9 +16,8 @@ from tvm_sched import codegen, runtime
 from tvm_sched.bench.calibration import workloads
 from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES, Probe, Trial
 from tvm_sched.bench.calibration.workloads import Workload
-from tvm_sched.bench.latency import cpu_name
 from tvm_sched.quiet import quiet
-from tvm_sched.targets import Target
+from tvm_sched.targets import Target, cpu_name
 from tvm_sched.targets.costs import FIGURES, RANGES
 from tvm_sched.tuning.search import measurable_here
 

@@ -30,7 +30,7 @@ from tvm_sched.records.database import workload
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT
 from tvm_sched.tuning.measuring import arguments
-from tvm_sched.tuning.search import Task, tasks_of
+from tvm_sched.tuning.tiles import Task, tasks_of
 
 MANY = 10_000  # tiles of a kernel that are asked for: all
 LEAST = 3  # tiles that have an order worth comparing

@@ -12,30 +12,36 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
 from tvm_sched.planning.explain import ZEROS, LayerChoice
-from tvm_sched.planning.plan import FREE, Plan, Restrictions, choose
+from tvm_sched.planning.plan import FREE, Chooser, Plan, Restrictions, chooser
 from tvm_sched.targets import Target
 
 Choices = dict[str, LayerChoice]  # what was chosen, by the layer's mark, in the order of the network
+BY_ESTIMATE = chooser(None)
 
 
 def select_kernels(
-    mod: IRModule, target: Target, dense: bool = False, restrictions: Restrictions = FREE
+    mod: IRModule,
+    target: Target,
+    dense: bool = False,
+    restrictions: Restrictions = FREE,
+    choose: Chooser = BY_ESTIMATE,
 ) -> tuple[IRModule, Choices]:
     """(the module, what was chosen) of 'main', whose convolutions are NHWC. `dense` ignores zeros: the baseline.
-    `restrictions`: of the kernels that layers may have.
+    `restrictions`: of the kernels that layers may have. `choose`: gives each its plan.
 
     A layer that is computed several times, as the steps of a recurrent one are, has a mark for each, of which the first
     is its name.
     """
-    selector = _Selector(mod, target, dense, restrictions)
+    selector = _Selector(mod, target, dense, restrictions, choose)
     return rewritten(selector, mod), selector.choices
 
 
 @mutator
 class _Selector(PyExprMutator):
-    def __init__(self, mod, target, dense, restrictions):
+    def __init__(self, mod, target, dense, restrictions, choose):
         super().__init__(mod)
         self.target, self.dense, self.restrictions = target, dense, restrictions
+        self.choose = choose
         self.choices: Choices = {}
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
@@ -89,7 +95,7 @@ class _Selector(PyExprMutator):
         key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation, restriction
         stored, zeros = 0, not self.dense and not layer.weight.any()
         if key not in self.packings and not zeros:
-            plan = choose(layer, self.target, restriction)
+            plan = self.choose(name, layer, self.target, restriction)
             if plan is None:
                 return call  # TVM's own operator, by the generic schedules
             self.packings[key] = plan, [constant(array) for array in plan.form.kernel.pack(plan.form)]
@@ -104,8 +110,10 @@ class _Selector(PyExprMutator):
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         choice = plan.choice(name, shape, layer, stored)
-        if restriction.why and not restriction.allows((best := choose(layer, self.target)).form):
-            choice = replace(choice, why=f"{choice.why}; {best.kernel} left out: {restriction.why}")
+        if restriction.why:
+            best = self.choose(name, layer, self.target, FREE.default)
+            if not restriction.allows(best.form):
+                choice = replace(choice, why=f"{choice.why}; {best.kernel} left out: {restriction.why}")
         self.choices[mark] = choice
         x = plan.space_to_depth.call(self.builder_, call.args[0]) if plan.space_to_depth else call.args[0]
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark))

@@ -1,0 +1,70 @@
+"""Which form a layer takes: by measurement where there is one, within what is allowed, else by estimate."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tvm_sched import targets
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.planning.plan import (
+    MOST,
+    NEAR,
+    NO_WINOGRAD,
+    NOISE,
+    OF_A_KIND,
+    alternatives,
+    choose,
+    layer_key,
+    plans_of,
+)
+
+ONE = replace(targets.X86_AVX512, cores=1)
+
+
+def layer(seed=0, kept=16, stride=1, size=14) -> Layer:
+    """3x3, 64 -> 64 channels; 1x16 blocks, `kept` a row."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((64, 64, 3, 3), dtype="float32")
+    for row in range(4):
+        weight[16 * row : 16 * (row + 1), rng.permutation(64)[kept:]] = 0
+    return Layer("conv2d 3x3", weight, (1, size, size, 64), 64, stride=(stride, stride), padding=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_cheapest_by_estimate_is_chosen_and_comes_first_of_what_is_worth_measuring(stride):
+    ranked = plans_of(layer(stride=stride), ONE)
+    worth = alternatives(ranked)
+    assert worth[0] is ranked[0] and choose(layer(stride=stride), ONE).kernel == ranked[0].kernel
+    names = [plan.kernel for plan in worth]
+    assert 1 < len(names) <= MOST and len(set(names)) == len(names)
+    assert max(plan.cycles for plan in worth) <= NEAR * min(plan.cycles for plan in ranked)
+    kinds = [(plan.form.kernel.name, plan.space_to_depth is None) for plan in worth]
+    assert max(map(kinds.count, kinds)) <= OF_A_KIND
+
+
+def test_another_form_is_taken_where_it_was_measured_to_be_faster_by_more_than_the_noise():
+    first, second = (plan.kernel for plan in alternatives(plans_of(layer(), ONE))[:2])
+    for seconds, chosen in (
+        ({first: 1.0, second: 1 - 2 * NOISE}, second),
+        ({first: 1.0, second: 1 - NOISE / 2}, first),
+        ({first: 1.0}, first),
+        ({second: 1.0}, second),  # a measurement beats an estimate
+        ({"no form of this layer": 0.1}, first),
+    ):
+        asked = []
+        assert choose(layer(), ONE, measured=lambda key, s=seconds, a=asked: a.append(key) or s).kernel == chosen
+        assert asked == [layer_key(layer())]
+
+
+def test_a_form_that_is_not_allowed_is_not_taken_however_fast():
+    plans = plans_of(layer(), ONE)
+    seconds = {plan.kernel: 1e-9 if "winograd" in plan.kernel else 1e-3 for plan in plans}
+    assert "winograd" in choose(layer(), ONE, measured=lambda key: seconds).kernel
+    assert "winograd" not in choose(layer(), ONE, NO_WINOGRAD, lambda key: seconds).kernel
+
+
+def test_a_layers_key_is_its_geometry_and_how_much_it_keeps():
+    assert layer_key(layer(seed=0)) == layer_key(layer(seed=1))
+    others = [layer(kept=32), layer(stride=2), layer(size=7), replace(layer(), dense=True)]
+    assert len({layer_key(each) for each in (layer(), *others)}) == len(others) + 1
