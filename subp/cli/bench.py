@@ -123,6 +123,8 @@ def run_suite(
             f"   peak {first.peak_gflops:.1f} GFLOP/s (median {first.peak_median_gflops:.1f}), "
             f"on CPU {cpus}{measured.state.noise}"
         )
+        if state := rows.condition(first):
+            click.echo(f"   {state}")
     call = run.measure_overhead()
     terminal.print(suite.summary(results))
     click.echo(reached([row for _, ours in results for row in ours.values()]))
@@ -177,6 +179,8 @@ def run_one(
         console().print(profile.table(each))
     first = measured[0]
     click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
+    if state := rows.condition(first):
+        click.echo(state)
     if json_file:
         content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
         content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}

@@ -9,7 +9,6 @@ random batches, since what is compared here is time. Packages beyond ONNX Runtim
 import importlib
 import io
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ def ncnn(model: bytes, network: "Network", threads: int) -> Call:
     import torch
 
     runtime = package("ncnn")
-    package("pnnx")
+    converter = package("pnnx")
     image = network.only_input()[:1]
     net = runtime.Net()
     net.opt.num_threads = threads
@@ -120,10 +119,11 @@ def ncnn(model: bytes, network: "Network", threads: int) -> Call:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.pt")
         torch.jit.trace(network.eager, image).save(str(path))
-        # In a process of its own: it tells the terminal all that it does.
+        # The program itself: its Python function converts weights to fp16 whatever `fp16` says.
         shape = ",".join(map(str, image.shape))
-        command = f"import pnnx; pnnx.convert({str(path)!r}, input_shapes=[[{shape}]], input_types=['f32'], fp16=False)"
-        subprocess.run([sys.executable, "-c", command], capture_output=True, cwd=folder)
+        subprocess.run(
+            [converter.EXEC_PATH, str(path), f"inputshape=[{shape}]f32", "fp16=0"], capture_output=True, cwd=folder
+        )
         param, weights = (path.with_suffix(f".ncnn.{kind}") for kind in ("param", "bin"))
         if not weights.is_file() or net.load_param(str(param)) or net.load_model(str(weights)):
             raise UserError(f"ncnn cannot load {network.name}: leave it out of --against")

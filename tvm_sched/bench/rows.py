@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from tvm_sched.bench.core_state import GOOD
+
 # A compiled file may take its stored weights' bytes times the one, plus the other.
 FILE_SHARE, FILE_BYTES = (1.05, 300 * 1024)
 
@@ -85,6 +87,7 @@ COLUMNS = {
         f"{row.file_bytes / 1e6:.2f}" + verdict(row.small, f" (limit {(row.file_limit_bytes or 0) / 1e6:.2f})")
     ),
     "core": lambda row: number(row.core_share, ".0%"),
+    "calls": lambda row: number(row.calls, "d"),
     "memory MB": lambda row: number(row.weights_bytes and (row.workspace_bytes + row.weights_bytes) / 1e6, ".1f"),
 }
 
@@ -100,6 +103,15 @@ def table(rows: Sequence[Row]) -> Table:
     for row, *texts in zip(rows, *told.values(), strict=True):
         table.add_row(row.engine, *texts)
     return table
+
+
+def condition(row: Row) -> str:
+    """What the system tells of the core meanwhile, and a warning where it was not at its best; empty without both."""
+    told = [f"{row.steal:.1%} of the time stolen"] if row.steal is not None else []
+    told += [f"{row.ghz:.2f} GHz"] if row.ghz is not None else []
+    if row.core_share is not None and row.core_share < GOOD:
+        told.append(f"NOT AT ITS BEST: the core gave {row.core_share:.0%} of it, so measure again with --until-quiet")
+    return ", ".join(told)
 
 
 def number(value: float | None, form: str) -> str:

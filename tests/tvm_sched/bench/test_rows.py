@@ -29,9 +29,28 @@ def test_a_file_may_take_its_weights_a_twentieth_more_and_300_kib():
 def test_a_table_shows_ratios_and_verdicts_only_where_a_row_has_them():
     sparse, lone = lines(rows.table([SPARSE, LONE]))
     assert (
-        " ".join(sparse) == "subp-sparse 1x16 75% 1 2.000 2.500 3.46 0.250 (goal 0.2) NO 100% 1.25 (limit 1.30) yes 2.5"
+        " ".join(sparse)
+        == "subp-sparse 1x16 75% 1 2.000 2.500 3.46 1.900 0.250 (goal 0.2) NO 100% 1.25 (limit 1.30) yes 2.5"
     )
-    assert lone == ["lone", "-", "2", "2.000", "2.500", "-", "-", "-", "0.00", "-"]
+    assert lone == ["lone", "-", "2", "2.000", "2.500", "-", "1.900", "-", "-", "0.00", "-"]
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ({}, ""),
+        ({"core_share": 0.95}, ""),
+        ({"steal": 0.0123, "ghz": 4.2, "core_share": 1.0}, "1.2% of the time stolen, 4.20 GHz"),
+        ({"core_share": 0.5}, "NOT AT ITS BEST: the core gave 50% of it, so measure again with --until-quiet"),
+    ],
+)
+def test_the_state_of_the_core_is_told_and_a_bad_one_warned_of(known, text):
+    assert rows.condition(replace(LONE, **known)) == text
+
+
+def test_a_table_shows_how_many_calls_were_timed_and_on_how_good_a_core():
+    (line,) = lines(rows.table([replace(LONE, core_share=0.987, calls=12)]))
+    assert line[-2:] == ["99%", "12"]
 
 
 def lines(table) -> list[list[str]]:
