@@ -125,7 +125,6 @@ class Engine:
     threads: int
     call: Callable[[np.ndarray], np.ndarray]
     prepare: Callable[[], object] = lambda: None
-    precision: str = "float32"
     file_bytes: int = 0  # that the network takes on disk for this engine
     target: str = "host"
     dense: bool = True  # computes zeros like any other number
@@ -133,6 +132,7 @@ class Engine:
     rss_growth_bytes: int | None = (
         None  # what the process grew by when the network was loaded and called; None where not measured
     )
+    precision: str = "float32"
 
 
 def pytorch(network: Network, threads: int) -> Engine:

@@ -57,10 +57,10 @@ def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target)
 
 
 def narrow(n: int, target: Target) -> bool:
-    """Whether lanes over a block of `n` waste the machine: it is less than a vector, or no more where each pixel must
-    be loaded for one FMA.
+    """Whether lanes over a block of `n` may waste the machine: it is less than a vector, or no more, where each pixel
+    is loaded for one multiply-add.
     """
-    return n <= target.lanes if target.scalar_operand == "lane" else n <= 16
+    return n <= target.lanes
 
 
 def bands_of(pixels: int, lanes: int) -> int:

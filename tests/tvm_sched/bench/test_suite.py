@@ -16,7 +16,7 @@ ROW = Row("net", "subp-sparse", "host", 16, 0.75, 1, 1, 2.0, 2.5, 1.9, None, 1, 
 
 
 def test_shipped_suites_are_whole():
-    assert suite.names() == ["batch", "layers", "networks", "quick", "small_n", "threads"]
+    assert suite.names() == ["batch", "layers", "networks", "peers", "quick", "small_n", "threads"]
     cases = {name: suite.read(name).cases for name in suite.names()}
     assert all(case.sparsities for own in cases.values() for case in own)
     assert {case.n for case in cases["small_n"]} == {4, 8, 16, 32}

@@ -78,7 +78,7 @@ def test_a_board_that_comes_back_is_used_again_and_without_any_the_search_ends_i
         and back.endswith("answers again")
         and "left out until it answers again" in out_again
     )
-    assert len(records(tmp_path)) == distinct(tmp_path) == 3
+    assert len(records(tmp_path)) == 3 and distinct(tmp_path) >= 2  # the default is looked at again
     sentence = str(caught.value)
     assert "\n" not in sentence and f"{board.device} " in sentence
     assert (

@@ -1,4 +1,4 @@
-"""Steps that several schedules share: questions to TIR blocks, loops, transpositions and interleaved pixels in registers.
+"""Steps that several schedules share: questions to TIR blocks, loops, transpositions and interleaving in registers.
 
 May import `targets`; knows no kernel.
 """

@@ -15,7 +15,8 @@ machine's, and divides the calls around it into two such functions.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tvm import IRModule, relax, tirx
+import tvm_ffi
+from tvm import IRModule, ir, relax, tirx
 from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr import _update_type as update_type
 from tvm.relax.op import vm
@@ -123,6 +124,8 @@ class Straight:
         return (
             isinstance(function, PrimFunc)
             and len(function.params) == len(value.args)
+            and all(map(begins_at_its_pointer, function.params))
+            and not calls_packed(function)
             and all(isinstance(arg, relax.Var | GenericConst) and is_static(arg) for arg in value.args)
         )
 
@@ -260,6 +263,27 @@ def is_static(tensor: relax.Expr) -> bool:
         and isinstance(ty.shape, relax.ShapeExpr)
         and all(isinstance(extent, tirx.IntImm) for extent in ty.shape)
     )
+
+
+def begins_at_its_pointer(parameter: tirx.Var) -> bool:
+    """Whether a function takes a buffer that lies in one piece from its pointer on: others tell TVM's own operators,
+    such as a sort, by numbers that come with the tensor.
+    """
+    buffer = parameter.ty
+    offset = getattr(buffer, "elem_offset", None)
+    strides = getattr(buffer, "strides", None) or ()
+    return (offset is None or isinstance(offset, tirx.IntImm)) and all(isinstance(s, tirx.IntImm) for s in strides)
+
+
+def calls_packed(function: PrimFunc) -> bool:
+    """Whether it calls a function of TVM's by TVM's convention, as a sort does."""
+    names: set[str] = set()
+
+    def see(call: ir.Call) -> None:
+        names.add(getattr(call.op, "name", ""))
+
+    tvm_ffi.structural_walk(function.body, (ir.Call, see), order="post")
+    return any(name.startswith(("tirx.tvm_call_packed", "tirx.tvm_call_cpacked")) for name in names)
 
 
 def calls(value: relax.Expr, *names: str) -> bool:

@@ -25,7 +25,7 @@ def widen_indices(func: PrimFunc) -> PrimFunc:
 
 def in_block(block: SBlock) -> SBlock:
     """The block with such indices in int64."""
-    summed = {axis.var for axis in block.iter_vars if axis.iter_type == IterVar.CommReduce and int(axis.dom.extent) > 1}
+    summed = {axis.var for axis in block.iter_vars if axis.iter_type == IterVar.CommReduce and not is_one(axis)}
     if not summed:  # as of the root, which holds the other blocks
         return block
     body = tvm_ffi.structural_map(block.body, (ir.TensorLoad, partial(in_load, summed)))
@@ -39,6 +39,11 @@ def in_load(summed: set, load):
         return load
     indices = [tirx.Cast("int64", index) if is_loaded(index) else index for index in load.indices]
     return tirx.BufferLoad(load.source, indices)
+
+
+def is_one(axis: IterVar) -> bool:
+    """Whether an axis has one step; an extent that is no number, as of an adaptive pool, may be more."""
+    return isinstance(axis.dom.extent, tirx.IntImm) and int(axis.dom.extent) == 1
 
 
 def is_loaded(index) -> bool:
