@@ -17,10 +17,9 @@ from statistics import median
 
 import numpy as np
 
-from tvm_sched import runtime, targets
+from tvm_sched import targets
 from tvm_sched.bench import peak
 from tvm_sched.bench.latency import Candidate, Round
-from tvm_sched.quiet import quiet
 
 CHANNELS = 64  # of the pixels: 3 KiB of them, and at most 4 KiB of weights
 ITERATIONS = 1 << 12  # of one call, over all channels: about half a millisecond
@@ -29,36 +28,14 @@ LEAST_ROUNDS = 5  # in a good state that rows are made of
 PEAK, LOADS = "peak", "loads"  # names of the loops among the candidates
 
 
-class LoadLoop:
-    """The loop on `threads` threads of the host."""
+class LoadLoop(peak.Loop):
+    """After a call its `sums` hold `iterations` times the products' sums."""
 
     def __init__(self, threads: int, iterations: int = ITERATIONS):
-        import tvm
-
-        target = targets.host()
-        self.threads, self.iterations = threads, iterations
-        shape = (threads, peak.VECTORS, target.lanes)
+        lanes = targets.host().lanes
         self.pixels = np.linspace(0, 1, peak.VECTORS * CHANNELS, dtype="float32").reshape(peak.VECTORS, CHANNELS)
-        self.weights = np.full((CHANNELS, target.lanes), 2.0**-20, "float32")
-        self._sums = tvm.runtime.empty(shape)
-        self._arguments = [*map(tvm.runtime.tensor, (self.pixels, self.weights)), self._sums]
-        with quiet():
-            module = tvm.compile(tvm.IRModule({"main": kernel(target.lanes, threads)}), target=target.tvm())
-        self._run = module["main"]
-
-    def __call__(self) -> None:
-        """Runs the loop once."""
-        self._run(self.iterations, *self._arguments)
-
-    @property
-    def sums(self) -> np.ndarray:
-        """[threads, VECTORS, lanes], fp32: after a call `iterations` times the products' sums."""
-        return self._sums.numpy()
-
-    @property
-    def candidate(self) -> Candidate:
-        """For `bench.measure`."""
-        return Candidate(self, lambda: runtime.set_threads(self.threads))
+        self.weights = np.full((CHANNELS, lanes), 2.0**-20, "float32")
+        super().__init__(kernel(lanes, threads), threads, iterations, (self.pixels, self.weights), lanes)
 
 
 @cache

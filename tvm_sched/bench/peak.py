@@ -7,7 +7,7 @@ start at once; with a and b they fit 16 registers. A peak is a candidate like a 
 turn, on the same CPUs.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 
@@ -16,29 +16,25 @@ import numpy as np
 from tvm_sched import runtime, targets
 from tvm_sched.bench.latency import Candidate
 from tvm_sched.quiet import quiet
-from tvm_sched.targets import Target
 
 VECTORS = 12
 ITERATIONS = 1 << 18  # of one call: half a millisecond to a millisecond
 
 
-class Peak:
-    """The kernel on `threads` threads of the host, in vectors of so many lanes, by default its own. After a call its
-    `sums` hold `start + iterations * a * b`.
+class Loop:
+    """A kernel of TIR, called with a number of iterations, `given` arrays and the sums that it writes, on `threads` of
+    the host's threads.
     """
 
-    def __init__(self, threads: int, iterations: int = ITERATIONS, lanes: int | None = None):
+    def __init__(self, kernel, threads: int, iterations: int, given: Sequence[np.ndarray], lanes: int):
         import tvm
 
-        target = replace(targets.host(), lanes=lanes or targets.host().lanes)
         self.threads, self.iterations = threads, iterations
-        self.shape = (threads, VECTORS, target.lanes)
-        # All different, or they would be one accumulator.
-        self.start = np.arange(prod(self.shape), dtype="float32").reshape(self.shape)
-        self.a, self.b = np.full(target.lanes, 2, "float32"), np.full(target.lanes, 0.5, "float32")
+        self.shape = (threads, VECTORS, lanes)
         self._sums = tvm.runtime.empty(self.shape)
-        self._arguments = [*map(tvm.runtime.tensor, (self.a, self.b, self.start)), self._sums]
-        self._run = compiled(target, threads)["main"]
+        self._arguments = [*map(tvm.runtime.tensor, given), self._sums]
+        with quiet():
+            self._run = tvm.compile(tvm.IRModule({"main": kernel}), target=targets.host().tvm())["main"]
 
     def __call__(self) -> None:
         """Runs the loop once."""
@@ -54,6 +50,17 @@ class Peak:
         """For `bench.measure`."""
         return Candidate(self, lambda: runtime.set_threads(self.threads))
 
+
+class Peak(Loop):
+    """In vectors of so many lanes, by default the host's. After a call its `sums` hold `start + iterations * a * b`."""
+
+    def __init__(self, threads: int, iterations: int = ITERATIONS, lanes: int | None = None):
+        lanes = lanes or targets.host().lanes
+        # All different, or they would be one accumulator.
+        self.start = np.arange(threads * VECTORS * lanes, dtype="float32").reshape(threads, VECTORS, lanes)
+        self.a, self.b = np.full(lanes, 2, "float32"), np.full(lanes, 0.5, "float32")
+        super().__init__(kernel(lanes, threads), threads, iterations, (self.a, self.b, self.start), lanes)
+
     def gflops(self, ms: float) -> float:
         """10^9 floating-point operations a second of a call that took so long; a multiply-add counts as two."""
         return 2 * self.iterations * prod(self.shape) / ms / 1e6
@@ -63,14 +70,6 @@ class Peak:
 def of(threads: int, lanes: int | None = None) -> Peak:
     """The peak of so many threads and lanes, compiled once a process."""
     return Peak(threads, lanes=lanes)
-
-
-def compiled(target: Target, threads: int):
-    """The kernel's module for a target."""
-    import tvm
-
-    with quiet():
-        return tvm.compile(tvm.IRModule({"main": kernel(target.lanes, threads)}), target=target.tvm())
 
 
 def kernel(lanes: int, threads: int):

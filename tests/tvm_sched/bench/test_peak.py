@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tvm
 
 from tvm_sched import targets
 from tvm_sched.bench import peak
@@ -26,7 +27,9 @@ def test_every_accumulator_holds_its_start_plus_a_product_an_iteration(threads, 
 
 @pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "cortex-a76"])
 def test_the_loop_holds_multiply_adds_of_registers_and_its_own_counting_only(name):
-    assembly = peak.compiled(targets.get(name), 1).mod.inspect_source("asm")
+    target = targets.get(name)
+    module = tvm.IRModule({"main": peak.kernel(target.lanes, threads=1)})
+    assembly = tvm.compile(module, target=target.tvm()).mod.inspect_source("asm")
     code = "".join(f"{line}\n" for line in assembly.splitlines() if not re.match(r"\t\.|\.Ltmp", line))
     loops = [body.splitlines() for _, body in LOOP.findall(code) if FMA.search(body.splitlines()[0])]
     assert loops
