@@ -23,6 +23,11 @@ def test_rankings_together():
     assert total.regret == pytest.approx(60 / (30 + 5 + 10 + 8))
 
 
+def test_estimates_without_an_order_have_no_tau():
+    assert ranking.tau_of([1, 1, 1], [3, 2, 1]) is None and ranking.tau_of([1, 2], [1, 2]) is None
+    assert ranking.tau_of([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(2 / 3)
+
+
 def test_kernels_without_an_order_say_nothing():
     with pytest.raises(ValueError, match="no kernel"):
         ranking.agreement([of(None, 1.0)])

@@ -39,7 +39,7 @@ ROUNDS = 12  # of measurements, of which the least counts
 
 @dataclass(frozen=True)
 class Ranking:
-    """Of one kernel; `tau` is None where it has fewer than LEAST tiles."""
+    """Of one kernel; `tau` is None where there is no order to compare, see `tau_of`."""
 
     name: str
     kernel: str
@@ -108,11 +108,18 @@ def ranking(task: Task, target: Target, tiles: int) -> Ranking:
         kernel=kernel.name,
         calls=task.calls,
         tiles=len(chosen),
-        tau=float(kendalltau(estimated, seconds).statistic) if len(chosen) >= LEAST else None,
+        tau=tau_of(estimated, seconds),
         regret=seconds[0] / min(seconds),
         bias=estimated[0] * cycle / seconds[0],
         microseconds=1e6 * seconds[0],
     )
+
+
+def tau_of(estimated: Sequence[float], seconds: Sequence[float]) -> float | None:
+    """Kendall's tau; None of fewer than LEAST tiles, or of estimates that are all the same, which have no order."""
+    if len(estimated) < LEAST or len(set(estimated)) == 1:
+        return None
+    return float(kendalltau(estimated, seconds).statistic)
 
 
 def least_seconds(functions: Iterable, arrays: Sequence[np.ndarray], target: Target) -> tuple[list[float], float]:
