@@ -81,10 +81,12 @@ class Network:
 
     @cached_property
     def onnx(self) -> bytes:
-        """The network as an ONNX model, weights included: its own file, or exported."""
+        """The network as an ONNX model, weights included, also those that its own file keeps in others beside it."""
+        import onnx
+
         stored = getattr(self.module, "stored", None)
         if isinstance(stored, Path):
-            return stored.read_bytes()
+            return onnx.load(stored).SerializeToString()
         return stored or onnx_bytes(self.module, self.only_input())
 
     @cached_property
@@ -110,7 +112,7 @@ class Network:
             return self.module.reference(x)
 
         with torch.inference_mode():
-            output = eager(self.module)(torch.from_numpy(x))
+            output = self.eager(torch.from_numpy(x))
         if not isinstance(output, torch.Tensor):
             raise UserError(f"{self.name} has several outputs; only networks with one can be compared")
         return output.numpy()
@@ -221,9 +223,8 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, min
             good = core_state.undisturbed(rounds)
     after = core_state.Steal.now()
     steal = after.since(before) if after and before else None
-    used = good if minutes and good else rounds
-    share = median(each for row, each in zip(rounds, core_state.shares(rounds), strict=True) if row in used)
-    timed = timings(used)
+    used = good if minutes and good else list(zip(rounds, core_state.shares(rounds), strict=True))
+    timed, share = timings([row for row, _ in used]), median(share for _, share in used)
     peak_timing = timed[core_state.PEAK]
     timed = [timed[name] for name in candidates]
     gflops = machine.gflops(peak_timing.min_ms)

@@ -3,6 +3,7 @@
 import importlib.util
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from subp_contract.errors import UserError
 from tvm_sched.bench import engines, peers
 from tvm_sched.bench.engines import Network
 from tvm_sched.bench.peers import PEERS
+from tvm_sched.frontend.onnx import loading
 
 PACKAGES = {"openvino": "openvino", "openvino-int8": "openvino", "ncnn": "pnnx"}  # of the extra
 
@@ -39,6 +41,16 @@ def test_an_engine_computes_what_pytorch_does(name, network):
     assert output.shape == expected.shape and engine.file_bytes > 0
     assert engine.precision == ("int8" if name.endswith("int8") else "float32")
     np.testing.assert_allclose(output, expected, atol=0.02 if engine.precision == "int8" else 1e-4)
+
+
+def test_weights_that_an_onnx_file_keeps_beside_it_come_along(network, tmp_path):
+    path = tmp_path / "network.onnx"
+    model = onnx.load_model_from_string(network.onnx)
+    onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=0)
+    assert (tmp_path / "weights.data").stat().st_size > 0
+    loaded, x = loading.load(path), network.example_input.numpy()
+    engine = engines.peer("onnxruntime", Network("file", loaded, network.example_input, None, 0.0), threads=1)
+    np.testing.assert_allclose(engine.call(x), network.reference(x), atol=1e-5)
 
 
 def test_int8_weights_take_a_quarter_of_the_file(network):
