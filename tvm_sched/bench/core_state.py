@@ -79,9 +79,9 @@ def shares(rounds: Sequence[Round]) -> list[float]:
     return [min(least / median(each[name]) for name, least in best.items()) for each in rounds]
 
 
-def undisturbed(rounds: Sequence[Round]) -> list[Round]:
-    """Those in a good state."""
-    return [each for each, share in zip(rounds, shares(rounds), strict=True) if share >= GOOD]
+def undisturbed(rounds: Sequence[Round]) -> list[tuple[Round, float]]:
+    """Those in a good state, each with its share."""
+    return [(each, share) for each, share in zip(rounds, shares(rounds), strict=True) if share >= GOOD]
 
 
 @dataclass(frozen=True)

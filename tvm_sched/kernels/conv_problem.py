@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
-INDEX_LOADS = 3  # of a step with an index: the index, and what makes an address of it
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
 

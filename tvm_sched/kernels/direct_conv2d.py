@@ -116,9 +116,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     epilogue = merge_epilogue(sch, conv)
     length = problem.image[-1] // tile.bands if problem.flat else problem.image[-1]  # of a row of tiles
     cut = length % tile.cols > 0
-    apart = (
-        problem.flat and cut and tile.bands > 1
-    )  # a band that ends in a cut tile has an axis: its tile must not go on
+    # A band that ends in a cut tile has an axis of its own: the tile must not go on into the next.
+    apart = problem.flat and cut and tile.bands > 1
     if problem.flat:
         flatten_pixels(sch, conv, epilogue)
     if apart:

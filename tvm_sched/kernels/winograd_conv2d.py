@@ -22,6 +22,7 @@ from math import ceil, prod
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
@@ -279,12 +280,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     sch.set_scope(pixels, 0, "local")
     unrolled_vector(sch, sch.get_loops(pixels)[6:])
 
-    # 4. The positions of a band, and its tiles, lie an odd number of cache lines apart: else whole columns of them fall
-    # into one set of the first cache.
-    for block in (transformed, sums):
-        *_, position, tiles, _ = range(len(sch.get(block).writes[0].source.shape))
-        for axis in (position, tiles):
-            sch.storage_align(block, 0, axis=axis, factor=32, offset=16)
+    # 4. The positions of a band, and its tiles, lie apart.
+    spread(sch, transformed, sums)
 
     # 5. Threads share the bands, or the stages of each band.
     if shared_bands:
@@ -296,6 +293,16 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     finish(sch, target)
+
+
+def spread(sch: Schedule, *blocks: SBlockRV) -> None:
+    """Places what the blocks write an odd number of cache lines apart, position by position and tile by tile: else
+    whole columns of them fall into one set of the first cache.
+    """
+    for block in blocks:
+        *_, position, tile, _ = range(len(sch.get(block).writes[0].source.shape))
+        for axis in (position, tile):
+            sch.storage_align(block, 0, axis=axis, factor=32, offset=16)
 
 
 def with_weights_transformed(

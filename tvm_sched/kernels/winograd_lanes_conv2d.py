@@ -294,12 +294,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     unrolled_vector(sch, sch.get_loops(pixels)[8:])
     sch.tensorize(q, intrinsic("interleave", lanes, s))
 
-    # 4. The positions of a band, and its groups, lie an odd number of cache lines apart: else whole columns of them
-    # fall into one set of the first cache.
-    for block in (transformed, sums):
-        *_, position, groups, _ = range(len(sch.get(block).writes[0].source.shape))
-        for axis in (position, groups):
-            sch.storage_align(block, 0, axis=axis, factor=32, offset=16)
+    # 4. The positions of a band, and its groups, lie apart.
+    winograd_conv2d.spread(sch, transformed, sums)
 
     # 5. Threads share the bands, or the stages of each band. Then the zeroing leaves the sum, and its step becomes a
     # multiply-add of vectors.
