@@ -21,6 +21,8 @@ from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
@@ -111,7 +113,9 @@ def direct(mod: IRModule, compilation: Compilation) -> IRModule:
 
 
 FUSING = (
-    # 1. Constants folded, bindings canonical, nothing dead.
+    # 1. Quantised layers in integers.
+    Phase("integer_layers", lambda mod, compilation: integer_layers(mod, dot_of(compilation.target).activation)),
+    # 2. Constants folded, bindings canonical, nothing dead.
     Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
     # 2. Batch norms are folded into the convolutions before them.
     Phase("fold_batch_norm", lambda mod, _: fold_batch_norm(mod)),
