@@ -13,9 +13,9 @@ from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, tensor_intrinsic
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planes import Layout
+from tvm_sched.kernels.integer.planes import Layout, copy_rows, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import partition, split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
 from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
@@ -132,7 +132,7 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     outer = [tiles, block_row] if tile.pixels_stay else [block_row, tiles]
     sch.reorder(image, *outer, n, *pixels)
     if buffered(problem):
-        read_whole_runs(sch, epilogue, problem)
+        read_whole_runs(sch, epilogue, NAME, layout)
         sch.compute_at(product, outer[-1], preserve_unit_loops=True)
         split_lanes(sch, pixels[-1], dot.lanes)
     else:
@@ -163,7 +163,9 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
     interleave(sch, m, layout.stride[1] if layout.copied else 1)
     if planes is not None:
-        planes_in_rows(sch, planes)
+        rows, images = sch.get_loops(planes)[-2:], sch.get_loops(planes)[:2]
+        copy_rows(sch, *rows)
+        sch.parallel(sch.fuse(*images))
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
@@ -186,18 +188,6 @@ def piece(pixels: int) -> int:
     return max(16 * count for count in divisors(pixels // 16, UNROLLED // 16))
 
 
-def read_whole_runs(sch: Schedule, epilogue: SBlockRV, problem: PlanarProblem) -> None:
-    """Lets the outputs ask for all positions of their tile's run, whole vectors."""
-    layout = problem.layout
-    names = [read.source.name for read in sch.get(epilogue).reads]
-
-    def run(b, o, h, w):
-        points = (b, o, layout.place(h, w)[0])
-        return (*((point, point + 1) for point in points), (0, layout.run))
-
-    sch.annotate_buffer_access(epilogue, names.index(NAME), "read", run)
-
-
 def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, whole: bool) -> None:
     """Lets the products ask for all that is interleaved for their tile, up to whole vectors; or again for what each
     reads.
@@ -215,11 +205,3 @@ def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, w
         return (*points, *((point, point + 1) for point in at))
 
     sch.annotate_buffer_access(product, names.index(INTERLEAVED), "read", region)
-
-
-def planes_in_rows(sch: Schedule, planes: SBlockRV) -> None:
-    """Copies planes a channel a thread, their rows without tests inside: LLVM copies them whole."""
-    image, channel, *_, row, column = sch.get_loops(planes)
-    partition(sch, row)
-    partition(sch, column)
-    sch.parallel(sch.fuse(image, channel))

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from tvm_sched.kernels.rewrites.loops import partition
+
 LAYOUT = "planar.layout"  # attribute of the block of products
 
 
@@ -116,3 +121,20 @@ class Layout:
         numbers = [int(number) for number in annotations[LAYOUT]]
         pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
         return Layout(*pairs, *numbers[12:])
+
+
+def read_whole_runs(sch: Schedule, epilogue: SBlockRV, name: str, layout: Layout) -> None:
+    """Lets the outputs ask block `name` for all positions of their tile's run, whole vectors."""
+    names = [read.source.name for read in sch.get(epilogue).reads]
+
+    def run(b, o, h, w):
+        points = (b, o, layout.place(h, w)[0])
+        return (*((point, point + 1) for point in points), (0, layout.run))
+
+    sch.annotate_buffer_access(epilogue, names.index(name), "read", run)
+
+
+def copy_rows(sch: Schedule, row: LoopRV, column: LoopRV) -> None:
+    """Copies the rows of a plane without tests inside: LLVM copies them whole."""
+    partition(sch, row)
+    partition(sch, column)

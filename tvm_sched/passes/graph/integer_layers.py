@@ -21,7 +21,7 @@ from tvm import IRModule, relax
 from tvm.relax import op as rx
 
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.linear_form import Linear, Quantised, fractions, integers, quantised
+from tvm_sched.passes.graph.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
 
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
@@ -188,8 +188,9 @@ class _Walk:
         """What a layer's integers stand for. `shape`: of a number for each output channel."""
         tensor = emit_layer(self.builder, made, self.layer)
         scale = (x.scale * weight.scale).reshape(shape if weight.scale.size > 1 else ())
-        sums = weight.array.reshape(len(weight.array), -1).astype("int64").sum(axis=1).reshape(shape)
-        return Linear(((tensor, scale),), -scale * x.zero_point * sums)
+        rows = weight.array.reshape(len(weight.array), -1).astype("int64")
+        most = BYTE * np.abs(rows).sum(axis=1).max()
+        return Linear((Term(tensor, scale, most),), -scale * x.zero_point * rows.sum(axis=1).reshape(shape))
 
     def permute_dims(self, call):
         """Of a weight: the matrix whose rows are the outputs is known as it was, and what takes it transposes."""
@@ -262,12 +263,12 @@ class _Walk:
         value = self.linear(call.args[0])
         if value is None or len(value.terms) != 1 or value.clipped or np.size(value.bias) > 1:
             return None
-        (tensor, scale), *_ = value.terms
-        if np.size(scale) > 1:
+        (term,) = value.terms
+        if np.size(term.coefficient) > 1:
             return None
         axes, keep = [int(axis) for axis in call.attrs.axis or ()], bool(call.attrs.keepdims)
-        made = self.builder.emit(rx.mean(self.builder.emit(rx.astype(tensor, "float32")), axes, keep))
-        return Linear(((made, scale),), value.bias)
+        made = self.builder.emit(rx.mean(self.builder.emit(rx.astype(term.tensor, "float32")), axes, keep))
+        return Linear((replace(term, tensor=made),), value.bias)
 
     def global_pool(self, call):
         """An average over a whole image is a mean."""

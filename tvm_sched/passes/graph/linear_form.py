@@ -17,13 +17,28 @@ from tvm_sched.passes.graph.broadcasts_apart import ELEMENTWISE
 from tvm_sched.passes.graph.relax_tools import constant, dtype_of
 
 INT16 = (-(1 << 15), (1 << 15) - 1)
+INT32 = 1 << 31
+BYTE = 255  # the most that 8 bits hold
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A tensor, whose elements are at most `most` in magnitude, by a coefficient, float64, which broadcasts to it."""
+
+    tensor: relax.Expr
+    coefficient: np.ndarray
+    most: float
+
+    def times(self, factor: np.ndarray) -> "Term":
+        """The product with constants."""
+        return replace(self, coefficient=self.coefficient * factor)
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Coefficients and bias broadcast to the value's shape; float64."""
+    """The bias, float64, broadcasts to the value's shape."""
 
-    terms: tuple[tuple[relax.Expr, np.ndarray], ...]
+    terms: tuple[Term, ...]
     bias: np.ndarray
     low: float = -inf
     high: float = inf
@@ -43,7 +58,12 @@ class Linear:
         """The product with constants."""
         if self.clipped:
             return None
-        return Linear(tuple((tensor, by * factor) for tensor, by in self.terms), self.bias * factor)
+        return Linear(tuple(term.times(factor) for term in self.terms), self.bias * factor)
+
+    @property
+    def most(self) -> float:
+        """A bound of the sum's magnitude."""
+        return sum(np.abs(term.coefficient).max() * term.most for term in self.terms) + np.abs(self.bias).max()
 
     def clip(self, low: float, high: float) -> "Linear":
         """Clipped, again."""
@@ -62,12 +82,13 @@ class Quantised:
     def linear(self) -> Linear:
         """The value that they stand for."""
         scale = np.float64(self.scale)
-        return Linear(((self.tensor, scale),), -scale * self.zero_point)
+        return Linear((Term(self.tensor, scale, BYTE),), -scale * self.zero_point)
 
 
 def quantised(value: Linear, dtype: str) -> Quantised | None:
     """The value as 8-bit integers that there are already, of one scale; None where it is not."""
-    (tensor, scale), *others = value.terms
+    first, *others = value.terms
+    tensor, scale = first.tensor, first.coefficient
     if others or value.clipped or np.ndim(scale) or np.ndim(value.bias) or dtype_of(tensor) != dtype or scale <= 0:
         return None
     zero_point = -value.bias / scale
@@ -86,20 +107,22 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
         if (low, high) == (least, most):
             return same.tensor
         return builder.emit(relax.op.clip(same.tensor, int(low), int(high)))
-    arrays = [by / scale for _, by in value.terms] + [value.bias / scale + zero_point]
-    return emit(builder, requantize, value, arrays, limits=(int(low), int(high)), dtype=dtype)
+    scaled = replace(value, low=-inf, high=inf).times(np.float64(1 / scale))
+    scaled = replace(scaled, bias=scaled.bias + zero_point)
+    return emit(builder, requantize, scaled, limits=(int(low), int(high)), dtype=dtype, fits=scaled.most < INT32)
 
 
 def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
     """The value in float32."""
-    return emit(builder, dequantize, value, [*(by for _, by in value.terms), value.bias], limits=(value.low, value.high))
+    return emit(builder, dequantize, value, limits=(value.low, value.high))
 
 
-def emit(builder: relax.BlockBuilder, compute, value: Linear, arrays: list, **options) -> relax.Expr:
-    """A call of `compute` on the terms and on `arrays`, those of one number apart."""
+def emit(builder: relax.BlockBuilder, compute, value: Linear, **options) -> relax.Expr:
+    """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
+    arrays = [*(term.coefficient for term in value.terms), value.bias]
     numbers = [float(array) if np.size(array) == 1 else None for array in arrays]
     given = [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1]
-    tensors = [tensor for tensor, _ in value.terms]
+    tensors = [term.tensor for term in value.terms]
     # TVM would call it a broadcast, of constants, and fuse none with what gives another type.
     attrs = {"op_pattern": ELEMENTWISE}
     made = builder.call_te(
@@ -136,13 +159,20 @@ def shape(tensors: tuple[te.Tensor, ...]) -> list:
     return list(np.broadcast_shapes(*shapes))
 
 
-def requantize(*tensors: te.Tensor, numbers: list, limits: tuple[int, int], dtype: str) -> te.Tensor:
-    """round(sum), half to even, clipped, in an 8-bit type. What 16 bits hold is clipped twice: CPUs narrow so, with
-    saturation.
+def requantize(
+    *tensors: te.Tensor, numbers: list, limits: tuple[int, int], dtype: str, fits: bool
+) -> te.Tensor:
+    """round(sum), half to even, clipped, in an 8-bit type. It is clipped to 16 bits first: CPUs narrow so, with
+    saturation. A sum that may not fit 32 bits is clipped before it is rounded, too.
     """
 
     def element(*position):
-        whole = tirx.nearbyint(total(tensors, numbers, position)).astype("int32")
+        value = total(tensors, numbers, position)
+        if not fits:
+            low, high = (tirx.const(float(limit), "float32") for limit in limits)
+            value = tirx.min(tirx.max(value, low), high)
+        # LLVM's rounding makes one instruction with the conversion; 'nearbyint' takes one of its own.
+        whole = tirx.call_llvm_pure_intrin("int32", "llvm.lrint", value)
         narrow = tirx.min(tirx.max(whole, INT16[0]), INT16[1]).astype("int16")
         low, high = (tirx.const(limit, "int16") for limit in limits)
         return tirx.min(tirx.max(narrow, low), high).astype(dtype)

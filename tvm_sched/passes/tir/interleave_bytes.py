@@ -1,4 +1,4 @@
-"""Interleaves planes of bytes by vectors, where a schedule asks for it (`kernels/integer/interleave.py`)."""
+"""Interleaves by vectors, where a schedule asks for it (`kernels/integer/interleave.py`)."""
 
 import tvm_ffi
 from tvm import ir, tirx
@@ -15,7 +15,9 @@ def interleave_bytes(func: PrimFunc) -> PrimFunc:
 
 
 def rewritten(loop: tirx.For):
-    """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, p a multiple of 16, by vectors."""
+    """A marked loop `for p: for j: out[..., p * group + j] = x[...]` by vectors. For a group of four, p is a
+    multiple of the numbers in a 128-bit lane.
+    """
     if INTERLEAVE not in loop.annotations:
         return loop
     inner = loop.body
@@ -32,7 +34,8 @@ def rewritten(loop: tirx.For):
 
     stores, first = [], 0
     while first < pixels:
-        width = next(size for size in (MOST, MOST // 2, MOST // 4) if size <= pixels - first)
+        longest = MOST * 8 // load.ty.dtype.bits
+        width = next(size for size in (longest >> shorter for shorter in range(7)) if size and size <= pixels - first)
         planes = [strided(load, at(load.indices, first, j), stride, width) for j in range(group)]
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
