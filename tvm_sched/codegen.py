@@ -17,6 +17,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
+from tvm_sched.passes.tir.copy_bytes import copy_bytes
 from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
@@ -43,7 +44,8 @@ class CodePhase:
 
 
 LOWERING = (
-    # Planes of bytes are interleaved by vectors.
+    # Rows of bytes are copied by vectors, planes of bytes interleaved.
+    CodePhase("copy_bytes", each(copy_bytes)),
     CodePhase("interleave_bytes", each(interleave_bytes)),
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),

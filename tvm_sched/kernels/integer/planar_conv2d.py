@@ -12,20 +12,20 @@ zero point. Blocks are filled up to whole groups by zero weights.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, gcd, prod
+from dataclasses import replace
+from math import ceil
 
 import numpy as np
 from tvm import relax, te, tirx
-from tvm.s_tir import Schedule
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.integer import planar_schedule
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
-from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, PlanarProblem, PlanarTile
-from tvm_sched.kernels.integer.planes import Layout
+from tvm_sched.kernels.integer.dots import Dot, dot_of
+from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
+from tvm_sched.kernels.integer.planes import Layout, padded_pixel
+from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
@@ -37,14 +37,17 @@ MOST_LAYOUTS = 4  # of a layer, that are looked at
 def conv2d(
     x: te.Tensor,
     data: te.Tensor,
-    indices: te.Tensor | None = None,
-    *,
+    *more: te.Tensor,
     problem: PlanarProblem,
     out_channels: int,
     zero_point: int = 0,
+    rounding: Rounding | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order; `marks` become attributes of the block of products."""
+    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes; `marks`
+    become attributes of the block of products.
+    """
+    indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
     layout, dot = problem.layout, problem.dot
     batch, channels, height, width = (int(extent) for extent in x.shape)
     block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
@@ -56,8 +59,7 @@ def conv2d(
             p = h * layout.plane[1] + w
             return x[b, c, p // width, p % width]
         row, column = h * layout.stride[0] + phase - layout.padding[0], w - layout.padding[1]
-        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-        return tirx.if_then_else(inside, x[b, c, row, column], tirx.const(zero_point, x.dtype))
+        return padded_pixel(x, zero_point, (b, c), row, column)
 
     planes = pixel
     if layout.copied:
@@ -88,6 +90,12 @@ def conv2d(
 
     attributes = problem.attributes() | (marks or {})
     sums = te.compute((batch, block_rows * n, layout.tiles, layout.run), product, name=NAME, attrs=attributes)
+    if rounding is not None:
+
+        def of_run(b, o, t, i):
+            return rounding.of_channel(sums[b, o, t, i], more, tirx.min(o, out_channels - 1))
+
+        sums = te.compute(sums.shape, of_run, name=ROUNDED)
     output = (batch, out_channels, problem.conv.height, problem.conv.width)
     return te.compute(output, lambda b, o, h, w: sums[b, o, *layout.place(h, w)], name=RESULT)
 
@@ -112,6 +120,7 @@ class PlanarConv2d(Kernel):
 
     name = NAME
     dtypes = ("uint8", "int8")
+    rounds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
@@ -136,10 +145,17 @@ class PlanarConv2d(Kernel):
         return [data, np.pad(indices, [(0, 0), (0, filled)], mode="edge")]
 
     def call(
-        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+        self,
+        builder: relax.BlockBuilder,
+        x: relax.Expr,
+        weights: Sequence[relax.Expr],
+        form: Form,
+        marks: dict,
+        rounding: Rounding | None = None,
     ) -> relax.Expr:
         layer = form.layer
         options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
+        options["rounding"] = rounding
         return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
 
     problem = staticmethod(planar_schedule.problem_of)

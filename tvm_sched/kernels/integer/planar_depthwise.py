@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax, te
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
@@ -22,15 +22,19 @@ from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, tensor_intrinsic
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar_schedule import DOT, STORE_CYCLES
-from tvm_sched.kernels.integer.planes import Layout, copy_rows, read_whole_runs
+from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
+from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_depthwise"  # the block of products
-PLANES, ORDERED, RESULT = (f"{NAME}_{stage}" for stage in ("planes", "ordered", "result"))
+PLANES, ROUNDED, ORDERED, RESULT = (f"{NAME}_{stage}" for stage in ("planes", "rounded", "ordered", "result"))
 MOST_POSITIONS = 512  # of a tile
+MOST_TOGETHER = 16  # channels
+BYTES = {"uint8": 1, "int8": 1, "int16": 2}
 BATCH, CHANNELS = "planar.batch", "planar.channels"
 
 
@@ -82,19 +86,26 @@ class DepthwiseTile:
 
 
 def depthwise(
-    x: te.Tensor, weight: te.Tensor, *, problem: DepthwiseProblem, zero_point: int = 0, marks: dict | None = None
+    x: te.Tensor,
+    weight: te.Tensor,
+    *more: te.Tensor,
+    problem: DepthwiseProblem,
+    zero_point: int = 0,
+    rounding: Rounding | None = None,
+    marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order; `marks` become attributes of the block of products."""
+    """The algorithm, free of any order. `more`: what `rounding` takes; `marks` become attributes of the block of
+    products.
+    """
     layout, dot, outputs = problem.layout, problem.dot, problem.outputs
-    batch, channels, height, width = (int(extent) for extent in x.shape)
+    batch, channels, _, _ = (int(extent) for extent in x.shape)
     kernel_h, parts, group = (int(extent) for extent in weight.shape[1:])
     down, _ = layout.phases
 
     def pixel(b, c, phase, m):
         row = m // problem.columns * layout.stride[0] + phase - layout.padding[0]
         column = m % problem.columns - layout.padding[1]
-        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-        return tirx.if_then_else(inside, x[b, c, row, column], tirx.const(zero_point, x.dtype)).astype(dot.x)
+        return padded_pixel(x, zero_point, (b, c), row, column).astype(dot.x)
 
     planes = te.compute((batch, channels, down, problem.rows * problem.columns), pixel, name=PLANES)
     r, u, j = (te.reduce_axis((0, extent), name) for extent, name in ((kernel_h, "r"), (parts, "u"), (group, "j")))
@@ -106,7 +117,11 @@ def depthwise(
 
     attributes = problem.attributes() | (marks or {})
     shape = (batch, channels, layout.tiles, outputs, layout.run // outputs)
-    sums = te.compute(shape, product, name=NAME, attrs=attributes)
+    sums = sums_ = te.compute(shape, product, name=NAME, attrs=attributes)
+    if rounding is not None:
+        sums = te.compute(
+            shape, lambda b, c, t, f, i: rounding.of_channel(sums_(b, c, t, f, i), more, c), name=ROUNDED
+        )
     ordered = te.compute(
         (batch, channels, layout.tiles, layout.run),
         lambda b, c, t, e: sums[b, c, t, e % outputs, e // outputs],
@@ -151,20 +166,33 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     """
     problem = problem_of(sch)
     layout, dot = problem.layout, problem.dot
-    planes, product, ordered, result = (find_block(sch, name) for name in (PLANES, NAME, ORDERED, RESULT))
+    planes, product, rounded, ordered, result = (
+        find_block(sch, name) for name in (PLANES, NAME, ROUNDED, ORDERED, RESULT)
+    )
 
     # 1. Outputs, a tile of rows at a time.
     epilogue = merge_epilogue(sch, result)
     sch.compute_inline(result)
+    if rounded is not None and not moves_only(sch, epilogue):
+        sch.compute_inline(rounded)
+        rounded = None
     image, channel, h, w = sch.get_loops(epilogue)
     tiles, _ = sch.split(h, [None, layout.rows])
     read_whole_runs(sch, epilogue, ORDERED, layout)
     sch.compute_at(ordered, tiles, preserve_unit_loops=True)
-    split_lanes(sch, w, dot.lanes)
+    if rounded is None:
+        split_lanes(sch, w, dot.lanes)
+    else:
+        copy_whole(sch, w)
 
     # 2. Sums of a few vectors in registers, then in order.
     positions = sch.get_loops(ordered)[-1]
     part, vector, lane, _ = sch.split(positions, [None, tile.vectors, dot.lanes, problem.outputs])
+    if rounded is not None:
+        sch.compute_at(rounded, part, preserve_unit_loops=True)
+        sch.set_scope(rounded, 0, "local")
+        f, i = sch.get_loops(rounded)[-2:]
+        unrolled_vector(sch, [f, *sch.split(i, [None, dot.lanes])])
     sch.compute_at(product, part, preserve_unit_loops=True)
     sch.set_scope(product, 0, "local")
     sch.unroll(vector)
@@ -173,13 +201,14 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     i, pixel = sch.split(i, [None, dot.lanes])
     sch.reorder(r, u, f, i, pixel, j)
 
-    # 3. The plane, padded.
-    sch.compute_at(planes, channel, preserve_unit_loops=True)
-    m = sch.get_loops(planes)[-1]
-    copy_rows(sch, *sch.split(m, [None, problem.columns]))
+    # 3. The planes, padded: of several channels, so that their rows have left for the cache when vectors are loaded.
+    channels, channel = sch.split(channel, [None, together(problem, target)])
+    sch.compute_at(planes, channels, preserve_unit_loops=True)
+    _, column = sch.split(sch.get_loops(planes)[-1], [None, problem.columns])
+    copy_padded(sch, column, layout.padding[1], layout.image[1])
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
-    sch.parallel(sch.fuse(image, channel))
+    sch.parallel(sch.fuse(image, channels))
     zeroing = sch.decompose_reduction(product, r)
     unrolled_vector(sch, sch.get_loops(zeroing)[-3:])
     for loop in (r, u, f, i):
@@ -191,11 +220,20 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     finish(sch, target)
 
 
+def together(problem: DepthwiseProblem, target: Target) -> int:
+    """Channels whose planes are made at a time: what half of the first cache holds."""
+    plane = prod(problem.layout.phases) * problem.rows * problem.columns * BYTES[problem.dot.x]
+    most = max(1, min(MOST_TOGETHER, target.l1_bytes // 2 // plane))
+    shares = [count for count in divisors(problem.channels, most) if problem.channels // count >= target.cores]
+    return max(shares, default=1)
+
+
 class PlanarDepthwise(Kernel):
     """Takes depthwise layers of integers whose taps lie side by side, with strides that divide a group of them."""
 
     name = NAME
     dtypes = ("uint8", "int8")
+    rounds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
@@ -219,9 +257,15 @@ class PlanarDepthwise(Kernel):
         return [filled.reshape(channels, rows, parts, group).astype(problem.dot.w)]
 
     def call(
-        self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
+        self,
+        builder: relax.BlockBuilder,
+        x: relax.Expr,
+        weights: Sequence[relax.Expr],
+        form: Form,
+        marks: dict,
+        rounding: Rounding | None = None,
     ) -> relax.Expr:
-        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "marks": marks}
+        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
         return fusable_call(builder, NAME, depthwise, x, *weights, **options)
 
     problem = staticmethod(problem_of)

@@ -5,7 +5,7 @@ from math import gcd, prod
 
 from tvm import tirx
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.conv_problem import ConvProblem
@@ -13,13 +13,16 @@ from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, tensor_intrinsic
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planes import Layout, copy_rows, read_whole_runs
+from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
-PLANES, INTERLEAVED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "result"))
+PLANES, INTERLEAVED, ROUNDED, RESULT = (
+    f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result")
+)
 DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 UNROLLED = 256  # pixels that are interleaved by code without a loop
@@ -115,11 +118,17 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels."""
     problem = problem_of(sch)
     conv, layout, dot = problem.conv, problem.layout, problem.dot
-    planes, together, product, result = (find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, RESULT))
+    planes, together, product, rounded, result = (
+        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, ROUNDED, RESULT)
+    )
+    through_memory = buffered(problem)
 
     # 1. Outputs: tiles of pixels and block rows; in each the register tiles.
     epilogue = merge_epilogue(sch, result)
     sch.compute_inline(result)
+    if rounded is not None and not (through_memory and moves_only(sch, epilogue)):
+        sch.compute_inline(rounded)
+        rounded = None
     if layout.flat:
         transform_axes(sch, [epilogue], lambda b, o, h, w: [b, o, tirx.const(0, b.ty.dtype), h * conv.width + w])
     image, o, h, w = sch.get_loops(epilogue)
@@ -131,25 +140,25 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     block_row, n = sch.split(o, [None, conv.n])
     outer = [tiles, block_row] if tile.pixels_stay else [block_row, tiles]
     sch.reorder(image, *outer, n, *pixels)
-    if buffered(problem):
+    if not through_memory:
+        in_registers(sch, product, n, pixels[0], tile, dot.lanes)
+    elif rounded is None:
         read_whole_runs(sch, epilogue, NAME, layout)
         sch.compute_at(product, outer[-1], preserve_unit_loops=True)
         split_lanes(sch, pixels[-1], dot.lanes)
     else:
-        n, output = sch.split(n, [None, tile.outputs])
-        i, vector = sch.split(pixels[0], [None, tile.vectors * dot.lanes])
-        vector, lane = sch.split(vector, [None, gcd(tile.vectors * dot.lanes, STORED)])
-        sch.reorder(n, i, output, vector, lane)
-        unrolled_vector(sch, [output, vector, lane])
-        sch.compute_at(product, i, preserve_unit_loops=True)
-        sch.set_scope(product, 0, "local")
+        read_whole_runs(sch, epilogue, ROUNDED, layout)
+        sch.compute_at(rounded, outer[-1], preserve_unit_loops=True)
+        n, _, i = sch.get_loops(rounded)[-3:]
+        in_registers(sch, product, n, i, tile, dot.lanes)
+        copy_whole(sch, pixels[-1])
 
     # 2. Products: register tiles, each a sum over groups of channels and the kernel's positions.
     lane, _, i, k, r, q, j = sch.get_loops(product)[-7:]
     lane, output = sch.split(lane, [None, tile.outputs])
     i, vector, pixel = sch.split(i, [None, tile.vectors, dot.lanes])
     sch.reorder(lane, i, k, r, q, output, vector, pixel, j)
-    if buffered(problem):
+    if through_memory and rounded is None:
         sums = sch.cache_write(product, 0, "local")
         sch.reverse_compute_at(sums, i, preserve_unit_loops=True)
         *_, output_stored, _, vector_stored = sch.get_loops(sums)
@@ -163,9 +172,9 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
     interleave(sch, m, layout.stride[1] if layout.copied else 1)
     if planes is not None:
-        rows, images = sch.get_loops(planes)[-2:], sch.get_loops(planes)[:2]
-        copy_rows(sch, *rows)
-        sch.parallel(sch.fuse(*images))
+        *planes_outer, column = sch.get_loops(planes)
+        copy_padded(sch, column, layout.padding[1], layout.image[1])
+        sch.parallel(sch.fuse(*planes_outer[:2]))
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
@@ -181,6 +190,19 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     else:
         sch.vectorize(pixel)
     finish(sch, target)
+
+
+def in_registers(sch: Schedule, product: SBlockRV, n: LoopRV, i: LoopRV, tile: PlanarTile, lanes: int) -> None:
+    """Divides a block's loops over a block row's channels and a tile's positions into register tiles, in which its sums
+    are computed.
+    """
+    n, output = sch.split(n, [None, tile.outputs])
+    i, vector = sch.split(i, [None, tile.vectors * lanes])
+    vector, lane = sch.split(vector, [None, gcd(tile.vectors * lanes, STORED)])
+    sch.reorder(n, i, output, vector, lane)
+    unrolled_vector(sch, [output, vector, lane])
+    sch.compute_at(product, i, preserve_unit_loops=True)
+    sch.set_scope(product, 0, "local")
 
 
 def piece(pixels: int) -> int:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+from tvm import te, tirx
+from tvm.ir import Expr
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvm_sched.kernels.rewrites.loops import partition
-
+COPY = "tvm_sched.copy"  # for passes/tir/copy_bytes
 LAYOUT = "planar.layout"  # attribute of the block of products
 
 
@@ -134,7 +135,18 @@ def read_whole_runs(sch: Schedule, epilogue: SBlockRV, name: str, layout: Layout
     sch.annotate_buffer_access(epilogue, names.index(name), "read", run)
 
 
-def copy_rows(sch: Schedule, row: LoopRV, column: LoopRV) -> None:
-    """Copies the rows of a plane without tests inside: LLVM copies them whole."""
-    partition(sch, row)
-    partition(sch, column)
+def padded_pixel(x: te.Tensor, zero_point: int, plane: tuple, row: Expr, column: Expr) -> Expr:
+    """A pixel of a plane of `x [B, C, H, W]`, or the zero point outside: in the form that `copy_bytes` knows."""
+    height, width = (int(extent) for extent in x.shape[2:])
+    inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
+    return tirx.if_then_else(inside, x[*plane, row, column], tirx.const(zero_point, x.dtype))
+
+
+def copy_padded(sch: Schedule, column: LoopRV, left: int, width: int) -> None:
+    """Marks the loop over a row of a padded plane, whose columns `left` to `left + width` are copied."""
+    sch.annotate(column, COPY, [left, width])
+
+
+def copy_whole(sch: Schedule, column: LoopRV) -> None:
+    """Marks the loop over a row that is copied."""
+    sch.annotate(column, COPY, [0, int(sch.get(column).extent)])

@@ -13,10 +13,10 @@ from math import inf
 import numpy as np
 from tvm import relax, te, tirx
 
+from tvm_sched.kernels.integer.rounding import Rounding, rounded
 from tvm_sched.passes.graph.broadcasts_apart import ELEMENTWISE
 from tvm_sched.passes.graph.relax_tools import constant, dtype_of
 
-INT16 = (-(1 << 15), (1 << 15) - 1)
 INT32 = 1 << 31
 BYTE = 255  # the most that 8 bits hold
 
@@ -109,7 +109,13 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
         return builder.emit(relax.op.clip(same.tensor, int(low), int(high)))
     scaled = replace(value, low=-inf, high=inf).times(np.float64(1 / scale))
     scaled = replace(scaled, bias=scaled.bias + zero_point)
-    return emit(builder, requantize, scaled, limits=(int(low), int(high)), dtype=dtype, fits=scaled.most < INT32)
+    options = {"limits": (int(low), int(high)), "dtype": dtype, "fits": bool(scaled.most < INT32)}
+    attributes = None
+    if len(scaled.terms) == 1:  # a kernel may do it itself
+        pair = (scaled.terms[0].coefficient, scaled.bias)
+        numbers = [float(each) if np.size(each) == 1 else None for each in pair]
+        attributes = Rounding(*numbers, **options).attributes
+    return emit(builder, requantize, scaled, attributes, **options)
 
 
 def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
@@ -117,14 +123,16 @@ def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
     return emit(builder, dequantize, value, limits=(value.low, value.high))
 
 
-def emit(builder: relax.BlockBuilder, compute, value: Linear, **options) -> relax.Expr:
+def emit(
+    builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options
+) -> relax.Expr:
     """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
     arrays = [*(term.coefficient for term in value.terms), value.bias]
     numbers = [float(array) if np.size(array) == 1 else None for array in arrays]
     given = [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1]
     tensors = [term.tensor for term in value.terms]
     # TVM would call it a broadcast, of constants, and fuse none with what gives another type.
-    attrs = {"op_pattern": ELEMENTWISE}
+    attrs = {"op_pattern": ELEMENTWISE, **(attributes or {})}
     made = builder.call_te(
         partial(compute, numbers=numbers, **options),
         *tensors,
@@ -159,25 +167,13 @@ def shape(tensors: tuple[te.Tensor, ...]) -> list:
     return list(np.broadcast_shapes(*shapes))
 
 
-def requantize(
-    *tensors: te.Tensor, numbers: list, limits: tuple[int, int], dtype: str, fits: bool
-) -> te.Tensor:
-    """round(sum), half to even, clipped, in an 8-bit type. It is clipped to 16 bits first: CPUs narrow so, with
-    saturation. A sum that may not fit 32 bits is clipped before it is rounded, too.
-    """
-
-    def element(*position):
-        value = total(tensors, numbers, position)
-        if not fits:
-            low, high = (tirx.const(float(limit), "float32") for limit in limits)
-            value = tirx.min(tirx.max(value, low), high)
-        # LLVM's rounding makes one instruction with the conversion; 'nearbyint' takes one of its own.
-        whole = tirx.call_llvm_pure_intrin("int32", "llvm.lrint", value)
-        narrow = tirx.min(tirx.max(whole, INT16[0]), INT16[1]).astype("int16")
-        low, high = (tirx.const(limit, "int16") for limit in limits)
-        return tirx.min(tirx.max(narrow, low), high).astype(dtype)
-
-    return te.compute(shape(tensors), element, name="requantize")
+def requantize(*tensors: te.Tensor, numbers: list, limits: tuple[int, int], dtype: str, fits: bool) -> te.Tensor:
+    """round(sum), clipped, in an 8-bit type."""
+    return te.compute(
+        shape(tensors),
+        lambda *position: rounded(total(tensors, numbers, position), limits, dtype, fits),
+        name="requantize",
+    )
 
 
 def dequantize(*tensors: te.Tensor, numbers: list, limits: tuple[float, float]) -> te.Tensor:

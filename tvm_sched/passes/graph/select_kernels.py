@@ -8,6 +8,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
@@ -43,6 +44,16 @@ class _Selector(PyExprMutator):
         self.target, self.dense, self.restrictions = target, dense, restrictions
         self.choose = choose
         self.choices: Choices = {}
+        main = mod["main"]
+        self.values = {binding.var: binding.value for block in main.body.blocks for binding in block.bindings}
+        self.readers: dict[relax.Var, list[relax.Var]] = {}  # of a variable, those bound to what reads it
+        for var, value in (*self.values.items(), (None, main.body.body)):
+            for read in relax.analysis.free_vars(value):
+                self.readers.setdefault(read, []).append(var)
+        self.rounders = {
+            var: mod[value.args[0]].attrs for var, value in self.values.items() if is_op(value, "relax.call_tir")
+        }
+        self.done: set[relax.Var] = set()  # whose value another computes
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
         # (weight, how it is applied) -> its plan and packed constants: a layer that runs several times is stored once
@@ -50,6 +61,9 @@ class _Selector(PyExprMutator):
 
     def visit_var_binding_(self, binding):
         self.bound = binding.var
+        if binding.var in self.done:  # the layer has rounded
+            self.set_var_remap(binding.var, self.visit_expr(binding.value.args[1].fields[0]))
+            return
         super().visit_var_binding_(binding)
 
     def visit_call_(self, call):
@@ -134,6 +148,7 @@ class _Selector(PyExprMutator):
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
+        options = self.rounded(plan) if plan.form.kernel.rounds else {}
         choice = plan.choice(name, shape, layer, stored)
         if restriction.why:
             best = self.choose(name, layer, self.target, FREE.default)
@@ -141,7 +156,20 @@ class _Selector(PyExprMutator):
                 choice = replace(choice, why=f"{choice.why}; {best.kernel} left out: {restriction.why}")
         self.choices[mark] = choice
         x = plan.space_to_depth.call(self.builder_, x) if plan.space_to_depth else x
-        return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark))
+        weights = [*weights, *options.pop("tensors", [])]
+        return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
+
+    def rounded(self, plan: Plan) -> dict:
+        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums; the layer then does
+        it.
+        """
+        readers = self.readers.get(self.bound, [])
+        rounding = Rounding.of(self.rounders[readers[0]]) if len(readers) == 1 and readers[0] in self.rounders else None
+        if rounding is None:
+            return {}
+        self.done.add(readers[0])
+        tensors = [constant(as_array(each).reshape(-1)) for each in self.values[readers[0]].args[1].fields[1:]]
+        return {"rounding": rounding, "tensors": tensors}
 
 
 def convolution_in_words(weight: np.ndarray, stride: tuple, dilation: tuple, groups: int) -> str:
