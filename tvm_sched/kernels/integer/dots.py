@@ -15,6 +15,7 @@ arithmetic where the code is for another CPU than the schedule: so that a check 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from tvm import tirx
 from tvm.ir import Call, Expr
@@ -62,14 +63,19 @@ MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
 DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL)}
 
 
+@cache
 def dot_of(target: Target) -> Dot:
-    """The widest dot product of 8-bit integers that the target has."""
-    flags, wide = target.cpu_flags, target.lanes == VNNI.lanes
+    """The dot product of 8-bit integers that the target has, in vectors of its length."""
+    choices = (VNNI, WIDE_MADD) if target.lanes == VNNI.lanes else (HALF_VNNI, MADD)
     if target.arch != "x86_64":
-        return SDOT if "asimddp" in flags else MLAL
-    if wide:
-        return VNNI if "avx512_vnni" in flags else WIDE_MADD
-    return HALF_VNNI if "avx_vnni" in flags else MADD
+        choices = (SDOT, MLAL)
+    first, last = choices
+    return first if has(first, target.tvm()) else last
+
+
+def has(dot: Dot, target) -> bool:
+    """Whether a TVM target has one of the instructions."""
+    return any(target_has_features(feature, target) for feature in dot.features)
 
 
 def tensor_intrinsic(dot: Dot) -> str:
@@ -125,8 +131,8 @@ def lowered(call: Call, target) -> Expr:
     """A call of CALL in instructions of a TVM target."""
     name, before, pixels, weights = call.args
     dot = DOTS[name.value.removeprefix(CALL)]
-    has = dot.intrinsic and any(target_has_features(feature, target) for feature in dot.features)
-    return instruction(dot, before, pixels, weights) if has else arithmetic(dot, before, pixels, weights)
+    make = instruction if has(dot, target) else arithmetic
+    return make(dot, before, pixels, weights)
 
 
 def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
