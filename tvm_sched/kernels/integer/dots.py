@@ -8,7 +8,7 @@ lanes. What differs from one CPU to another is the length of a group and what th
     vnni    vpdpbusd             4   uint8 x int8        AVX-512 VNNI, and AVX-VNNI with half as many lanes
     madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
     sdot    sdot                 4   int8 x int8         ARMv8.2 dotprod
-    mlal    smlal                1   int16 x int16       NEON
+    mlal    smlal                1   int16 x int16       NEON: no intrinsic, LLVM finds it
 
 A schedule leaves a call of a name, `CALL`, which the phase `lower_dots` turns into the instruction, or into plain
 arithmetic where the code is for another CPU than the schedule: so that a check runs anywhere.
@@ -19,7 +19,8 @@ from functools import cache
 
 from tvm import tirx
 from tvm.ir import Call, Expr
-from tvm.s_tir import TensorIntrin
+from tvm.s_tir import Schedule, TensorIntrin
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import target_has_features
@@ -76,6 +77,21 @@ def dot_of(target: Target) -> Dot:
 def has(dot: Dot, target) -> bool:
     """Whether a TVM target has one of the instructions."""
     return any(target_has_features(feature, target) for feature in dot.features)
+
+
+def sum_up(sch: Schedule, product: SBlockRV, outermost: LoopRV, pixel: LoopRV, dot: Dot) -> None:
+    """Takes the zeroing of vectors of sums out of the loop `outermost`; of what is left, the loops over a vector's pixels
+    and a group become dot products.
+    """
+    if dot.group == 1:
+        sch.vectorize(pixel)  # LLVM finds the instruction
+    zeroing = sch.decompose_reduction(product, outermost)
+    *outer, lane = sch.get_loops(zeroing)[-3:]
+    for loop in outer:
+        sch.unroll(loop)
+    if dot.group > 1:
+        sch.vectorize(lane)
+        sch.tensorize(pixel, tensor_intrinsic(dot))
 
 
 def tensor_intrinsic(dot: Dot) -> str:

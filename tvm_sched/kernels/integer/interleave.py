@@ -29,16 +29,15 @@ def interleave(sch: Schedule, loop, stride: int = 1) -> None:
 
 
 def interleaved(planes: list[Expr]) -> list[Expr]:
-    """As many vectors as there are planes, of their length: all pixels' groups in order. The length is a power of two,
-    and for four planes a lane at least.
+    """As many vectors as there are planes, of their length: all pixels' groups in order. The length is a power of two.
     """
     width = int(planes[0].ty.dtype.lanes)
     if len(planes) == 1:
         return planes
-    if len(planes) == 2:
-        order = [plane + pixel for pixel in range(width) for plane in (0, width)]
-        return [Shuffle(planes, order[:width]), Shuffle(planes, order[width:])]
     in_lane = LANE // int(planes[0].ty.dtype.bits)
+    if len(planes) < FOUR or width < in_lane:
+        order = [plane * width + pixel for pixel in range(width) for plane in range(len(planes))]
+        return [Shuffle(planes, order[first : first + width]) for first in range(0, len(order), width)]
     lanes, word = width // in_lane, in_lane // FOUR
     words = [v * lanes + lane for lane in range(lanes) for v in range(FOUR)]
     permutation = [word * place + number for place in words for number in range(word)]

@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, tensor_intrinsic
+from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, sum_up
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar_schedule import DOT, STORE_CYCLES
 from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
@@ -209,14 +209,9 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, channels))
-    zeroing = sch.decompose_reduction(product, r)
-    unrolled_vector(sch, sch.get_loops(zeroing)[-3:])
     for loop in (r, u, f, i):
         sch.unroll(loop)
-    if dot.group > 1:
-        sch.tensorize(pixel, tensor_intrinsic(dot))
-    else:
-        sch.vectorize(pixel)
+    sum_up(sch, product, r, pixel, dot)
     finish(sch, target)
 
 

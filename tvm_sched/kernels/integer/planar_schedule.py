@@ -11,7 +11,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, tensor_intrinsic
+from tvm_sched.kernels.integer.dots import DOTS, Dot, sum_up
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
@@ -178,17 +178,12 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
-    zeroing = sch.decompose_reduction(product, k)
-    unrolled_vector(sch, sch.get_loops(zeroing)[-3:])
     for loop in (output, vector):
         sch.unroll(loop)
     if prod(conv.kernel) <= UNROLLED_TAPS:
         sch.unroll(r)
     sch.unroll(q)
-    if dot.group > 1:
-        sch.tensorize(pixel, tensor_intrinsic(dot))
-    else:
-        sch.vectorize(pixel)
+    sum_up(sch, product, k, pixel, dot)
     finish(sch, target)
 
 
