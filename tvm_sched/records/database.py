@@ -97,6 +97,7 @@ class Records(KnownRecords):
         for trace, *_ in mine:
             transpose.make_needed(trace)
             interleave.make_needed(trace)
+            dots.make_needed(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
@@ -154,6 +155,7 @@ def replayed(mod: IRModule, trace: list) -> Schedule:
     sch = Schedule(mod)
     transpose.make_needed(trace)
     interleave.make_needed(trace)
+    dots.make_needed(trace)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
 

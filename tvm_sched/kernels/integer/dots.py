@@ -28,6 +28,7 @@ from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 from tvm_sched.targets import Target
 
+PREFIX = "dot_"  # of the intrinsics' names
 CALL = "subp.dot."  # with the name of a dot product: an external function that nothing links
 
 
@@ -99,10 +100,18 @@ def tensor_intrinsic(dot: Dot) -> str:
 
     `x [lanes * group]` and `w [group]` in memory, `sums [lanes]` in registers, each contiguous.
     """
-    name = f"dot_{dot.name}_{dot.lanes}"
+    name = PREFIX + dot.name
     if TensorIntrin.get(name, allow_missing=True) is None:
         TensorIntrin.register(name, function(dot, "description", loops), function(dot, "implementation", vectors))
     return name
+
+
+def make_needed(trace: list) -> None:
+    """As `rewrites.transpose.make_needed`."""
+    instructions, _ = trace
+    for kind, _, attributes, _ in instructions:
+        if kind == "Tensorize" and attributes[0].removeprefix(PREFIX) in DOTS:
+            tensor_intrinsic(DOTS[attributes[0].removeprefix(PREFIX)])
 
 
 def function(dot: Dot, name: str, body) -> PrimFunc:
