@@ -21,6 +21,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
