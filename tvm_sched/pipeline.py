@@ -30,7 +30,6 @@ from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
-from tvm_sched.passes.quantised.moves import move_in_8_bits
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
