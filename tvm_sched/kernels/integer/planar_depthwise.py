@@ -137,7 +137,7 @@ class PlanarDepthwise(Kernel):
         rounding: Rounding | None = None,
     ) -> relax.Expr:
         options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
-        return fusable_call(builder, NAME, taps.conv2d, x, *weights, **options, name=NAME)
+        return fusable_call(builder, NAME, taps.conv2d, x, *weights, **options, block=NAME)
 
     problem = staticmethod(problem_of)
     tiles = staticmethod(tiles)

@@ -111,13 +111,13 @@ def conv2d(
     x: te.Tensor,
     weight: te.Tensor,
     *more: te.Tensor,
-    name: str,
+    block: str,
     problem: TapsProblem,
     zero_point: int = 0,
     rounding: Rounding | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `more`: what `rounding` takes; `name` and `marks`: of the block of products."""
+    """The algorithm, free of any order. `more`: what `rounding` takes; `block`: the name of the block of products, and `marks`, attributes of it."""
     layout, dot, begun = problem.layout, problem.dot, problem.begun
     batch, channels, _, _ = (int(extent) for extent in x.shape)
     own = problem.inputs < channels  # each output has a channel of its own
@@ -138,7 +138,7 @@ def conv2d(
 
     attributes = problem.attributes() | (marks or {})
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
-    sums = last = te.compute(shape, product, name=name, attrs=attributes)
+    sums = last = te.compute(shape, product, name=block, attrs=attributes)
     if rounding is not None:
         last = te.compute(
             shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED
