@@ -96,6 +96,8 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
     if buffered(problem):
         stored *= 1.5
+    elif tile.vectors * dot.lanes % STORED == 0:
+        stored *= PACKED
     planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
     interleaving = planes * INTERLEAVE_CYCLES * (conv.block_rows if conv.indexed else 1)
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
@@ -106,6 +108,7 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
 
 
 STORE_CYCLES = 3.0  # of a vector of sums: made a fraction, scaled, rounded, narrowed
+PACKED = 0.75  # of that, where whole vectors of bytes are stored
 INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
 
 
