@@ -6,7 +6,7 @@ type tells ONNX's quantisation, which divides by the scale; PyTorch's multiplies
 
 import numpy as np
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401, registers `quantized_decomposed`
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor
 from tvm import relax
 from tvm.relax import op as rx

@@ -6,8 +6,8 @@ TVM's concatenation asks piece after piece whether an element is in it; with the
 TVM fuses nothing with a gather. Ours by constant positions, as those of resizing are, is fused like any other movement
 of data.
 
-TVM rounds halves away from zero where it quantises, one element at a time. Ours rounds as PyTorch and ONNX do, in vectors.
-The scales are arguments of the functions, so that layers which differ in them share one.
+Where TVM quantises it rounds halves away from zero, one element at a time. Ours rounds as PyTorch and ONNX do, in
+vectors. The scales are arguments of the functions, so that layers which differ in them share one.
 """
 
 import numpy as np
