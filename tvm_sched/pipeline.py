@@ -21,6 +21,8 @@ from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
@@ -28,7 +30,6 @@ from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
-from tvm_sched.passes.quantised.moves import move_in_8_bits
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
@@ -83,7 +84,7 @@ FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices
 
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 4."""
+    """Phase 5."""
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
     mod, compilation.choices = select_kernels(
@@ -93,55 +94,57 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
 
 
 def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 8."""
+    """Phase 9."""
     mod, compilation.schedules = schedule_functions(mod, compilation.target, compilation.records)
     return mod
 
 
 def plan_memory(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 11."""
+    """Phase 12."""
     planned = relax.get_pipeline("default_build")(mod)
     compilation.memory = Memory.of(mod, planned)
     return planned
 
 
 def direct(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 12."""
+    """Phase 13."""
     mod, compilation.steps = call_directly(mod)
     return mod
 
 
 FUSING = (
-    # 1. Constants folded, bindings canonical, nothing dead; what is only moved in 8 bits stays so.
-    Phase("simplify", lambda mod, _: SIMPLIFY(move_in_8_bits(mod))),
-    # 2. Batch norms are folded into the convolutions before them.
+    # 1. Quantised layers in integers.
+    Phase("integer_layers", lambda mod, compilation: integer_layers(mod, dot_of(compilation.target).activation)),
+    # 2. Constants folded, bindings canonical, nothing dead.
+    Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
+    # 3. Batch norms are folded into the convolutions before them.
     Phase("fold_batch_norm", lambda mod, _: fold_batch_norm(mod)),
-    # 3. Activations are stored channels last.
+    # 4. Activations are stored channels last.
     Phase("channels_last", lambda mod, _: SIMPLIFY(channels_last(mod))),
-    # 4. Each layer gets its kernel, its weight packed.
+    # 5. Each layer gets its kernel, its weight packed.
     Phase("select_kernels", select),
-    # 5. Operators become TIR functions; elementwise chains go into the kernels before them.
+    # 6. Operators become TIR functions; elementwise chains go into the kernels before them.
     Phase("fuse", lambda mod, _: FUSE(mod)),
-    # 6. Marks become attributes and names; equal functions become one.
+    # 7. Marks become attributes and names; equal functions become one.
     Phase("share_functions", lambda mod, _: share_functions(mod)),
-    # 7. exp and its like as polynomials, indices in int32.
+    # 8. exp and its like as polynomials, indices in int32.
     Phase("for_schedules", lambda mod, _: FOR_SCHEDULES(mod)),
 )
 SCHEDULING = (
-    # 8. Each function gets its schedule.
+    # 9. Each function gets its schedule.
     Phase("schedule_functions", schedule),
-    # 9. What depends on weights alone is computed when the network is loaded.
+    # 10. What depends on weights alone is computed when the network is loaded.
     Phase("hoist_constants", lambda mod, _: hoist_constants(mod)),
-    # 10. Results go over operands that are not needed any more.
+    # 11. Results go over operands that are not needed any more.
     Phase("write_in_place", lambda mod, _: write_in_place(mod)),
 )
 BUILDING = (
-    # 11. TVM's own: calls become the virtual machine's, memory is planned statically.
+    # 12. TVM's own: calls become the virtual machine's, memory is planned statically.
     Phase("plan_memory", plan_memory),
-    # 12. Steps become one function that calls the kernels with pointers.
+    # 13. Steps become one function that calls the kernels with pointers.
     Phase("call_directly", direct),
 )
-# 13 to 21 are codegen's; machine code comes last.
+# 14 to 25 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 
@@ -171,7 +174,7 @@ def told(step: str) -> Iterator[None]:
 
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
-    """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    """Phases 1 to 8: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
     read = weight_bytes(imported.mod["main"], compilation.dense)
     compilation.target = replace(compilation.target, network_bytes=read)
     if compilation.observe:
@@ -192,7 +195,7 @@ class Lowered:
 
 
 def lower(imported: Imported, compilation: Compilation) -> Lowered:
-    """Phases 1 to 10: 'main' takes the input and what 'prepare', where there is one, returns."""
+    """Phases 1 to 11: 'main' takes the input and what 'prepare', where there is one, returns."""
     mod = run(SCHEDULING, fused(imported, compilation), compilation)
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
     parts = imported.parts  # one of which the module computes, and all of which the choices tell of
@@ -204,7 +207,7 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
 
 
 def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
-    """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
+    """Phases 12 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
     planned = run(BUILDING, mod, compilation)
     with told("code generation"):
         executable = codegen.build(planned, compilation.target, compilation.observe)

@@ -18,6 +18,7 @@ from tvm_sched.kernels import (
     winograd_lanes_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
+from tvm_sched.kernels.integer import planar_conv2d, planar_depthwise, planar_stem
 
 KERNELS: list[Kernel] = [
     depthwise_conv2d.KERNEL,
@@ -26,6 +27,9 @@ KERNELS: list[Kernel] = [
     columns_conv2d.KERNEL,
     winograd_conv2d.KERNEL,
     winograd_lanes_conv2d.KERNEL,
+    planar_conv2d.KERNEL,
+    planar_depthwise.KERNEL,
+    planar_stem.KERNEL,
 ]
 TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule}  # before a kernel: name -> its one schedule
 

@@ -40,13 +40,16 @@ def blocks_of(sch: Schedule) -> list:
 
 
 def is_regular(sch: Schedule, block) -> bool:
-    """Whether the block computes one element a step, in loops that are its axes one to one."""
+    """Whether the block computes one element a step, in loops that are its axes one to one, and that no schedule has
+    marked.
+    """
     stmt, loops = sch.get(block), [sch.get(loop) for loop in sch.get_loops(block)]
     kinds = {axis.iter_type for axis in stmt.iter_vars}
     one_to_one = list(REALIZE(sch, block).iter_values)
     return (
         kinds <= {IterVar.DataPar, IterVar.CommReduce}
         and len(loops) == len(one_to_one)
+        and not any(loop.annotations for loop in loops)
         and all(loop.loop_var.same_as(value) for loop, value in zip(loops, one_to_one, strict=True))
         and len(stmt.writes) == 1
         and isinstance(stmt.body, tirx.BufferStore)
