@@ -151,6 +151,7 @@ def run_one(
     from subp.deployment.checks import engine_check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
+    from tvm_sched.deploy.manifest import allowed_by_rounding
     from tvm_sched.signature import check_inputs
 
     not_an_input(json_file, path, *([model] if model else []))
@@ -168,7 +169,8 @@ def run_one(
         ready += [reference(name, network, count, records) for name in against]
         for engine in ready if model else ():
             engine.prepare()
-            engine_check(engine, f"{engine.name} on {model}", engine.call(x), network.reference(x))
+            stage = f"{engine.name} on {model}"
+            engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
         measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
@@ -192,6 +194,8 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
     if not model.endswith(".pt2"):
         settings = settings | {"batch": shape[0], "size": shape[-1]}
     network, _ = load_network(model, settings)
+    if model.endswith(".pt2") and len(network.only_input()) != shape[0]:
+        network, _ = load_network(model, settings | {"batch": shape[0]})
     if list(network.only_input().shape) != shape:
         raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {list(network.only_input().shape)}")
     return network

@@ -18,8 +18,8 @@ from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
-    each_shape,
     check_limits,
+    each_shape,
     expected_outputs,
     first_numbers,
     largest_error,

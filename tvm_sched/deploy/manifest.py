@@ -139,6 +139,12 @@ def check_limits(manifest: dict) -> list[float]:
     return manifest["check"].get("limits") or default
 
 
+def allowed_by_rounding(manifest: dict) -> float:
+    """By how much the first output of a quantised network may be further from PyTorch's than others may."""
+    _, numbers = expected_outputs(manifest)[0]
+    return max(check_limits(manifest)[0] - error_limit(numbers), 0.0) if "limits" in manifest["check"] else 0.0
+
+
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
     """The largest absolute difference; NaN where one of two numbers is none, and 0 between equal infinities or NaN."""
     wide = [each.astype("float64") for each in (output, expected)]

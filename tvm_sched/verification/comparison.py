@@ -29,9 +29,7 @@ class Agreement:
         return self.error / self.limit if self.limit else inf if self.error else 0.0
 
 
-def compare(
-    output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch", allowed: float = 0.0
-) -> Agreement:
+def compare(output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch", allowed: float = 0.0) -> Agreement:
     """Whether `output` is what is expected: shape and dtype the same, floating-point numbers within `error_limit`, NaN
     and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words;
     `allowed`: what they may differ by beyond that, as rounding in 8 bits falls.
