@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_FILES = 15  # of a folder's own
 # From the bottom to the top; a box may import those below it. Boxes are packages, or modules at the top of one.
 DEPLOYMENT = (
-    "runtime quiet signature targets kernels planning records passes frontend codegen pipeline estimation deploy "
-    "verification dump compiler tuning bench"
+    "runtime quiet signature targets kernels planning records passes frontend codegen precision pipeline estimation "
+    "deploy verification dump compiler tuning bench"
 )
 TRAINING = "common pruning models data training deployment cli"
 ORDER = [

@@ -24,6 +24,7 @@ from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.keep_registers import keep_registers
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
+from tvm_sched.passes.tir.sum_in_blocks import sum_in_blocks
 from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.targets import Target
 
@@ -57,6 +58,8 @@ LOWERING = (
 FINISHING = (
     # Functions inside the network do not test their arguments.
     CodePhase("skip_argument_checks", each(skip_argument_checks)),
+    # Long sums of half precision become sums of blocks.
+    CodePhase("sum_in_blocks", each(sum_in_blocks)),
     # Sums go to the stack, where LLVM takes them for registers.
     CodePhase("keep_registers", each(keep_registers)),
     # TVM's own: what is left of its built-in functions.

@@ -17,7 +17,7 @@ from math import ceil, gcd, prod
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT, LINE
+from tvm_sched.targets.sizes import LINE
 
 # Registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
 # spills.
@@ -26,7 +26,7 @@ OVERLAP = 3  # what fits measurements best: 2.4 to 3.2, by CPU and instructions
 NARROW_FMAS = 2  # multiply-adds of less than a vector that start a cycle on a core with wider vectors
 ENOUGH_SUMS = 16  # that wait for nothing: of any core here, latency times multiply-adds a cycle is less
 CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
-IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
+IMMEDIATE = 4095  # numbers that the offset of a scalar's load reaches on AArch64
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
 
     # A pass of some block rows over a band: the first tile waits for the weights, from where they were left; the others
     # find them nearer, if they fit.
-    weights = tile.block_rows * problem.row_weights * FLOAT
-    touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
+    weights = tile.block_rows * problem.row_weights * target.number_bytes
+    touched = min(1.0, problem.kept * LINE / target.number_bytes / problem.channels)
     pixels = prod(map(min, problem.stride, problem.kernel)) * height * width  # 1x1 with stride skips the others
-    band = pixels * problem.channels * FLOAT * touched / tile.bands
+    band = pixels * problem.channels * target.number_bytes * touched / tile.bands
     groups = problem.block_rows // tile.block_rows
 
     def pass_cycles(reuse_distance: float) -> float:
@@ -213,7 +213,7 @@ def load_cycles(problem: ConvProblem, tile: Tile, target: Target) -> float:
     scalars = pixels * (tile.block_rows if problem.indexed else 1)
     others = costs.index_loads * tile.block_rows / taps if problem.indexed else 0.0
     if target.scalar_operand == "lane":  # prefetches, of a tap's lines or of less than a line
-        others += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps
+        others += ceil(problem.n * target.number_bytes / LINE) * tile.block_rows / taps
     cycles = weights / min(ports, costs.vector_loads_per_cycle) + others / ports
     cycles += scalars / min(ports, costs.scalar_loads_per_cycle)
     # A scalar that serves one multiply-add only: of several taps many are in flight that lie in one bank.
@@ -240,5 +240,5 @@ def overflows_a_set(problem: ConvProblem, tile: Tile, target: Target) -> bool:
     if problem.padded:
         return False  # the padded copy's pixels are spaced apart
     way = target.l1_bytes // target.l1_ways
-    sets_hit = way // gcd(way, problem.channels * problem.stride[1] * FLOAT)
+    sets_hit = way // gcd(way, problem.channels * problem.stride[1] * target.number_bytes)
     return ceil(tile.rows * tile.cols / sets_hit) > target.l1_ways
