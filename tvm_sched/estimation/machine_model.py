@@ -81,11 +81,11 @@ def innermost_loops(assembly: str) -> list[Loop]:
 
 
 def main_loop(assembly: str) -> Loop | None:
-    """The loop that does the work: of those that are mostly multiply-adds and loads, the one with the most; None where
-    there is none.
+    """The loop that does the work: of those that are mostly multiply-adds and loads, the one with the most, those first
+    that take scalars from lanes, which no transform does; None where there is none.
     """
     loops = [loop for loop in innermost_loops(assembly) if loop.fmas >= MAIN_SHARE * len(loop.body)]
-    return max(loops, key=lambda loop: loop.fmas, default=None)
+    return max(loops, key=lambda loop: (loop.by_element > 0, loop.fmas), default=None)
 
 
 def main_loop_of(kernel: Kernel, mod: IRModule, tile, target: Target) -> Loop | None:

@@ -27,7 +27,6 @@ from tvm_sched.kernels.rewrites.loops import apart, partition, prefetch_weights,
 from tvm_sched.targets import Target
 
 NAME = "direct_conv2d"
-MOST_PRODUCTS = 64  # of half precision in one sum: a relative error of 0.9e-3 to 1.6e-3, of up to 4608 products
 
 
 def conv2d(
@@ -167,7 +166,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if problem.padded:
         schedule_padding(sch, problem, target)
     prefetch_weights(sch, sum_loops[0])
-    sum_in_blocks(sch, sum_loops[0], MOST_PRODUCTS // (pieces * together * prod(problem.kernel)), target)
+    sum_in_blocks(sch, sum_loops[0], register_tile.MOST_PRODUCTS // (pieces * together * prod(problem.kernel)), target)
     sch.decompose_reduction(conv, sum_loops[0])
     finish(sch, target)
 

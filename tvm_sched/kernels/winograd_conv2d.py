@@ -48,7 +48,6 @@ PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
     f"winograd_{stage}" for stage in ("pixels", "half_input", "input", "half_output", "output")
 )
 VARIANT, GRID = "winograd.form", "winograd.grid"  # attributes of that block
-MOST_PRODUCTS = 32  # of half precision in one sum: what they round, the output's transform magnifies
 STAGES = 3  # of a band: input transform, products, output transform
 OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 
@@ -269,7 +268,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
     block_row, n = sch.split(o, [None, n_block])
     block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
-    k, piece, channel = sch.split(k, [None, *register_tile.channels_in_step(problem.products, target)])
+    together = register_tile.channels_in_step(problem.products, target)
+    k, piece, channel = sch.split(k, [None, *together])
     sch.reorder(position_i, position_j, block_row, pixel, k, piece, block_row_inner, pixel_inner, channel, n)
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
@@ -306,7 +306,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
         sch.parallel(sch.fuse(position_i, position_j, block_row))
         sch.parallel(sch.fuse(row, col, vector))
     prefetch_weights(sch, k)
-    sum_in_blocks(sch, k, MOST_PRODUCTS // int(sch.get(piece).extent * sch.get(channel).extent), target)
+    sum_in_blocks(sch, k, register_tile.MOST_PRODUCTS // prod(together), target)
     sch.decompose_reduction(product, k)
     finish(sch, target)
 
