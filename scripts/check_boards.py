@@ -5,9 +5,9 @@ under QEMU.
     python scripts/check_boards.py    ResNet-18 and MobileNetV1, 1x16 at 75 % and dense, to results/boards_emulated.csv
 
 QEMU and Debian's libraries are fetched as for the tests (tests/end_to_end/arm64_root.py). Columns: network, size (of
-the image, in pixels), n and sparsity (of the mask; 0 is a dense network), target, precision, max_abs_error (to PyTorch on this
-machine, of outputs of about unit scale), limit, so_bytes, bundle_bytes, check ('ok', or what went wrong). Exits with 1
-if a check fails.
+the image, in pixels), n and sparsity (of the mask; 0 is a dense network), target, precision, max_abs_error (to PyTorch
+on this machine, of outputs of about unit scale), limit, so_bytes, bundle_bytes, check ('ok', or what went
+wrong). Exits with 1 if a check fails.
 """
 
 import csv
