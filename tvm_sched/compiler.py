@@ -35,6 +35,7 @@ def compile(
     dump: str | Path | None = None,
     check: bool = True,
     winograd: bool = True,
+    precision: str = "float32",
     shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
@@ -57,6 +58,8 @@ def compile(
                     evaluator), on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
+    precision:      of the numbers inside the network (docs/precision.md): 'float32', or 'float16' for an ARM CPU with
+                    fp16
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
@@ -68,6 +71,7 @@ def compile(
     from torch.export import ExportedProgram
 
     from tvm_sched import pipeline
+    from tvm_sched import precision as precisions
     from tvm_sched.deploy.artifact import Artifact
     from tvm_sched.deploy.manifest import make_manifest, of_shapes
     from tvm_sched.dump import Dump
@@ -79,10 +83,14 @@ def compile(
     from tvm_sched.verification.check import UNCHECKED, Check, check_joined
 
     target = targets.get(target)
-    target = replace(target, cores=threads_of(target, threads))
+    numbers = precisions.of(precision, target)
+    target = precisions.with_flags(replace(target, cores=threads_of(target, threads)), numbers)
     observe = None if dump is None else Dump(dump)
     restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
-    compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
+    known = open_records(records, target)
+    compilation = Compilation(target, known, dense, observe, restrictions, precision=numbers)
+
+    options: dict[str, Any] = {"dense": dense, "precision": precision}
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
@@ -91,12 +99,13 @@ def compile(
             network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
         against_torch = Check.of(imported, network, inputs, kwargs)
+        ranged = against_torch.in_range(compilation)
         if check:
-            built, verdict = against_torch.built(compilation)
+            built, verdict = against_torch.built(ranged)
         else:
-            built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
+            built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
         told = against_torch.told(verdict)
-        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense)
+        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, **options)
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, target_option
+from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, precision_option, target_option
 from subp.deployment import networks
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @model_options()
 @target_option
+@precision_option
 @click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option(
@@ -51,6 +52,7 @@ def command(
     model: str,
     settings: dict,
     target: str,
+    precision: str,
     threads: int | None,
     records: Path | None,
     shapes: tuple,
@@ -71,10 +73,12 @@ def command(
     from subp.cli.terminal import console
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
+    from tvm_sched import precision as precisions
     from tvm_sched.deploy import toolchain
 
     not_an_input(output, model)
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
+    precisions.of(precision, machine)  # and likewise
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
@@ -88,6 +92,7 @@ def command(
         dump=dump,
         check=not no_check,
         winograd=not no_winograd,
+        precision=precision,
         shapes=shapes or None,
     )
     check = artifact.manifest["check"]
@@ -111,7 +116,8 @@ def command(
     taken = "; ".join(
         ", ".join(f"input {list(spec.shape)}" for spec in shape.signature.inputs) for shape in artifact.shapes
     )
-    click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}; {checked}")
+    numbers = "" if precision == "float32" else f", {precision}"
+    click.echo(f"{output}: {size:.2f} MB, target {target}{numbers}, {taken}, {needs}; {checked}")
 
 
 def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:

@@ -1,0 +1,58 @@
+"""What each word of `precision=` does to a network: the one place where a precision plugs in.
+
+    float32    the network's own numbers, as they are
+    float16    activations and weights of half precision inside, float32 at the edges; ARMv8.2 with `fp16`
+
+`of` answers for a word what is done before the network is imported, and what within the pipeline.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm import IRModule
+
+from subp_contract.errors import UserError
+from tvm_sched.passes.precision.half_precision import half_precision
+from tvm_sched.targets import Target
+
+WORDS = ("float32", "float16", "bfloat16", "int8", "auto")
+Before = Callable[[Any, Any], Any]  # (the user's network, its example inputs) -> the network that is imported
+Within = Callable[[IRModule, Collection[str]], IRModule]  # (batch norms folded, layers to keep in float32) -> narrowed
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a word does; None where it does nothing there."""
+
+    word: str
+    before: Before | None = None
+    within: Within | None = None
+    cpu_flags: tuple[str, ...] = ()  # that its code needs beside the target's, in Linux's words
+
+
+FLOAT32 = Precision("float32")
+FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
+
+
+def with_flags(target: Target, precision: Precision) -> Target:
+    """The target, which needs what the precision's code does."""
+    return replace(target, cpu_flags=tuple(dict.fromkeys((*target.cpu_flags, *precision.cpu_flags))))
+
+
+def of(word: str, target: Target) -> Precision:
+    """What the word does on a target. Raises UserError for an unknown word, or one that the target or this version
+    cannot serve.
+    """
+    if word not in WORDS:
+        raise UserError(f"unknown precision '{word}': choose one of {', '.join(WORDS)}")
+    if word == "float32":
+        return FLOAT32
+    if word == "float16":
+        if not target.half:
+            raise UserError(
+                f"target '{target.name}' does not compute in float16: that takes an ARMv8.2 CPU with fp16, such as "
+                "cortex-a76; choose precision float32"
+            )
+        return FLOAT16
+    raise UserError(f"precision '{word}' is not there yet: choose float32 or float16")
