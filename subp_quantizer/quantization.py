@@ -36,10 +36,12 @@ def prepared(program: ExportedProgram, qat: bool = False) -> fx.GraphModule:
         return prepare(module, BlockQuantizer(qat))
 
 
-def converted(module: fx.GraphModule, args: tuple, kwargs: Mapping[str, Any] | None = None) -> ExportedProgram:
-    """The quantised program of what `prepared` made, with the ranges seen so far, for inputs like these; the module is
-    left as it is. A layer's weight keeps its name, as int8 `[O, ...]`, beside its scales `NAME_scale [O]` and zero
-    points `NAME_zero_point [O]`, all 0.
+def converted(
+    module: fx.GraphModule, args: tuple, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """The quantised program of what `prepared` made, with the ranges seen so far, for inputs like these, whose sizes
+    are left open as torch.export's `dynamic_shapes` says; the module is left as it is. A layer's weight keeps its name,
+    as int8 `[O, ...]`, beside its scales `NAME_scale [O]` and zero points `NAME_zero_point [O]`, all 0.
     """
     module = in_evaluation(module)
     names = [weight_name(node) for node in layers(module)]
@@ -47,7 +49,7 @@ def converted(module: fx.GraphModule, args: tuple, kwargs: Mapping[str, Any] | N
         quantised = quantize_pt2e.convert_pt2e(module)
     rename_weights(quantised, names)
     with torch.no_grad():
-        return torch.export.export(quantised, args, dict(kwargs or {}))
+        return torch.export.export(quantised, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
 
 
 def in_evaluation(module: fx.GraphModule) -> fx.GraphModule:

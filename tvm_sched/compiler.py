@@ -39,11 +39,12 @@ def compile(
 ) -> "Artifact":
     """Compiles a network for one CPU.
 
-    module:         nn.Module (traced in eval mode), torch.export.ExportedProgram, or an ONNX file NAME.onnx; its 1xN
-                    zeros are found, nothing else is needed
+    module:         nn.Module (traced in eval mode), torch.export.ExportedProgram, as `quantize` returns one, or an
+                    ONNX file NAME.onnx; its 1xN zeros are found, nothing else is needed
     example_inputs: torch.Tensor, or a tuple of the positional arguments, of the shapes and dtypes that the artifact
                     will take: tensors, and pytrees of tensors and of constants, which the artifact is then made for;
-                    not needed for an ExportedProgram, nor for an ONNX file, whose open batch is then 1
+                    not needed for an ExportedProgram, whose open batch they fix, nor for an ONNX file, whose open
+                    batch is then 1
     example_kwargs: the keyword arguments
     target:         name from `targets.names()`, a file NAME.json, or a Target
     threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
@@ -64,6 +65,8 @@ def compile(
     `manifest["check"]`. Warns with a CheckWarning where the weights make the check blind. Raises UserError for a
     network or a target that cannot be compiled, and CheckFailed, which is one, where the outcome would be wrong.
     """
+    from torch.export import ExportedProgram
+
     from tvm_sched import pipeline
     from tvm_sched.deploy.artifact import Artifact
     from tvm_sched.deploy.manifest import make_manifest, of_shapes
@@ -84,6 +87,8 @@ def compile(
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
         network, inputs = network_of(module, inputs)
+        if isinstance(network, ExportedProgram):
+            network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
         against_torch = Check.of(imported, network, inputs, kwargs)
         if check:

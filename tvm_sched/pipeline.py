@@ -28,6 +28,7 @@ from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
+from tvm_sched.passes.quantised.moves import move_in_8_bits
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
@@ -111,8 +112,8 @@ def direct(mod: IRModule, compilation: Compilation) -> IRModule:
 
 
 FUSING = (
-    # 1. Constants folded, bindings canonical, nothing dead.
-    Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
+    # 1. Constants folded, bindings canonical, nothing dead; what is only moved in 8 bits stays so.
+    Phase("simplify", lambda mod, _: SIMPLIFY(move_in_8_bits(mod))),
     # 2. Batch norms are folded into the convolutions before them.
     Phase("fold_batch_norm", lambda mod, _: fold_batch_norm(mod)),
     # 3. Activations are stored channels last.

@@ -18,8 +18,8 @@ from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
+    check_limits,
     each_shape,
-    error_limit,
     expected_outputs,
     first_numbers,
     largest_error,
@@ -164,8 +164,10 @@ class Artifact:
         for manifest, shape in zip(each_shape(self.manifest), self.shapes, strict=True):
             outputs = network.run_flat(check_inputs(shape.signature.inputs, manifest["check"]["seed"]))
             found += [
-                (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype))
-                for output, (spec, numbers) in zip(outputs, expected_outputs(manifest), strict=True)
+                (spec, largest_error(first_numbers(output), numbers), limit)
+                for output, (spec, numbers), limit in zip(
+                    outputs, expected_outputs(manifest), check_limits(manifest), strict=True
+                )
             ]
         return found
 

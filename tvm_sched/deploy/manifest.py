@@ -131,6 +131,14 @@ def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
     return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
 
 
+def check_limits(manifest: dict) -> list[float]:
+    """Of each output, how large an error the check allows: as `error_limit` has it, of a quantised network as the
+    manifest says.
+    """
+    default = [error_limit(numbers, spec.dtype) for spec, numbers in expected_outputs(manifest)]
+    return manifest["check"].get("limits") or default
+
+
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
     """The largest absolute difference; NaN where one of two numbers is none, and 0 between equal infinities or NaN."""
     wide = [each.astype("float64") for each in (output, expected)]

@@ -11,6 +11,7 @@ from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.verification import ties
 from tvm_sched.verification.comparison import Agreement, absolute_errors, compare, rms
 from tvm_sched.verification.core import output_node, values
+from tvm_sched.verification.quantised import allowances
 from tvm_sched.verification.reference import Reference, own_tensor
 
 AMPLIFIED = 3.0  # how many times PyTorch's distance from float64 a network that magnifies rounding may be away
@@ -40,6 +41,11 @@ class Case:
         """PyTorch's outputs in double precision, where the network allows it."""
         return self.reference.in_float64(self.inputs)
 
+    @cached_property
+    def allowed(self) -> list[float]:
+        """What each output of a quantised network may differ by, as its numbers are rounded."""
+        return allowances(self.imported.core, self.first_part)
+
     @property
     def first_part(self) -> list[np.ndarray]:
         """The inputs of the first part of the batch, which the imported program takes."""
@@ -65,7 +71,7 @@ class Finding:
 
 def found(case: Case, output: int, value: np.ndarray) -> Finding:
     """What there is to say of one output's value."""
-    agreement = compare(value, case.expected[output], case.reference.name)
+    agreement = compare(value, case.expected[output], case.reference.name, case.allowed[output])
     pardon = "" if agreement.holds or agreement.other_kind else pardon_of(case, output, value, agreement)
     return Finding(case, output, value, agreement, pardon)
 

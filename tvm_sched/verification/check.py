@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from subp_contract.errors import CheckFailed
 from tvm_sched import pipeline, targets
 from tvm_sched.deploy.artifact import Artifact
-from tvm_sched.deploy.manifest import each_shape, first_numbers
+from tvm_sched.deploy.manifest import each_shape, error_limit, first_numbers
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
@@ -134,10 +134,17 @@ class Check:
         return rounding.finer(built.lowered.choices, compilation.restrictions, self.imported.core, inputs, excess)
 
     def told(self, verdict: Verdict) -> dict:
-        """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed."""
+        """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed, with the
+        limits of their errors where the network is quantised.
+        """
         outputs = [first_numbers(each).tolist() for each in self.random.expected]
+        if any(self.random.allowed):
+            limits = [error_limit(x) + more for x, more in zip(self.random.expected, self.random.allowed, strict=True)]
+        else:
+            limits = None
         said = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
-        return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
+        told = {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
+        return told if limits is None else told | {"limits": limits}
 
 
 def bounds(x: np.ndarray) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import fx
+from torch.export import ExportedProgram
 
 from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, to_array
@@ -15,6 +16,7 @@ from tvm_sched.verification.cases import Finding
 from tvm_sched.verification.comparison import Agreement, compare
 from tvm_sched.verification.core import Values, compiled_values, output_node, tensor_nodes, values
 from tvm_sched.verification.host import for_here
+from tvm_sched.verification.quantised import allowance
 from tvm_sched.verification.reference import own_tensor
 
 Departure = tuple[fx.Node, Agreement]
@@ -52,7 +54,7 @@ def first_departure(
         nodes = ancestors(output_node(imported.core, output), tensor_nodes(imported.core))
         made = compiled_values(imported, compilation, nodes, inputs)
         for node, value in zip(nodes, made, strict=True):
-            agreement = agreement_of(node, value, expected)
+            agreement = agreement_of(node, value, expected, imported.core, inputs)
             if not agreement.holds:
                 return named(node), agreement
         return _by_bisection(imported, compilation, inputs, nodes, expected)
@@ -72,7 +74,7 @@ def _by_bisection(
     while low <= high:
         middle = high if found is None else (low + high) // 2
         (value,) = compiled_values(imported, compilation, nodes[middle : middle + 1], inputs)
-        agreement = agreement_of(nodes[middle], value, expected)
+        agreement = agreement_of(nodes[middle], value, expected, imported.core, inputs)
         if not agreement.holds:
             found, high = (named(nodes[middle]), agreement), middle - 1
         elif found is None:
@@ -98,9 +100,13 @@ def ancestors(last: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
     return [node for node in nodes if node in needed]
 
 
-def agreement_of(node: fx.Node, value: np.ndarray, expected: Values) -> Agreement:
+def agreement_of(
+    node: fx.Node, value: np.ndarray, expected: Values, core: ExportedProgram, inputs: Sequence[np.ndarray]
+) -> Agreement:
     """Of the node's compiled value with PyTorch's; what rounding decides counts as equal."""
     agreement = compare(value, to_array(expected[node]))
+    if not agreement.holds and (allowed := allowance(core, node, inputs)):
+        agreement = compare(value, to_array(expected[node]), allowed=allowed)
     if not agreement.holds and agreement.limit == 0 and ties.explains(node, own_tensor(value), expected):
         return Agreement(0.0, 0.0, "")
     return agreement

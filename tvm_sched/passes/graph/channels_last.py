@@ -234,6 +234,15 @@ class _Walk:
             return None
         return self.emit_last(relax.Call(call.op, [x.last, *call.args[1:]], call.attrs, call.ty_args))
 
+    def quantise(self, call):
+        """Keeps the form of its input; of scales along an axis names that anew."""
+        x, rank = self.convert(call.args[0]), len(call.args[0].ty.shape)
+        if not x.is_last:
+            return None
+        make = getattr(rx, call.op.name.removeprefix("relax."))
+        axis = last_axis(int(call.attrs.axis), rank)
+        return self.emit_last(make(x.last, *call.args[1:], axis=axis, out_dtype=str(call.attrs.out_dtype)))
+
     def broadcast(self, call):
         """Channels last if an operand is and the result has its rank; operands of lower rank broadcast along leading
         axes.
@@ -359,6 +368,7 @@ HANDLERS = (
     ({"relax.nn.conv1d"}, _Walk.conv1d),
     (POOLS, _Walk.pool),
     (UNARY, _Walk.unary),
+    ({"relax.quantize", "relax.dequantize"}, _Walk.quantise),
     (BROADCAST, _Walk.broadcast),
     ({"relax.call_tir"}, _Walk.pointwise),
     ({"relax.concat"}, _Walk.concat),
