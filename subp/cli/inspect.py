@@ -49,7 +49,7 @@ def checkpoint_table(file: Path, code: str | None = None) -> "Table":
     from subp.deployment.networks import load_coded
     from subp.pruning import summary
 
-    model, metadata = load_coded(file, code)
+    model, metadata = load_coded(file, code, as_trained=True)
     about = metadata.get("preprocessing")
     input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
     return summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape))
