@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -36,6 +36,7 @@ def compile(
     check: bool = True,
     winograd: bool = True,
     precision: str = "float32",
+    calibration: Iterable | None = None,
     shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
@@ -58,8 +59,9 @@ def compile(
                     evaluator), on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
-    precision:      of the numbers inside the network (docs/precision.md): 'float32', or 'float16' for an ARM CPU with
-                    fp16
+    precision:      of the numbers inside the network (docs/precision.md): 'float32', 'float16' for an ARM CPU with
+                    fp16, or 'int8'
+    calibration:    for precision 'int8' of a network that is not quantised yet: as `quantize` takes it
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
@@ -76,6 +78,7 @@ def compile(
     from tvm_sched.deploy.manifest import make_manifest, of_shapes
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.calibration import is_quantised
     from tvm_sched.frontend.shapes import examples, of_each_input
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
@@ -90,11 +93,13 @@ def compile(
     known = open_records(records, target)
     compilation = Compilation(target, known, dense, observe, restrictions, precision=numbers)
 
-    options: dict[str, Any] = {"dense": dense, "precision": precision}
+    examples_of_use = None if calibration is None else list(calibration)  # for each of several shapes anew
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
         network, inputs = network_of(module, inputs)
+        if numbers.before:
+            network = numbers.before(network, examples_of_use, inputs, kwargs)
         if isinstance(network, ExportedProgram):
             network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
@@ -105,7 +110,9 @@ def compile(
         else:
             built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
         told = against_torch.told(verdict)
-        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, **options)
+        word = "int8" if is_quantised(imported.program) else precision
+        manifest = make_manifest(target, against_torch.imported, built, check=told, dense=dense, precision=word)
+        return built, verdict, manifest
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

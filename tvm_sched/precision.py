@@ -2,11 +2,13 @@
 
     float32    the network's own numbers, as they are
     float16    activations and weights of half precision inside, float32 at the edges; ARMv8.2 with `fp16`
+    int8       quantised to 8 bits before it is imported, in the ranges of calibration data; any CPU
 
-`of` answers for a word what is done before the network is imported, and what within the pipeline.
+`of` answers for a word what is done before the network is imported, and what within the pipeline. A program that is
+quantised already is an int8 network whatever the word.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +19,8 @@ from tvm_sched.passes.precision.half_precision import half_precision
 from tvm_sched.targets import Target
 
 WORDS = ("float32", "float16", "bfloat16", "int8", "auto")
-Before = Callable[[Any, Any], Any]  # (the user's network, its example inputs) -> the network that is imported
+# (the user's network, calibration data, its example inputs and keyword arguments) -> the network that is imported
+Before = Callable[[Any, Iterable[Any] | None, Any, Mapping[str, Any] | None], Any]
 Within = Callable[[IRModule, Collection[str]], IRModule]  # (batch norms folded, layers to keep in float32) -> narrowed
 
 
@@ -33,6 +36,15 @@ class Precision:
 
 FLOAT32 = Precision("float32")
 FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
+
+
+def _in_8_bits(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
+    from tvm_sched.frontend.calibration import in_8_bits  # at once it would import PyTorch's export
+
+    return in_8_bits(network, calibration, inputs, kwargs)
+
+
+INT8 = Precision("int8", before=_in_8_bits)
 
 
 def with_flags(target: Target, precision: Precision) -> Target:
@@ -55,4 +67,6 @@ def of(word: str, target: Target) -> Precision:
                 "cortex-a76; choose precision float32"
             )
         return FLOAT16
-    raise UserError(f"precision '{word}' is not there yet: choose float32 or float16")
+    if word == "int8":
+        return INT8
+    raise UserError(f"precision '{word}' is not there yet: choose float32, float16 or int8")

@@ -50,7 +50,7 @@ class Plan:
             why=kernel.why(layer, self.form),
             kept_macs=savings.macs,
             weights=stored,
-            precision=layer.dtype,
+            precision="int8" if layer.dtype == "uint8" else layer.dtype,
             rounding=self.form.rounding,
         )
 

@@ -99,7 +99,7 @@ precision_option = click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16 (docs/precision.md).",
+    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate (docs/precision.md).",
 )
 
 target_option = click.option(

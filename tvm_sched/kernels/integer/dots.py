@@ -53,9 +53,7 @@ class Dot:
 
 
 VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
-HALF_VNNI = Dot(
-    "half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni")
-)
+HALF_VNNI = Dot("half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni"))
 WIDE_MADD = Dot(
     "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False
 )

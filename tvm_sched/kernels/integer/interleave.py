@@ -29,8 +29,7 @@ def interleave(sch: Schedule, loop, stride: int = 1) -> None:
 
 
 def interleaved(planes: list[Expr]) -> list[Expr]:
-    """As many vectors as there are planes, of their length: all pixels' groups in order. The length is a power of two.
-    """
+    """As many vectors as there are planes, of their length: all pixels' groups in order. The length is a power of two."""
     width = int(planes[0].ty.dtype.lanes)
     if len(planes) == 1:
         return planes

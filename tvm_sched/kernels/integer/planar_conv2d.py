@@ -105,7 +105,13 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
     _, *output = layer.image
     height, width = output
     fixed = (
-        layer.input_image, (height, width), layer.kernel, layer.stride, layer.padding[:2], layer.dilation, lanes,
+        layer.input_image,
+        (height, width),
+        layer.kernel,
+        layer.stride,
+        layer.padding[:2],
+        layer.dilation,
+        lanes,
     )
     if layer.kernel == (1, 1):
         found = [Layout(*fixed, 0, pixels) for pixels in divisors(height * width, MOST_PIXELS)]

@@ -20,9 +20,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
-PLANES, INTERLEAVED, ROUNDED, RESULT = (
-    f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result")
-)
+PLANES, INTERLEAVED, ROUNDED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result"))
 DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 UNROLLED = 256  # pixels that are interleaved by code without a loop
@@ -61,9 +59,7 @@ class PlanarTile:
 def problem_of(sch: Schedule) -> PlanarProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
-    return PlanarProblem(
-        ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS])
-    )
+    return PlanarProblem(ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS]))
 
 
 def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[PlanarTile]:

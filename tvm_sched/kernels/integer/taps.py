@@ -140,9 +140,7 @@ def conv2d(
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
     sums = last = te.compute(shape, product, name=block, attrs=attributes)
     if rounding is not None:
-        last = te.compute(
-            shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED
-        )
+        last = te.compute(shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED)
     ordered = te.compute(
         (batch, problem.outputs, layout.tiles, layout.run),
         lambda b, o, t, e: last[b, o, t, e % begun, e // begun],

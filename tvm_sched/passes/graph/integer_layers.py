@@ -75,8 +75,10 @@ class _Walk:
             return [self.convert(field) for field in value.fields]
         if isinstance(value, relax.TupleGetItem):
             whole = self.convert(value.tuple_value)
-            return whole[value.index] if isinstance(whole, list) else self.builder.emit(
-                relax.TupleGetItem(whole, value.index)
+            return (
+                whole[value.index]
+                if isinstance(whole, list)
+                else self.builder.emit(relax.TupleGetItem(whole, value.index))
             )
         if not isinstance(value, relax.Call):
             return value
