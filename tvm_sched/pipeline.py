@@ -15,13 +15,13 @@ from subp_contract.errors import UserError, first_line
 from tvm_sched import codegen
 from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
+from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.graph.call_directly import Steps, call_directly
 from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
-from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output

@@ -79,8 +79,8 @@ def has(dot: Dot, target) -> bool:
 
 
 def sum_up(sch: Schedule, product: SBlockRV, outermost: LoopRV, pixel: LoopRV, dot: Dot) -> None:
-    """Takes the zeroing of vectors of sums out of the loop `outermost`; of what is left, the loops over a vector's pixels
-    and a group become dot products.
+    """Takes the zeroing of vectors of sums out of the loop `outermost`; of what is left, the loops over a vector's
+    pixels and a group become dot products.
     """
     if dot.group == 1:
         sch.vectorize(pixel)  # LLVM finds the instruction

@@ -121,7 +121,7 @@ def schedule(sch: Schedule, tile: StemTile, target: Target) -> None:
 
 
 class PlanarStem(Kernel):
-    """Takes layers of integers of few channels whose taps lie side by side, with strides that divide a group of them."""
+    """Takes layers of few channels of integers whose taps lie side by side, with strides that divide a group of them."""
 
     name = NAME
     dtypes = ("uint8", "int8")

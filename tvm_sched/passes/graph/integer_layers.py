@@ -1,5 +1,5 @@
-"""Quantised layers in integers: what a network holds as dequantise, convolution, quantise becomes an integer convolution
-and one rounding.
+"""Quantised layers in integers: what a network holds as dequantise, convolution, quantise becomes an integer
+convolution and one rounding.
 
     conv(sx * (x - zx), sw * w) + b  =  sx * sw * conv_int(x, w) - sx * sw * zx * sum(w) + b
 

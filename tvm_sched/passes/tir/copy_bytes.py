@@ -1,5 +1,5 @@
-"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such loops
-into bytes.
+"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such
+loops into bytes.
 
 A row takes vectors of a power of two; the last lies over the one before where the row is no multiple.
 """

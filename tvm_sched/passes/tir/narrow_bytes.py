@@ -1,4 +1,5 @@
-"""Narrows 32-bit integers to 8 bits by the instructions that saturate: of a clipped vector of 64, LLVM makes twice as many.
+"""Narrows 32-bit integers to 8 bits by the instructions that saturate: of a clipped vector of 64, LLVM makes twice as
+many.
 
     clip(x) in 16 bits, then in 8     of x = x0 x1 x2 x3, 16 numbers each
     pack x0 x1, x2 x3                 16 bits: in each 128-bit lane four of the one, then four of the other
