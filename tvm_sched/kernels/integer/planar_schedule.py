@@ -177,12 +177,10 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
-    for loop in (output, vector):
-        sch.unroll(loop)
     if prod(conv.kernel) <= UNROLLED_TAPS:
         sch.unroll(r)
     sch.unroll(q)
-    sum_up(sch, product, k, pixel, dot)
+    sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
 
 
