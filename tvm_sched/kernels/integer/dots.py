@@ -15,8 +15,8 @@ arithmetic where the code is for another CPU than the schedule: so that a check 
 """
 
 import re
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from tvm import tirx
@@ -91,9 +91,9 @@ def sum_up(
     dot: Dot,
     output: LoopRV | None = None,
 ) -> None:
-    """Takes the zeroing of sums out of the loop `outermost`. Of what is left, the loops over a vector's pixels and a group
-    become dot products, and those outside of them are unrolled: one over outputs, which have weights of their own, if
-    there is one, then `registers`.
+    """Takes the zeroing of sums out of the loop `outermost`. Of what is left, the loops over a vector's pixels and a
+    group become dot products, and those outside of them are unrolled: one over outputs, which have weights of their
+    own, if there is one, then `registers`.
     """
     few = None
     if output is not None:
