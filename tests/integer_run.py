@@ -167,7 +167,7 @@ def computed(form: Form, x: te.Tensor, weights: list[te.Tensor], rounding: Round
     options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding}
     if form.kernel is CONV2D:
         return planar_conv2d.conv2d(x, *weights, out_channels=form.layer.out_channels, **options)
-    return taps.conv2d(x, *weights, name=form.kernel.name, **options)
+    return taps.conv2d(x, *weights, block=form.kernel.name, **options)
 
 
 def function_of(
