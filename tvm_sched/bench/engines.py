@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     Module = torch.nn.Module | torch.export.ExportedProgram
 
 
+CALIBRATION = 8  # batches
+
+
 @dataclass(frozen=True)
 class Network:
     """A network, and what a row of a table says of it: block size and sparsity as its zeros tell."""
@@ -103,6 +106,19 @@ class Network:
                 f"{self.name} takes other inputs than one tensor, which only 'compile', 'tune' and 'run' know"
             )
         return self.example_input
+
+    def random_inputs(self) -> list[np.ndarray]:
+        """CALIBRATION batches of standard normal images, in whose ranges networks of random weights are quantised."""
+        rng, shape = np.random.default_rng(0), self.only_input().shape
+        return [rng.standard_normal(shape, dtype="float32") for _ in range(CALIBRATION)]
+
+    def options(self, precision: str) -> dict:
+        """What `compile` takes for that precision."""
+        import torch
+
+        if precision != "int8":
+            return {"precision": precision}
+        return {"precision": precision, "calibration": [torch.from_numpy(x) for x in self.random_inputs()]}
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """What PyTorch computes for `x`, or for an ONNX file ONNX Runtime: what every other stage is held against."""
