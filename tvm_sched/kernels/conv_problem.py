@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+from tvm_sched.targets.sizes import BYTES
+
+FLOAT32 = "float32"
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
 
@@ -27,6 +30,7 @@ class ConvProblem:
     stride: tuple[int, int] = (1, 1)
     padded: bool = False
     indexed: bool = True  # False: all channels are kept, and no index is read
+    weights: str = FLOAT32  # dtype in which they are stored; one of 16 bits is widened as it is loaded
 
     @property
     def flat(self) -> bool:
@@ -44,6 +48,11 @@ class ConvProblem:
         return self.kept * prod(self.kernel) * self.n
 
     @property
+    def row_bytes(self) -> int:
+        """Those of these weights in memory."""
+        return self.row_weights * BYTES[self.weights]
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of kept blocks, the whole batch."""
         return prod(self.image) * self.block_rows * self.n * self.kept * prod(self.kernel)
@@ -51,13 +60,17 @@ class ConvProblem:
     def attributes(self) -> dict:
         """As attributes of a TIR block: what a schedule cannot read from the buffers' shapes travels with the block."""
         values = {annotation(name): getattr(self, name) for name in names()}
+        if self.weights == FLOAT32:  # as records have it, which are older than other weights
+            del values[annotation("weights")]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @staticmethod
     def of_block(annotations: Mapping) -> "ConvProblem":
         """The problem that `attributes` wrote on a block."""
-        values: dict[str, Any] = {name: annotations[annotation(name)] for name in names()}
-        return ConvProblem(**values | {name: tuple(map(int, values[name])) for name in PAIRS})
+        told = [name for name in names() if annotation(name) in annotations]
+        values: dict[str, Any] = {name: annotations[annotation(name)] for name in told}
+        values |= {name: tuple(map(int, values[name])) for name in PAIRS}
+        return ConvProblem(**values | {"weights": str(values.get("weights", FLOAT32))})
 
 
 PAIRS = ("kernel", "stride")

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from subp_contract import pattern
-from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.conv_problem import FLOAT32, ConvProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class Layer:
     linear: bool = False
     dtype: str = "float32"  # of its data
     dense: bool = False  # its zeros are to be ignored
+    weight_types: tuple[str, ...] = (FLOAT32,)  # dtypes in which its weights may be stored, of narrow ones one at most
     filled: bool = False  # the image that it is given has channels of zeros besides, up to whole vectors
 
     @property
@@ -81,8 +82,8 @@ class Layer:
         used = pattern.ungroup(self.used, self.groups)
         return {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
 
-    def problem(self, n: int) -> ConvProblem:
-        """The layer in blocks of n; every block row is as long as the longest."""
+    def problem(self, n: int, weights: str = FLOAT32) -> ConvProblem:
+        """The layer in blocks of n, stored as `weights`; every block row is as long as the longest."""
         kept = longest_row(self.kept[n])
         return ConvProblem(
             *self.image,
@@ -94,6 +95,7 @@ class Layer:
             self.stride,
             padded=any(self.padding),
             indexed=kept < self.channels,
+            weights=weights,
         )
 
 

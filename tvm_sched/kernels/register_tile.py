@@ -146,7 +146,7 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
 
     # A pass of some block rows over a band: the first tile waits for the weights, from where they were left; the others
     # find them nearer, if they fit.
-    weights = tile.block_rows * problem.row_weights * FLOAT
+    weights = tile.block_rows * problem.row_bytes
     touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
     pixels = prod(map(min, problem.stride, problem.kernel)) * height * width  # 1x1 with stride skips the others
     band = pixels * problem.channels * FLOAT * touched / tile.bands

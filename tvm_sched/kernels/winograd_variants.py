@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from tvm_sched.kernels.base import STORED_ROUNDING
+from tvm_sched.kernels.conv_problem import FLOAT32
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -26,6 +29,12 @@ class Variant:
         transforms for the points 2 and -2 magnify what the products round.
         """
         return {4: 1.0, 6: 5.0}[self.size]
+
+    def rounding_of(self, weights: str) -> float:
+        """The same with U stored in that dtype: what its numbers are rounded by is magnified more."""
+        if weights == FLOAT32:
+            return self.rounding
+        return STORED_ROUNDING[weights] * {4: 1.9, 6: 11.0}[self.size]
 
     @property
     def weight(self) -> list[list[float]]:
