@@ -35,6 +35,7 @@ def compile(
     dump: str | Path | None = None,
     check: bool = True,
     winograd: bool = True,
+    weights: str = "float32",
     shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
@@ -56,6 +57,8 @@ def compile(
                     evaluator), on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
+    weights:        "float16" or "bfloat16": float32 networks store weights in half the bytes, layer by layer where
+                    that is not slower, and widen them as they are read (docs/precision.md)
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
@@ -72,14 +75,16 @@ def compile(
     from tvm_sched.frontend.shapes import examples, of_each_input
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
+    from tvm_sched.planning.narrow_weights import require_known
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
     from tvm_sched.verification.check import UNCHECKED, Check, check_joined
 
+    require_known(weights)
     target = targets.get(target)
     target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
     restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
-    compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
+    compilation = Compilation(target, open_records(records, target), dense, observe, restrictions, weights)
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
@@ -91,7 +96,11 @@ def compile(
         else:
             built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
         told = against_torch.told(verdict)
-        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense)
+        return (
+            built,
+            verdict,
+            make_manifest(target, against_torch.imported, built, check=told, dense=dense, weights=weights),
+        )
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

@@ -37,6 +37,7 @@ from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import BYTES, FLOAT, FLOAT32
 
 IMPORTED, MACHINE_CODE = "imported", "machine_code"  # what an observer sees before the first phase and after the last
 
@@ -50,6 +51,7 @@ class Compilation:
     dense: bool = False  # zeros are ignored
     observe: Observer | None = None  # sees the module after each phase
     restrictions: Restrictions = FREE  # of the layers' kernels
+    weights: str = FLOAT32  # dtype in which layers store theirs where that is not slower
     choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
@@ -86,7 +88,7 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
     mod, compilation.choices = select_kernels(
-        mod, compilation.target, compilation.dense, compilation.restrictions, choose
+        mod, compilation.target, compilation.dense, compilation.restrictions, choose, compilation.weights
     )
     return mod
 
@@ -171,7 +173,7 @@ def told(step: str) -> Iterator[None]:
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
     """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
-    read = weight_bytes(imported.mod["main"], compilation.dense)
+    read = weight_bytes(imported.mod["main"], compilation.dense) * BYTES[compilation.weights] // FLOAT
     compilation.target = replace(compilation.target, network_bytes=read)
     if compilation.observe:
         compilation.observe(IMPORTED, imported.mod)

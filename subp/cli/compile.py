@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Store weights in 16 bits, half the bytes, where that is not slower; sums stay float32.",
+)
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",
@@ -57,6 +64,7 @@ def command(
     dense: bool,
     no_check: bool,
     no_winograd: bool,
+    weights: str,
     explain: bool,
     dump: Path | None,
     cc: str | None,
@@ -88,6 +96,7 @@ def command(
         dump=dump,
         check=not no_check,
         winograd=not no_winograd,
+        weights=weights,
         shapes=shapes or None,
     )
     check = artifact.manifest["check"]

@@ -25,12 +25,13 @@ from tvm_sched.deploy.manifest import (
     largest_error,
     read_manifest,
     require_this_machine,
+    tolerance_in,
 )
 from tvm_sched.planning.explain import TIMED, LayerChoice, table
 from tvm_sched.quiet import quiet
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, unflatten
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
+from tvm_sched.targets.sizes import BYTES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -162,9 +163,10 @@ class Artifact:
         """(output, its largest absolute difference there, how large that may be) of each output of each shape."""
         found, network = [], self.for_few_calls()
         for manifest, shape in zip(each_shape(self.manifest), self.shapes, strict=True):
+            tolerance = tolerance_in(manifest)
             outputs = network.run_flat(check_inputs(shape.signature.inputs, manifest["check"]["seed"]))
             found += [
-                (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype))
+                (spec, largest_error(first_numbers(output), numbers), error_limit(numbers, spec.dtype, tolerance))
                 for output, (spec, numbers) in zip(outputs, expected_outputs(manifest), strict=True)
             ]
         return found
@@ -186,7 +188,7 @@ class Artifact:
         return Cost(
             dense_macs=sum(layer.macs for layer in layers),
             kept_macs=sum(layer.kept_macs for layer in layers),
-            stored_bytes=FLOAT * sum(layer.weights for layer in layers),
+            stored_bytes=sum(BYTES[layer.weights_dtype] * layer.weights for layer in layers),
             workspace_bytes=memory["workspace"],
             weights_bytes=memory["weights"] + memory["prepared"],
         )

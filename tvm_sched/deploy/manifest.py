@@ -1,6 +1,7 @@
 """What a compiled network tells of itself, without being run: JSON, which its file holds.
 
-`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`; `inputs` and `outputs` (name, shape, dtype; of whole
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `weights` (the dtype in
+which layers may store theirs; each layer says in which it does); `inputs` and `outputs` (name, shape, dtype; of whole
 numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
 `tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
 `steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
@@ -15,7 +16,7 @@ what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the fi
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from tvm_sched.deploy import toolchain
 from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
+from tvm_sched.targets.sizes import FLOAT32
 
 if TYPE_CHECKING:
     from tvm_sched.codegen import Memory
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
 
 FORMAT = 5
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
+STORED_TOLERANCE = 2e-2  # the same, where layers store their weights in 16 bits, which are not PyTorch's then
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
 OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
-def make_manifest(target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool) -> dict:
+def make_manifest(
+    target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool, weights: str = FLOAT32
+) -> dict:
     """The manifest of a network just compiled."""
     import torch
     import tvm
@@ -55,6 +60,7 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "cpu_flags": list(target.cpu_flags),
         "threads": target.cores,
         "dense": dense,
+        "weights": weights,
         "prepare": built.lowered.prepare,
         "main": "main",
         "steps": built.steps["main"],
@@ -139,13 +145,23 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def error_limit(expected: np.ndarray, dtype: str | None = None) -> float:
-    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
-    of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
-    booleans.
+def tolerance_of(weights: Iterable[str]) -> float:
+    """TOLERANCE of a network whose layers store their weights in these dtypes."""
+    return TOLERANCE if set(weights) <= {FLOAT32} else STORED_TOLERANCE
+
+
+def tolerance_in(manifest: dict) -> float:
+    """TOLERANCE of the network that a manifest tells of."""
+    return tolerance_of(row.get("weights_dtype", FLOAT32) for row in manifest["layers"])
+
+
+def error_limit(expected: np.ndarray, dtype: str | None = None, tolerance: float = TOLERANCE) -> float:
+    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): the tolerance,
+    or of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers
+    and booleans.
     """
     name = dtype or expected.dtype.name
     if "float" not in name:
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
-    return max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, float(finite.max(initial=0)))
+    return max(tolerance, 4 * ROUNDING.get(name, 0)) * max(1.0, float(finite.max(initial=0)))

@@ -32,9 +32,9 @@ from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
 from subp_contract import pattern
-from tvm_sched.kernels.conv_problem import FLOAT32
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 
 KERNEL_MARK = "subp.kernel"  # on a block, and an attribute of the function
 LAYER_MARK = "subp.layer"  # on a block
@@ -111,8 +111,8 @@ class Example:
         return f"1x{self.n} {kind} {self.size}x{self.size} stride {self.stride}"
 
 
-# A form's error by weights stored so, in multiples of the direct kernel's with float32 ones (of a relative 1e-6), measured
-# on 256 channels of normal numbers.
+# A form's error by weights stored so, in multiples of the direct kernel's with float32 ones (of a relative 1e-6),
+# measured on 256 channels of normal numbers.
 STORED_ROUNDING = {FLOAT32: 1.0, "float16": 210.0, "bfloat16": 1700.0}
 MOST_STORED_ROUNDING = 4000.0  # that a form may have by its weights
 MOST_TILES = 32  # of a kernel that are worth trying

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
-from tvm_sched.targets.sizes import BYTES
+from tvm_sched.targets.sizes import BYTES, FLOAT32
 
-FLOAT32 = "float32"
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
 

@@ -19,7 +19,16 @@ from tvm.tirx import IndexMap
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.base import EXAMPLE_SIZES, STORED_ROUNDING, Example, Form, Kernel, fusable_call, least_cycles, widened
+from tvm_sched.kernels.base import (
+    EXAMPLE_SIZES,
+    STORED_ROUNDING,
+    Example,
+    Form,
+    Kernel,
+    fusable_call,
+    least_cycles,
+    widened,
+)
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
@@ -79,7 +88,9 @@ def linear(
         place = *row, indices[o // n, k] if indices is not None else k
         return te.sum(widened(data[o // n, k, 0, 0, o % n], x.dtype) * x[place], axis=k)
 
-    problem = ConvProblem(1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None, weights=data.dtype)
+    problem = ConvProblem(
+        1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None, weights=data.dtype
+    )
     attributes = problem.attributes() | (marks or {})
     return cut(te.compute((*rows, block_rows * n), product, name=NAME, attrs=attributes), out_channels)
 

@@ -7,7 +7,8 @@ from math import prod
 import numpy as np
 
 from subp_contract import pattern
-from tvm_sched.kernels.conv_problem import FLOAT32, ConvProblem
+from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.targets.sizes import FLOAT32
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ from tvm_sched.kernels.base import (
     least_cycles,
     widened,
 )
-from tvm_sched.kernels.conv_problem import FLOAT32, ConvProblem
+from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
@@ -45,7 +45,7 @@ from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, share, unrolled_vector
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
+from tvm_sched.targets.sizes import FLOAT, FLOAT32
 
 NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
 PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (

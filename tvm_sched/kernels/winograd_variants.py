@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tvm_sched.kernels.base import STORED_ROUNDING
-from tvm_sched.kernels.conv_problem import FLOAT32
+from tvm_sched.targets.sizes import FLOAT32
 
 
 @dataclass(frozen=True)

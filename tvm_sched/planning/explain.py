@@ -31,6 +31,7 @@ class LayerChoice:
     function: str = ""  # the compiled function that computes the layer; empty if none does
     call: int = 0  # which of the network's calls of that function, from 0
     rounding: float = 1.0  # the kernel's error by rounding, in multiples of the direct kernel's
+    weights_dtype: str = "float32"  # in which its weights are stored, and read
 
 
 def table(choices: Iterable[LayerChoice]) -> Table:

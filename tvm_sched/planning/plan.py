@@ -19,6 +19,7 @@ from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.space_to_depth import SpaceToDepth
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,17 @@ class Plan:
     @property
     def kernel(self) -> str:
         """The kernel's name for the reader, and of the form in records."""
-        return self.form.name + (" after space-to-depth" if self.space_to_depth else "")
+        return self.form.name + self.after
+
+    @property
+    def wide_kernel(self) -> str:
+        """That of the same plan with float32 weights."""
+        return self.form.wide_name + self.after
+
+    @property
+    def after(self) -> str:
+        """Ends these names."""
+        return " after space-to-depth" if self.space_to_depth else ""
 
     def choice(self, name: str, shape: str, layer: Layer, stored: int) -> LayerChoice:
         """What was chosen for the network's `layer`, for the reader; `shape` in words, `stored` numbers of weights."""
@@ -51,6 +62,7 @@ class Plan:
             kept_macs=savings.macs,
             weights=stored,
             rounding=self.form.rounding,
+            weights_dtype=self.form.weights,
         )
 
 
@@ -100,10 +112,27 @@ def choose(
     layer: Layer, target: Target, restriction: Restriction = FREE.default, measured: Measured | None = None
 ) -> Plan | None:
     """The plan that the restriction allows and that is the fastest as far as the layer was measured, else the cheapest
-    by estimate; None where no kernel takes the layer.
+    by estimate; None where no kernel takes the layer. Narrow weights are taken unless they are slower.
     """
     ranked = plans_of(layer, target, restriction)
-    return fastest(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+    if not ranked:
+        return None
+    seconds = measured(layer_key(layer)) if measured else {}
+    wide, narrow = ([plan for plan in ranked if (plan.form.weights == FLOAT32) == kind] for kind in (True, False))
+    if not narrow or not wide:
+        return fastest(ranked, seconds)
+    best = fastest(wide, seconds)
+    known = dict(seconds)
+    for plan in narrow:  # what was measured with float32 weights alone, corrected by the estimates
+        twin = next(each for each in wide if each.kernel == plan.wide_kernel)
+        if twin.kernel in seconds:
+            known.setdefault(plan.kernel, seconds[twin.kernel] * plan.cycles / twin.cycles)
+    other = fastest(narrow, known)
+    if best.kernel in known and other.kernel in known:
+        slower = known[other.kernel] / known[best.kernel]
+    else:
+        slower = other.cycles / best.cycles
+    return other if slower <= 1 + NOISE else best
 
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from subp_contract.errors import UserError
+from tvm_sched.deploy.manifest import TOLERANCE
 from tvm_sched.frontend.torch_export import Imported
 from tvm_sched.verification import ties
 from tvm_sched.verification.comparison import Agreement, absolute_errors, compare, rms
@@ -63,19 +64,20 @@ class Finding:
         return self.agreement.holds or bool(self.pardon)
 
 
-def found(case: Case, output: int, value: np.ndarray) -> Finding:
+def found(case: Case, output: int, value: np.ndarray, tolerance: float = TOLERANCE) -> Finding:
     """What there is to say of one output's value."""
-    agreement = compare(value, case.expected[output], case.reference.name)
-    pardon = "" if agreement.holds or agreement.other_kind else pardon_of(case, output, value, agreement)
+    agreement = compare(value, case.expected[output], case.reference.name, tolerance)
+    fine = agreement.holds or agreement.other_kind
+    pardon = "" if fine else pardon_of(case, output, value, agreement, tolerance)
     return Finding(case, output, value, agreement, pardon)
 
 
-def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement) -> str:
+def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement, tolerance: float) -> str:
     """Why an output that departs is right all the same; empty where it is wrong."""
     name = case.imported.signature.outputs[output].name
     if agreement.limit == 0:
         tie = f"output '{name}' differs from PyTorch where numbers are equal but for rounding"
-        return tie if is_tie(case, output, value) else ""
+        return tie if is_tie(case, output, value, tolerance) else ""
     if case.in_float64 is None or case.in_float64[output].shape != value.shape:
         return ""
     ours, theirs = (absolute_errors(each, case.in_float64[output]) for each in (value, case.expected[output]))
@@ -89,12 +91,12 @@ def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement) 
     )
 
 
-def is_tie(case: Case, output: int, value: np.ndarray) -> bool:
+def is_tie(case: Case, output: int, value: np.ndarray, tolerance: float) -> bool:
     """Whether rounding alone explains that an output's whole numbers or booleans are not PyTorch's."""
     if case.imported.parts > 1:
         return False
     try:
         known = values(case.imported.core, case.inputs)
-        return ties.explains(output_node(case.imported.core, output), own_tensor(value), known)
+        return ties.explains(output_node(case.imported.core, output), own_tensor(value), known, tolerance)
     except Exception:  # of any kind, as operators' own code runs
         return False

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from subp_contract.errors import CheckFailed
 from tvm_sched import pipeline, targets
 from tvm_sched.deploy.artifact import Artifact
-from tvm_sched.deploy.manifest import each_shape, first_numbers
+from tvm_sched.deploy.manifest import each_shape, first_numbers, tolerance_of
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
@@ -102,6 +102,7 @@ class Check:
     def findings(self, built: Built, compilation: Compilation) -> Iterator[Finding]:
         """Of each output, for each case."""
         run = runner(built, self.imported, compilation)
+        tolerance = tolerance_of(choice.weights_dtype for choice in built.lowered.choices)
         for case in self.cases:
             with pipeline.told("what comes out"):
                 outputs = run(case.inputs)
@@ -111,7 +112,7 @@ class Check:
                     f"the network returns {len(expected)} tensors, and {len(outputs)} where it is exported: that must "
                     "be the same"
                 )
-            yield from (found(case, output, value) for output, value in enumerate(outputs))
+            yield from (found(case, output, value, tolerance) for output, value in enumerate(outputs))
 
     def verdict(self, findings: Sequence[Finding]) -> Verdict:
         """Of findings that are all right."""

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from tvm_sched.deploy.manifest import error_limit
+from tvm_sched.deploy.manifest import TOLERANCE, error_limit
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Agreement:
         return self.error / self.limit if self.limit else inf if self.error else 0.0
 
 
-def compare(output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch") -> Agreement:
+def compare(
+    output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch", tolerance: float = TOLERANCE
+) -> Agreement:
     """Whether `output` is what is expected: shape and dtype the same, floating-point numbers within `error_limit`, NaN
     and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words.
     """
     if output.shape != expected.shape or output.dtype != expected.dtype:
         words = f"is {kind(output)}, that of {whose} {kind(expected)}"
         return Agreement(inf, 0.0, words, other_kind=True)
-    limit = error_limit(expected)
+    limit = error_limit(expected, tolerance=tolerance)
     errors = absolute_errors(output, expected)
     error, numbers = float(errors.max(initial=0.0)), f"of {errors.size} numbers"
     if error <= limit:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import fx
 
+from tvm_sched.deploy.manifest import tolerance_of
 from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, to_array
 from tvm_sched.pipeline import Compilation
@@ -51,8 +52,9 @@ def first_departure(
         expected = values(imported.core, inputs)
         nodes = ancestors(output_node(imported.core, output), tensor_nodes(imported.core))
         made = compiled_values(imported, compilation, nodes, inputs)
+        tolerance = tolerance_of([compilation.weights])
         for node, value in zip(nodes, made, strict=True):
-            agreement = agreement_of(node, value, expected)
+            agreement = agreement_of(node, value, expected, tolerance)
             if not agreement.holds:
                 return named(node), agreement
         return _by_bisection(imported, compilation, inputs, nodes, expected)
@@ -72,7 +74,7 @@ def _by_bisection(
     while low <= high:
         middle = high if found is None else (low + high) // 2
         (value,) = compiled_values(imported, compilation, nodes[middle : middle + 1], inputs)
-        agreement = agreement_of(nodes[middle], value, expected)
+        agreement = agreement_of(nodes[middle], value, expected, tolerance_of([compilation.weights]))
         if not agreement.holds:
             found, high = (named(nodes[middle]), agreement), middle - 1
         elif found is None:
@@ -98,9 +100,10 @@ def ancestors(last: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
     return [node for node in nodes if node in needed]
 
 
-def agreement_of(node: fx.Node, value: np.ndarray, expected: Values) -> Agreement:
+def agreement_of(node: fx.Node, value: np.ndarray, expected: Values, tolerance: float) -> Agreement:
     """Of the node's compiled value with PyTorch's; what rounding decides counts as equal."""
-    agreement = compare(value, to_array(expected[node]))
-    if not agreement.holds and agreement.limit == 0 and ties.explains(node, own_tensor(value), expected):
+    agreement = compare(value, to_array(expected[node]), tolerance=tolerance)
+    tied = not agreement.holds and agreement.limit == 0
+    if tied and ties.explains(node, own_tensor(value), expected, tolerance):
         return Agreement(0.0, 0.0, "")
     return agreement

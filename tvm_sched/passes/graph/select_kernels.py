@@ -12,8 +12,10 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
 from tvm_sched.planning.explain import ZEROS, LayerChoice
+from tvm_sched.planning.narrow_weights import stored_types
 from tvm_sched.planning.plan import FREE, Chooser, Plan, Restrictions, chooser
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 
 Choices = dict[str, LayerChoice]  # what was chosen, by the layer's mark, in the order of the network
 BY_ESTIMATE = chooser(None)
@@ -25,23 +27,25 @@ def select_kernels(
     dense: bool = False,
     restrictions: Restrictions = FREE,
     choose: Chooser = BY_ESTIMATE,
+    weights: str = FLOAT32,
 ) -> tuple[IRModule, Choices]:
     """(the module, what was chosen) of 'main', whose convolutions are NHWC. `dense` ignores zeros: the baseline.
-    `restrictions`: of the kernels that layers may have. `choose`: gives each its plan.
+    `restrictions`: of the kernels that layers may have. `choose`: gives each its plan. `weights`: dtype in which they
+    may be stored.
 
     A layer that is computed several times, as the steps of a recurrent one are, has a mark for each, of which the first
     is its name.
     """
-    selector = _Selector(mod, target, dense, restrictions, choose)
+    selector = _Selector(mod, target, dense, restrictions, choose, weights)
     return rewritten(selector, mod), selector.choices
 
 
 @mutator
 class _Selector(PyExprMutator):
-    def __init__(self, mod, target, dense, restrictions, choose):
+    def __init__(self, mod, target, dense, restrictions, choose, weights):
         super().__init__(mod)
         self.target, self.dense, self.restrictions = target, dense, restrictions
-        self.choose = choose
+        self.choose, self.weights = choose, weights
         self.choices: Choices = {}
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
@@ -73,10 +77,8 @@ class _Selector(PyExprMutator):
         op = f"conv2d {weight.shape[2]}x{weight.shape[3]}"
         numbers = (("stride", max(stride)), ("dilation", max(dilation)), ("groups", groups))
         op += "".join(f" {word} {value}" for word, value in numbers if value > 1)
-        layer = Layer(
-            op, weight, output, channels, groups, stride, padding, dilation, dtype=dtype_of(call), dense=self.dense
-        )
-        return self.layer(call, layer, shape)
+        geometry = (output, channels, groups, stride, padding, dilation)
+        return self.layer(call, Layer(op, weight, *geometry, **self.about(call, weight)), shape)
 
     def linear(self, call, weight):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
@@ -84,9 +86,14 @@ class _Selector(PyExprMutator):
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
         return self.layer(
             call,
-            Layer("linear", weight, shape_of(call), channels, linear=True, dtype=dtype_of(call), dense=self.dense),
+            Layer("linear", weight, shape_of(call), channels, linear=True, **self.about(call, weight)),
             shape,
         )
+
+    def about(self, call, weight):
+        """What a Layer is told beside its geometry."""
+        types = stored_types(weight, self.weights)
+        return {"dtype": dtype_of(call), "dense": self.dense, "weight_types": types}
 
     def layer(self, call, layer, shape):
         """The layer as its plan has it; zeros where its weight holds nothing else."""
@@ -110,6 +117,8 @@ class _Selector(PyExprMutator):
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         choice = plan.choice(name, shape, layer, stored)
+        if layer.weight_types == (FLOAT32,) != (self.weights,):
+            choice = replace(choice, why=f"{choice.why}; {self.weights} does not hold its weights")
         if restriction.why:
             best = self.choose(name, layer, self.target, FREE.default)
             if not restriction.allows(best.form):

@@ -1,0 +1,44 @@
+"""Weights of 16 bits: which layers may store theirs so, and what that does to the outputs.
+
+    float16     11 bits, numbers from 6e-5 to 65504: relative error of a sum 2e-4
+    bfloat16     8 bits, the range of float32:                               2e-3
+
+both by root mean square, of random weights; twice as much by Winograd's F(2,3), ten times by F(4,3), whose transforms
+magnify it (`Form.rounding`).
+"""
+
+import ml_dtypes
+import numpy as np
+
+from subp_contract.errors import UserError
+from tvm_sched.kernels.base import dtype_named
+from tvm_sched.targets.sizes import BYTES, FLOAT32
+
+# What Winograd's transforms may make of a weight: by the rows of the variants' matrices at most 2.25 times as much, and
+# a typical one a thirtieth.
+LARGER, SMALLER = 4.0, 2.0**-5
+LOST = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # of the root mean square: what rounding to the nearest may take
+
+
+def require_known(weights: str) -> None:
+    """Raises UserError for a word that names no dtype of weights."""
+    if weights not in BYTES:
+        raise UserError(f"weights are stored as {', '.join(BYTES)}, not as '{weights}'")
+
+
+def stored_types(weight: np.ndarray, wanted: str) -> tuple[str, ...]:
+    """The dtypes in which a layer may store `weight`: float32, and the one that is wanted where it holds the numbers,
+    none out of its range and not so many below its least that more is lost than by rounding.
+    """
+    if wanted == FLOAT32 or weight.dtype != FLOAT32 or not weight.size:
+        return (FLOAT32,)
+    return (FLOAT32, wanted) if holds(weight, wanted) else (FLOAT32,)
+
+
+def holds(weight: np.ndarray, dtype: str) -> bool:
+    """Whether numbers of that dtype stand for the weight, and for what Winograd's transforms make of it."""
+    if not np.abs(weight).max() * LARGER <= float(ml_dtypes.finfo(dtype_named(dtype)).max):  # nor where one is NaN
+        return False
+    small = weight * np.float32(SMALLER)
+    lost = np.linalg.norm(small - small.astype(dtype_named(dtype)).astype("float32"))
+    return bool(lost <= LOST[dtype] * np.linalg.norm(small))
