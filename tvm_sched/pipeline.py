@@ -37,7 +37,7 @@ from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import BYTES, FLOAT, FLOAT32
+from tvm_sched.targets.sizes import FLOAT32
 
 IMPORTED, MACHINE_CODE = "imported", "machine_code"  # what an observer sees before the first phase and after the last
 
@@ -173,7 +173,7 @@ def told(step: str) -> Iterator[None]:
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
     """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
-    read = weight_bytes(imported.mod["main"], compilation.dense) * BYTES[compilation.weights] // FLOAT
+    read = weight_bytes(imported.mod["main"], compilation.dense)
     compilation.target = replace(compilation.target, network_bytes=read)
     if compilation.observe:
         compilation.observe(IMPORTED, imported.mod)

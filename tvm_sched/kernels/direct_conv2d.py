@@ -280,7 +280,7 @@ class DirectConv2d(Kernel):
 
     def loop_key(self, problem: ConvProblem, tile: Tile) -> tuple:
         near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels * FLOAT <= IMMEDIATE
-        sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded)
+        sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded, problem.weights)
         return (NAME, *sizes, tile.rows, tile.cols, tile.block_rows, near)
 
 

@@ -17,6 +17,7 @@ from math import ceil, gcd, prod
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
+from tvm_sched.targets.costs import WIDENING
 from tvm_sched.targets.sizes import FLOAT, LINE
 
 # Registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
@@ -186,7 +187,7 @@ def tile_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
 
 def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
     """Cycles of one step of the innermost loop, a channel at a tap: bound by multiply-adds, which wait for the sums of
-    the step before where these are few, or by loads.
+    the step before where these are few, or by loads. Weights of 16 bits are widened besides.
     """
     costs = target.costs
     sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
@@ -200,6 +201,8 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
         step = max(arithmetic / rate + costs.in_order_load_share * loads, target.fma_latency)
     else:
         step = max(together(arithmetic / rate, target.fma_latency), loads)
+    if problem.weights in WIDENING and not fma_cycles:
+        step += getattr(costs, WIDENING[problem.weights]) * ceil(problem.n / target.lanes) * tile.block_rows
     return step * (costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1)
 
 

@@ -373,7 +373,7 @@ class WinogradConv2d(Kernel):
     def loop_key(self, problem: WinogradProblem, tile: WinogradTile) -> tuple:
         products = problem.products
         near = (tile.cols - 1) * products.channels * FLOAT <= IMMEDIATE
-        return NAME, products.n, products.indexed, tile.cols, tile.block_rows, near
+        return NAME, products.n, products.indexed, products.weights, tile.cols, tile.block_rows, near
 
 
 KERNEL = WinogradConv2d()

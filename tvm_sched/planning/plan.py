@@ -100,6 +100,7 @@ Measured = Callable[[str], Mapping[str, float]]  # a layer's key -> seconds in i
 Chooser = Callable[[str, Layer, Target, Restriction], Plan | None]
 
 NOISE = 0.03  # relative difference of two times, each the least of several looks, that says nothing
+UNLIKE = 1.15  # ratio of the estimates of unlike forms from which on one is taken to be faster than the other
 NEAR, OF_A_KIND, MOST = 1.6, 2, 4  # see `alternatives`
 
 
@@ -112,27 +113,32 @@ def choose(
     layer: Layer, target: Target, restriction: Restriction = FREE.default, measured: Measured | None = None
 ) -> Plan | None:
     """The plan that the restriction allows and that is the fastest as far as the layer was measured, else the cheapest
-    by estimate; None where no kernel takes the layer. Narrow weights are taken unless they are slower.
+    by estimate; None where no kernel takes the layer. See `narrowed` for weights of 16 bits.
     """
     ranked = plans_of(layer, target, restriction)
     if not ranked:
         return None
     seconds = measured(layer_key(layer)) if measured else {}
     wide, narrow = ([plan for plan in ranked if (plan.form.weights == FLOAT32) == kind] for kind in (True, False))
-    if not narrow or not wide:
-        return fastest(ranked, seconds)
-    best = fastest(wide, seconds)
-    known = dict(seconds)
-    for plan in narrow:  # what was measured with float32 weights alone, corrected by the estimates
-        twin = next(each for each in wide if each.kernel == plan.wide_kernel)
-        if twin.kernel in seconds:
-            known.setdefault(plan.kernel, seconds[twin.kernel] * plan.cycles / twin.cycles)
-    other = fastest(narrow, known)
-    if best.kernel in known and other.kernel in known:
-        slower = known[other.kernel] / known[best.kernel]
-    else:
-        slower = other.cycles / best.cycles
-    return other if slower <= 1 + NOISE else best
+    best = fastest(wide or narrow, seconds)
+    return narrowed(best, narrow, seconds) if wide else best
+
+
+def narrowed(best: Plan, narrow: list[Plan], seconds: Mapping[str, float]) -> Plan:
+    """The plan with weights of 16 bits that takes the place of a layer's `best` with float32 ones; `best` where that
+    would be slower by more than the noise. `narrow`: those that there are, the first choice first.
+
+    It is the fastest that was measured. Else it is the same form, if there is one: what is estimated of the two differs
+    by nothing but how weights are read, and of another form by all that is not known of it, which must be made up for.
+    """
+    known = [plan for plan in narrow if plan.kernel in seconds]
+    if known and best.kernel in seconds:
+        other = min(known, key=lambda plan: seconds[plan.kernel])
+        return other if seconds[other.kernel] <= seconds[best.kernel] * (1 + NOISE) else best
+    for plan in narrow:
+        if plan.wide_kernel == best.kernel:
+            return plan if plan.cycles <= best.cycles * (1 + NOISE) else best
+    return narrow[0] if narrow and narrow[0].cycles * UNLIKE <= best.cycles else best
 
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:

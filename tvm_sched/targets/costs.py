@@ -57,6 +57,8 @@ class Costs:
     bank_factor: float = figure(
         1.2, FACTOR, "loads of scalars for one multiply-add each over taps, which meet in few banks of the first cache"
     )
+    widen_float16_cycles: float = figure(0.1, CYCLES, "to make float32 of a vector of float16 weights, as it is loaded")
+    widen_bfloat16_cycles: float = figure(0.1, CYCLES, "the same of bfloat16 weights")
     tile_cycles: float = figure(10, CYCLES, "to begin and end a register tile")
     store_cycles: float = figure(3, CYCLES, "of a sum's epilogue and store")
     loop_cycles: float = figure(20, CYCLES, "of a loop that ends: its last branch is mispredicted")
@@ -73,9 +75,10 @@ class Costs:
     rest_factor: float = figure(1.5, FACTOR, "loads of the pixels that a vector of them leaves over")
 
 
+WIDENING = {"float16": "widen_float16_cycles", "bfloat16": "widen_bfloat16_cycles"}  # by the dtype of weights
 FIGURES: dict[str, Field] = {each.name: each for each in fields(Costs) if each.metadata}
 
-ZEN4 = Costs("AMD Zen 4 (EPYC, AVX-512)")
+ZEN4 = Costs("AMD Zen 4 (EPYC, AVX-512); to widen weights as on Zen 5")
 # Loads by direct 1x1 kernels of 1x12 pixels in blocks of a vector, 57 to 62 % of the peak of multiply-adds, and of 1x6
 # in blocks of two, 93 to 97 %.
 ZEN3 = Costs(
@@ -132,6 +135,8 @@ NEOVERSE_N1 = Costs(
     vector_loads_per_cycle=2,
     scalar_loads_per_cycle=2,
     index_loads=1,
+    widen_float16_cycles=1.5,
+    widen_bfloat16_cycles=0.6,
     transpose_cycles=2,  # 4x4 numbers take 8 shuffles, 4 loads and 4 stores
     transposed_store_cycles=3,
     far_transposed_store_cycles=3,
