@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, target_option
+from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, target_option, weights_option
 from subp.deployment import networks
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ if TYPE_CHECKING:
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
-@click.option(
-    "--weights",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Store weights in 16 bits, half the bytes, where that is not slower; sums stay float32.",
-)
+@weights_option
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",

@@ -100,7 +100,6 @@ Measured = Callable[[str], Mapping[str, float]]  # a layer's key -> seconds in i
 Chooser = Callable[[str, Layer, Target, Restriction], Plan | None]
 
 NOISE = 0.03  # relative difference of two times, each the least of several looks, that says nothing
-UNLIKE = 1.15  # ratio of the estimates of unlike forms from which on one is taken to be faster than the other
 NEAR, OF_A_KIND, MOST = 1.6, 2, 4  # see `alternatives`
 
 
@@ -116,10 +115,14 @@ def choose(
     by estimate; None where no kernel takes the layer. See `narrowed` for weights of 16 bits.
     """
     ranked = plans_of(layer, target, restriction)
-    if not ranked:
-        return None
-    seconds = measured(layer_key(layer)) if measured else {}
-    wide, narrow = ([plan for plan in ranked if (plan.form.weights == FLOAT32) == kind] for kind in (True, False))
+    return chosen(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+
+
+def chosen(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:
+    """The one of a layer's plans, the first choice first, as `choose` gives it. `seconds`: of the layer's forms, by
+    `Plan.kernel`.
+    """
+    wide, narrow = by_weights(ranked)
     best = fastest(wide or narrow, seconds)
     return narrowed(best, narrow, seconds) if wide else best
 
@@ -128,17 +131,15 @@ def narrowed(best: Plan, narrow: list[Plan], seconds: Mapping[str, float]) -> Pl
     """The plan with weights of 16 bits that takes the place of a layer's `best` with float32 ones; `best` where that
     would be slower by more than the noise. `narrow`: those that there are, the first choice first.
 
-    It is the fastest that was measured. Else it is the same form, if there is one: what is estimated of the two differs
-    by nothing but how weights are read, and of another form by all that is not known of it, which must be made up for.
+    It is the fastest that was measured. Else it is the same form, if there is one: the two estimates differ by nothing
+    but how weights are read, and those of unlike forms by all that is not known of either.
     """
     known = [plan for plan in narrow if plan.kernel in seconds]
     if known and best.kernel in seconds:
         other = min(known, key=lambda plan: seconds[plan.kernel])
         return other if seconds[other.kernel] <= seconds[best.kernel] * (1 + NOISE) else best
-    for plan in narrow:
-        if plan.wide_kernel == best.kernel:
-            return plan if plan.cycles <= best.cycles * (1 + NOISE) else best
-    return narrow[0] if narrow and narrow[0].cycles * UNLIKE <= best.cycles else best
+    twin = next((plan for plan in narrow if plan.wide_kernel == best.kernel), best)
+    return twin if twin.cycles <= best.cycles * (1 + NOISE) else best
 
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:
@@ -166,8 +167,21 @@ def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.defau
 
 def alternatives(ranked: list[Plan]) -> list[Plan]:
     """Of a layer's plans, the first choice first, those that are worth measuring: of each kind (a kernel, with or
-    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most.
+    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most, and
+    as many with weights of 16 bits.
     """
+    wide, narrow = by_weights(ranked)
+    return worth_measuring(wide) + worth_measuring(narrow)
+
+
+def by_weights(ranked: list[Plan]) -> tuple[list[Plan], list[Plan]]:
+    """The plans with float32 weights, and those with others."""
+    wide, narrow = ([plan for plan in ranked if (plan.form.weights == FLOAT32) == kind] for kind in (True, False))
+    return wide, narrow
+
+
+def worth_measuring(ranked: list[Plan]) -> list[Plan]:
+    """`alternatives` of plans whose weights are stored alike."""
     if not ranked:
         return []
     limit = NEAR * min(plan.cycles for plan in ranked)

@@ -95,6 +95,14 @@ cc_option = click.option(
     "--cc", metavar="COMMAND", help="Compiler for the target, such as 'aarch64-linux-gnu-g++' [one that is found]."
 )
 
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Store them in 16 bits, half the bytes, in layers where that is not slower; sums stay float32.",
+)
+
 target_option = click.option(
     "--target",
     default="host",
