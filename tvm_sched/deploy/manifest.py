@@ -57,7 +57,7 @@ def make_manifest(
         "target": target.name,
         "arch": target.arch,
         "cpu": target.cpu,
-        "cpu_flags": list(target.cpu_flags),
+        "cpu_flags": flags_of(target, {choice.weights_dtype for choice in built.lowered.choices}),
         "threads": target.cores,
         "dense": dense,
         "weights": weights,
@@ -74,6 +74,12 @@ def make_manifest(
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,
     }
+
+
+def flags_of(target: Target, weights: set[str]) -> list[str]:
+    """What a CPU must have for a target's code whose layers store their weights in these dtypes."""
+    widening = {"f16c"} if target.arch == "x86_64" and "float16" in weights else set()
+    return [*target.cpu_flags, *sorted(widening - set(target.cpu_flags))]
 
 
 def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory", steps: "Steps") -> dict:
