@@ -17,7 +17,8 @@ from tvm_sched.targets.sizes import BYTES, FLOAT32
 # What Winograd's transforms may make of a weight: by the rows of the variants' matrices at most 2.25 times as much, and
 # a typical one a thirtieth.
 LARGER, SMALLER = 4.0, 2.0**-5
-LOST = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # of the root mean square: what rounding to the nearest may take
+# Of the root mean square: as much as the largest error of a number, five times what rounding takes of random ones.
+LOST = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def require_known(weights: str) -> None:
