@@ -15,7 +15,7 @@ from subp.cli import exit_code
 from subp_contract.errors import UserError
 from tvm_sched import targets
 from tvm_sched.deploy.manifest import STORED_TOLERANCE, TOLERANCE, flags_of
-from tvm_sched.planning.narrow_weights import holds
+from tvm_sched.planning.narrow_weights import LEAST, holds, stored_types
 
 X = torch.randn(1, 64, 14, 14, generator=torch.Generator().manual_seed(1))
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -107,6 +107,11 @@ def test_a_layer_whose_weights_it_does_not_hold_stays_exact(network):
         True,
     ]
     assert artifact.manifest["check"]["verified"]
+
+
+def test_a_layer_of_few_weights_has_nothing_to_gain():
+    sizes = [stored_types(np.ones((rows, 1, 1, 1), "float32"), "float16") for rows in (LEAST // 4, LEAST // 4 + 1)]
+    assert sizes == [("float32",), ("float32", "float16")]
 
 
 def test_what_a_format_holds():

@@ -21,6 +21,9 @@ LARGER, SMALLER = 4.0, 2.0**-5
 LOST = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
+LEAST = 4096  # bytes of a layer's weights: less is next to nothing of a file, and is read from the first cache
+
+
 def require_known(weights: str) -> None:
     """Raises UserError for a word that names no dtype of weights."""
     if weights not in BYTES:
@@ -28,16 +31,28 @@ def require_known(weights: str) -> None:
 
 
 def stored_types(weight: np.ndarray, wanted: str) -> tuple[str, ...]:
-    """The dtypes in which a layer may store `weight`: float32, and the one that is wanted where it holds the numbers,
-    none out of its range and not so many below its least that more is lost than by rounding.
+    """The dtypes in which a layer may store `weight`: float32, and the one that is wanted where there is something to
+    gain and it `holds` the numbers.
     """
-    if wanted == FLOAT32 or weight.dtype != FLOAT32 or not weight.size:
-        return (FLOAT32,)
-    return (FLOAT32, wanted) if holds(weight, wanted) else (FLOAT32,)
+    fits = wanted != FLOAT32 and matters(weight) and holds(weight, wanted)
+    return (FLOAT32, wanted) if fits else (FLOAT32,)
+
+
+def matters(weight: np.ndarray) -> bool:
+    """Whether a layer with this weight has something to gain."""
+    return weight.dtype == FLOAT32 and weight.nbytes > LEAST
+
+
+def left_out(weight: np.ndarray, wanted: str) -> str:
+    """Why a layer must keep its weights as they are, for the reader; empty where it need not."""
+    unfit = wanted != FLOAT32 and matters(weight) and not holds(weight, wanted)
+    return f"{wanted} does not hold its weights" if unfit else ""
 
 
 def holds(weight: np.ndarray, dtype: str) -> bool:
-    """Whether numbers of that dtype stand for the weight, and for what Winograd's transforms make of it."""
+    """Whether numbers of that dtype stand for the weight, and for what Winograd's transforms make of it: none is out of
+    its range, and not so many are below its least that more is lost than by rounding.
+    """
     if not np.abs(weight).max() * LARGER <= float(ml_dtypes.finfo(dtype_named(dtype)).max):  # nor where one is NaN
         return False
     small = weight * np.float32(SMALLER)

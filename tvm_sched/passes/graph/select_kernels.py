@@ -12,7 +12,7 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
 from tvm_sched.planning.explain import ZEROS, LayerChoice
-from tvm_sched.planning.narrow_weights import stored_types
+from tvm_sched.planning.narrow_weights import left_out, stored_types
 from tvm_sched.planning.plan import FREE, Chooser, Plan, Restrictions, chooser
 from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT32
@@ -117,8 +117,8 @@ class _Selector(PyExprMutator):
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         choice = plan.choice(name, shape, layer, stored)
-        if layer.weight_types == (FLOAT32,) != (self.weights,):
-            choice = replace(choice, why=f"{choice.why}; {self.weights} does not hold its weights")
+        if layer.weight_types[-1] == FLOAT32 and (reason := left_out(layer.weight, self.weights)):
+            choice = replace(choice, why=f"{choice.why}; {reason}")
         if restriction.why:
             best = self.choose(name, layer, self.target, FREE.default)
             if not restriction.allows(best.form):
