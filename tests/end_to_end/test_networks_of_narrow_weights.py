@@ -14,7 +14,7 @@ import tvm_sched
 from subp.cli import exit_code
 from subp_contract.errors import UserError
 from tvm_sched import targets
-from tvm_sched.deploy.manifest import STORED_TOLERANCE, TOLERANCE, flags_of
+from tvm_sched.deploy.manifest import RELATIVE, TOLERANCE, error_limit, flags_of, limits
 from tvm_sched.planning.narrow_weights import LEAST, holds, stored_types
 
 X = torch.randn(1, 64, 14, 14, generator=torch.Generator().manual_seed(1))
@@ -60,7 +60,7 @@ def test_it_is_the_network_of_the_rounded_weights(network, dtype):
         exact = network(X).numpy()
     output = artifact(X.numpy())
     np.testing.assert_allclose(output, expected, rtol=0, atol=2e-6)
-    assert 1e-5 < abs(output - exact).max() < STORED_TOLERANCE
+    assert 1e-5 < abs(output - exact).max() < error_limit(exact, relative=RELATIVE[dtype])
     assert [choice.n for choice in artifact.explain()] == [16, 16, None]  # 16 does not divide the head's outputs
     assert [choice.density for choice in artifact.explain()] == [0.25, 0.25, 1.0]
 
@@ -79,9 +79,12 @@ def test_half_the_file_and_the_memory_and_the_manifest_says_so(network, tmp_path
     assert sizes["float32"][1].stored_bytes == 4 * numbers and sizes["float16"][1].stored_bytes == 2 * numbers
     assert 1.9 * numbers < sizes["float32"][0] - sizes["float16"][0] < 2.1 * numbers
     assert sizes["float16"][1].weights_bytes < 0.6 * sizes["float32"][1].weights_bytes
-    for weights, tolerance in (("float32", TOLERANCE), ("float16", STORED_TOLERANCE)):
-        check = sizes[weights][2]["check"]
-        assert check["verified"] and check["tolerance"] == pytest.approx(tolerance, rel=1.0)
+    for weights, relative in (("float32", 0.0), ("float16", RELATIVE["float16"])):
+        manifest = sizes[weights][2]
+        largest = max(map(abs, manifest["check"]["outputs"][0]))
+        assert limits(manifest) == [pytest.approx(max(TOLERANCE * max(1, largest), relative * largest))]
+        assert manifest["check"]["verified"]
+        assert manifest["check"]["tolerance"] == pytest.approx(limits(manifest)[0], rel=0.5)  # of another input
 
 
 def test_a_cpu_must_have_the_conversion():
@@ -111,7 +114,7 @@ def test_a_layer_whose_weights_it_does_not_hold_stays_exact(network):
 
 def test_a_layer_of_few_weights_has_nothing_to_gain():
     sizes = [stored_types(np.ones((rows, 1, 1, 1), "float32"), "float16") for rows in (LEAST // 4, LEAST // 4 + 1)]
-    assert sizes == [("float32",), ("float32", "float16")]
+    assert sizes == [(None,), (None, "float16")]
 
 
 def test_what_a_format_holds():
@@ -165,6 +168,8 @@ def test_other_targets_choose_by_their_own_costs_and_pass_the_check(network):
 def test_a_word_that_is_no_dtype_is_told(network):
     with pytest.raises(UserError, match="weights are stored as float32, float16, bfloat16, not as 'int4'"):
         compiled(network, "int4")
+    with pytest.raises(UserError, match="weights of float16 are for networks that compute in float32, and precision"):
+        compiled(network, "float16", precision="float16", target="cortex-a76")
 
 
 def test_the_command_says_each_layers_dtype(network, tmp_path, capsys):
@@ -175,3 +180,5 @@ def test_the_command_says_each_layers_dtype(network, tmp_path, capsys):
     assert "float16" in capsys.readouterr().out
     assert exit_code([*arguments, "--weights", "int4"]) == 2
     assert "'int4' is not one of" in capsys.readouterr().err
+    assert exit_code([*arguments, "--weights", "float16", "--precision", "int8"]) == 2
+    assert "leave out one of the two" in capsys.readouterr().err

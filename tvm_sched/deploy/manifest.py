@@ -1,15 +1,16 @@
 """What a compiled network tells of itself, without being run: JSON, which its file holds.
 
-`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `weights` (the dtype in
-which layers may store theirs; each layer says in which it does); `inputs` and `outputs` (name, shape, dtype; of whole
-numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for), `weights`
+(the dtype in which layers may store theirs; each says in which it does); `inputs` and `outputs` (name, shape, dtype; of
+whole numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
 `tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
 `steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
 computes what 'main' takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all),
 `parts` (equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of
 'main': how threads share each, rows of `planning.sharing.SharedCall`), `memory` (bytes of `workspace`, `weights` and
 what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers of each of PyTorch's
-`outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and `notes`), `shapes`
+`outputs` for them, and where more than their limit the errors that these are `allowed`; whether the network was
+`verified`, with what `error` at what `tolerance`, and `notes`), `shapes`
 (of a network for several what differs in the further ones, the members of OF_SHAPE), and what the user adds
 (`classes`, `preprocessing`).
 """
@@ -25,6 +26,7 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
+from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
@@ -37,16 +39,24 @@ if TYPE_CHECKING:
     from tvm_sched.passes.graph.join_shapes import Joined
     from tvm_sched.pipeline import Built
 
-FORMAT = 5
+FORMAT = 6
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
-STORED_TOLERANCE = 2e-2  # the same, where layers store their weights in 16 bits, which are not PyTorch's then
+# Largest error over the largest output, of a network that computes in such a type, or stores weights in it.
+RELATIVE = {"float16": 2e-2, "bfloat16": 2e-2}
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
 OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
 def make_manifest(
-    target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool, weights: str = FLOAT32
+    target: Target,
+    imported: "Imported",
+    built: "Built",
+    *,
+    check: dict,
+    dense: bool,
+    precision: str = FLOAT32,
+    weights: str = FLOAT32,
 ) -> dict:
     """The manifest of a network just compiled."""
     import torch
@@ -60,6 +70,7 @@ def make_manifest(
         "cpu_flags": flags_of(target, {choice.weights_dtype for choice in built.lowered.choices}),
         "threads": target.cores,
         "dense": dense,
+        "precision": precision,
         "weights": weights,
         "prepare": built.lowered.prepare,
         "main": "main",
@@ -135,12 +146,26 @@ def first_numbers(output: np.ndarray) -> np.ndarray:
     return first.astype("float32") if output.dtype.name in ROUNDING else first
 
 
+def limits(manifest: dict) -> list[float]:
+    """The error that each output may have for the check's inputs."""
+    relative = relative_in(manifest)
+    known = [error_limit(numbers, spec.dtype, relative) for spec, numbers in expected_outputs(manifest)]
+    given = manifest["check"].get("allowed", [None] * len(known))
+    return [limit if more is None else max(limit, more) for limit, more in zip(known, given, strict=True)]
+
+
 def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
     """Each output with the first numbers of PyTorch's for the check; those of half precision as float32."""
     outputs = Signature.from_json(manifest).outputs
     types = ["float32" if spec.dtype in ROUNDING else spec.dtype for spec in outputs]
     numbers = manifest["check"]["outputs"]
     return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
+
+
+def allowed_by_rounding(manifest: dict) -> float:
+    """By how much the first output of a quantised network may be further from PyTorch's than others may."""
+    _, numbers = expected_outputs(manifest)[0]
+    return max(limits(manifest)[0] - error_limit(numbers, relative=relative_in(manifest)), 0.0)
 
 
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
@@ -151,23 +176,28 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def tolerance_of(weights: Iterable[str]) -> float:
-    """TOLERANCE of a network whose layers store their weights in these dtypes."""
-    return TOLERANCE if set(weights) <= {FLOAT32} else STORED_TOLERANCE
+def relative_of(precision: str, layers: Iterable[LayerChoice]) -> float:
+    """The share of the largest output that errors may be of a network of that precision with these layers; 0 where no
+    number is narrower than its own.
+    """
+    stored = {layer.weights_dtype for layer in layers if layer.narrow_weights}
+    return max(RELATIVE.get(each, 0.0) for each in {precision, *stored})
 
 
-def tolerance_in(manifest: dict) -> float:
-    """TOLERANCE of the network that a manifest tells of."""
-    return tolerance_of(row.get("weights_dtype", FLOAT32) for row in manifest["layers"])
+def relative_in(manifest: dict) -> float:
+    """The same of the network that a manifest tells of."""
+    return relative_of(manifest["precision"], [LayerChoice(**row) for row in manifest["layers"]])
 
 
-def error_limit(expected: np.ndarray, dtype: str | None = None, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): the tolerance,
-    or of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers
-    and booleans.
+def error_limit(expected: np.ndarray, dtype: str | None = None, relative: float = 0.0) -> float:
+    """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
+    of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
+    booleans. Of a network that was narrowed its share `relative` of the largest output, if that is more.
     """
     name = dtype or expected.dtype.name
     if "float" not in name:
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
-    return max(tolerance, 4 * ROUNDING.get(name, 0)) * max(1.0, float(finite.max(initial=0)))
+    largest = float(finite.max(initial=0))
+    plain = max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, largest)
+    return max(plain, relative * largest)

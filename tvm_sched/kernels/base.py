@@ -27,14 +27,13 @@ from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
-from tvm import relax
+from tvm import relax, te
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
 from subp_contract import pattern
 from tvm_sched.kernels.layer import Layer, longest_row
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT32
 
 KERNEL_MARK = "subp.kernel"  # on a block, and an attribute of the function
 LAYER_MARK = "subp.layer"  # on a block
@@ -57,7 +56,7 @@ class Form:
     rank: int  # among forms of equal cost, the lower the simpler
     details: Any = None  # of the kernel's own
     rounding: float = 1.0  # its error by rounding, in multiples of the direct kernel's
-    weights: str = FLOAT32  # dtype in which its weights are stored
+    weights: str | None = None  # dtype of 16 bits in which its weights are stored; None: the data's own
 
     @property
     def kept(self) -> np.ndarray:
@@ -77,13 +76,13 @@ class Form:
 
     @property
     def wide_name(self) -> str:
-        """That of the same form with float32 weights."""
-        return self.name_of(FLOAT32)
+        """That of the same form with weights of the data's dtype."""
+        return self.name_of(None)
 
-    def name_of(self, weights: str) -> str:
+    def name_of(self, weights: str | None) -> str:
         """Its name were its weights stored as these."""
         name = f"{self.words} 1x{self.n}" if self.n else self.words
-        return name if weights == FLOAT32 else f"{name}, {weights} weights"
+        return f"{name}, {weights} weights" if weights else name
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Example:
 
 # A form's error by weights stored so, in multiples of the direct kernel's with float32 ones (of a relative 1e-6),
 # measured on 256 channels of normal numbers.
-STORED_ROUNDING = {FLOAT32: 1.0, "float16": 210.0, "bfloat16": 1700.0}
+STORED_ROUNDING = {None: 1.0, "float16": 210.0, "bfloat16": 1700.0}
 MOST_STORED_ROUNDING = 4000.0  # that a form may have by its weights
 MOST_TILES = 32  # of a kernel that are worth trying
 EXAMPLE_SIZES = (4, 8, 16, 32)  # of blocks
@@ -125,6 +124,7 @@ class Kernel(ABC):
     name: ClassVar[str]  # of the kernel, in marks and of its functions; its blocks have names of their own
     dtypes: ClassVar[Sequence[str]] = ("float32",)  # of the layers that it is offered
     examples: ClassVar[Sequence[Example]] = ()
+    rounds: ClassVar[bool] = False  # whether `call` takes a `rounding` of the sums, and the tensors for it
     after_space_to_depth: ClassVar[bool] = False  # whether it is also offered strided layers that were made stride 1
 
     @abstractmethod
@@ -145,12 +145,12 @@ class Kernel(ABC):
         return Savings(layer.zeros.n if layer.zeros else None, layer.density, form.row_length, channels, macs)
 
     def pack(self, form: Form) -> list[np.ndarray]:
-        """The weight as the file holds it: blocks `[G, K, kh, kw, N]` in the form's dtype, and where not all are kept
-        their channels `[G, K]` int32.
+        """The weight as the file holds it: blocks `[G, K, kh, kw, N]`, of 16 bits where the form has them so, and where
+        not all are kept their channels `[G, K]` int32.
         """
         assert form.n is not None, "a kernel without blocks packs in a way of its own"
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)
-        data = data.astype(dtype_named(form.weights), copy=False)
+        data = data.astype(dtype_named(form.weights)) if form.weights else data
         return [data] if indices is None else [data, indices]
 
     @abstractmethod
@@ -216,6 +216,11 @@ def least_cycles(kernel: Kernel, problem: Problem, target: Target) -> float:
 def dtype_named(name: str) -> np.dtype:
     """NumPy's dtype of that name; bfloat16 is ml_dtypes'."""
     return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def narrow_dtype(weight: te.Tensor, x: te.Tensor) -> str | None:
+    """The dtype of weights that are stored narrower than the data `x`; None where it is the data's."""
+    return None if weight.dtype == x.dtype else weight.dtype
 
 
 def widened(weight: relax.Expr, dtype: str) -> relax.Expr:

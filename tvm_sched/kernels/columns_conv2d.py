@@ -31,6 +31,7 @@ from tvm_sched.kernels.base import (
     distinct_rows,
     fusable_call,
     least_cycles,
+    narrow_dtype,
     normal,
     widened,
 )
@@ -82,7 +83,8 @@ def compute(
         )
 
     sizes = (channels, block_rows, kept, n)
-    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=stride, padded=True, weights=data.dtype)
+    stored = narrow_dtype(data, x)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=stride, padded=True, weights=stored)
     extent = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
     attributes = problem.attributes() | {EXTENT: extent} | (marks or {})
     shape = (batch, out_height, out_width, block_rows * n)
@@ -115,6 +117,7 @@ class ColumnsConv2d(Kernel):
     """Takes layers whose kept blocks keep only some positions of their kernels, the same ones in a whole block."""
 
     name = NAME
+    dtypes = ("float32", "float16")
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         taps = prod(layer.kernel)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
-from tvm_sched.targets.sizes import BYTES, FLOAT32
+from tvm_sched.targets.sizes import NUMBER_BYTES
 
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
@@ -29,7 +29,7 @@ class ConvProblem:
     stride: tuple[int, int] = (1, 1)
     padded: bool = False
     indexed: bool = True  # False: all channels are kept, and no index is read
-    weights: str = FLOAT32  # dtype in which they are stored; one of 16 bits is widened as it is loaded
+    weights: str | None = None  # dtype of 16 bits that they are widened from as they are loaded; None: the data's own
 
     @property
     def flat(self) -> bool:
@@ -46,10 +46,9 @@ class ConvProblem:
         """Numbers of a block row's weights."""
         return self.kept * prod(self.kernel) * self.n
 
-    @property
-    def row_bytes(self) -> int:
-        """Those of these weights in memory."""
-        return self.row_weights * BYTES[self.weights]
+    def row_bytes(self, number_bytes: int) -> int:
+        """Bytes of these weights in memory, where a number of the data takes `number_bytes`."""
+        return self.row_weights * (NUMBER_BYTES[self.weights] if self.weights else number_bytes)
 
     @property
     def macs(self) -> int:
@@ -59,7 +58,7 @@ class ConvProblem:
     def attributes(self) -> dict:
         """As attributes of a TIR block: what a schedule cannot read from the buffers' shapes travels with the block."""
         values = {annotation(name): getattr(self, name) for name in names()}
-        if self.weights == FLOAT32:  # as records have it, which are older than other weights
+        if self.weights is None:  # as records have it, which are older than other weights
             del values[annotation("weights")]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -69,7 +68,8 @@ class ConvProblem:
         told = [name for name in names() if annotation(name) in annotations]
         values: dict[str, Any] = {name: annotations[annotation(name)] for name in told}
         values |= {name: tuple(map(int, values[name])) for name in PAIRS}
-        return ConvProblem(**values | {"weights": str(values.get("weights", FLOAT32))})
+        values |= {"weights": str(values["weights"])} if "weights" in values else {}
+        return ConvProblem(**values)
 
 
 PAIRS = ("kernel", "stride")

@@ -27,15 +27,15 @@ from tvm_sched.kernels.base import (
     Kernel,
     fusable_call,
     least_cycles,
+    narrow_dtype,
     widened,
 )
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
+from tvm_sched.kernels.rewrites.loops import apart, partition, prefetch_weights, sum_in_blocks
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 NAME = "direct_conv2d"
 
@@ -69,7 +69,8 @@ def conv2d(
         return te.sum(widened(data[o // n, k, r, q, o % n], x.dtype) * pixel, axis=[k, r, q])
 
     sizes = (channels, block_rows, kept, n, kernel, stride)
-    problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None, data.dtype)
+    stored = narrow_dtype(data, x)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None, stored)
     attributes = problem.attributes() | (marks or {})
     y = te.compute((batch, out_height, out_width, block_rows * n), product, name=NAME, attrs=attributes)
     return cut(y, out_channels)
@@ -88,9 +89,8 @@ def linear(
         place = *row, indices[o // n, k] if indices is not None else k
         return te.sum(widened(data[o // n, k, 0, 0, o % n], x.dtype) * x[place], axis=k)
 
-    problem = ConvProblem(
-        1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None, weights=data.dtype
-    )
+    sizes = (channels, block_rows, kept, n)
+    problem = ConvProblem(1, 1, prod(rows), *sizes, indexed=indices is not None, weights=narrow_dtype(data, x))
     attributes = problem.attributes() | (marks or {})
     return cut(te.compute((*rows, block_rows * n), product, name=NAME, attrs=attributes), out_channels)
 
@@ -179,6 +179,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if problem.padded:
         schedule_padding(sch, problem, target)
     prefetch_weights(sch, sum_loops[0])
+    sum_in_blocks(sch, sum_loops[0], register_tile.MOST_PRODUCTS // (pieces * together * prod(problem.kernel)), target)
     sch.decompose_reduction(conv, sum_loops[0])
     finish(sch, target)
 
@@ -232,8 +233,8 @@ def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target) -> Non
     """
     pad = find_block(sch, "pad")
     image, h, _, c = sch.get_loops(pad)
-    if problem.channels * problem.stride[1] % 128 == 0:
-        sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
+    if problem.channels * problem.stride[1] * target.number_bytes % 512 == 0:
+        apart(sch, pad, 2, target)
     if problem.channels % target.lanes == 0:
         _, lane = sch.split(c, [None, target.lanes])
         sch.vectorize(lane)
@@ -244,6 +245,7 @@ class DirectConv2d(Kernel):
     """Takes every layer but depthwise ones, with blocks of every size."""
 
     name = NAME
+    dtypes = ("float32", "float16")
     examples = tuple(
         Example(n, sparse, size, stride)
         for n in EXAMPLE_SIZES
@@ -275,11 +277,11 @@ class DirectConv2d(Kernel):
         if not problem.padded:
             return 0.0
         pixels = problem.batch * prod(problem.stride) * problem.height * problem.width
-        moved = 2 * pixels * problem.channels * FLOAT
+        moved = 2 * pixels * problem.channels * target.number_bytes
         return moved / target.costs.moved_bytes_per_cycle / target.cores
 
     def loop_key(self, problem: ConvProblem, tile: Tile) -> tuple:
-        near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels * FLOAT <= IMMEDIATE
+        near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels <= IMMEDIATE
         sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded, problem.weights)
         return (NAME, *sizes, tile.rows, tile.cols, tile.block_rows, near)
 

@@ -12,30 +12,33 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.kernels.base import dtype_named
-from tvm_sched.targets.sizes import BYTES, FLOAT32
+from tvm_sched.targets.sizes import FLOAT32, NARROW
 
 # What Winograd's transforms may make of a weight: by the rows of the variants' matrices at most 2.25 times as much, and
 # a typical one a thirtieth.
 LARGER, SMALLER = 4.0, 2.0**-5
 # Of the root mean square: as much as the largest error of a number, five times what rounding takes of random ones.
 LOST = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
-
-
 LEAST = 4096  # bytes of a layer's weights: less is next to nothing of a file, and is read from the first cache
 
 
-def require_known(weights: str) -> None:
-    """Raises UserError for a word that names no dtype of weights."""
-    if weights not in BYTES:
-        raise UserError(f"weights are stored as {', '.join(BYTES)}, not as '{weights}'")
+def require_known(weights: str, precision: str = FLOAT32) -> None:
+    """Raises UserError for a word that names no dtype of weights, or none that goes with the network's precision."""
+    if weights not in (known := (FLOAT32, *NARROW)):
+        raise UserError(f"weights are stored as {', '.join(known)}, not as '{weights}'")
+    if weights != FLOAT32 and precision != FLOAT32:
+        raise UserError(
+            f"weights of {weights} are for networks that compute in float32, and precision {precision} stores its own: "
+            "leave out one of the two"
+        )
 
 
-def stored_types(weight: np.ndarray, wanted: str) -> tuple[str, ...]:
-    """The dtypes in which a layer may store `weight`: float32, and the one that is wanted where there is something to
-    gain and it `holds` the numbers.
+def stored_types(weight: np.ndarray, wanted: str) -> tuple[str | None, ...]:
+    """The dtypes in which a layer may store `weight`: its own (None), and the one that is wanted where there is
+    something to gain and it `holds` the numbers.
     """
     fits = wanted != FLOAT32 and matters(weight) and holds(weight, wanted)
-    return (FLOAT32, wanted) if fits else (FLOAT32,)
+    return (None, wanted) if fits else (None,)
 
 
 def matters(weight: np.ndarray) -> bool:

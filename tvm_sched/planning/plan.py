@@ -19,7 +19,6 @@ from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.space_to_depth import SpaceToDepth
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT32
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class Plan:
 
     @property
     def wide_kernel(self) -> str:
-        """That of the same plan with float32 weights."""
+        """That of the same plan with weights of the data's dtype."""
         return self.form.wide_name + self.after
 
     @property
@@ -61,8 +60,9 @@ class Plan:
             why=kernel.why(layer, self.form),
             kept_macs=savings.macs,
             weights=stored,
+            precision=layer.precision,
             rounding=self.form.rounding,
-            weights_dtype=self.form.weights,
+            weights_dtype=self.form.weights or layer.precision,
         )
 
 
@@ -128,7 +128,7 @@ def chosen(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:
 
 
 def narrowed(best: Plan, narrow: list[Plan], seconds: Mapping[str, float]) -> Plan:
-    """The plan with weights of 16 bits that takes the place of a layer's `best` with float32 ones; `best` where that
+    """The plan with weights of 16 bits that takes the place of a layer's `best` with others; `best` where that
     would be slower by more than the noise. `narrow`: those that there are, the first choice first.
 
     It is the fastest that was measured. Else it is the same form, if there is one: the two estimates differ by nothing
@@ -144,6 +144,7 @@ def narrowed(best: Plan, narrow: list[Plan], seconds: Mapping[str, float]) -> Pl
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:
     """The plans that the restriction allows, the cheapest by estimate first."""
+    target = target.of_dtype(layer.dtype)
     kernels = [kernel for kernel in KERNELS if layer.dtype in kernel.dtypes]
     plans = [Plan(form, None, form.cycles) for kernel in kernels for form in kernel.forms(layer, target)]
     if deep := SpaceToDepth.of(layer, target):
@@ -175,8 +176,8 @@ def alternatives(ranked: list[Plan]) -> list[Plan]:
 
 
 def by_weights(ranked: list[Plan]) -> tuple[list[Plan], list[Plan]]:
-    """The plans with float32 weights, and those with others."""
-    wide, narrow = ([plan for plan in ranked if (plan.form.weights == FLOAT32) == kind] for kind in (True, False))
+    """The plans with weights of the data's dtype, and those with narrower ones."""
+    wide, narrow = ([plan for plan in ranked if (plan.form.weights is None) == kind] for kind in (True, False))
     return wide, narrow
 
 

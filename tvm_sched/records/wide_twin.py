@@ -11,26 +11,14 @@ from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.conv_problem import annotation
-from tvm_sched.targets.sizes import BYTES, FLOAT32
+from tvm_sched.targets.sizes import FLOAT32, NARROW
 
 STORED = annotation("weights")
 
 
 def wide_twin(func: PrimFunc) -> PrimFunc | None:
     """That function, not scheduled either; None for one that has no weights of 16 bits."""
-    wide = {
-        param: tirx.decl_buffer(param.ty.shape, FLOAT32, param.name, layout=param.ty.layout)
-        for param in func.params
-        if str(param.dtype) in BYTES.keys() - {FLOAT32}
-    }
-    if not wide:
-        return None
-    met = []  # blocks that say so: others may take data of 16 bits, too
-
-    def loaded(cast: tirx.Cast) -> ir.Expr:
-        load = cast.value
-        narrow = isinstance(load, ir.TensorLoad) and load.source in wide
-        return tirx.BufferLoad(wide[load.source], load.indices) if narrow else cast
+    met = []  # blocks that say so: of others the data may be of 16 bits
 
     def untold(block: SBlock) -> SBlock:
         if STORED not in block.annotations:
@@ -49,8 +37,21 @@ def wide_twin(func: PrimFunc) -> PrimFunc | None:
             rest,
         )
 
-    body = tvm_ffi.structural_map(func.body, (tirx.Cast, loaded))
+    body = tvm_ffi.structural_map(func.body, (SBlock, untold))
+    if not met:
+        return None
+    wide = {
+        param: tirx.decl_buffer(param.ty.shape, FLOAT32, param.name, layout=param.ty.layout)
+        for param in func.params
+        if str(param.dtype) in NARROW
+    }
+
+    def loaded(cast: tirx.Cast) -> ir.Expr:
+        load = cast.value
+        narrow = isinstance(load, ir.TensorLoad) and load.source in wide
+        return tirx.BufferLoad(wide[load.source], load.indices) if narrow else cast
+
+    body = tvm_ffi.structural_map(body, (tirx.Cast, loaded))
     body = tvm_ffi.structural_map(body, (tirx.Var, lambda var: wide.get(var, var)))
-    body = tvm_ffi.structural_map(body, (SBlock, untold))
     made = PrimFunc([wide.get(param, param) for param in func.params], body, func.ret_type)
-    return made.with_attrs(dict(func.attrs)) if met and func.attrs else made if met else None
+    return made.with_attrs(dict(func.attrs)) if func.attrs else made

@@ -2,5 +2,7 @@
 
 FLOAT32 = "float32"
 FLOAT = 4  # a number
-BYTES = {FLOAT32: FLOAT, "float16": 2, "bfloat16": 2}  # by the dtype in which weights are stored
+HALF = 2  # one of half precision
+NUMBER_BYTES = {"float64": 8, FLOAT32: FLOAT, "float16": HALF, "bfloat16": 2, "int8": 1}  # by type
+NARROW = ("float16", "bfloat16")  # types in which weights of float32 layers may be stored
 LINE = 64  # a line of a cache

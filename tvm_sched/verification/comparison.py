@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from tvm_sched.deploy.manifest import TOLERANCE, error_limit
+from tvm_sched.deploy.manifest import error_limit
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,20 @@ class Agreement:
 
 
 def compare(
-    output: np.ndarray, expected: np.ndarray, whose: str = "PyTorch", tolerance: float = TOLERANCE
+    output: np.ndarray,
+    expected: np.ndarray,
+    whose: str = "PyTorch",
+    allowed: float = 0.0,
+    relative: float = 0.0,
 ) -> Agreement:
     """Whether `output` is what is expected: shape and dtype the same, floating-point numbers within `error_limit`, NaN
-    and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words.
+    and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words;
+    `allowed`: what they may differ by beyond that, as rounding in 8 bits falls; `relative` as in `error_limit`.
     """
     if output.shape != expected.shape or output.dtype != expected.dtype:
         words = f"is {kind(output)}, that of {whose} {kind(expected)}"
         return Agreement(inf, 0.0, words, other_kind=True)
-    limit = error_limit(expected, tolerance=tolerance)
+    limit = error_limit(expected, relative=relative) + allowed
     errors = absolute_errors(output, expected)
     error, numbers = float(errors.max(initial=0.0)), f"of {errors.size} numbers"
     if error <= limit:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import fx
+from torch.export import ExportedProgram
 
-from tvm_sched.deploy.manifest import tolerance_of
+from tvm_sched.deploy.manifest import RELATIVE
 from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, to_array
 from tvm_sched.pipeline import Compilation
@@ -16,6 +17,7 @@ from tvm_sched.verification.cases import Finding
 from tvm_sched.verification.comparison import Agreement, compare
 from tvm_sched.verification.core import Values, compiled_values, output_node, tensor_nodes, values
 from tvm_sched.verification.host import for_here
+from tvm_sched.verification.quantised import allowance
 from tvm_sched.verification.reference import own_tensor
 
 Departure = tuple[fx.Node, Agreement]
@@ -25,6 +27,11 @@ def sentence(finding: Finding, compilation: Compilation) -> str:
     """What is wrong, where it begins, and what to do."""
     case, imported = finding.case, finding.case.imported
     name = imported.signature.outputs[finding.output].name
+    if compilation.precision.within is not None:
+        return (
+            f"in {compilation.precision.word} the network's output '{name}' {finding.agreement.words}: it needs finer "
+            "numbers, so compile it in float32"
+        )
     departure = first_departure(imported, for_here(compilation), case.first_part, finding.output)
     if departure is not None:
         node, agreement = departure
@@ -52,9 +59,8 @@ def first_departure(
         expected = values(imported.core, inputs)
         nodes = ancestors(output_node(imported.core, output), tensor_nodes(imported.core))
         made = compiled_values(imported, compilation, nodes, inputs)
-        tolerance = tolerance_of([compilation.weights])
         for node, value in zip(nodes, made, strict=True):
-            agreement = agreement_of(node, value, expected, tolerance)
+            agreement = agreement_of(node, value, expected, imported.core, inputs, compilation.weights)
             if not agreement.holds:
                 return named(node), agreement
         return _by_bisection(imported, compilation, inputs, nodes, expected)
@@ -74,7 +80,7 @@ def _by_bisection(
     while low <= high:
         middle = high if found is None else (low + high) // 2
         (value,) = compiled_values(imported, compilation, nodes[middle : middle + 1], inputs)
-        agreement = agreement_of(nodes[middle], value, expected, tolerance_of([compilation.weights]))
+        agreement = agreement_of(nodes[middle], value, expected, imported.core, inputs, compilation.weights)
         if not agreement.holds:
             found, high = (named(nodes[middle]), agreement), middle - 1
         elif found is None:
@@ -100,10 +106,22 @@ def ancestors(last: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
     return [node for node in nodes if node in needed]
 
 
-def agreement_of(node: fx.Node, value: np.ndarray, expected: Values, tolerance: float) -> Agreement:
-    """Of the node's compiled value with PyTorch's; what rounding decides counts as equal."""
-    agreement = compare(value, to_array(expected[node]), tolerance=tolerance)
+def agreement_of(
+    node: fx.Node,
+    value: np.ndarray,
+    expected: Values,
+    core: ExportedProgram,
+    inputs: Sequence[np.ndarray],
+    weights: str,
+) -> Agreement:
+    """Of the node's compiled value with PyTorch's; what rounding decides counts as equal. `weights`: dtype in which
+    layers may store theirs.
+    """
+    relative = RELATIVE.get(weights, 0.0)
+    agreement = compare(value, to_array(expected[node]), relative=relative)
+    if not agreement.holds and (allowed := allowance(core, node, inputs)):
+        agreement = compare(value, to_array(expected[node]), allowed=allowed, relative=relative)
     tied = not agreement.holds and agreement.limit == 0
-    if tied and ties.explains(node, own_tensor(value), expected, tolerance):
+    if tied and ties.explains(node, own_tensor(value), expected, relative):
         return Agreement(0.0, 0.0, "")
     return agreement

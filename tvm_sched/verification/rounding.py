@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tvm_sched.deploy.manifest import TOLERANCE, error_limit, tolerance_of
+from tvm_sched.deploy.manifest import TOLERANCE, error_limit, relative_of
 from tvm_sched.frontend.aten.program import WEIGHT_AT, name_of, operator, source, user_outputs
 from tvm_sched.frontend.torch_export import to_array
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.planning.plan import NO_WINOGRAD, Restriction, Restrictions
-from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.verification.core import Interpreter, placeholder_values
 from tvm_sched.verification.reference import own_tensor
 
-DIRECT = 1e-6  # relative error of the direct kernel's sums of some thousand products, by root mean square
+DIRECT = {"float16": 1e-3}  # relative error of the direct kernel's sums of some thousand products, root mean square
+DIRECT_SINGLE = 1e-6  # the same in float32
 LARGEST = 4  # of a thousand normal numbers, in root mean squares
 DOUBT = 30  # how many times less than the truth the estimate may be
 AIM = 0.5  # of the limit: what the error shall be by estimate
@@ -46,25 +46,26 @@ def finer(
     core: ExportedProgram,
     inputs: Sequence[np.ndarray],
     excess: float,
+    precision: str = "float32",
 ) -> Restrictions | None:
     """Restrictions by which the network rounds less, the layers that matter most first; None where no layer is left
     that could, or where rounding is not what departs.
 
     choices: what the layers run with;  now: restricted by these;  inputs: of the program in core operators
-    excess: the outputs' largest error, in multiples of its limit
+    excess: the outputs' largest error, in multiples of its limit;  precision: of the network
     """
     # Rounded weights are the first to go: they matter more than how exactly they are multiplied.
     most = WIDE if any(choice.rounding > WIDE.most_rounding for choice in choices) else FINE
     coarse = {choice.name: choice.rounding for choice in choices if choice.rounding > most.most_rounding}
     if not coarse:
         return None
-    tolerance = tolerance_of(choice.weights_dtype for choice in choices)
     shown = shown_by_layer(core, inputs)
     if shown is None:  # nothing is known: all of them
         return restricted(now, coarse, most)
     squares = {choice.name: (choice.rounding * shown.get(choice.name, 0.0)) ** 2 for choice in choices}
     total = sum(squares.values())
-    if not total or excess * tolerance > DOUBT * LARGEST * DIRECT * sqrt(total):
+    error = excess * (relative_of(precision, choices) or TOLERANCE)
+    if not total or error > DOUBT * LARGEST * DIRECT.get(precision, DIRECT_SINGLE) * sqrt(total):
         return None
     saved = {name: squares[name] * (1 - (most.most_rounding / coarse[name]) ** 2) for name in coarse}
     enough = max(total * (AIM / excess) ** 2, NEARLY * (total - sum(saved.values())))
@@ -82,7 +83,7 @@ def all_direct(choices: Sequence[LayerChoice], excess: float) -> Restrictions | 
     what `finer` estimates is of first order, and too little in a network that magnifies rounding much. None where no
     layer does.
     """
-    used = any(choice.kernel.startswith(WINOGRAD) or choice.weights_dtype != FLOAT32 for choice in choices)
+    used = any(choice.kernel.startswith(WINOGRAD) or choice.narrow_weights for choice in choices)
     direct = replace(NO_WINOGRAD, most_rounding=FINE.most_rounding, why=FINE.why)
     return Restrictions(direct) if used and np.isfinite(excess) else None
 

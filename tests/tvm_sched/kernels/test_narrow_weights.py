@@ -148,7 +148,7 @@ def test_the_errors_that_plans_count_with_are_those_of_the_formats():
     for dtype in NARROW:
         error = (weight.astype(DTYPES[dtype]).astype("float64") - weight) @ x
         assert 1e-6 * STORED_ROUNDING[dtype] == pytest.approx(np.std(error) / np.std(weight @ x), rel=0.1)
-    assert all(each.rounding_of("float32") == each.rounding for each in VARIANTS)
+    assert all(each.rounding_of(None) == each.rounding for each in VARIANTS)
 
 
 @pytest.mark.parametrize(("name", "dtype"), WIDENS)
@@ -188,18 +188,16 @@ def test_its_twin_is_the_function_of_float32_weights(dtype):
 def test_a_problem_tells_its_weights_and_their_bytes():
     inputs = [te.placeholder((64, 32)), te.placeholder((2, 32, 1, 1, 16), "bfloat16")]
     problem = direct_conv2d.problem_of(Schedule(function(inputs, direct_conv2d.linear(*inputs, out_channels=32))))
-    assert (problem.weights, problem.row_bytes) == ("bfloat16", 2 * problem.row_weights)
-    assert "work.weights" not in replace(problem, weights="float32").attributes()  # records know float32 without it
+    assert (problem.weights, problem.row_bytes(4)) == ("bfloat16", 2 * problem.row_weights)
+    assert "work.weights" not in replace(problem, weights=None).attributes()  # records know float32 without it
     tile = Tile(1, 4, 1, 1)
     cold = replace(targets.X86_AVX512, cores=1, network_bytes=1 << 30)
     for target, widening in ((cold, 0.1), (replace(targets.CORTEX_A76, cores=1), 0.6)):
-        wide = replace(problem, weights="float32")
+        wide = replace(problem, weights=None)
         step = [register_tile.step_cycles(each, tile, target) for each in (problem, wide)]
         assert step[0] - step[1] == pytest.approx(widening * 16 / target.lanes)
     big = replace(problem, width=1, kept=4096, channels=4096)
-    narrow, wide = (
-        direct_conv2d.register_tile.cycles(each, tile, cold) for each in (big, replace(big, weights="float32"))
-    )
+    narrow, wide = (direct_conv2d.register_tile.cycles(each, tile, cold) for each in (big, replace(big, weights=None)))
     assert narrow < 0.6 * wide
 
 

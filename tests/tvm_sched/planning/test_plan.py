@@ -71,7 +71,7 @@ def test_a_layers_key_is_its_geometry_and_how_much_it_keeps():
 
 
 def test_weights_of_16_bits_are_taken_unless_they_are_slower():
-    narrow = replace(layer(), weight_types=("float32", "float16"))
+    narrow = replace(layer(), weight_types=(None, "float16"))
     best = choose(layer(), ONE).kernel
     twin = f"{best}, float16 weights"
     assert choose(narrow, ONE).kernel == twin and choose(narrow, ONE).form.weights == "float16"

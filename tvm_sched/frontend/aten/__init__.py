@@ -13,6 +13,7 @@ from tvm_sched.frontend.aten import (  # noqa: F401, imported for their converte
     logic,
     pointwise,
     pooling,
+    quantised,
     reductions,
     resampling,
     scans,

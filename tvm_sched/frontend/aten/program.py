@@ -17,8 +17,10 @@ from tvm_sched.frontend.aten.source_place import module_of, operator, place
 from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 
 # What may stand between a parameter and the operator it weighs.
-REARRANGED = {"permute", "transpose", "t", "expand", "view"}
+DEQUANTISED = {"dequantize_per_tensor", "dequantize_per_channel"}
+REARRANGED = {"permute", "transpose", "t", "expand", "view", *DEQUANTISED}
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}  # operator -> its weight's argument
+QUANTISED, FROZEN = "_quantized", "_frozen_param"  # ends of ONNX Runtime's names of weights, beginnings of torchao's
 FOLDED = 1 << 24  # numbers that a constant may have, unless what it is computed from has as many
 ASSERTIONS = ("_assert", "sym_constrain")
 
@@ -117,9 +119,13 @@ class _Walk:
         return made
 
     def foldable(self, node: fx.Node, args: Any, kwargs: Any) -> bool:
-        """Whether PyTorch can compute the node's value here and now: from constants, to a tensor of bounded size."""
+        """Whether PyTorch can compute the node's value here and now: from constants, to a tensor of bounded size. A
+        weight of 8 bits stays one, for kernels that multiply such.
+        """
         inputs = tree_leaves((args, kwargs))
         if any(isinstance(each, relax.Expr) for each in inputs):
+            return False
+        if operator(node) in DEQUANTISED and args[0].element_size() == 1 and args[0].ndim > 1:
             return False
         sizes = [each.numel() for each in inputs if isinstance(each, torch.Tensor)]
         made = sum(meta.numel() for meta in metas(node.meta.get("val")) if isinstance(meta, torch.Tensor))
@@ -231,6 +237,9 @@ def name_of(weight: fx.Node, node: fx.Node, core: ExportedProgram) -> str:
     """The weight's name without 'weight', or of one that is computed the name of the module it is used in."""
     signature = core.graph_signature
     name = signature.inputs_to_parameters.get(weight.name) or signature.inputs_to_buffers.get(weight.name)
+    plain = (name or "").removesuffix(QUANTISED)
+    if plain != name or plain.startswith(FROZEN):  # a quantiser's name, which may tell nothing
+        return plain.removesuffix(".weight") if plain.endswith(".weight") else module_of(node) or plain or node.name
     if name:
         return name.removesuffix("weight").rstrip("._") or name
     return module_of(node) or node.name

@@ -2,9 +2,9 @@
 
 The pass walks the network once, in order. Each tensor is known in one of two forms, as the network names its axes
 ('plain') or with its middle axes moved to the end ('last'); the other form is made, by one permutation, only where an
-operator asks for it. Convolutions and pools make 'last', elementwise operators keep what they get, reshapes that only
-split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain tensors, so every
-network stays correct.
+operator asks for it. Convolutions and pools of fractions make 'last', elementwise operators keep what they get,
+reshapes that only split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain
+tensors, so every network stays correct.
 """
 
 from tvm import IRModule, relax
@@ -16,6 +16,7 @@ from tvm_sched.passes.graph.pointwise import POINTWISE, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
     constant,
+    dtype_of,
     is_op,
     shape_of,
     with_main,
@@ -187,7 +188,7 @@ class _Walk:
     def conv2d(self, call):
         """NHWC, weight OHWI; a weight that is computed stays in the plain form."""
         weight = as_array(call.args[1])
-        if weight is None or call.attrs.data_layout != "NCHW":
+        if weight is None or call.attrs.data_layout != "NCHW" or of_integers(call):
             return None
         attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
         x = self.convert(call.args[0]).last
@@ -215,7 +216,7 @@ class _Walk:
 
     def pool(self, call):
         """Pools take a layout."""
-        if call.attrs.layout != "NCHW":
+        if call.attrs.layout != "NCHW" or of_integers(call):
             return None
         x = self.convert(call.args[0]).last
         make = getattr(rx.nn, call.op.name.removeprefix("relax.nn."))
@@ -233,6 +234,15 @@ class _Walk:
         if not x.is_last:
             return None
         return self.emit_last(relax.Call(call.op, [x.last, *call.args[1:]], call.attrs, call.ty_args))
+
+    def quantise(self, call):
+        """Keeps the form of its input; of scales along an axis names that anew."""
+        x, rank = self.convert(call.args[0]), len(call.args[0].ty.shape)
+        if not x.is_last:
+            return None
+        make = getattr(rx, call.op.name.removeprefix("relax."))
+        axis = last_axis(int(call.attrs.axis), rank)
+        return self.emit_last(make(x.last, *call.args[1:], axis=axis, out_dtype=str(call.attrs.out_dtype)))
 
     def broadcast(self, call):
         """Channels last if an operand is and the result has its rank; operands of lower rank broadcast along leading
@@ -348,6 +358,11 @@ class _Walk:
         return None
 
 
+def of_integers(call) -> bool:
+    """Whether an operator works on the planes of a quantised network, which stay as they are."""
+    return dtype_of(call.args[0]) in ("uint8", "int8")
+
+
 def last_axis(axis: int, rank: int) -> int:
     """Where axis `axis` of a plain tensor is in its 'last' form."""
     axis %= rank
@@ -359,6 +374,7 @@ HANDLERS = (
     ({"relax.nn.conv1d"}, _Walk.conv1d),
     (POOLS, _Walk.pool),
     (UNARY, _Walk.unary),
+    ({"relax.quantize", "relax.dequantize"}, _Walk.quantise),
     (BROADCAST, _Walk.broadcast),
     ({"relax.call_tir"}, _Walk.pointwise),
     ({"relax.concat"}, _Walk.concat),

@@ -55,6 +55,17 @@ def clipped(call, x):
     return x.clip(*(bound.value for bound in call.args[1:]))
 
 
+def along(call, parameter, x):
+    """A scale or zero point of `call` as it broadcasts to x."""
+    axis = int(call.attrs.axis) % max(x.ndim, 1)
+    return parameter.reshape(-1, *[1] * (x.ndim - 1 - axis)) if parameter.ndim else parameter
+
+
+def dequantised(call, q, scale, zero_point):
+    wide = q.astype("float32") - along(call, zero_point, q).astype("float32")
+    return wide * along(call, scale, q)
+
+
 def from_start(positions, extent: int):
     """Constant positions along an axis of `extent`, none of them negative, as int32; others as they are."""
     array = as_array(positions)
@@ -67,6 +78,7 @@ FOLDS = {  # operator -> (the call, its tensors) -> array
     "relax.strided_slice": sliced,
     "relax.slice_scatter": scattered,
     "relax.clip": clipped,
+    "relax.dequantize": dequantised,
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), reshaped),
     **dict.fromkeys(("relax.broadcast_to", "relax.full", "relax.full_like"), broadcast),
     **dict.fromkeys(("relax.zeros", "relax.zeros_like"), lambda call: np.zeros(shape_of(call))),

@@ -1,17 +1,21 @@
-"""Lowers Relax operators to TIR functions: TVM's own lowering, but for two.
+"""Lowers Relax operators to TIR functions: TVM's own lowering, but for four.
 
 TVM's concatenation asks piece after piece whether an element is in it; with the 31 pieces of a DenseNet, TVM then takes
 20 seconds to resolve these questions in one function. Ours halves the pieces at each question.
 
 TVM fuses nothing with a gather. Ours by constant positions, as those of resizing are, is fused like any other movement
 of data.
+
+Where TVM quantises it rounds halves away from zero, one element at a time. Ours rounds as PyTorch and ONNX do, in
+vectors. The scales are arguments of the functions, so that layers which differ in them share one.
 """
 
+import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
 from tvm_sched.passes.graph.broadcasts_apart import INJECTIVE
-from tvm_sched.passes.graph.relax_tools import as_array, shape_of
+from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, shape_of
 
 
 def concatenate(*pieces, axis: int):
@@ -63,7 +67,75 @@ def lower_take(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     )
 
 
+def of_element(parameter, position, axis: int):
+    """A scale or zero point, which is one number or a vector along the axis, for the element at a position."""
+    return parameter(*([position[axis]] if len(parameter.shape) else []))
+
+
+MAGIC, MAGIC_BITS = 1.5 * 2**23, 0x4B400000  # a float32, and its bits: its neighbours are whole numbers
+
+
+def quantize(x, factor, low, high, zero, axis: int, divides: bool, dtype: str):
+    """clamp(round(x factor) + zero point), or of x / factor; halves to even. As `low` and `high` are whole numbers, the
+    type's less the zero point, it may be clamped first; the sum with MAGIC is then rounded so, and its bits count up
+    from MAGIC_BITS, which `zero` has less than the zero point. No two steps could become one multiply-add.
+    """
+
+    def element(*at):
+        f, least, most, shift = (of_element(each, at, axis) for each in (factor, low, high, zero))
+        bounded = tirx.max(tirx.min(x(*at) / f if divides else x(*at) * f, most), least)
+        return (tirx.reinterpret("int32", bounded + tirx.const(MAGIC, "float32")) + shift).astype(dtype)
+
+    return te.compute(x.shape, element, name="quantize")
+
+
+def dequantize(q, scale, zero_point, axis: int):
+    """(q - zero point) scale."""
+
+    def element(*at):
+        shifted = q(*at).astype("int32").astype("float32") - of_element(zero_point, at, axis)
+        return shifted * of_element(scale, at, axis)
+
+    return te.compute(q.shape, element, name="dequantize")
+
+
+def lower_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """relax.quantize of constant scales as a call of `quantize`, any other as TVM's. A zero point of the result's own
+    type tells that it divides by the scale, as ONNX's does; PyTorch's multiplies by the reciprocal.
+    """
+    x, *parameters = call.args
+    scale, zero_point = map(as_array, parameters)
+    if scale is None or zero_point is None or dtype_of(x) != "float32":
+        return call.op.get_attr("FLegalize")(builder, call)
+    dtype, divides = str(call.attrs.out_dtype), dtype_of(call.args[2]) == str(call.attrs.out_dtype)
+    factor = np.asarray(scale if divides else (1 / scale.astype("float64")).astype("float32"))
+    zero, whole = zero_point.astype("int32"), np.iinfo(dtype)
+    bounds = (np.asarray(bound - zero, "float32") for bound in (whole.min, whole.max))
+    known = map(constant, (factor, *bounds, np.asarray(zero - MAGIC_BITS)))
+    axis = int(call.attrs.axis) % max(len(x.ty.shape), 1)
+    return builder.call_te(quantize, x, *known, axis=axis, divides=divides, dtype=dtype, primfunc_name_hint="quantize")
+
+
+def lower_dequantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """relax.dequantize of 8-bit numbers by constant scales as a call of `dequantize`, any other as TVM's."""
+    q, *parameters = call.args
+    scale, zero_point = map(as_array, parameters)
+    if scale is None or zero_point is None or dtype_of(q) not in ("int8", "uint8"):
+        return call.op.get_attr("FLegalize")(builder, call)
+    known = constant(scale), constant(zero_point.astype("float32"))
+    axis = int(call.attrs.axis) % max(len(q.ty.shape), 1)
+    return builder.call_te(dequantize, q, *known, axis=axis, primfunc_name_hint="dequantize")
+
+
+LOWERINGS = {
+    "relax.concat": lower_concat,
+    "relax.take": lower_take,
+    "relax.quantize": lower_quantize,
+    "relax.dequantize": lower_dequantize,
+}
+
+
 @tvm.transform.module_pass(opt_level=0, name="legalize")
 def legalize(mod, _context):
     """The pass."""
-    return relax.transform.LegalizeOps({"relax.concat": lower_concat, "relax.take": lower_take})(mod)
+    return relax.transform.LegalizeOps(LOWERINGS)(mod)

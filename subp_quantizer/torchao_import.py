@@ -1,0 +1,56 @@
+"""torchao's modules, imported without its warnings: its compiled parts for GPUs, which nothing here needs, do not load
+on a machine without one. Its search for batch norms is kept to what networks here can have.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_LOGGERS = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+_LEVELS = [logger.level for logger in _LOGGERS]
+try:
+    for _logger in _LOGGERS:
+        _logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization.pt2e import (
+            fake_quantize,
+            move_exported_model_to_eval,
+            observer,
+            qat_utils,
+            quantize_pt2e,
+            quantizer,
+        )
+finally:
+    for _logger, _level in zip(_LOGGERS, _LEVELS, strict=True):
+        _logger.setLevel(_level)
+
+__all__ = ["conv2d_alone", "fake_quantize", "move_exported_model_to_eval", "observer", "quantize_pt2e", "quantizer"]
+
+CONV2D = torch.nn.functional.conv2d
+
+
+@contextmanager
+def conv2d_alone() -> Iterator[None]:
+    """While the block runs, torchao looks for batch norms in training behind conv2d alone. It traces each pattern that
+    it looks for anew, a hundred of them in 15 s; nothing but conv2d is quantised here (`sites.LAYERS`).
+    """
+    names = ("_fuse_conv_bn_qat_helper", "_fold_conv_bn_qat_helper")
+    helpers = {name: getattr(qat_utils, name) for name in names}
+
+    def kept_to_conv2d(helper):
+        def run(module, convolution, *args, **kwargs):
+            return helper(module, convolution, *args, **kwargs) if convolution is CONV2D else module
+
+        return run
+
+    try:
+        for name, helper in helpers.items():
+            setattr(qat_utils, name, kept_to_conv2d(helper))
+        yield
+    finally:
+        for name, helper in helpers.items():
+            setattr(qat_utils, name, helper)
