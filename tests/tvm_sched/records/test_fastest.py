@@ -18,6 +18,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
 from tvm_sched.pipeline import Compilation
+from tvm_sched.planning import narrow_weights
 from tvm_sched.records.database import Records, workload
 from tvm_sched.records.fastest import (
     BEST,
@@ -220,7 +221,8 @@ def test_a_folder_without_records_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_function_of_16_bit_weights_takes_the_record_of_float32_ones(database, task, dtype, tmp_path):
+def test_a_function_of_16_bit_weights_takes_the_record_of_float32_ones(database, task, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(narrow_weights, "LEAST", 0)
     write_best(database, tmp_path)
     (narrow,) = tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET, weights=dtype)))
     assert BestRecords(tmp_path, TARGET).known(narrow.func) == []
