@@ -151,6 +151,7 @@ class Engine:
         None  # what the process grew by when the network was loaded and called; None where not measured
     )
     precision: str = "float32"
+    weights: str = "float32"  # dtype in which it may store them
 
 
 def pytorch(network: Network, threads: int) -> Engine:
@@ -193,6 +194,7 @@ def ours(artifact: "Artifact", network: Network, path: str | os.PathLike) -> Eng
         dense=dense,
         precision=artifact.manifest["precision"],
         cost=artifact.cost(),
+        weights=artifact.manifest.get("weights", "float32"),
     )
 
 
@@ -266,6 +268,7 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, min
                 engine=engine.name,
                 target=engine.target,
                 precision=engine.precision,
+                weights=engine.weights,
                 n=engine.network.n,
                 sparsity=engine.network.sparsity,
                 batch=x.shape[0],
