@@ -49,7 +49,7 @@ def checkpoint_table(file: Path, code: str | None = None) -> "Table":
     from subp.deployment.networks import load_coded
     from subp.pruning import summary
 
-    model, metadata = load_coded(file, code)
+    model, metadata = load_coded(file, code, as_trained=True)
     about = metadata.get("preprocessing")
     input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
     return summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape))
@@ -81,6 +81,7 @@ def compiled_table(file: Path) -> "Table":
     manifest, arch = read_manifest(file)
     size = file.stat().st_size / 1e6
     build = "dense build, " if manifest["dense"] else ""
+    build += "" if manifest["precision"] == "float32" else f"{manifest['precision']}, "
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
     told = []
@@ -90,7 +91,8 @@ def compiled_table(file: Path) -> "Table":
     table = Table(title="\n".join([title, *map(escape, told)]), show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")
-    for column in ("operator", "input -> output", "kernel"):
+    narrow = manifest["precision"] != "float32"
+    for column in ("operator", "input -> output", *(["precision"] if narrow else []), "kernel"):
         table.add_column(column)
     for column in ("n", "density", "blocks"):
         table.add_column(column, justify="right")
@@ -100,7 +102,8 @@ def compiled_table(file: Path) -> "Table":
         blocks = f"{layer['kept']}/{layer['total']}"
         numbers = (str(layer["n"] or "-"), f"{layer['density']:.1%}", blocks, f"{layer['macs'] / 1e6:,.2f} M")
         computed = f"{layer['kept_macs'] / 1e6:,.2f} M"
-        table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, computed)
+        kernel = [layer["precision"], layer["kernel"]] if narrow else [layer["kernel"]]
+        table.add_row(layer["name"], layer["op"], layer["shape"], *kernel, *numbers, computed)
     return table
 
 

@@ -69,6 +69,8 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
 
     module, metadata = load_coded(path, code)
     about = metadata.get("preprocessing") or {}
+    if isinstance(module, torch.fx.GraphModule) and about and size not in (None, about["size"]):
+        raise UserError(f"{path} is quantised for images of {about['size']} pixels: leave out --size")
     channels = about.get("channels", 3)
     if about and size not in (None, about["size"]):
         metadata["preprocessing"] = Preprocessing.standard(size, channels).as_dict()
@@ -77,18 +79,18 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     return Network.of(path.stem, module, x), metadata
 
 
-def load_coded(path: Path, code: str | None) -> tuple["nn.Module", dict]:
+def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple["nn.Module", dict]:
     """`checkpoint.load_model`, of a network that `code` makes if that is given."""
     from subp import models
     from subp.training import checkpoint
 
     if code is None:
-        return checkpoint.load_model(path)
+        return checkpoint.load_model(path, as_trained=as_trained)
     architecture = checkpoint.load(path).metadata.get("architecture") or {}
     missing = {"num_classes", "in_channels"} - architecture.keys()
     if missing:
         raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
-    return checkpoint.load_model(path, models.create(**architecture | {"name": code}))
+    return checkpoint.load_model(path, models.create(**architecture | {"name": code}), as_trained=as_trained)
 
 
 def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
