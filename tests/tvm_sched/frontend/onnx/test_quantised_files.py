@@ -9,6 +9,7 @@ from quantised_networks import block
 
 import tvm_sched
 from subp_contract.errors import UserError
+from tvm_sched.deploy.manifest import limits
 from tvm_sched.frontend import onnx as frontend
 
 ort = pytest.importorskip("onnxruntime")
@@ -74,7 +75,7 @@ def test_onnx_runtimes_quantiser(options, tmp_path):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     (expected,) = ort.InferenceSession(file, options).run(None, {"x": x})
-    np.testing.assert_allclose(np.asarray(artifact(x)), expected, atol=artifact.manifest["check"]["limits"][0])
+    np.testing.assert_allclose(np.asarray(artifact(x)), expected, atol=limits(artifact.manifest)[0])
     layers = {layer.name: layer.density for layer in artifact.explain()}
     assert layers["/linear/linear.0/Conv"] == 0.5 and "/stem/stem.0/Conv" in layers
 
