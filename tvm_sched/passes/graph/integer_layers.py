@@ -93,9 +93,12 @@ class _Walk:
 
     def tensor(self, value) -> relax.Expr:
         """An expression with the new variables in it, every value computed, in the network's own types."""
-        made = self.convert(value) if isinstance(value, relax.Expr) else value
+        return self.computed(self.convert(value) if isinstance(value, relax.Expr) else value)
+
+    def computed(self, made) -> relax.Expr:
+        """What an expression has become, computed."""
         if isinstance(made, list):
-            return relax.Tuple([self.tensor(each) for each in made])
+            return relax.Tuple([self.computed(each) for each in made])
         if isinstance(made, Linear):
             if id(made) not in self.made:
                 self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
