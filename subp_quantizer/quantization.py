@@ -36,18 +36,27 @@ def prepared(program: ExportedProgram, qat: bool = False) -> fx.GraphModule:
         return prepare(module, BlockQuantizer(qat))
 
 
-def converted(module: fx.GraphModule, args: tuple, kwargs: Mapping[str, Any] | None = None) -> ExportedProgram:
-    """The quantised program of what `prepared` made, with the ranges seen so far, for inputs like these; the module is
-    left as it is. A layer's weight keeps its name, as int8 `[O, ...]`, beside its scales `NAME_scale [O]` and zero
-    points `NAME_zero_point [O]`, all 0.
+def converted(
+    module: fx.GraphModule, args: tuple, kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """The quantised program of what `prepared` made, with the ranges seen so far, for inputs like these, whose sizes
+    are left open as torch.export's `dynamic_shapes` says; the module is left as it is. A layer's weight keeps its name,
+    as int8 `[O, ...]`, beside its scales `NAME_scale [O]` and zero points `NAME_zero_point [O]`, all 0.
     """
-    module = in_evaluation(module)
+    module = quantised(in_evaluation(module))
+    with torch.no_grad():
+        return torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
+
+
+def quantised(module: fx.GraphModule) -> fx.GraphModule:
+    """The network of a module `in_evaluation`, which it is made of, with weights in int8 and pairs as above; for any
+    batch that the module takes.
+    """
     names = [weight_name(node) for node in layers(module)]
     with conv2d_alone():
-        quantised = quantize_pt2e.convert_pt2e(module)
-    rename_weights(quantised, names)
-    with torch.no_grad():
-        return torch.export.export(quantised, args, dict(kwargs or {}))
+        made = quantize_pt2e.convert_pt2e(module)
+    rename_weights(made, names)
+    return made
 
 
 def in_evaluation(module: fx.GraphModule) -> fx.GraphModule:

@@ -19,6 +19,7 @@ _HOME = {
     "UserError": "subp_contract.errors",
     "compile": "tvm_sched.compiler",
     "load": "tvm_sched.deploy.artifact",
+    "quantize": "tvm_sched.frontend.calibration",
     "tune": "tvm_sched.tuning.search",
 }
 

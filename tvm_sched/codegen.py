@@ -26,7 +26,9 @@ from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.interleave_bytes import interleave_bytes
 from tvm_sched.passes.tir.keep_registers import keep_registers
 from tvm_sched.passes.tir.lower_dots import lower_dots
+from tvm_sched.passes.tir.narrow_bytes import narrow_bytes
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
+from tvm_sched.passes.tir.sum_in_blocks import sum_in_blocks
 from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.targets import Target
 
@@ -63,8 +65,12 @@ LOWERING = (
     CodePhase("take_pointers", each(take_pointers)),
 )
 FINISHING = (
+    # Clipped vectors become bytes by saturation.
+    CodePhase("narrow_bytes", each(narrow_bytes)),
     # Functions inside the network do not test their arguments.
     CodePhase("skip_argument_checks", each(skip_argument_checks)),
+    # Long sums of half precision become sums of blocks.
+    CodePhase("sum_in_blocks", each(sum_in_blocks)),
     # Sums go to the stack, where LLVM takes them for registers.
     CodePhase("keep_registers", each(keep_registers)),
     # TVM's own: what is left of its built-in functions.

@@ -26,6 +26,7 @@ COMMANDS = (
     "convert",
     "inspect",
     "export",
+    "quantize",
     "compile",
     "bundle",
     "tune",

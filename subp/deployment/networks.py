@@ -4,6 +4,7 @@ or a name, for one of random weights.
 What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from tvm_sched.bench.engines import Network
 
+METADATA = "subp.json"  # the member of a .pt2 file with classes and preprocessing
 DEFAULTS = {"n": 16, "sparsity": 0.75, "seed": 0, "size": 224, "batch": 1}  # of a named network
 
 
@@ -28,8 +30,9 @@ def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambd
     """
     path = Path(model)
     if path.suffix == ".pt2":
-        refuse(settings, settings, f"{model} is an exported program with weights and an input shape of its own")
-        return exported_network(path), {}
+        own = [name for name in settings if name != "batch"]
+        refuse(settings, own, f"{model} is an exported program with weights and an input shape of its own")
+        return exported_network(path, settings.get("batch"))
     if path.suffix == ".onnx":
         refuse(settings, ("n", "sparsity", "seed", "code"), f"{model} is an ONNX file with weights of its own")
         return onnx_network(path, settings["size"], settings["batch"]), {}
@@ -66,6 +69,8 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
 
     module, metadata = load_coded(path, code)
     about = metadata.get("preprocessing") or {}
+    if isinstance(module, torch.fx.GraphModule) and about and size not in (None, about["size"]):
+        raise UserError(f"{path} is quantised for images of {about['size']} pixels: leave out --size")
     channels = about.get("channels", 3)
     if about and size not in (None, about["size"]):
         metadata["preprocessing"] = Preprocessing.standard(size, channels).as_dict()
@@ -74,18 +79,18 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     return Network.of(path.stem, module, x), metadata
 
 
-def load_coded(path: Path, code: str | None) -> tuple["nn.Module", dict]:
+def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple["nn.Module", dict]:
     """`checkpoint.load_model`, of a network that `code` makes if that is given."""
     from subp import models
     from subp.training import checkpoint
 
     if code is None:
-        return checkpoint.load_model(path)
+        return checkpoint.load_model(path, as_trained=as_trained)
     architecture = checkpoint.load(path).metadata.get("architecture") or {}
     missing = {"num_classes", "in_channels"} - architecture.keys()
     if missing:
         raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
-    return checkpoint.load_model(path, models.create(**architecture | {"name": code}))
+    return checkpoint.load_model(path, models.create(**architecture | {"name": code}), as_trained=as_trained)
 
 
 def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
@@ -98,11 +103,16 @@ def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
     return Network.of(path.stem, module, inputs[0] if len(inputs) == 1 else inputs)
 
 
-def exported_network(path: Path) -> "Network":
-    """The network of a file that `torch.export.save` wrote, with the inputs that it was exported for."""
+def exported_network(path: Path, batch: int | None = None) -> tuple["Network", dict]:
+    """(the network of a file that `torch.export.save` wrote, with the inputs that it was exported for; what
+    `subp quantize` tells of them there). batch: of one that takes batches of any size.
+    """
     import torch
+    from torch.utils._pytree import tree_map
 
     from tvm_sched.bench.engines import Network
+    from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
     from tvm_sched.signature import check_inputs
@@ -112,13 +122,22 @@ def exported_network(path: Path) -> "Network":
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read the file, and raises besides
     try:
-        program = torch.export.load(path)
+        extra = {METADATA: ""}
+        program = torch.export.load(path, extra_files=extra)
+        metadata = json.loads(extra[METADATA] or "{}")
     except Exception as error:  # its reader raises whatever the damage leads to
         raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
     finally:
         logging.disable(disabled)
+    if batch is not None:
+        if not torch_export.is_open(program):
+            raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")
+        args, kwargs = program.example_inputs
+        resized = tree_map(lambda x: x[torch.arange(batch) % len(x)] if isinstance(x, torch.Tensor) else x, args)
+        program = torch_export.fixed(program, resized, kwargs)
+    program = torch_export.fixed(program)
     signature = signature_of(program)
     if not signature.is_plain:
-        return Network.of(path.stem, program, None)  # which holds an example itself
+        return Network.of(path.stem, program, None), metadata  # which holds an example itself
     (x,) = check_inputs(signature.inputs, seed=0)
-    return Network.of(path.stem, program, from_array(x))
+    return Network.of(path.stem, program, from_array(x)), metadata

@@ -29,6 +29,7 @@ class PruningOptions:
     target_macs: float | None = None
     target_weights: float | None = None
     allocation: str = "equal"
+    multiple: int | None = None  # 1
     criterion: str | None = None
     scoring: str | None = None
     schedule: str = "cubic-ease-out"
@@ -53,6 +54,7 @@ class Settings:
     target_macs: float | None
     target_weights: float | None
     allocation: str
+    multiple: int
     method: str
     criterion: str | None
     scoring: str
@@ -77,6 +79,11 @@ class Settings:
             f"sparsity = {self.sparsity} is not in [0, 1): it is a fraction, 0.75 for 75 %",
         )
         _known("allocation", self.allocation, ALLOCATIONS)
+        require(self.multiple >= 1, f"multiple = {self.multiple}: a group keeps a multiple of at least 1 block")
+        require(
+            self.multiple == 1 or method.keeps_multiples,
+            f"{self.method} has no groups of blocks of which to keep a multiple of {self.multiple}: leave multiple out",
+        )
         _known("schedule", self.schedule, schedules.SCHEDULES)
         _known(f"scoring of {self.method}", self.scoring, method.scorings)
         if method.criteria:
@@ -115,6 +122,7 @@ class Settings:
             "criterion": method.criteria[0] if method.criteria else None,
             "scoring": method.scorings[0],
             "soft": method.soft,
+            "multiple": 1,
         }
         start, end = options["start"], options["end"]
         first, last = (0, 0) if method.one_shot else schedules.default_span(options["epochs"])

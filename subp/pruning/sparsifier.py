@@ -32,7 +32,7 @@ from torch.nn.utils import parametrize
 
 from subp.common.seeds import generator
 from subp.pruning import block_masks, masking, schedules
-from subp.pruning.budget.layer_sparsities import find_budget, find_sparsities
+from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
 from subp.pruning.channels.regrouping import Regrouping
@@ -76,6 +76,9 @@ class Sparsifier:
                      sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
                      data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
                      pruned layers' weights together. The attribute `sparsities` says what each layer got
+    multiple:        each group keeps a multiple of so many blocks in the end (4 for int8 kernels, which multiply four
+                     channels at a time), if it has as many; None: 1. Multiply-accumulates of the whole network (without
+                     `input_shape`, weights) stay at or below those without it; see budget/budgets.py
     method:          a name in methods.METHODS, whose files say what each does; those that regroup filters need
                      `input_shape`
     criterion:       "l1", "l2" or "bpar", see criteria.py; None: the method's own
@@ -109,6 +112,7 @@ class Sparsifier:
         target_macs: float | None = PruningOptions.target_macs,
         target_weights: float | None = PruningOptions.target_weights,
         allocation: str = PruningOptions.allocation,
+        multiple: int | None = PruningOptions.multiple,
         input_shape: Sequence[int] | None = None,
         method: str = PruningOptions.method,
         criterion: str | None = PruningOptions.criterion,
@@ -130,6 +134,7 @@ class Sparsifier:
             target_macs=target_macs,
             target_weights=target_weights,
             allocation=allocation,
+            multiple=multiple,
             method=method,
             criterion=criterion,
             scoring=scoring,
@@ -153,10 +158,14 @@ class Sparsifier:
         self._n = {name: size for name, size in sizes.items() if size}  # all: where none fits, the layer stays dense
         weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
         units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
-        candidates = {
-            name: self._method.ranked_together(weight, self._n[name], self._options) for name, weight in weights.items()
+        ranked = {
+            name: Ranked(
+                self._method.ranked_together(weight, self._n[name], self._options),
+                units[name][0] if self._method.ranks_layer else 1,
+            )
+            for name, weight in weights.items()
         }
-        budget = find_budget(model, self.places, candidates, self.settings, input_shape)
+        budget = find_budget(model, self.places, ranked, self.settings, input_shape)
         require(
             input_shape is not None or not (rearrange or self._method.regroups),
             f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model "
@@ -250,6 +259,7 @@ class Sparsifier:
         return MethodStep(
             n=self._n[name],
             sparsity=self.sparsities[name],
+            multiple=s.multiple,
             rate=self._rate(name, epoch),
             # Without a criterion the method never asks for scores.
             score=partial(score, criterion=s.criterion, options=of_criterion),  # type: ignore[arg-type]
@@ -325,7 +335,8 @@ class Sparsifier:
         Raises UserError, naming what differs, for other settings or layers.
         """
         settings, masks = self.settings.as_dict(), self.masks
-        was_settings = {name: each.default for name, each in known_hyperparameters().items()} | state["settings"]
+        was_settings = {name: each.default for name, each in known_hyperparameters().items()} | {"multiple": 1}
+        was_settings |= state["settings"]
         for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):
             others = sorted(ours.keys() ^ theirs.keys())
             names = ", ".join(others)

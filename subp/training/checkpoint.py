@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file, tensors plus a JSON description in its header, written whole or not at all.
 
 Tensors: `model.<name>` for the model's state dict (masks are buffers of it), `optimizer.<name>` for the optimizer's,
-`average.<name>` for that of the model with averaged weights, where there is one.
+`average.<name>` for that of the model with averaged weights, where there is one; `quantised.program`, after training
+for 8 bits, the bytes of the quantised network as `torch.export.save` writes it, for any batch size.
 Metadata, JSON under the header key "subp":
 
     version         of this format, 1
@@ -12,6 +13,7 @@ Metadata, JSON under the header key "subp":
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     config          the training's settings
     epoch           epochs done
+    fake_quantised  true between epochs that train for 8 bits: weights and ranges under names of their own
     scaler          state of the scaling of losses in fp16; not there otherwise
     history         one object an epoch: losses, accuracies, density, images/s
 """
@@ -29,12 +31,13 @@ from torch import Tensor, nn
 from subp import models
 from subp.models import elsewhere, weights
 from subp.pruning import masking
+from subp.training import quantised
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
 
 VERSION = 1
 _KEY = "subp"
-_PARTS = ("model", "optimizer", "average")
+_PARTS = ("model", "optimizer", "average", "quantised")
 
 _NUMBER = (int, float)
 _KINDS: dict[str, Any] = {  # of the metadata's values, where they are there; a list's are those of its items
@@ -46,6 +49,7 @@ _KINDS: dict[str, Any] = {  # of the metadata's values, where they are there; a 
     "config": {},
     "epoch": int,
     "scaler": {},
+    "fake_quantised": bool,
     "history": [{"val_accuracy": _NUMBER}],
 }
 _NULLABLE = ("architecture", "preprocessing", "sparsifier")
@@ -59,6 +63,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
+    quantised: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -118,7 +123,7 @@ def _wrong(metadata: dict) -> Iterator[str]:
 
 def _of_other_kind(name: str, value: Any, kind: Any) -> Iterator[str]:
     container: Any = type(kind) if isinstance(kind, (dict, list)) else kind
-    if not isinstance(value, container) or isinstance(value, bool):
+    if not isinstance(value, container) or isinstance(value, bool) != (kind is bool):
         yield name
     elif isinstance(kind, dict):
         for key in kind.keys() & value.keys():
@@ -133,14 +138,23 @@ def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     weights.fill(model, state, f"{what} do not fit {type(model).__name__}")
 
 
-def load_model(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
+def load_model(path: str | Path, model: nn.Module | None = None, *, as_trained: bool = False) -> tuple[nn.Module, dict]:
     """(model, metadata): the checkpoint's network, folded (plain modules, zeros in place), on the CPU, in eval mode;
-    with averaged weights where they were averaged.
+    with averaged weights where they were averaged. After training for 8 bits it is the quantised network, of
+    torch.export, for any number of images of the size that it was trained on.
 
-    model: the network to fill, not masked, for one that was passed to the training as it is, or made by a file of the
-           user's: loading a checkpoint runs no code that it names
+    model:       the network to fill, not masked, for one that was passed to the training as it is, or made by a file of
+                 the user's: loading a checkpoint runs no code that it names
+    as_trained:  after training for 8 bits too the network in float32, whose weights the quantised one rounds
     """
     checkpoint = load(path)
+    require(
+        not checkpoint.metadata.get("fake_quantised"),
+        f"{path} is of a run that trains for 8 bits, between two epochs: resume it to its end, and take the "
+        "model.safetensors that it leaves",
+    )
+    if checkpoint.quantised and not as_trained:
+        return quantised.module(quantised.unpacked(checkpoint.quantised, Path(path))), checkpoint.metadata
     architecture = checkpoint.metadata.get("architecture")
     if model is None:
         if architecture is None:

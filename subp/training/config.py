@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from subp.data.policies import AUTO_AUGMENT
-from subp.pruning.methods import DENSE
+from subp.pruning.methods import DENSE, METHODS
 from subp.pruning.settings import PruningOptions, flat, nested
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
+DOT_PRODUCT = 4  # channels that int8 kernels multiply at a time
 MACHINE = ("workers", "device", "skip_broken", "tensorboard")  # settings that a resumed run may change
 
 
@@ -36,6 +37,7 @@ class Config(PruningOptions):
     amp: str | None = None  # a name in AMP
     channels_last: bool = False
     compile: bool = False
+    qat: int = 0  # the last of the epochs, which train for 8 bits
     sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
     workers: int = 0
     device: str = "cpu"
@@ -45,8 +47,14 @@ class Config(PruningOptions):
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
-        for name in ("weight_decay", "warmup_epochs", "workers"):
+        for name in ("weight_decay", "warmup_epochs", "workers", "qat"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
+        require(self.qat <= self.epochs, f"qat = {self.qat}: there are only {self.epochs} epochs")
+        require(
+            not self.qat or self.end is None or self.end < self.float_epochs or not self.float_epochs,
+            f"end = {self.end}: masks are settled before the last {self.qat} of {self.epochs} epochs, which train for "
+            f"8 bits; end at {self.float_epochs - 1} at the latest",
+        )
         require(0 < self.lr < math.inf, f"lr = {self.lr}: a learning rate is a number above 0")
         for name in ("label_smoothing", "ema"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} is not in [0, 1)")
@@ -58,6 +66,11 @@ class Config(PruningOptions):
         for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
             value = getattr(self, name)
             require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")
+
+    @property
+    def float_epochs(self) -> int:
+        """The epochs before those of `qat`."""
+        return self.epochs - self.qat
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Config":
@@ -79,11 +92,13 @@ class Config(PruningOptions):
         return cls().as_dict()
 
     def sparsifier_options(self) -> dict[str, Any] | None:
-        """What `Sparsifier` is to be given; None for dense training."""
+        """What `Sparsifier` is to be given; None for dense training. Its schedule ends before the epochs of `qat`."""
         if self.method == DENSE:
             return None
         given = {each.name: getattr(self, each.name) for each in fields(PruningOptions)}
-        return {"epochs": self.epochs} | given.pop("hyperparameters") | given
+        if self.multiple is None and self.qat and self.method in METHODS and METHODS[self.method].keeps_multiples:
+            given["multiple"] = DOT_PRODUCT
+        return {"epochs": max(self.float_epochs, 1)} | given.pop("hyperparameters") | given
 
 
 def as_typed(name: str, value: Any) -> str:

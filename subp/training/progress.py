@@ -58,6 +58,10 @@ class Progress:
             self._print(f"resumes after {done} of {epochs} epochs")
         return self._bar
 
+    def quantises(self, epochs: int) -> None:
+        """From here on the network trains for 8 bits."""
+        self._print(f"the last {epochs} of {self.epochs} epochs train for 8 bits, zeros stay where they are")
+
     def batches(self, epoch: int, steps: int) -> None:
         """An epoch of so many batches begins."""
         self._bar.reset(self._task, total=steps, description=f"{self.label}epoch {epoch + 1}/{self.epochs}")

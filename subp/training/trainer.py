@@ -8,19 +8,22 @@ smoothing, and what else torchvision's reference recipes offer (config.py).
 Started by torchrun, the processes share each batch, and the first alone writes and talks.
 
 With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the
-end leaves `model.safetensors`, the folded network. A run that was killed and resumed, any number of times, gives on a
-CPU and with the same number of threads and processes the same bits as one that was not: learning rates, masks, order
-and augmentation depend on the epoch and the seed alone (seeds.py), and an epoch cut short is done again from its start.
+end leaves `model.safetensors`, the folded network, and in it after epochs that train for 8 bits (`qat`) the quantised
+one. A run that was killed and resumed, any number of times, gives on a CPU and with the same number of threads and
+processes the same bits as one that was not: learning rates, masks, order and augmentation depend on the epoch and the
+seed alone (seeds.py), and an epoch cut short is done again from its start.
 """
 
 import json
-import os
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from subp import models
@@ -29,25 +32,32 @@ from subp.data.loaders import Data, Loading, batches, mixed, train_batches, val_
 from subp.data.transforms import mixing
 from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
-from subp.training import checkpoint, distributed, log
+from subp.training import checkpoint, distributed, fake_quantised, quantised
 from subp.training.checkpoint import Checkpoint
 from subp.training.config import MACHINE, Config, as_typed
 from subp.training.distributed import Ranks
+from subp.training.fake_quantised import FakeQuantised
 from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
 from subp.training.precision import Precision
 from subp.training.progress import Progress
+from subp.training.run_files import CHECKPOINT, MODEL, RunFiles, checked_output
+from subp.training.run_files import LOG as LOG
+from subp.training.run_files import TENSORBOARD as TENSORBOARD
 from subp_contract.errors import UserError, require
 from subp_contract.modes import in_eval_mode
-
-CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
 
 
 @dataclass
 class Result:
-    """The network, folded, in eval mode; per epoch a dictionary of lr, losses, accuracies, density, images_per_s."""
+    """The network, folded, in eval mode; per epoch a dictionary of lr, losses, accuracies, density, images_per_s.
+
+    After training for 8 bits `program` is the quantised network, for any number of images, whose accuracy the last
+    epoch tells; `model` has the weights that it was made of.
+    """
 
     model: nn.Module
     history: list[dict]
+    program: ExportedProgram | None = None
 
 
 def train(
@@ -72,7 +82,11 @@ def train(
         weights is None or (model is None and not resume),
         "only a new run of a named network begins with the weights of a file",
     )
-    output = _checked_output(output, resume)
+    output = checked_output(output, resume)
+    require(
+        config.float_epochs > 0 or resume or weights is not None or model is not None,
+        f"all {config.epochs} epochs train for 8 bits: begin with weights, or train more epochs",
+    )
     require(output is not None or not config.tensorboard, "TensorBoard's files need an output folder")
     with distributed.joined(config.device) as ranks:
         progress = progress if progress and ranks.first else Progress.silent()
@@ -87,21 +101,18 @@ def train(
             progress.layers(run.sparsifier.summary())
             if run.sparsifier.rearranged and not run.history:
                 progress.rearranged(run.sparsifier.rearranged)
-        files = _Files(output, run, config.tensorboard) if output and ranks.first else None
+        files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
         with progress.run(config.epochs, len(run.history)):
             for epoch in range(len(run.history), config.epochs):
                 run.epoch(epoch, progress)
                 if files:
                     files.write()
                 progress.epoch(run.history[-1])
-        for network in (run.model, run.delivered):
-            sparse_compute.detach(network)
-            if run.sparsifier:
-                run.sparsifier.fold(network)
-        folded = run.delivered
+        folded, program = run.finished()
         if output and files:
-            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.metadata))
-    return Result(folded.eval(), run.history)
+            tensors = quantised.packed(program) if program else {}
+            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.about_now, quantised=tensors))
+    return Result(folded.eval(), run.history, program)
 
 
 class _Run:
@@ -147,7 +158,9 @@ class _Run:
         }
         # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
         # (Masks that follow the weights follow the average's, once an epoch.)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self.average = self._averaged() if config.ema else None
+        self.folded: nn.Module | None = None  # once the run trains for 8 bits: what `model` is made of then
+        self._density = 1.0  # once masks are folded, or without any
         self._network = cast(nn.Module, torch.compile(model)) if config.compile else model  # typed as a function
         self._parallel = ranks.parallel(self._network)
 
@@ -157,13 +170,18 @@ class _Run:
         return self.average.module if self.average else self.model
 
     @property
-    def metadata(self) -> dict:
-        """Of a checkpoint of now."""
+    def about_now(self) -> dict:
+        """The metadata of the network as it is now."""
         scaler = self.precision.scaler.state_dict()
         state = {"epoch": len(self.history), "history": self.history}
         if self.sparsifier:
             state["sparsities"] = self.sparsifier.sparsities
         return self.about | state | ({"scaler": scaler} if scaler else {})
+
+    @property
+    def metadata(self) -> dict:
+        """Of a checkpoint of now."""
+        return self.about_now | ({"fake_quantised": True} if self.folded else {})
 
     def checkpoint(self) -> Checkpoint:
         """All that `restore` needs."""
@@ -173,15 +191,21 @@ class _Run:
 
     def restore(self, saved: Checkpoint) -> None:
         """Puts the state back everywhere. Raises UserError, naming what differs, if it is another network's."""
-        checkpoint.fill(self.model, saved.model, "the weights of the run to resume")
         self.history = saved.metadata["history"]
         if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
             self.sparsifier.load_sparsities(saved.metadata["sparsities"])
         if self.sparsifier and self.history:
             self.sparsifier.epoch = len(self.history) - 1
+        what = "the weights of the run to resume"
+        if saved.metadata.get("fake_quantised"):
+            self._train_for_8_bits(saved.model)
+        else:
+            checkpoint.fill(self.model, saved.model, what)
         for name, parameter in self.model.named_parameters():
             if name in saved.optimizer:
                 self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
+        if self.folded and saved.average:
+            self.average = self._averaged()
         if self.average:
             checkpoint.fill(self.average.module, saved.average, "the averaged weights of the run to resume")
             self.average.n_averaged.fill_(len(self.history))  # no more is asked of it than whether it is 0
@@ -192,7 +216,10 @@ class _Run:
         """Trains and evaluates; a new entry in the history."""
         config, ranks = self.config, self.ranks
         torch.manual_seed(derived_seed(config.seed, "training", epoch, ranks.rank))  # dropout and the like
-        if self.sparsifier:
+        if epoch >= config.float_epochs and not self.folded:
+            progress.quantises(config.qat)
+            self._train_for_8_bits()
+        if self.sparsifier and not self.folded:
             self.sparsifier.step(epoch)
             ranks.broadcast(self.sparsifier.masks.values())
         loader = train_batches(
@@ -213,6 +240,8 @@ class _Run:
             return learning_rate(epoch * steps + batch, config.epochs * steps, warmup, config.lr)
 
         def after_step() -> None:
+            if config.ema and not self.average:
+                self.average = self._averaged()
             if self.average:
                 self.average.update_parameters(self.model)
             progress.advance()
@@ -230,16 +259,63 @@ class _Run:
             after_step=after_step,
         )
         masking.follow_weights(self.delivered)
-        if self.sparsifier:
+        if self.sparsifier and not self.folded:
             self.sparsifier.share_gradients()
         ranks.broadcast([*self.model.buffers(), *self.delivered.buffers()])  # each saw other images
         network = self.delivered if self.average else self._network
+        if isinstance(self.delivered, FakeQuantised):
+            network = self.delivered.evaluated() if epoch + 1 < config.epochs else self.quantised
         val = batches(val_batches(self.data, self.loading), broken.append)
         evaluated = evaluate(network, val, ranks, self.precision)
         for sentence in ranks.gather(broken):
             progress.skipped(sentence)
-        density = self.sparsifier.density if self.sparsifier else 1.0
+        density = self.sparsifier.density if self.sparsifier and not self.folded else self._density
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
+
+    def _averaged(self) -> AveragedModel:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
+            return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+
+    def _train_for_8_bits(self, state: dict[str, Tensor] | None = None) -> None:
+        """Folds the network and goes on with one that rounds to 8 bits, in float32, as the rounding is, and as PyTorch
+        runs it by itself. state: of one that has begun already.
+        """
+        config, ranks = self.config, self.ranks
+        if self.sparsifier and not self.history:
+            self.sparsifier.step(0)  # at once: no epoch comes before
+            ranks.broadcast(self.sparsifier.masks.values())
+        if self.sparsifier:
+            self._density = self.history[-1]["density"] if self.history else self.sparsifier.density
+        self.folded = self._fold(self.delivered if self.history else self.model)
+        self.precision = Precision(None, config.channels_last, ranks.device)
+        network = FakeQuantised(self.folded, self.precision.place(torch.zeros(2, *self.data.preprocessing.shape)))
+        if state:
+            network.load(state, "the weights of the run to resume")
+        self.optimizer = torch.optim.SGD(parameter_groups(network, config.weight_decay), lr=config.lr, momentum=0.9)
+        network.keep_zeros(self.optimizer)
+        self.model, self.average, self._network = network, None, network
+        self._parallel = ranks.parallel(network)
+
+    def _fold(self, network: nn.Module) -> nn.Module:
+        sparse_compute.detach(network)
+        return self.sparsifier.fold(network) if self.sparsifier else network
+
+    @cached_property
+    def quantised(self) -> nn.Module:
+        """The network in 8 bits, after the last epoch."""
+        assert isinstance(self.delivered, FakeQuantised)
+        return self.delivered.quantised()
+
+    def finished(self) -> tuple[nn.Module, ExportedProgram | None]:
+        """The folded network, and the quantised one if there is one, after the last epoch."""
+        for network in (self.model, self.delivered):
+            if not isinstance(network, FakeQuantised):
+                self._fold(network)
+        if not isinstance(self.delivered, FakeQuantised) or self.folded is None:
+            return self.delivered, None
+        self.delivered.write_back(self.folded)
+        return self.folded, fake_quantised.program(self.quantised, self.delivered.example)
 
     def _compute_sparsely(self) -> None:
         config = self.config
@@ -298,50 +374,10 @@ def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Mod
     require(saved["classes"] == data.classes, "the run to resume was trained on other classes than this data has")
 
 
-class _Files:
-    """What a run leaves in its folder after each epoch. The first checkpoint is written before the first epoch, so that
-    a run can be resumed from the beginning.
-    """
-
-    def __init__(self, output: Path, run: _Run, tensorboard: bool) -> None:
-        _make_folder(output)
-        self._output, self._run = output, run
-        self._scalars = log.Scalars(output / TENSORBOARD, len(run.history)) if tensorboard else None
-        if run.history:  # the run may have ended between checkpoint and log
-            log.write_csv(output / LOG, run.history)
-        else:
-            checkpoint.save(output / CHECKPOINT, run.checkpoint())
-
-    def write(self) -> None:
-        """After an epoch."""
-        checkpoint.save(self._output / CHECKPOINT, self._run.checkpoint())
-        log.write_csv(self._output / LOG, self._run.history)
-        if self._scalars:
-            self._scalars.write(self._run.history[-1])
-
-
 def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:
     """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
     options = config.sparsifier_options()
     return Sparsifier(model, input_shape=input_shape, **options) if options else None
-
-
-def _checked_output(output: str | Path | None, resume: bool) -> Path | None:
-    """The output folder as a path; refuses to write over an earlier run."""
-    if output is None:
-        require(not resume, "resuming needs the output folder that holds the checkpoint")
-        return None
-    earlier = (Path(output) / CHECKPOINT).exists()
-    require(resume or not earlier, f"{output} already holds a checkpoint: resume it, or take another output folder")
-    return Path(output)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
-    require(os.access(path, os.W_OK), f"the folder {path} is not writable")
 
 
 def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -78,20 +78,55 @@ def arguments(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> 
 
 
 def export(
-    module: torch.nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None
+    module: torch.nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
 ) -> ExportedProgram:
-    """torch.export of `module` in eval mode, without gradients, on examples as `arguments` takes them."""
+    """torch.export of `module` in eval mode, without gradients, on examples as `arguments` takes them; with sizes left
+    open as torch.export's `dynamic_shapes` says.
+    """
     args, kwargs = arguments(example_inputs, example_kwargs)
     try:
         with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
             if any(map(torch.nn.parameter.is_lazy, module.parameters())):
                 module(*args, **kwargs)  # the first call makes the parameters of a lazy module
-            return torch.export.export(module, args, kwargs)
+            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # of any kind: the network's own code runs
         shapes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         given = f"an input of {shapes[0]}" if len(shapes) == 1 else f"inputs of {', '.join(map(str, shapes))}"
         raise UserError(f"torch.export cannot trace this network on {given}: {first_line(error)}") from error
+
+
+def is_open(program: ExportedProgram) -> bool:
+    """Whether a program takes inputs of some open size."""
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    extents = [extent for value in values if isinstance(value, torch.Tensor) for extent in value.shape]
+    return not all(isinstance(extent, int) for extent in extents)
+
+
+def fixed(
+    program: ExportedProgram, example_inputs: Any = None, example_kwargs: Mapping[str, Any] | None = None
+) -> ExportedProgram:
+    """The program for inputs of the example's sizes, by default of its own example's, where it leaves some open. Raises
+    UserError where it does not take them.
+    """
+    if not is_open(program):
+        return program
+    given = program.example_inputs
+    if example_inputs is not None or example_kwargs:
+        given = arguments(example_inputs, example_kwargs)
+    if given is None:
+        raise UserError("the program leaves a size open, and has no example: give example inputs")
+    args, kwargs = given
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
+            return torch.export.export(program.module(), args, dict(kwargs))
+    except Exception as error:  # of any kind: guards of the program's
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
+        raise UserError(f"the program does not take inputs of {shapes}: {first_line(error)}") from error
 
 
 def from_array(array: np.ndarray) -> torch.Tensor:
@@ -131,7 +166,7 @@ def in_parts(
 ) -> Imported:
     """Imports a network for as large a part of the batch as caches of that size hold (`batches.parts`)."""
     if isinstance(module, ExportedProgram):
-        return from_torch(module)
+        return from_torch(fixed(module, example_inputs, example_kwargs))
     args, kwargs = arguments(example_inputs, example_kwargs)
     alone = len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
     parts = batches.parts(module, args[0], cache_bytes) if alone else 1

@@ -27,6 +27,12 @@ _OPTIONS = (
     setting("--channels-last", "Lay images and weights out pixel by pixel."),
     setting("--compile", "Compile the network by torch.compile; needs a C++ compiler on CPUs."),
     setting(
+        "--qat",
+        "The last so many epochs train for 8 bits: weights and activations are rounded as the quantised network will "
+        "round them, zeros stay where they are, and the result is a quantised network.",
+        type=int,
+    ),
+    setting(
         "--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."
     ),
     click.option(

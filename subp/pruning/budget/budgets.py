@@ -4,8 +4,13 @@ A layer that ranks C blocks together keeps C - floor(p C) of them, and at least 
 as the layers' sparsities p_l grow:
 
     cost = sum of dense layers + sum over pruned layers of cost_l * (C_l - min(floor(p_l C_l), C_l - 1)) / C_l
+
+Where each group is to keep a multiple of m blocks (int8 kernels multiply four channels at a time), m stay at least, and
+the counts that meet the budget are rounded by largest remainders: all down to a multiple, then one multiple more where
+most was cut off, as long as the cost stays within the budget.
 """
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +23,29 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 @dataclass(frozen=True)
 class Share:
-    """A pruned layer's part: its cost when dense, and how many blocks are ranked together."""
+    """A pruned layer's part: its cost when dense, how many blocks are ranked together, and of how many groups those
+    are, each of which is to keep a multiple of so many; 1: any number.
+    """
 
     cost: int
     candidates: int
+    groups: int = 1
+    multiple: int = 1
 
     def pruned(self, sparsity: float) -> int:
-        """How many of the candidates go."""
-        return pruned_count(sparsity, self.candidates)
+        """How many of the candidates go, before they are rounded."""
+        return min(pruned_count(sparsity, self.candidates), self.candidates - self.multiple)
+
+    def rounded_down(self, kept: int) -> int:
+        """The largest number up to `kept` of which each group can have a multiple. A layer that is whole stays so."""
+        if kept == self.candidates:
+            return kept
+        most = self.candidates // self.groups // self.multiple * self.multiple * self.groups
+        return min(kept // self.multiple * self.multiple, most)
+
+    def can_keep(self, kept: int) -> bool:
+        """Whether each group can have a multiple if so many are kept."""
+        return kept <= self.candidates and self.rounded_down(kept) == kept
 
     def kept(self, sparsity: float) -> float:
         """The cost of what is kept."""
@@ -40,7 +60,7 @@ class Budget:
     shares:  of the pruned layers
     dense:   cost of the layers that are not pruned
     unit:    of the costs, for messages
-    Raises UserError where the dense layers, and one block in each group of the others, cost more than that.
+    Raises UserError where the dense layers, and the fewest blocks in each group of the others, cost more than that.
     """
 
     limit: float
@@ -50,9 +70,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         least, total = (self.cost([sparsity] * len(self.shares)) for sparsity in (1.0, 0.0))
+        multiple = max((share.multiple for share in self.shares), default=1)
+        blocks = "one block" if multiple == 1 else f"{multiple} blocks"
         require(
             self.limit >= least,
-            f"{self.limit / 1e6:,.1f} million {self.unit} cannot be reached: what stays dense and one block a group "
+            f"{self.limit / 1e6:,.1f} million {self.unit} cannot be reached: what stays dense and {blocks} a group "
             f"are {least / 1e6:,.1f} of {total / 1e6:,.1f} million",
         )
 
@@ -72,6 +94,26 @@ class Budget:
             share.pruned(sparsity) / share.candidates
             for share, sparsity in zip(self.shares, allocation(high), strict=True)
         ]
+
+    def in_multiples(self, sparsities: Sequence[float]) -> list[float]:
+        """Sparsities that meet the budget, changed by less than one multiple in each layer so that its groups can keep
+        multiples; the budget is still met.
+        """
+        pairs = list(zip(self.shares, sparsities, strict=True))
+        wanted = [share.candidates - share.pruned(sparsity) for share, sparsity in pairs]
+        kept = [share.rounded_down(count) for share, count in zip(self.shares, wanted, strict=True)]
+        per_unit = [share.cost / share.candidates for share in self.shares]
+        spare = self.limit - self.dense - sum(map(operator.mul, per_unit, kept))
+
+        def remainder(layer: int) -> float:
+            return (wanted[layer] - kept[layer]) / self.shares[layer].multiple
+
+        for layer in sorted(range(len(kept)), key=remainder, reverse=True):
+            share, more = self.shares[layer], self.shares[layer].multiple
+            if remainder(layer) > 0 and share.can_keep(kept[layer] + more) and per_unit[layer] * more <= spare:
+                spare -= per_unit[layer] * more
+                kept[layer] += more
+        return [1 - count / share.candidates for share, count in zip(self.shares, kept, strict=True)]
 
 
 def parse(text: str) -> float:

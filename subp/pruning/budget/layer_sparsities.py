@@ -1,6 +1,6 @@
 """Each layer's sparsity, from what is asked of the whole network and how it is shared out among the layers.
 
-    budget = find_budget(model, places, candidates, settings, input_shape)        # raises what cannot be
+    budget = find_budget(model, places, ranked, settings, input_shape)            # raises what cannot be
     sparsities = find_sparsities(places, units, settings, budget)                 # name -> p_l
 
 Two steps, as the first looks at shapes alone; in the second, "global" looks at the weights too, which `rearrange` may
@@ -8,6 +8,7 @@ have moved in between.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -21,23 +22,35 @@ from subp.pruning.settings import Settings
 from subp_contract.errors import UserError, require
 
 
+class Ranked(NamedTuple):
+    """How many blocks of a layer are ranked together, and of how many groups."""
+
+    candidates: int
+    groups: int
+
+    def share(self, cost: int, multiple: int) -> Share:
+        """The layer's part of a budget; a group with fewer blocks than the multiple may keep any number."""
+        return Share(cost, self.candidates, self.groups, multiple if self.candidates // self.groups >= multiple else 1)
+
+
 def find_budget(
     model: nn.Module,
     places: dict[str, Place],
-    candidates: dict[str, int],
+    ranked: dict[str, Ranked],
     settings: Settings,
     input_shape: Sequence[int] | None,
 ) -> Budget | None:
     """What the network may cost; None where every layer simply gets the sparsity that is given.
 
-    places, candidates:  of each layer to prune, by name: its weight, and how many blocks are ranked together
-    input_shape:         of one input, to count multiply-accumulates with
+    places, ranked:  of each layer to prune, by name
+    input_shape:     of one input, to count multiply-accumulates with
     Raises UserError for targets that cannot be met.
     """
+    multiple = settings.multiple
     if settings.sparsity is not None:
         if settings.allocation == "equal":
-            return None
-        shares = [Share(weight_of(*place).numel(), candidates[name]) for name, place in places.items()]
+            return _implied_budget(model, places, ranked, settings, input_shape) if multiple > 1 else None
+        shares = [ranked[name].share(weight_of(*place).numel(), multiple) for name, place in places.items()]
         total = sum(share.cost for share in shares)
         return Budget(total - settings.sparsity * total, shares, 0, "weights of the pruned layers")
     everywhere = all_places(model)
@@ -50,10 +63,31 @@ def find_budget(
         assert settings.target_macs is not None  # one of the three is given
         costs, target, unit = count_macs(model, everywhere, input_shape), settings.target_macs, "multiply-accumulates"
     require(target > 0, f"a target of {target} {unit} is not above 0")
-    shares = [Share(costs.get(name, 0), candidates[name]) for name in places]
+    shares = [ranked[name].share(costs.get(name, 0), multiple) for name in places]
     total = sum(costs.values())
     limit = target * total if target <= 1 else target
     return Budget(limit, shares, total - sum(share.cost for share in shares), unit)
+
+
+def _implied_budget(
+    model: nn.Module,
+    places: dict[str, Place],
+    ranked: dict[str, Ranked],
+    settings: Settings,
+    input_shape: Sequence[int] | None,
+) -> Budget:
+    """What one sparsity for all layers costs before counts are rounded, or the least that multiples allow where that is
+    more: in multiply-accumulates if there is an input to count them with, else in weights.
+    """
+    assert settings.sparsity is not None
+    costs = {name: weight_of(*place).numel() for name, place in places.items()}
+    if input_shape is not None:
+        costs = count_macs(model, places, input_shape)
+    plain, shares = (
+        [ranked[name].share(costs.get(name, 0), multiple) for name in places] for multiple in (1, settings.multiple)
+    )
+    limit = max(sum(share.kept(settings.sparsity) for share in plain), sum(share.kept(1.0) for share in shares))
+    return Budget(limit, shares, 0, "multiply-accumulates" if input_shape is not None else "weights")
 
 
 def find_sparsities(
@@ -66,11 +100,14 @@ def find_sparsities(
     if budget is None:
         assert settings.sparsity is not None
         return dict.fromkeys(places, settings.sparsity)
-    if settings.allocation == "equal":
+    multiple = settings.multiple > 1
+    if settings.allocation == "equal" and not multiple:
         # That of the layer that takes the last step: the others, in whole blocks, are less than a block below it.
         return dict.fromkeys(places, max(budget.sparsities(allocation.equal(len(places)))))
     weights = [weight_of(*place).detach() for place in places.values()]
-    if settings.allocation == "erk":
+    if settings.allocation == "equal":
+        shared = allocation.equal(len(places))
+    elif settings.allocation == "erk":
         shared = allocation.erk([weight.shape for weight in weights])
     else:
         energies = (
@@ -78,4 +115,5 @@ def find_sparsities(
             for weight, unit in zip(weights, units.values(), strict=True)
         )
         shared = allocation.ranked_together([allocation.lamp(of_layer) for of_layer in energies])
-    return dict(zip(places, budget.sparsities(shared), strict=True))
+    sparsities = budget.sparsities(shared)
+    return dict(zip(places, budget.in_multiples(sparsities) if multiple else sparsities, strict=True))

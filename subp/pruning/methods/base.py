@@ -49,6 +49,8 @@ class MethodStep:
     generator: for draws; on the CPU whatever the device of the weight
     options:   the method's own hyperparameters
     active:    the mask until now, where the units that it keeps rank before the others
+    multiple:  every group keeps a multiple of so many units in the end, if it has as many; by `sparsity` it does where
+               groups are ranked one by one
     order:     for a method that regroups, the outputs [O] in an order of which each n consecutive ones are a group
     gradient:  for a method that needs gradients, of the weight's shape: the mean, since the step before, of the loss's
                gradient by the masked weight, so of pruned weights too; 0 before the first backward pass
@@ -61,6 +63,7 @@ class MethodStep:
     generator: Generator
     options: Any
     active: Tensor | None = None
+    multiple: int = 1
     order: Tensor | None = None
     gradient: Tensor | None = None
 
@@ -91,6 +94,7 @@ class Method:
                      together; None: any does
     check:           (sparsity or None, allocation, hyperparameters) -> None; raises UserError where they do not fit
     ranks_layer:     the units of a whole layer are ranked together, not those of a group of outputs
+    rounds_groups:   of such a method: it heeds `MethodStep.multiple` itself
     settles:         the mask of epoch `end` stays; else the weights may still swap what is pruned
     one_shot:        `start` and `end` default to epoch 0: pruned at once
     kernels:         for a method whose groups of outputs are chosen at each step, and folded into the order of the
@@ -115,6 +119,7 @@ class Method:
     inputs_of: Callable[[Any], int] | None = None
     check: Callable[[float | None, str, Any], None] = _any_sparsity
     ranks_layer: bool = False
+    rounds_groups: bool = False
     settles: bool = False
     one_shot: bool = False
     kernels: Callable[[Tensor, float], Tensor] | None = None
@@ -128,6 +133,11 @@ class Method:
     def regroups(self) -> bool:
         """Whether groups of outputs are chosen at each step."""
         return self.kernels is not None
+
+    @property
+    def keeps_multiples(self) -> bool:
+        """Whether each group can be made to keep a multiple of some number of whole channels."""
+        return self.uses_n and self.unit in ("block", "kernel") and (self.rounds_groups or not self.ranks_layer)
 
     def mask_shape(self, weight: Tensor, n: int) -> tuple[int, ...]:
         """The shape of a mask on this weight."""

@@ -12,18 +12,32 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from subp.pruning.methods import subp
+from subp.pruning.methods.base import MethodStep
+from subp.pruning.methods.ranking import in_multiples, ranks
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
 def step(
-    scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator, active: Tensor | None = None
+    scores: Tensor,
+    sparsity: float,
+    pruning_rate: float,
+    tau: float,
+    generator: Generator,
+    active: Tensor | None = None,
+    multiple: int = 1,
 ) -> Tensor:
-    """The mask of one epoch, bool [G, I], from scores [G, I]; the arguments are those of `subp.step`."""
+    """The mask of one epoch, bool [G, I], from scores [G, I]; the arguments are those of `subp.step`, and a number of
+    blocks of which each group keeps a multiple.
+    """
     whole = None if active is None else active.reshape(1, -1)
-    ranked = subp.step(scores.reshape(1, -1), sparsity, pruning_rate, tau, generator, whole)
-    return ranked.reshape(scores.shape)
+    mask = subp.step(scores.reshape(1, -1), sparsity, pruning_rate, tau, generator, whole).reshape(scores.shape)
+    return in_multiples(mask, scores if active is None else ranks(scores, active), multiple)
+
+
+def _choose(weight: Tensor, at: MethodStep) -> Tensor:
+    return subp.choose(weight, at, partial(step, multiple=at.multiple))
 
 
 METHOD = replace(
@@ -33,7 +47,8 @@ METHOD = replace(
     prunes="1xN blocks, by layer",
     masks="SUBP's step on one ranking of the whole layer",
     source="baseline",
-    choose=partial(subp.choose, step=step),
+    choose=_choose,
     ranks_layer=True,
+    rounds_groups=True,
     criteria=("l1", "l2"),
 )

@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING
 
 from subp.pruning.block_masks import to_blocks
 from subp.pruning.methods.base import Method, MethodStep
-from subp.pruning.methods.ranking import keep_best
+from subp.pruning.methods.ranking import in_multiples, keep_best
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def step(scores: Tensor, sparsity: float, uniform: bool) -> Tensor:
-    """The mask, bool [G, I], from block scores [G, I], higher is better. Of a layer, or of a group, one block stays."""
-    ranked = scores if uniform else scores.reshape(1, -1)
-    return keep_best(ranked, sparsity).reshape(scores.shape)
+def step(scores: Tensor, sparsity: float, uniform: bool, multiple: int = 1) -> Tensor:
+    """The mask, bool [G, I], from block scores [G, I], higher is better. Of a layer, or of a group, one block stays;
+    and each group of a layer that is ranked as a whole keeps a multiple of so many.
+    """
+    if uniform:
+        return keep_best(scores, sparsity)
+    return in_multiples(keep_best(scores.reshape(1, -1), sparsity).reshape(scores.shape), scores, multiple)
 
 
 def _choose(weight: Tensor, at: MethodStep, uniform: bool) -> Tensor:
-    return step(at.score(to_blocks(weight, at.n)), at.rate, uniform)
+    return step(at.score(to_blocks(weight, at.n)), at.rate, uniform, at.multiple)
 
 
 METHOD = Method(
@@ -40,6 +43,7 @@ METHOD = Method(
     source="1xN, arXiv 2105.14713",
     choose=partial(_choose, uniform=False),
     ranks_layer=True,
+    rounds_groups=True,
     settles=True,
     one_shot=True,
     soft=False,
@@ -55,5 +59,6 @@ UNIFORM = replace(
     source="after the same",
     choose=partial(_choose, uniform=True),
     ranks_layer=False,
+    rounds_groups=False,
     criteria=("l1", "l2", "bpar"),
 )

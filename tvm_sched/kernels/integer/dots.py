@@ -14,6 +14,8 @@ A schedule leaves a call of a name, `CALL`, which the phase `lower_dots` turns i
 arithmetic where the code is for another CPU than the schedule: so that a check runs anywhere.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,6 +31,7 @@ from tvm.tirx import Buffer, PrimFunc, Shuffle
 from tvm_sched.targets import Target
 
 PREFIX = "dot_"  # of the intrinsics' names
+NAME = re.compile(PREFIX + r"(\w+)_(\d+)")
 CALL = "subp.dot."  # with the name of a dot product: an external function that nothing links
 
 
@@ -45,6 +48,7 @@ class Dot:
     intrinsic: str = ""  # LLVM's name; empty where its own patterns find the instruction
     features: tuple[str, ...] = ()  # LLVM's names of what a CPU must have for it, any of them
     adds: bool = True  # whether the instruction adds to the sums itself
+    outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
 
     @property
     def instructions(self) -> int:
@@ -53,14 +57,12 @@ class Dot:
 
 
 VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
-HALF_VNNI = Dot(
-    "half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni")
-)
+HALF_VNNI = Dot("half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni"))
 WIDE_MADD = Dot(
     "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False
 )
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
-SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",))
+SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
 DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL)}
 
@@ -80,29 +82,49 @@ def has(dot: Dot, target) -> bool:
     return any(target_has_features(feature, target) for feature in dot.features)
 
 
-def sum_up(sch: Schedule, product: SBlockRV, outermost: LoopRV, pixel: LoopRV, dot: Dot) -> None:
-    """Takes the zeroing of vectors of sums out of the loop `outermost`; of what is left, the loops over a vector's pixels
-    and a group become dot products.
+def sum_up(
+    sch: Schedule,
+    product: SBlockRV,
+    outermost: LoopRV,
+    registers: Sequence[LoopRV],
+    pixel: LoopRV,
+    dot: Dot,
+    output: LoopRV | None = None,
+) -> None:
+    """Takes the zeroing of sums out of the loop `outermost`. Of what is left, the loops over a vector's pixels and a
+    group become dot products, and those outside of them are unrolled: one over outputs, which have weights of their
+    own, if there is one, then `registers`.
     """
+    few = None
+    if output is not None:
+        if int(sch.get(output).extent) % dot.outputs == 0 and dot.outputs > 1:
+            output, few = sch.split(output, [None, dot.outputs])
+            sch.reorder(output, *registers, few, pixel)
+        registers = [output, *registers]
     if dot.group == 1:
         sch.vectorize(pixel)  # LLVM finds the instruction
     zeroing = sch.decompose_reduction(product, outermost)
-    *outer, lane = sch.get_loops(zeroing)[-3:]
-    for loop in outer:
+    *outer, lane = sch.get_loops(zeroing)[-len(registers) - (few is not None) - 1 :]
+    for loop in (*registers, *outer):
         sch.unroll(loop)
     if dot.group > 1:
         sch.vectorize(lane)
-        sch.tensorize(pixel, tensor_intrinsic(dot))
+        sch.tensorize(few or pixel, tensor_intrinsic(dot, dot.outputs if few else 1))
 
 
-def tensor_intrinsic(dot: Dot) -> str:
-    """The name, for `Schedule.tensorize`, of one vector's dot product; it is made when first asked for.
+def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
+    """The name, for `Schedule.tensorize`, of one vector's dot product with the weights of so many outputs; it is made
+    when first asked for.
 
-    `x [lanes * group]` and `w [group]` in memory, `sums [lanes]` in registers, each contiguous.
+    `x [lanes * group]` and `w [outputs, group]` in memory, `sums [outputs, 1, lanes]` in registers.
     """
-    name = PREFIX + dot.name
+    name = f"{PREFIX}{dot.name}_{outputs}"
     if TensorIntrin.get(name, allow_missing=True) is None:
-        TensorIntrin.register(name, function(dot, "description", loops), function(dot, "implementation", vectors))
+        both = (
+            function(dot, outputs, "description", loops),
+            function(dot, outputs, "implementation", vectors),
+        )
+        TensorIntrin.register(name, *both)
     return name
 
 
@@ -110,46 +132,63 @@ def make_needed(trace: list) -> None:
     """As `rewrites.transpose.make_needed`."""
     instructions, _ = trace
     for kind, _, attributes, _ in instructions:
-        if kind == "Tensorize" and attributes[0].removeprefix(PREFIX) in DOTS:
-            tensor_intrinsic(DOTS[attributes[0].removeprefix(PREFIX)])
+        if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
+            tensor_intrinsic(DOTS[named[1]], int(named[2]))
 
 
-def function(dot: Dot, name: str, body) -> PrimFunc:
+def function(dot: Dot, outputs: int, name: str, body) -> PrimFunc:
     """A function of w, x and sums, parts of larger buffers, whose root block holds what `body` emits."""
+    numbers, few = dot.lanes * dot.group, (outputs, 1) if outputs > 1 else ()
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        w = argument("w", (dot.group,), dot.w, "global")
-        x = argument("x", (dot.lanes * dot.group,), dot.x, "global")
-        sums = argument("sums", (dot.lanes,), "int32", "local")
+        w = argument("w", (*few[:1], dot.group), dot.w, "global")
+        x = argument("x", (numbers,), dot.x, "global")
+        sums = argument("sums", (*few, dot.lanes), "int32", "local")
         with T.sblock("root"):
-            T.reads(sums[0 : dot.lanes], w[0 : dot.group], x[0 : dot.lanes * dot.group])
-            T.writes(sums[0 : dot.lanes])
-            body(dot, w, x, sums)
+            T.reads(whole(sums), whole(w), whole(x))
+            T.writes(whole(sums))
+            body(dot, outputs, w, x, sums)
     return builder.get()
 
 
+def whole(buffer: Buffer):
+    """All of a buffer, as a region."""
+    return buffer[tuple(slice(0, int(extent)) for extent in buffer.shape)]
+
+
 def argument(name: str, shape: tuple[int, ...], dtype: str, scope: str) -> Buffer:
-    """The next argument of the function being built, contiguous."""
-    handle = T.arg(name, T.handle())
-    buffer = T.match_buffer(handle, shape, dtype, strides=[1], offset_factor=1, scope=scope)
+    """The next argument of the function being built, contiguous along its last axis."""
+    handle, strides = T.arg(name, T.handle()), [*(T.int32() for _ in shape[1:]), 1]
+    buffer = T.match_buffer(handle, shape, dtype, strides=strides, offset_factor=1, scope=scope)
     return IRBuilder.name(name, buffer)
 
 
-def loops(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
+def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """The loops that the intrinsic stands for, as `tensorize` looks for them."""
-    with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
-        vlane, vj = T.axis.remap("SR", [lane, j])
-        product = w[vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
-        T.buffer_store(sums, sums[vlane] + product, [vlane])
+    if outputs == 1:
+        with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
+            vlane, vj = T.axis.remap("SR", [lane, j])
+            product = w[vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+            T.buffer_store(sums, sums[vlane] + product, [vlane])
+        return
+    with T.grid(outputs, dot.lanes, dot.group) as (o, lane, j), T.sblock("dot"):
+        vo, vlane, vj = T.axis.remap("SSR", [o, lane, j])
+        product = w[vo, vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+        T.buffer_store(sums, sums[vo, 0, vlane] + product, [vo, 0, vlane])
 
 
-def vectors(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
+def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """What `tensorize` puts in their place."""
     pixels = x.vload([0], f"{dot.x}x{dot.lanes * dot.group}")
-    weights = w.vload([0], dot.w if dot.group == 1 else f"{dot.w}x{dot.group}")
-    before = sums.vload([0], f"int32x{dot.lanes}")
-    after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixels, weights)
-    T.buffer_store(sums, after, [T.ramp(T.int32(0), 1, dot.lanes)])
+    first = [0] if outputs == 1 else [0, 0]
+    weights = w.vload(first, f"{dot.w}x{outputs * dot.group}")
+    for o in range(outputs):
+        place = [] if outputs == 1 else [o, 0]
+        before = sums.vload([*place, 0], f"int32x{dot.lanes}")
+        own = list(range(o * dot.group, (o + 1) * dot.group))
+        mine = weights if outputs == 1 else Shuffle([weights], own)
+        after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixels, mine)
+        T.buffer_store(sums, after, [*place, T.ramp(T.int32(0), 1, dot.lanes)])
 
 
 def lowered(call: Call, target) -> Expr:

@@ -1,12 +1,12 @@
-"""Interleaves vectors, so that a group of channels of each pixel lies side by side: of TVM's own loops LLVM makes loads of
-single bytes.
+"""Interleaves vectors, so that a group of channels of each pixel lies side by side: of TVM's own loops LLVM makes loads
+of single bytes.
 
     out[p, j] = x_j[p]        j < group, of 1, 2 or 4: rows of anywhere
 
-A schedule marks the loop over p (`INTERLEAVE`), inside which is the one over j; the phase `interleave_bytes` puts vectors
-in its place. For a group of four, vectors are taken apart in 128-bit lanes, as in `rewrites/transpose.py`, by two rounds
-of 'unpack', of numbers, then of pairs. These put pixels 16 l + 4 v ... (of bytes, four lanes) into lane l of vector v;
-so that pixels come out in order, each plane's go into lanes by fours beforehand, one permutation a plane:
+A schedule marks the loop over p (`INTERLEAVE`), inside which is the one over j; the phase `interleave_bytes` puts
+vectors in its place. For a group of four, vectors are taken apart in 128-bit lanes, as in `rewrites/transpose.py`, by
+two rounds of 'unpack', of numbers, then of pairs. These put pixels 16 l + 4 v ... (of bytes, four lanes) into lane l of
+vector v; so that pixels come out in order, each plane's go into lanes by fours beforehand, one permutation a plane:
 
     plane      pixels 0-3  4-7  8-11  12-15 | 16-19 ...
     permuted          0-3  16-19  32-35  48-51 | 4-7  20-23 ...          64 pixels, four lanes
@@ -29,8 +29,7 @@ def interleave(sch: Schedule, loop, stride: int = 1) -> None:
 
 
 def interleaved(planes: list[Expr]) -> list[Expr]:
-    """As many vectors as there are planes, of their length: all pixels' groups in order. The length is a power of two.
-    """
+    """As many vectors as there are planes, of their length, a power of two: all pixels' groups in order."""
     width = int(planes[0].ty.dtype.lanes)
     if len(planes) == 1:
         return planes

@@ -4,11 +4,11 @@
     S[b, g*N + l, t, i]  = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (i + offset(r, q))*J + j]
     y[b, o, h, w]        = S[b, o, tile and position of (h, w)]
 
-`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32, where
-G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are interleaved once
-a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an eighth of the
-products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of the activation's
-zero point. Blocks are filled up to whole groups by zero weights.
+`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32,
+where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
+interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
+eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
+the activation's zero point. Blocks are filled up to whole groups by zero weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,6 @@ from tvm import relax, te, tirx
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
-from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.integer import planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
@@ -44,12 +43,12 @@ def conv2d(
     rounding: Rounding | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes; `marks`
-    become attributes of the block of products.
+    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes;
+    `marks` become attributes of the block of products.
     """
     indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
     layout, dot = problem.layout, problem.dot
-    batch, channels, height, width = (int(extent) for extent in x.shape)
+    batch, channels, _, width = (int(extent) for extent in x.shape)
     block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
     down, right = layout.phases
     own = indices is not None  # each block row reads channels of its own
@@ -85,7 +84,7 @@ def conv2d(
 
     def product(b, o, t, i):
         at = i + layout.offset(r, q)
-        pixels = together[0, b, o // n if own else 0, t, k, *layout.phase(r, q), at * group + j]
+        pixels = together(0, b, o // n if own else 0, t, k, *layout.phase(r, q), at * group + j)
         return te.sum(data[o // n, k, r, q, o % n, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
@@ -97,7 +96,7 @@ def conv2d(
 
         sums = te.compute(sums.shape, of_run, name=ROUNDED)
     output = (batch, out_channels, problem.conv.height, problem.conv.width)
-    return te.compute(output, lambda b, o, h, w: sums[b, o, *layout.place(h, w)], name=RESULT)
+    return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
 
 
 def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
@@ -105,7 +104,13 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
     _, *output = layer.image
     height, width = output
     fixed = (
-        layer.input_image, (height, width), layer.kernel, layer.stride, layer.padding[:2], layer.dilation, lanes,
+        layer.input_image,
+        (height, width),
+        layer.kernel,
+        layer.stride,
+        layer.padding[:2],
+        layer.dilation,
+        lanes,
     )
     if layer.kernel == (1, 1):
         found = [Layout(*fixed, 0, pixels) for pixels in divisors(height * width, MOST_PIXELS)]

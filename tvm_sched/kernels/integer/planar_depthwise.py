@@ -98,9 +98,9 @@ def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, channels))
-    for loop in (r, u, f, i):
+    for loop in (r, u):
         sch.unroll(loop)
-    sum_up(sch, product, c, pixel, problem.dot)
+    sum_up(sch, product, c, [f, i], pixel, problem.dot)
     finish(sch, target)
 
 

@@ -20,9 +20,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
-PLANES, INTERLEAVED, ROUNDED, RESULT = (
-    f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result")
-)
+PLANES, INTERLEAVED, ROUNDED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result"))
 DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 UNROLLED = 256  # pixels that are interleaved by code without a loop
@@ -61,9 +59,7 @@ class PlanarTile:
 def problem_of(sch: Schedule) -> PlanarProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
-    return PlanarProblem(
-        ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS])
-    )
+    return PlanarProblem(ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS]))
 
 
 def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[PlanarTile]:
@@ -96,6 +92,8 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
     if buffered(problem):
         stored *= 1.5
+    elif tile.vectors * dot.lanes % STORED == 0:
+        stored *= PACKED
     planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
     interleaving = planes * INTERLEAVE_CYCLES * (conv.block_rows if conv.indexed else 1)
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
@@ -106,6 +104,7 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
 
 
 STORE_CYCLES = 3.0  # of a vector of sums: made a fraction, scaled, rounded, narrowed
+PACKED = 0.75  # of that, where whole vectors of bytes are stored
 INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
 
 
@@ -178,12 +177,10 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
-    for loop in (output, vector):
-        sch.unroll(loop)
     if prod(conv.kernel) <= UNROLLED_TAPS:
         sch.unroll(r)
     sch.unroll(q)
-    sum_up(sch, product, k, pixel, dot)
+    sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
 
 

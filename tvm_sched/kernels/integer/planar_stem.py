@@ -112,16 +112,15 @@ def schedule(sch: Schedule, tile: StemTile, target: Target) -> None:
     sch.parallel(sch.fuse(image, tiles))
 
     # 5. The zeroing leaves the sum, and what is left of it is dot products.
-    for loop in (u, o, f, i):
-        sch.unroll(loop)
+    sch.unroll(u)
     if taps.taps(problem) * tile.outputs * tile.vectors * problem.begun <= UNROLLED:
         sch.unroll(r)
-    sum_up(sch, product, c, pixel, problem.dot)
+    sum_up(sch, product, c, [f, i], pixel, problem.dot, o)
     finish(sch, target)
 
 
 class PlanarStem(Kernel):
-    """Takes layers of integers of few channels whose taps lie side by side, with strides that divide a group of them."""
+    """Takes layers of few channels of integers whose taps lie side by side, with strides that divide a group."""
 
     name = NAME
     dtypes = ("uint8", "int8")

@@ -31,8 +31,8 @@ def up(number: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Pairs are (height, width). `length`: pixels of a tile's run that are outputs; of a 1x1 kernel's any divisor of the
-    image, else whole rows.
+    """Pairs are (height, width). `length`: pixels of a tile's run that are outputs; of a 1x1 kernel's any divisor of
+    the image, else whole rows.
     """
 
     image: tuple[int, int]
@@ -139,7 +139,7 @@ def padded_pixel(x: te.Tensor, zero_point: int, plane: tuple, row: Expr, column:
     """A pixel of a plane of `x [B, C, H, W]`, or the zero point outside: in the form that `copy_bytes` knows."""
     height, width = (int(extent) for extent in x.shape[2:])
     inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-    return tirx.if_then_else(inside, x[*plane, row, column], tirx.const(zero_point, x.dtype))
+    return tirx.if_then_else(inside, x(*plane, row, column), tirx.const(zero_point, x.dtype))
 
 
 def copy_padded(sch: Schedule, column: LoopRV, left: int, width: int) -> None:

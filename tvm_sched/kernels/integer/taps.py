@@ -1,7 +1,7 @@
 """Products of the taps of a row: what `planar_depthwise` and `planar_stem` share.
 
-    S[b, o, t, f, i] = sum_{c, r, u, j} weight[o, c, r, u, j] * x_padded[b, c, row r of tile t, J*(i + u) + stride*f + j]
-    y[b, o, h, w]    = S[b, o, t, e % F, e // F]          e: position of (h, w) in tile t
+    S[b, o, t, f, i] = sum_{c, r, u, j} weight[o, c, r, u, j] * x_padded[b, c, row r of tile t, J*(i + u) + D*f + j]
+    y[b, o, h, w]    = S[b, o, t, e % F, e // F]          D: stride; e: position of (h, w) in tile t
 
 A dot product takes J bytes side by side in memory (`dots.py`), here J taps of a row, whose weights are filled up by
 zeros: lane i of a vector has those of output pixel F*i, F = J / stride, and a vector that starts `stride` bytes further
@@ -16,7 +16,7 @@ from math import ceil, prod
 import numpy as np
 from tvm import te
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
 from tvm_sched.kernels.integer.interleave import interleave
@@ -117,7 +117,9 @@ def conv2d(
     rounding: Rounding | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `more`: what `rounding` takes; `block`: the name of the block of products, and `marks`, attributes of it."""
+    """The algorithm, free of any order. `more`: what `rounding` takes; `block`: the name of the block of products, and
+    `marks`, attributes of it.
+    """
     layout, dot, begun = problem.layout, problem.dot, problem.begun
     batch, channels, _, _ = (int(extent) for extent in x.shape)
     own = problem.inputs < channels  # each output has a channel of its own
@@ -140,23 +142,21 @@ def conv2d(
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
     sums = last = te.compute(shape, product, name=block, attrs=attributes)
     if rounding is not None:
-        last = te.compute(
-            shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED
-        )
+        last = te.compute(shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED)
     ordered = te.compute(
         (batch, problem.outputs, layout.tiles, layout.run),
         lambda b, o, t, e: last[b, o, t, e % begun, e // begun],
         name=ORDERED,
     )
     result = (batch, problem.outputs, *layout.output)
-    return te.compute(result, lambda b, o, h, w: ordered[b, o, *layout.place(h, w)], name=RESULT)
+    return te.compute(result, lambda b, o, h, w: ordered(b, o, *layout.place(h, w)), name=RESULT)
 
 
 def in_registers(
     sch: Schedule, product: SBlockRV, rounded: SBlockRV | None, ordered: SBlockRV, vectors: int, problem: TapsProblem
 ) -> None:
-    """Divides the loop over a tile's positions, the last of `ordered`, into vectors that are summed in registers for all
-    outputs of the loop before, and then put in order.
+    """Divides the loop over a tile's positions, the last of `ordered`, into vectors that are summed in registers for
+    all outputs of the loop before, and then put in order.
     """
     *_, output, _, positions = sch.get_loops(ordered)
     part, vector, lane, begun = sch.split(positions, [None, vectors, problem.dot.lanes, problem.begun])

@@ -17,7 +17,6 @@ from tvm.tirx import IterVar
 
 from tvm_sched.kernels.rewrites.loops import worth_threads
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 REALIZE = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 CHOICE = "prim.if_then_else"  # the call that computes nothing but picks one of two values
@@ -79,7 +78,7 @@ def volume(sch: Schedule, block) -> int:
 def shared(sch: Schedule, blocks: Sequence, target: Target) -> bool:
     """Whether threads are to share blocks that mostly move data: a number read and one written a step."""
     steps = sum(volume(sch, block) for block in blocks)
-    return worth_threads(2 * FLOAT * steps / target.costs.moved_bytes_per_cycle, target)
+    return worth_threads(2 * target.number_bytes * steps / target.costs.moved_bytes_per_cycle, target)
 
 
 def output(sch: Schedule, block) -> tirx.Buffer:

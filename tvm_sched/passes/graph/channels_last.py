@@ -2,9 +2,9 @@
 
 The pass walks the network once, in order. Each tensor is known in one of two forms, as the network names its axes
 ('plain') or with its middle axes moved to the end ('last'); the other form is made, by one permutation, only where an
-operator asks for it. Convolutions and pools of fractions make 'last', elementwise operators keep what they get, reshapes that only
-split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain tensors, so every
-network stays correct.
+operator asks for it. Convolutions and pools of fractions make 'last', elementwise operators keep what they get,
+reshapes that only split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain
+tensors, so every network stays correct.
 """
 
 from tvm import IRModule, relax

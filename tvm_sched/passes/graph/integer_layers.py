@@ -1,5 +1,5 @@
-"""Quantised layers in integers: what a network holds as dequantise, convolution, quantise becomes an integer convolution
-and one rounding.
+"""Quantised layers in integers: what a network holds as dequantise, convolution, quantise becomes an integer
+convolution and one rounding.
 
     conv(sx * (x - zx), sw * w) + b  =  sx * sw * conv_int(x, w) - sx * sw * zx * sum(w) + b
 
@@ -75,8 +75,10 @@ class _Walk:
             return [self.convert(field) for field in value.fields]
         if isinstance(value, relax.TupleGetItem):
             whole = self.convert(value.tuple_value)
-            return whole[value.index] if isinstance(whole, list) else self.builder.emit(
-                relax.TupleGetItem(whole, value.index)
+            return (
+                whole[value.index]
+                if isinstance(whole, list)
+                else self.builder.emit(relax.TupleGetItem(whole, value.index))
             )
         if not isinstance(value, relax.Call):
             return value

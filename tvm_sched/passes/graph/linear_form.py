@@ -123,9 +123,7 @@ def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
     return emit(builder, dequantize, value, limits=(value.low, value.high))
 
 
-def emit(
-    builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options
-) -> relax.Expr:
+def emit(builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options) -> relax.Expr:
     """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
     arrays = [*(term.coefficient for term in value.terms), value.bias]
     numbers = [float(array) if np.size(array) == 1 else None for array in arrays]

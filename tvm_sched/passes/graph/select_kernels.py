@@ -146,6 +146,7 @@ class _Selector(PyExprMutator):
         if zeros:
             sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
+            self.choices[mark] = replace(self.choices[mark], precision=layer.dtype)
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         options = self.rounded(plan) if plan.form.kernel.rounds else {}

@@ -1,5 +1,5 @@
-"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such loops
-into bytes.
+"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such
+loops into bytes.
 
 A row takes vectors of a power of two; the last lies over the one before where the row is no multiple.
 """
@@ -38,7 +38,9 @@ def rewritten(loop: tirx.For):
         """Of columns `first` to `end`, copied or filled."""
         made = []
         for column, lanes in vectors(first, end):
-            vector = zero if load is None else load.source.vload(at(load.indices, column), lanes_of(load.ty.dtype, lanes))
+            vector = (
+                zero if load is None else load.source.vload(at(load.indices, column), lanes_of(load.ty.dtype, lanes))
+            )
             vector = tirx.Broadcast(vector, lanes) if load is None and lanes > 1 else vector
             made.append(stored(store, at(store.indices, column), vector, lanes))
         return made

@@ -22,9 +22,7 @@ def rewritten(loop: tirx.For):
         return loop
     inner = loop.body
     realize = inner.body
-    values = {
-        axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)
-    }
+    values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     store = realize.block.body
     pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
     load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
@@ -40,7 +38,11 @@ def rewritten(loop: tirx.For):
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
             place = [*rest, tirx.Ramp(last, 1, width)]
-            wide = vector if str(load.ty.dtype) == str(store.buffer.dtype) else vector.astype(f"{store.buffer.dtype}x{width}")
+            wide = (
+                vector
+                if str(load.ty.dtype) == str(store.buffer.dtype)
+                else vector.astype(f"{store.buffer.dtype}x{width}")
+            )
             stores.append(tirx.BufferStore(store.buffer, wide, place))
         first += width
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]

@@ -1,0 +1,42 @@
+"""`subp quantize`: a network in 8 bits, calibrated on images."""
+
+from pathlib import Path
+
+import click
+
+from subp.cli.options.model import load_network, model_options
+from subp.cli.options.types import OutputFile, not_an_input
+from subp_contract.errors import UserError
+
+
+@click.command("quantize", short_help="Quantise MODEL to 8 bits, calibrated on images, as a .pt2.")
+@click.argument("model")
+@model_options()
+@click.option(
+    "--calibrate",
+    "data",
+    metavar="DATA",
+    required=True,
+    help="What `subp train` takes as DATA, whose training images are used; or a .npy file of inputs [N, ...].",
+)
+@click.option("--batches", type=click.IntRange(1), default=32, show_default=True, help="Of 16 images, to calibrate on.")
+@click.option("--draw", default=0, show_default=True, help="Seed of the choice of images.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
+@click.option("-o", "--output", type=OutputFile(), required=True, help="The .pt2 file to write.")
+def command(model: str, settings: dict, data: str, batches: int, draw: int, download: bool, output: Path) -> None:
+    """Quantise MODEL: weights to int8 by output channel, whose zeros stay zeros, activations to uint8 in the ranges
+    that they take on the images of --calibrate, prepared as at evaluation.
+
+    The result is a MODEL for `subp compile`, for batches of any size where this one's network takes them.
+    """
+    from subp.deployment import quantised
+
+    not_an_input(output, model, data)
+    if output.suffix != ".pt2":
+        raise UserError(f"{output} is to be an exported program: give it the ending .pt2")
+    network, metadata = load_network(model, settings)
+    inputs = quantised.calibration(data, network, metadata, batches, draw, download)
+    program = quantised.quantize(network, inputs)
+    quantised.save(program, metadata, output)
+    size, count = output.stat().st_size / 1e6, sum(map(len, inputs))
+    click.echo(f"{output}: {size:.2f} MB, {quantised.summary(program)}, calibrated on {count} inputs")
