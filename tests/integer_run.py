@@ -183,7 +183,7 @@ def function_of(
     weight: np.ndarray | None = None,
     form: Form | None = None,
 ) -> Function:
-    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or by 'one'; with its result."""
+    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or 'one'; with its result."""
     dtype = dot_of(target).activation
     layer = case.layer(dtype, case.weight if weight is None else weight)
     form = form or form_of(kernel, layer, target, case.n)
