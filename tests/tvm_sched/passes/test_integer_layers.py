@@ -57,7 +57,7 @@ class Network:
             1 / 74 / np.sqrt(array[0].size)
         )
         zeros = np.full(len(scale), zero_point, "int32")
-        parameters = (constant(each_or_one) for each_or_one in ((scale, zeros) if each else (scale[0], zeros[0])))
+        parameters = map(constant, (scale, zeros) if each else (scale[0], zeros[0]))
         return self.emit(rx.dequantize(constant(array), *parameters, axis=0))
 
     def convolution(self, x: relax.Expr, out: int = 16, taps: int = 3, bias: bool = True, groups: int = 1, **weight):
