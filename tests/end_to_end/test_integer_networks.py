@@ -87,13 +87,11 @@ def programs():
 
 
 def require_integers(artifact):
-    """All layers but the classifier are computed in integers."""
-    kernels = [layer["kernel"] for layer in artifact.manifest["layers"]]
-    assert [kernel.startswith("planar") for kernel in kernels] == [True] * (len(kernels) - 1) + [False], kernels
+    """All layers are computed in integers."""
+    assert [layer["name"] for layer in artifact.manifest["layers"] if not layer["kernel"].startswith("planar")] == []
 
 
-@pytest.mark.parametrize("target", ["host", "x86-avx2"])
-@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+@pytest.mark.parametrize(("name", "target"), [("mobilenet", "host"), ("resnet", "x86-avx2")])
 def test_outputs_are_pytorchs_within_two_steps_of_what_is_quantised_last(programs, name, target):
     program, x = programs[name], torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
     artifact = tvm_sched.compile(program, x, target=target, threads=1, check=False)
@@ -128,8 +126,6 @@ def check_on_board(programs, debian_11, tmp_path_factory):
     return check_on_board
 
 
-@pytest.mark.parametrize(
-    ("name", "target"), [("resnet", "cortex-a76"), ("mobilenet", "cortex-a76"), ("resnet", "cortex-a72")]
-)
+@pytest.mark.parametrize(("name", "target"), [("resnet", "cortex-a76"), ("mobilenet", "cortex-a72")])
 def test_bundles_pass_their_check_on_cores_with_and_without_dot_products(check_on_board, name, target):
     assert check_on_board(name, target)["check"] == "ok"
