@@ -1,5 +1,5 @@
-"""Convolutions of 8-bit integers in NumPy, and the integer kernels' functions of the same layers: for tests that compare
-them bit for bit.
+"""Convolutions of 8-bit integers in NumPy, and the integer kernels' functions of the same layers: for tests that
+compare them bit for bit.
 
 The reference sums in whole numbers and rounds as one float32 multiply-add does: a product of two float32 numbers has 48
 bits, so that float64 holds it, and the sum with a third is rounded to float32 in the end.
@@ -22,7 +22,9 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.targets import Target
 
 NAMES = ("x86-avx2", "x86-avx512", "x86-avx512-vnni", "host", "cortex-a76", "cortex-a72")
-TARGETS = {name: replace(targets.get(name), cores=1) for name in NAMES}
+AVX2 = targets.get("x86-avx2")
+AVX_VNNI = replace(AVX2, name="avx-vnni", cpu="alderlake", cpu_flags=(*AVX2.cpu_flags, "avx_vnni"))
+TARGETS = {target.name: replace(target, cores=1) for target in (*map(targets.get, NAMES), AVX_VNNI)}
 CONV2D, DEPTHWISE, STEM = planar_conv2d.KERNEL, planar_depthwise.KERNEL, planar_stem.KERNEL
 
 
@@ -148,12 +150,15 @@ class Function:
     result: np.ndarray
     target: Target
 
-    def check(self, tile: Any = None) -> None:
-        """Runs it with a tile, in this machine's instructions: the same integers."""
+    def found(self, tile: Any = None) -> np.ndarray:
+        """What it computes with a tile, by default the best guess, in this machine's instructions."""
         sch = scheduled(self.form.kernel, self.mod, self.target, tile)
         here = self.target if targets.runs_here(self.target) else targets.on_this_machine(self.target)
-        found = run(sch, here, self.arrays, self.result.shape, str(self.result.dtype))
-        np.testing.assert_array_equal(found, self.result)
+        return run(sch, here, self.arrays, self.result.shape, str(self.result.dtype))
+
+    def check(self, tile: Any = None) -> None:
+        """The same integers."""
+        np.testing.assert_array_equal(self.found(tile), self.result)
 
 
 def form_of(kernel: Kernel, layer: Layer, target: Target, n: int | None) -> Form:
@@ -178,7 +183,7 @@ def function_of(
     weight: np.ndarray | None = None,
     form: Form | None = None,
 ) -> Function:
-    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or by 'one'; with its result."""
+    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or 'one'; with its result."""
     dtype = dot_of(target).activation
     layer = case.layer(dtype, case.weight if weight is None else weight)
     form = form or form_of(kernel, layer, target, case.n)

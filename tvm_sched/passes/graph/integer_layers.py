@@ -146,31 +146,35 @@ class _Walk:
             return _Weight(call, array, scale.reshape(-1))
         if scale.size > 1 or dtype_of(call.args[0]) not in BYTES:
             return None
-        x = self.convert(call.args[0])
+        x = self.of_target(call.args[0])
         zero = int(zero_point.reshape(-1)[0]) + self.moved.get(x, 0)
         return Quantised(x, float(scale.reshape(-1)[0]), zero).linear
+
+    def of_target(self, value):
+        """8-bit integers in the target's type, once for all that read them."""
+        x = self.convert(value)
+        if x not in self.moved and (by := BYTES[self.activation] - BYTES[dtype_of(x)]):
+            wide = rx.add(rx.astype(x, "int16"), relax.const(by, "int16"))
+            x = self.keep(self.builder.emit(rx.astype(wide, self.activation)), by)
+            self.known[value] = x
+        return x
 
     def quantize(self, call):
         """Integers of the target's 8-bit type."""
         value, (scale, zero_point) = self.linear(call.args[0]), (as_array(arg) for arg in call.args[1:])
         dtype = dtype_of(call)
-        if dtype not in BYTES or scale is None or scale.size > 1:
+        if dtype not in BYTES or scale is None or zero_point is None or scale.size > 1:
             return None
         by = BYTES[self.activation] - BYTES[dtype]
         zero = int(zero_point.reshape(-1)[0]) + by
-        if value is None or not value.terms:
-            return self.keep(self.quantize_fractions(call, zero), by)
+        if value is None or not value.terms:  # fractions: the network's input, or what stayed in float32
+            kind = self.activation if dtype_of(call.args[2]) == dtype else "int32"  # as `legalize` tells ONNX's
+            made = rx.quantize(
+                self.tensor(call.args[0]), call.args[1], relax.const(zero, kind), out_dtype=self.activation
+            )
+            return self.keep(self.builder.emit(made), by)
         made = integers(self.builder, value, float(scale.reshape(-1)[0]), zero, self.activation)
         return self.keep(made, by)
-
-    def quantize_fractions(self, call, zero: int) -> relax.Expr:
-        """The operator on float32, in the target's type. Whether its zero point is of the result's type tells how it
-        rounds, see `legalize`.
-        """
-        kind = self.activation if dtype_of(call.args[2]) == dtype_of(call) else dtype_of(call.args[2])
-        zero_point = relax.const(np.asarray(zero, kind))
-        made = rx.quantize(self.tensor(call.args[0]), call.args[1], zero_point, out_dtype=self.activation)
-        return self.builder.emit(made)
 
     def keep(self, tensor, by: int):
         """Notes what was added to the network's numbers."""

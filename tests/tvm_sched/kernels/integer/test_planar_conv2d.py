@@ -2,17 +2,35 @@
 every dot product.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from integer_run import CONV2D, TARGETS, Convolution, form_of, function_of
-from te_run import tiles
+from te_run import replays, scheduled, tiles
 
+from tvm_sched import codegen
 from tvm_sched.kernels.integer import planar_conv2d
 from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.records.database import Records
 
 KERNELS = ((1, 1), (1, 1), (1, 1), (3, 3), (3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (7, 7), (2, 3))
+
+RECORDED = Convolution(9, 16, (6, 6))
+REPLAY = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[3])]}
+from test_planar_conv2d import RECORDED
+from integer_run import TARGETS, function_of
+from tvm_sched.records.database import Records
+
+target = TARGETS["host"]
+mod = function_of(RECORDED, target, rounding="each").mod
+print(Records(sys.argv[1], target).lookup(mod["main"]).schedule.mod["main"].body)
+"""
 
 
 def random_case(seed: int) -> Convolution:
@@ -42,7 +60,7 @@ def random_case(seed: int) -> Convolution:
     )
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", range(42))
 def test_random_layers(seed):
     target = list(TARGETS.values())[seed % len(TARGETS)]
     function_of(random_case(seed), target, rounding=["", "each", "one"][seed // len(TARGETS) % 3]).check()
@@ -81,3 +99,36 @@ def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
             function.check(tile)
             seen += 1
     assert seen > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction"),
+    [
+        ("x86-avx2", "vpmaddwd"),
+        ("avx-vnni", "vpdpbusd"),
+        ("x86-avx512", "vpmaddwd"),
+        ("x86-avx512-vnni", "vpdpbusd"),
+        ("cortex-a76", "sdot"),
+        ("cortex-a72", "smlal"),
+    ],
+)
+def test_dot_products_are_the_cpus_own_instructions(name, instruction):
+    target = TARGETS[name]
+    function = function_of(Convolution(8, 16, (8, 8), (1, 1)), target)
+    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target).mod, target))
+    lines = [line for line in assembly.splitlines() if f"\t{instruction}" in line]
+    assert lines
+    if name in ("x86-avx512", "x86-avx512-vnni"):
+        assert all("zmm" in line for line in lines)
+
+
+def test_a_recorded_schedule_applies_in_a_fresh_process(tmp_path):
+    target = TARGETS["host"]
+    function = function_of(RECORDED, target, rounding="each")
+    sch = scheduled(CONV2D, function.mod, target)
+    assert replays(sch, function.mod)
+    Records(tmp_path, target, create=True).add(function.mod["main"], sch, [1e-3])
+    command = [sys.executable, "-c", REPLAY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(sch.mod["main"].body).strip()

@@ -1,4 +1,4 @@
-"""Depthwise and first layers of 8-bit integers, whose dot products take taps side by side, against NumPy, bit for bit."""
+"""Depthwise and first layers of 8-bit integers, whose dot products take taps side by side, against NumPy."""
 
 import pytest
 from integer_run import DEPTHWISE, STEM, TARGETS, Convolution, form_of, function_of

@@ -1,0 +1,77 @@
+"""Interleaving and copying of bytes by vectors, against NumPy."""
+
+import numpy as np
+import pytest
+from integer_run import TARGETS
+from te_run import function, run
+from tvm import te
+from tvm.s_tir import Schedule
+
+from tvm_sched.kernels.integer.interleave import interleave
+from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", ["host", "x86-avx2"])
+@pytest.mark.parametrize(
+    ("pixels", "group", "stride", "wide"),
+    [
+        (64, 4, 1, "uint8"),
+        (112, 4, 1, "uint8"),  # vectors of 64, 32 and 16
+        (80, 4, 2, "int8"),
+        (48, 4, 3, "uint8"),
+        (16, 2, 1, "int16"),
+        (96, 2, 2, "int16"),
+        (72, 2, 1, "uint8"),
+        (48, 1, 1, "int16"),
+        (48, 1, 2, "uint8"),
+    ],
+)
+def test_groups_lie_side_by_side(name, pixels, group, stride, wide):
+    narrow = "int8" if wide == "int8" else "uint8"
+    limits, shape = np.iinfo(narrow), (7, stride * 2 * pixels)
+    x = RANDOM.integers(limits.min, limits.max, shape, narrow, endpoint=True)
+    planes = RANDOM.permutation(7)[:group].astype("int32")  # channels that lie anywhere
+    image, chosen = te.placeholder(x.shape, narrow), te.placeholder(planes.shape, "int32")
+
+    def grouped(m):
+        return image[chosen[m % group], m // group * stride].astype(wide)
+
+    sch = Schedule(function([image, chosen], te.compute((2 * pixels * group,), grouped, name="grouped")))
+    _, pixel, _ = sch.split(sch.get_loops(sch.get_sblock("grouped"))[0], [None, pixels, group])
+    interleave(sch, pixel, stride)
+    expected = x[planes, ::stride].T.reshape(-1).astype(wide)
+    np.testing.assert_array_equal(run(sch, TARGETS[name], [x, planes], expected.shape, wide), expected)
+
+
+@pytest.mark.parametrize("wide", ["uint8", "int16"])
+@pytest.mark.parametrize(
+    ("width", "left", "columns"),
+    [(1, 0, 1), (5, 1, 7), (16, 3, 24), (31, 0, 31), (66, 2, 70), (7, 1, 8), (9, 2, 10)],  # the last two are cut
+)
+def test_padded_rows_are_copied(width, left, columns, wide):
+    x = RANDOM.integers(0, 255, (1, 3, 4, width), "uint8", endpoint=True)
+    image = te.placeholder(x.shape, "uint8")
+    padded = te.compute(
+        (3, 7, columns),
+        lambda c, h, w: padded_pixel(image, 9, (0, c), h - 2, w - left).astype(wide),
+        name="padded",
+    )
+    sch = Schedule(function([image], padded))
+    copy_padded(sch, sch.get_loops(sch.get_sblock("padded"))[-1], left, width)
+    right = max(0, columns - left - width)
+    expected = np.pad(x[0], [(0, 0), (2, 1), (left, right)], constant_values=9)[..., :columns].astype(wide)
+    np.testing.assert_array_equal(run(sch, TARGETS["host"], [x], expected.shape, wide), expected)
+
+
+@pytest.mark.parametrize("channels", [8, 10])
+@pytest.mark.parametrize("width", [3, 14, 56, 100])
+def test_whole_rows_are_copied_also_of_a_block_row_that_is_cut_short(channels, width):
+    x = RANDOM.integers(0, 255, (channels, 3, width), "uint8", endpoint=True)
+    image = te.placeholder(x.shape, "uint8")
+    sch = Schedule(function([image], te.compute(x.shape, lambda *at: image(*at), name="copied")))
+    channel, _, column = sch.get_loops(sch.get_sblock("copied"))
+    sch.split(channel, [None, 4])
+    copy_whole(sch, column)
+    np.testing.assert_array_equal(run(sch, TARGETS["host"], [x], x.shape, "uint8"), x)
