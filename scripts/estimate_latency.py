@@ -2,7 +2,7 @@
 """Estimates latencies of networks on a CPU that is not here, dense and 1x16 sparse, and the tile of each kernel that
 would be best there.
 
-    python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4]
+    python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4] [--precision float16]
 
 Static analysis: `tvm_sched/estimation/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv,
 tiles into tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The
@@ -20,10 +20,12 @@ from subp.cli.options.types import Numbers
 from subp.deployment.random_networks import random_network
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, targets
+from tvm_sched import precision as precisions
 from tvm_sched.compiler import SHIPPED
 from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Estimator
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
+from tvm_sched.precision import Precision
 from tvm_sched.quiet import quiet
 from tvm_sched.records.database import workload
 from tvm_sched.records.fastest import estimated, write_estimates
@@ -31,7 +33,7 @@ from tvm_sched.tuning.tiles import tasks_of
 
 NETWORKS = ("resnet18", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50")
 SPARSITIES = (0.75, 0.0, 0.9, 0.5)
-FIELDS = ("network", "n", "sparsity", "threads", "estimated_ms")
+FIELDS = ("network", "n", "sparsity", "threads", "precision", "estimated_ms")
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
@@ -41,10 +43,12 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
     "--network", "networks", multiple=True, default=NETWORKS, help="A network [the five of the benchmark suite]."
 )
 @click.option("--threads", type=Numbers(), default="1,4", show_default=True)
-def command(target: str, networks: tuple[str, ...], threads: list[int]):
+@click.option("--precision", default="float32", show_default=True)
+def command(target: str, networks: tuple[str, ...], threads: list[int], precision: str):
     """Estimate latencies and tiles for TARGET."""
     try:
         machine = targets.get(target)
+        numbers = precisions.of(precision, machine)
         estimators = {}
         for count in threads:
             shared = next(iter(estimators.values())).loops if estimators else None
@@ -55,25 +59,25 @@ def command(target: str, networks: tuple[str, ...], threads: list[int]):
     rows = {key(row): row for row in csv.DictReader(file.read_text().splitlines())} if file.exists() else {}
     for sparsity in SPARSITIES:
         for network in networks:
-            asked = [count for count in threads if (network, str(sparsity), str(count)) not in rows]
+            asked = [count for count in threads if (network, str(sparsity), str(count), precision) not in rows]
             if asked:
-                for row in estimate(network, sparsity, [estimators[count] for count in asked]):
+                for row in estimate(network, sparsity, [estimators[count] for count in asked], numbers):
                     rows[key(row)] = row
                     click.echo(" ".join(row.values()))
                 write(file, list(rows.values()))
 
 
-def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[dict]:
-    """The rows of one network, one an estimator; the tiles of its kernels are written."""
+def estimate(name: str, sparsity: float, estimators: list[Estimator], numbers: Precision) -> list[dict]:
+    """The rows of one network in a precision, one an estimator; the tiles of its kernels are written."""
     network = random_network(name, n=16, sparsity=sparsity, seed=0, size=224, batch=1)
     with quiet():
         imported = torch_export.from_torch(network.module, network.example_input)
     rows = []
     for estimator in estimators:
         with quiet():
-            mod = pipeline.fused(imported, Compilation(estimator.target, dense=not sparsity))
+            mod = pipeline.fused(imported, Compilation(estimator.target, dense=not sparsity, precision=numbers))
         seconds = estimator.network_seconds(mod, RASPBERRY_PI_5)
-        values = (name, 16 if sparsity else 1, sparsity, estimator.target.cores, f"{1e3 * seconds:.1f}")
+        values = (name, 16 if sparsity else 1, sparsity, estimator.target.cores, numbers.word, f"{1e3 * seconds:.1f}")
         rows.append(dict(zip(FIELDS, map(str, values), strict=True)))
         guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod)]
         lines = [
@@ -85,9 +89,9 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator]) -> list[di
     return rows
 
 
-def key(row: dict) -> tuple[str, str, str]:
+def key(row: dict) -> tuple[str, str, str, str]:
     """What a file holds one row of."""
-    return row["network"], row["sparsity"], row["threads"]
+    return row["network"], row["sparsity"], row["threads"], row["precision"]
 
 
 def write(file: Path, rows: list[dict]):
@@ -96,7 +100,11 @@ def write(file: Path, rows: list[dict]):
     with partial.open("w", newline="") as out:
         writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["network"], float(row["sparsity"]), int(row["threads"]))))
+        writer.writerows(
+            sorted(
+                rows, key=lambda row: (row["network"], row["precision"], float(row["sparsity"]), int(row["threads"]))
+            )
+        )
     os.replace(partial, file)
 
 

@@ -26,8 +26,11 @@ def scheduled(kernel, mod: tvm.IRModule, target, tile=None) -> Schedule:
 
 
 def run(sch: Schedule, target, arrays, shape, dtype="float32") -> np.ndarray:
-    """What the scheduled function writes; its output begins as NaN, so that an element left out shows."""
-    output = tvm.runtime.tensor(np.full(shape, np.nan if dtype == "float32" else -1, dtype))
+    """What the scheduled function writes; its output begins as NaN, or the largest integer, so that an element left out
+    shows.
+    """
+    nothing = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else np.nan
+    output = tvm.runtime.tensor(np.full(shape, nothing, dtype))
     codegen.build(sch.mod, target)["main"](*map(tvm.runtime.tensor, arrays), output)
     return output.numpy()
 

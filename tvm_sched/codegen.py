@@ -17,13 +17,18 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
+from tvm_sched.passes.tir.copy_bytes import copy_bytes
 from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
+from tvm_sched.passes.tir.interleave_bytes import interleave_bytes
 from tvm_sched.passes.tir.keep_registers import keep_registers
+from tvm_sched.passes.tir.lower_dots import lower_dots
+from tvm_sched.passes.tir.narrow_bytes import narrow_bytes
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
+from tvm_sched.passes.tir.sum_in_blocks import sum_in_blocks
 from tvm_sched.passes.tir.widen_indices import widen_indices
 from tvm_sched.targets import Target
 
@@ -41,6 +46,9 @@ class CodePhase:
 
 
 LOWERING = (
+    # Rows of bytes are copied by vectors, planes of bytes interleaved.
+    CodePhase("copy_bytes", each(copy_bytes)),
+    CodePhase("interleave_bytes", each(interleave_bytes)),
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),
     # Of an address only the loaded index is left in the loop.
@@ -49,14 +57,20 @@ LOWERING = (
     CodePhase("first_products", each(first_products)),
     # Weights are asked for before they are needed.
     CodePhase("insert_prefetches", each(insert_prefetches)),
+    # Dot products of integers become instructions.
+    CodePhase("lower_dots", each(lower_dots)),
     # TVM's own: blocks and buffers become loops over flat memory, vectors, calls.
     CodePhase("lower_loops", lowered_apart(TVM_LOWERING)),
     # Functions that only other functions call take pointers.
     CodePhase("take_pointers", each(take_pointers)),
 )
 FINISHING = (
+    # Clipped vectors become bytes by saturation.
+    CodePhase("narrow_bytes", each(narrow_bytes)),
     # Functions inside the network do not test their arguments.
     CodePhase("skip_argument_checks", each(skip_argument_checks)),
+    # Long sums of half precision become sums of blocks.
+    CodePhase("sum_in_blocks", each(sum_in_blocks)),
     # Sums go to the stack, where LLVM takes them for registers.
     CodePhase("keep_registers", each(keep_registers)),
     # TVM's own: what is left of its built-in functions.

@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -35,6 +35,8 @@ def compile(
     dump: str | Path | None = None,
     check: bool = True,
     winograd: bool = True,
+    precision: str = "float32",
+    calibration: Iterable | None = None,
     shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
@@ -57,6 +59,9 @@ def compile(
                     evaluator), on the example and on random inputs
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
+    precision:      of the numbers inside the network (docs/precision.md): 'float32', 'float16' for an ARM CPU with
+                    fp16, or 'int8'
+    calibration:    for precision 'int8' of a network that is not quantised yet: as `quantize` takes it
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
@@ -68,10 +73,12 @@ def compile(
     from torch.export import ExportedProgram
 
     from tvm_sched import pipeline
+    from tvm_sched import precision as precisions
     from tvm_sched.deploy.artifact import Artifact
     from tvm_sched.deploy.manifest import make_manifest, of_shapes
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.calibration import is_quantised
     from tvm_sched.frontend.shapes import examples, of_each_input
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
@@ -79,24 +86,33 @@ def compile(
     from tvm_sched.verification.check import UNCHECKED, Check, check_joined
 
     target = targets.get(target)
-    target = replace(target, cores=threads_of(target, threads))
+    numbers = precisions.of(precision, target)
+    target = precisions.with_flags(replace(target, cores=threads_of(target, threads)), numbers)
     observe = None if dump is None else Dump(dump)
     restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
-    compilation = Compilation(target, open_records(records, target), dense, observe, restrictions)
+    known = open_records(records, target)
+    compilation = Compilation(target, known, dense, observe, restrictions, precision=numbers)
+
+    examples_of_use = None if calibration is None else list(calibration)  # for each of several shapes anew
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
         network, inputs = network_of(module, inputs)
+        if numbers.before:
+            network = numbers.before(network, examples_of_use, inputs, kwargs)
         if isinstance(network, ExportedProgram):
             network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
         against_torch = Check.of(imported, network, inputs, kwargs)
+        ranged = against_torch.in_range(compilation)
         if check:
-            built, verdict = against_torch.built(compilation)
+            built, verdict = against_torch.built(ranged)
         else:
-            built, verdict = pipeline.build_network(imported, compilation), UNCHECKED
+            built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
         told = against_torch.told(verdict)
-        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense)
+        word = "int8" if is_quantised(imported.program) else precision
+        manifest = make_manifest(target, against_torch.imported, built, check=told, dense=dense, precision=word)
+        return built, verdict, manifest
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

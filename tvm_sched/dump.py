@@ -12,7 +12,7 @@ NUMBERS = {name: number for number, name in enumerate([IMPORTED, *(phase.name fo
 
 
 class Dump:
-    """An observer of `pipeline.Compilation`: `03_channels_last.txt` and so on, in TVM's script, the assembly last."""
+    """An observer of `pipeline.Compilation`: `04_channels_last.txt` and so on, in TVM's script, the assembly last."""
 
     def __init__(self, folder: str | Path):
         """Makes the folder if need be. Raises UserError where that cannot be."""

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,12 +15,14 @@ from subp_contract.errors import UserError, first_line
 from tvm_sched import codegen
 from tvm_sched.codegen import Memory, Observer
 from tvm_sched.frontend.torch_export import Imported
+from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.passes.graph.broadcasts_apart import broadcasts_apart
 from tvm_sched.passes.graph.call_directly import Steps, call_directly
 from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
+from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
@@ -28,7 +30,6 @@ from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
-from tvm_sched.passes.quantised.moves import move_in_8_bits
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
@@ -36,6 +37,7 @@ from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
 from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
+from tvm_sched.precision import FLOAT32, Precision
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
@@ -51,6 +53,8 @@ class Compilation:
     dense: bool = False  # zeros are ignored
     observe: Observer | None = None  # sees the module after each phase
     restrictions: Restrictions = FREE  # of the layers' kernels
+    precision: Precision = FLOAT32
+    wide: Mapping[str, str] = field(default_factory=dict)  # layers that stay in float32 where others do not -> why
     choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
@@ -82,66 +86,80 @@ FUSE = tvm.transform.Sequential(
 FOR_SCHEDULES = tvm.transform.Sequential([each(vector_math), each(narrow_indices)])
 
 
-def select(mod: IRModule, compilation: Compilation) -> IRModule:
+def narrow(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 4."""
+    within = compilation.precision.within
+    return SIMPLIFY(within(mod, compilation.wide)) if within else mod
+
+
+def select(mod: IRModule, compilation: Compilation) -> IRModule:
+    """Phase 6."""
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
-    mod, compilation.choices = select_kernels(
-        mod, compilation.target, compilation.dense, compilation.restrictions, choose
-    )
+    mod, choices = select_kernels(mod, compilation.target, compilation.dense, compilation.restrictions, choose)
+    compilation.choices = {
+        mark: replace(choice, why=f"{choice.why}; {compilation.wide[choice.name]}")
+        if choice.name in compilation.wide
+        else choice
+        for mark, choice in choices.items()
+    }
     return mod
 
 
 def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 8."""
+    """Phase 10."""
     mod, compilation.schedules = schedule_functions(mod, compilation.target, compilation.records)
     return mod
 
 
 def plan_memory(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 11."""
+    """Phase 13."""
     planned = relax.get_pipeline("default_build")(mod)
     compilation.memory = Memory.of(mod, planned)
     return planned
 
 
 def direct(mod: IRModule, compilation: Compilation) -> IRModule:
-    """Phase 12."""
+    """Phase 14."""
     mod, compilation.steps = call_directly(mod)
     return mod
 
 
 FUSING = (
-    # 1. Constants folded, bindings canonical, nothing dead; what is only moved in 8 bits stays so.
-    Phase("simplify", lambda mod, _: SIMPLIFY(move_in_8_bits(mod))),
-    # 2. Batch norms are folded into the convolutions before them.
+    # 1. Quantised layers in integers.
+    Phase("integer_layers", lambda mod, compilation: integer_layers(mod, dot_of(compilation.target).activation)),
+    # 2. Constants folded, bindings canonical, nothing dead.
+    Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
+    # 3. Batch norms are folded into the convolutions before them.
     Phase("fold_batch_norm", lambda mod, _: fold_batch_norm(mod)),
-    # 3. Activations are stored channels last.
+    # 4. Numbers become those of the precision that was asked for.
+    Phase("narrow_numbers", narrow),
+    # 5. Activations are stored channels last.
     Phase("channels_last", lambda mod, _: SIMPLIFY(channels_last(mod))),
-    # 4. Each layer gets its kernel, its weight packed.
+    # 6. Each layer gets its kernel, its weight packed.
     Phase("select_kernels", select),
-    # 5. Operators become TIR functions; elementwise chains go into the kernels before them.
+    # 7. Operators become TIR functions; elementwise chains go into the kernels before them.
     Phase("fuse", lambda mod, _: FUSE(mod)),
-    # 6. Marks become attributes and names; equal functions become one.
+    # 8. Marks become attributes and names; equal functions become one.
     Phase("share_functions", lambda mod, _: share_functions(mod)),
-    # 7. exp and its like as polynomials, indices in int32.
+    # 9. exp and its like as polynomials, indices in int32.
     Phase("for_schedules", lambda mod, _: FOR_SCHEDULES(mod)),
 )
 SCHEDULING = (
-    # 8. Each function gets its schedule.
+    # 10. Each function gets its schedule.
     Phase("schedule_functions", schedule),
-    # 9. What depends on weights alone is computed when the network is loaded.
+    # 11. What depends on weights alone is computed when the network is loaded.
     Phase("hoist_constants", lambda mod, _: hoist_constants(mod)),
-    # 10. Results go over operands that are not needed any more.
+    # 12. Results go over operands that are not needed any more.
     Phase("write_in_place", lambda mod, _: write_in_place(mod)),
 )
 BUILDING = (
-    # 11. TVM's own: calls become the virtual machine's, memory is planned statically.
+    # 13. TVM's own: calls become the virtual machine's, memory is planned statically.
     Phase("plan_memory", plan_memory),
-    # 12. Steps become one function that calls the kernels with pointers.
+    # 14. Steps become one function that calls the kernels with pointers.
     Phase("call_directly", direct),
 )
-# 13 to 21 are codegen's; machine code comes last.
+# 15 to 27 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 
@@ -171,7 +189,7 @@ def told(step: str) -> Iterator[None]:
 
 
 def fused(imported: Imported, compilation: Compilation) -> IRModule:
-    """Phases 1 to 7: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
+    """Phases 1 to 9: the network as calls of fused, not yet scheduled functions. These are what tuning measures."""
     read = weight_bytes(imported.mod["main"], compilation.dense)
     compilation.target = replace(compilation.target, network_bytes=read)
     if compilation.observe:
@@ -192,7 +210,7 @@ class Lowered:
 
 
 def lower(imported: Imported, compilation: Compilation) -> Lowered:
-    """Phases 1 to 10: 'main' takes the input and what 'prepare', where there is one, returns."""
+    """Phases 1 to 12: 'main' takes the input and what 'prepare', where there is one, returns."""
     mod = run(SCHEDULING, fused(imported, compilation), compilation)
     prepare = PREPARE if PREPARE in {var.name_hint for var in mod.get_global_vars()} else None
     parts = imported.parts  # one of which the module computes, and all of which the choices tell of
@@ -204,7 +222,7 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
 
 
 def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
-    """Phases 11 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
+    """Phases 13 to the last: TVM's executable of a lowered network; `compilation.memory` tells what it takes."""
     planned = run(BUILDING, mod, compilation)
     with told("code generation"):
         executable = codegen.build(planned, compilation.target, compilation.observe)

@@ -32,6 +32,7 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
 @model_options("n", "sparsity", "seed", "code")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
+@click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
 @click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
 @click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
 @click.option("--seconds", type=click.FloatRange(0.1), help="For each thread count [10]; in a suite, for each engine.")
@@ -51,6 +52,7 @@ def command(
     model: str | None,
     settings: dict,
     records: Path | None,
+    precision: str | None,
     target: str | None,
     threads: list[int] | None,
     seconds: float | None,
@@ -80,10 +82,12 @@ def command(
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
             raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
-        run_suite(suite, against, target, records, seconds, minutes, json_file)
+        run_suite(suite, against, target, precision, records, seconds, minutes, json_file)
     else:
-        if target is not None:
-            raise click.UsageError("NET.SO was compiled for a target: leave --target out")
+        if target is not None or precision is not None:
+            raise click.UsageError(
+                "NET.SO was compiled for a target, in a precision: leave --target and --precision out"
+            )
         if against and model is None:
             raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
         run_one(
@@ -95,6 +99,7 @@ def run_suite(
     name: str,
     against: list[str],
     target: str | None,
+    precision: str | None,
     records: Path | None,
     seconds: float | None,
     minutes: float,
@@ -110,7 +115,8 @@ def run_suite(
     from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched.bench import latency, rows
 
-    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file)
+    numbers = precision or "float32"
+    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file, numbers)
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for case in chosen.cases:
@@ -151,6 +157,7 @@ def run_one(
     from subp.deployment.checks import engine_check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
+    from tvm_sched.deploy.manifest import allowed_by_rounding
     from tvm_sched.signature import check_inputs
 
     not_an_input(json_file, path, *([model] if model else []))
@@ -165,10 +172,12 @@ def run_one(
         shape = list(x.shape)
         network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
         ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
-        ready += [reference(name, network, count, records) for name in against]
+        word = compiled.manifest["precision"]
+        ready += [reference(name, network, count, records, word) for name in against]
         for engine in ready if model else ():
             engine.prepare()
-            engine_check(engine, f"{engine.name} on {model}", engine.call(x), network.reference(x))
+            stage = f"{engine.name} on {model}"
+            engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
         measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
@@ -192,19 +201,22 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
     if not model.endswith(".pt2"):
         settings = settings | {"batch": shape[0], "size": shape[-1]}
     network, _ = load_network(model, settings)
+    if model.endswith(".pt2") and len(network.only_input()) != shape[0]:
+        network, _ = load_network(model, settings | {"batch": shape[0]})
     if list(network.only_input().shape) != shape:
         raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {list(network.only_input().shape)}")
     return network
 
 
-def reference(name: str, network: "Network", threads: int, records: Path | None) -> "Engine":
-    """The engine of that name, one of ENGINES, ready on the network."""
+def reference(name: str, network: "Network", threads: int, records: Path | None, precision: str) -> "Engine":
+    """The engine of that name, one of ENGINES, ready on the network; our dense build in that precision."""
     import tvm_sched
     from tvm_sched.bench import engines
 
     if name != "dense":
         return engines.REFERENCES[name](network, threads)
-    built = tvm_sched.compile(network.module, network.example_input, threads=threads, records=records, dense=True)
+    options = {"threads": threads, "records": records, "precision": precision}
+    built = tvm_sched.compile(network.module, network.example_input, dense=True, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.so"
         built.save(path)

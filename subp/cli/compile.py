@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, target_option
+from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, precision_option, target_option
 from subp.deployment import networks
+from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from tvm_sched.targets import Target
+
+BATCHES = 32  # of 16 images, to calibrate on
 
 
 @click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
 @click.argument("model")
 @model_options()
 @target_option
+@precision_option
+@click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="For --precision int8: what `subp quantize` takes, of which 512 images are drawn.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option(
@@ -51,6 +60,8 @@ def command(
     model: str,
     settings: dict,
     target: str,
+    precision: str,
+    calibrate: str | None,
     threads: int | None,
     records: Path | None,
     shapes: tuple,
@@ -71,13 +82,18 @@ def command(
     from subp.cli.terminal import console
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
+    from tvm_sched import precision as precisions
     from tvm_sched.deploy import toolchain
 
     not_an_input(output, model)
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
+    precisions.of(precision, machine)  # and likewise
+    if calibrate and precision != "int8":
+        raise UserError("--calibrate is for --precision int8")
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
+    calibration = calibrate and batches_of(calibrate, model, source, example, metadata)
     artifact = tvm_sched.compile(
         source,
         example,
@@ -88,6 +104,8 @@ def command(
         dump=dump,
         check=not no_check,
         winograd=not no_winograd,
+        precision=precision,
+        calibration=calibration,
         shapes=shapes or None,
     )
     check = artifact.manifest["check"]
@@ -111,7 +129,8 @@ def command(
     taken = "; ".join(
         ", ".join(f"input {list(spec.shape)}" for spec in shape.signature.inputs) for shape in artifact.shapes
     )
-    click.echo(f"{output}: {size:.2f} MB, target {target}, {taken}, {needs}; {checked}")
+    numbers = "" if precision == "float32" else f", {precision}"
+    click.echo(f"{output}: {size:.2f} MB, target {target}{numbers}, {taken}, {needs}; {checked}")
 
 
 def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:
@@ -121,6 +140,16 @@ def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:
         return model, None, {}
     network, metadata = load_network(model, settings)
     return network.module, network.example_input, metadata
+
+
+def batches_of(data: str, model: str, source: Any, example: Any, metadata: dict) -> list:
+    """Batches of inputs to calibrate on, from what `subp quantize` takes."""
+    from subp.deployment import quantised
+    from tvm_sched.bench.engines import Network
+
+    if isinstance(source, str):
+        raise UserError("--calibrate is for a network of one shape: leave out --shape, or quantise the file first")
+    return quantised.calibration(data, Network.of(model, source, example), metadata, BATCHES, seed=0, download=False)
 
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(file: Path, code: str | None, threads: list[int] | None) -> None:
     """Show FILE's layers: block size, density, uniform or not, multiply-accumulates, bytes dense and as BSR.
 
-    FILE is a checkpoint or a folded network of `subp train`, an ONNX file, or what `subp compile` wrote: of that also
-    the kernels.
+    FILE is a checkpoint or a folded network of `subp train`, an exported program (.pt2), an ONNX file, or what `subp
+    compile` wrote: of that also the kernels.
 
     With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
     thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
@@ -37,7 +37,7 @@ def command(file: Path, code: str | None, threads: list[int] | None) -> None:
         if file.suffix != ".so":
             raise UserError(f"--threads tells of a compiled file, NAME.so, not of {file}")
         return console().print(threads_table(file, threads))
-    tables = {".so": compiled_table, ".onnx": onnx_table}
+    tables = {".so": compiled_table, ".onnx": onnx_table, ".pt2": program_table}
     if file.suffix in tables:
         console().print(tables[file.suffix](file))
     else:
@@ -81,6 +81,7 @@ def compiled_table(file: Path) -> "Table":
     manifest, arch = read_manifest(file)
     size = file.stat().st_size / 1e6
     build = "dense build, " if manifest["dense"] else ""
+    build += "" if manifest["precision"] == "float32" else f"{manifest['precision']}, "
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
     told = []
@@ -90,7 +91,8 @@ def compiled_table(file: Path) -> "Table":
     table = Table(title="\n".join([title, *map(escape, told)]), show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")
-    for column in ("operator", "input -> output", "kernel"):
+    narrow = manifest["precision"] != "float32"
+    for column in ("operator", "input -> output", *(["precision"] if narrow else []), "kernel"):
         table.add_column(column)
     for column in ("n", "density", "blocks"):
         table.add_column(column, justify="right")
@@ -100,7 +102,8 @@ def compiled_table(file: Path) -> "Table":
         blocks = f"{layer['kept']}/{layer['total']}"
         numbers = (str(layer["n"] or "-"), f"{layer['density']:.1%}", blocks, f"{layer['macs'] / 1e6:,.2f} M")
         computed = f"{layer['kept_macs'] / 1e6:,.2f} M"
-        table.add_row(layer["name"], layer["op"], layer["shape"], layer["kernel"], *numbers, computed)
+        kernel = [layer["precision"], layer["kernel"]] if narrow else [layer["kernel"]]
+        table.add_row(layer["name"], layer["op"], layer["shape"], *kernel, *numbers, computed)
     return table
 
 
@@ -136,6 +139,33 @@ def threads_table(file: Path, threads: list[int]) -> "Table":
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def program_table(file: Path) -> "Table":
+    """The layers of an exported program, quantised ones too."""
+    from subp.deployment.networks import exported_network
+    from subp.pruning import summary
+
+    network, _ = exported_network(file)
+    return summary.table(list(program_layers(network.module)), file.stem)
+
+
+def program_layers(program) -> Iterator["LayerSummary"]:
+    """Of each convolution and product whose weight is the program's own."""
+    from subp.pruning.summary import layer_summary
+    from tvm_sched.frontend.aten.program import name_of, source
+    from tvm_sched.frontend.aten.source_place import operator
+
+    about = program.graph_signature
+    names = {**about.inputs_to_parameters, **about.inputs_to_buffers}
+    for node in program.graph.nodes:
+        if operator(node) not in ("conv2d", "linear") or source(node.args[1]).name not in names:
+            continue
+        weight = program.state_dict[names[source(node.args[1]).name]]
+        groups = node.args[6] if operator(node) == "conv2d" and len(node.args) > 6 else 1
+        macs = node.meta["val"].numel() * weight[0].numel()
+        kind = operator(node) if weight.is_floating_point() else f"{operator(node)} int8"
+        yield layer_summary(name_of(source(node.args[1]), node, program), kind, weight.float(), groups, macs)
 
 
 def onnx_table(file: Path) -> "Table":

@@ -182,7 +182,7 @@ class Quickstart:
 
     def write(self, networks: dict[str, list["Row"]]) -> None:
         """Report and picture; title -> rows of each network."""
-        from subp.cli import picture
+        from subp.deployment import picture
         from subp_contract.files import write_atomically
 
         accuracies = {"dense": self.report.accuracies["dense"], f"SUBP {PATTERN}": self.report.accuracies["sparse"]}

@@ -15,23 +15,25 @@ LEAST_COSINE = 0.5  # of an int8 engine's outputs with PyTorch's
 TINY = 1e-30  # keeps a quotient of zeros a number
 
 
-def check(stage: str, output: np.ndarray, expected: np.ndarray) -> float:
-    """The maximum absolute error of `output`.
+def check(
+    stage: str, output: np.ndarray, expected: np.ndarray, precision: str = "float32", allowed: float = 0.0
+) -> float:
+    """The maximum absolute error of `output`, computed in that precision.
 
-    Raises CheckFailed if it is beyond the limit for what is expected.
+    Raises CheckFailed if it is beyond the limit for what is expected, and what is `allowed` beyond that.
     """
-    agreement = compare(output, expected)
+    agreement = compare(output, expected, allowed=allowed, precision=precision)
     if not agreement.holds:
         raise CheckFailed(f"{stage} {agreement.words}")
     return agreement.error
 
 
-def engine_check(engine: Engine, stage: str, output: np.ndarray, expected: np.ndarray) -> None:
+def engine_check(engine: Engine, stage: str, output: np.ndarray, expected: np.ndarray, allowed: float = 0.0) -> None:
     """As `check`; in int8 an output is taken that points the same way: random weights make a network that quantisation
     changes much.
     """
-    if engine.precision == "float32":
-        check(stage, output, expected)
+    if engine.precision != "int8":
+        check(stage, output, expected, engine.precision, allowed)
         return
     cosine = float((output * expected).sum() / (np.linalg.norm(output) * np.linalg.norm(expected) + TINY))
     if not cosine >= LEAST_COSINE:

@@ -112,7 +112,7 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
 
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
-    from tvm_sched.frontend.aten import quantisation  # noqa: F401, registers the operators of quantised programs
+    from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
     from tvm_sched.signature import check_inputs

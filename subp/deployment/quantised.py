@@ -81,9 +81,7 @@ def require_classes(data: str, found: list[str], wanted: list[str]) -> None:
     if list(found) == list(wanted):
         return
     if len(found) != len(wanted):
-        raise UserError(
-            f"{data} has {len(found)} classes, where the network was trained on {len(wanted)}: give its data"
-        )
+        raise UserError(f"{data} has {len(found)} classes, where the network has {len(wanted)}: give data of its kind")
     place = next(i for i, (one, other) in enumerate(zip(found, wanted, strict=True)) if one != other)
     raise UserError(
         f"class {place} of {data} is {found[place]!r}, where the network has {wanted[place]!r}: give data with its "

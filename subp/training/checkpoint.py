@@ -154,7 +154,7 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, as_trained: 
         "model.safetensors that it leaves",
     )
     if checkpoint.quantised and not as_trained:
-        return quantised.module(quantised.unpacked(checkpoint.quantised, path)), checkpoint.metadata
+        return quantised.module(quantised.unpacked(checkpoint.quantised, Path(path))), checkpoint.metadata
     architecture = checkpoint.metadata.get("architecture")
     if model is None:
         if architecture is None:

@@ -2,29 +2,13 @@
 
 import pytest
 import torch
+from quantised_networks import Block, named, operators
 from torch import nn
 from torch.nn import functional as F
 
 from subp_contract.errors import UserError
 from subp_quantizer import quantization, sites
 from subp_quantizer.sites import Kind
-
-
-class Block(nn.Module):
-    """A residual block behind a stem, a concatenation, a pool and a classifier."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
-        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8), nn.SiLU())
-        self.linear = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
-        self.classifier = nn.Linear(16, 4)
-
-    def forward(self, x):
-        x = self.stem(x)
-        x = torch.relu(self.linear(self.depthwise(x)) + x)
-        x = torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)
-        return self.classifier(x.mean((2, 3)))
 
 
 class Ends(nn.Module):
@@ -43,14 +27,6 @@ def exported(module, *shape):
     torch.manual_seed(0)
     x = torch.randn(shape)
     return torch.export.export(module, (x,)), x
-
-
-def operators(program):
-    return [node for node in program.graph.nodes if hasattr(node.target, "_schema")]
-
-
-def named(node):
-    return node.target._schema.name.split("::")[-1] if hasattr(node.target, "_schema") else node.name
 
 
 def scales(program):

@@ -175,6 +175,7 @@ def ours(artifact: "Artifact", network: Network, path: str | os.PathLike) -> Eng
         file_bytes=os.path.getsize(path),
         target=artifact.manifest["target"],
         dense=dense,
+        precision=artifact.manifest["precision"],
         cost=artifact.cost(),
     )
 

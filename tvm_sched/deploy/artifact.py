@@ -18,11 +18,11 @@ from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
-    check_limits,
     each_shape,
     expected_outputs,
     first_numbers,
     largest_error,
+    limits,
     read_manifest,
     require_this_machine,
 )
@@ -30,7 +30,7 @@ from tvm_sched.planning.explain import TIMED, LayerChoice, table
 from tvm_sched.quiet import quiet
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, unflatten
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
+from tvm_sched.targets.sizes import NUMBER_BYTES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -163,11 +163,9 @@ class Artifact:
         found, network = [], self.for_few_calls()
         for manifest, shape in zip(each_shape(self.manifest), self.shapes, strict=True):
             outputs = network.run_flat(check_inputs(shape.signature.inputs, manifest["check"]["seed"]))
+            rows = zip(outputs, expected_outputs(manifest), limits(manifest), strict=True)
             found += [
-                (spec, largest_error(first_numbers(output), numbers), limit)
-                for output, (spec, numbers), limit in zip(
-                    outputs, expected_outputs(manifest), check_limits(manifest), strict=True
-                )
+                (spec, largest_error(first_numbers(output), numbers), limit) for output, (spec, numbers), limit in rows
             ]
         return found
 
@@ -188,7 +186,7 @@ class Artifact:
         return Cost(
             dense_macs=sum(layer.macs for layer in layers),
             kept_macs=sum(layer.kept_macs for layer in layers),
-            stored_bytes=FLOAT * sum(layer.weights for layer in layers),
+            stored_bytes=sum(NUMBER_BYTES[layer.precision] * layer.weights for layer in layers),
             workspace_bytes=memory["workspace"],
             weights_bytes=memory["weights"] + memory["prepared"],
         )

@@ -23,7 +23,7 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import huge_pages, toolchain, wheels
-from tvm_sched.deploy.manifest import check_limits, expected_outputs, read_manifest
+from tvm_sched.deploy.manifest import expected_outputs, limits, read_manifest
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, numpy_dtype
 
 FORMAT = 2  # of network.txt
@@ -88,8 +88,8 @@ def description(manifest: dict, arch: str) -> str:
     lines = [f"{key} {words}".rstrip() for key, words in entries.items()]
     for spec in Signature.from_json(manifest).inputs:
         lines.append(tensor_line("input", spec, spec.range[0] if spec.range else 0))
-    for spec, limit in zip(Signature.from_json(manifest).outputs, check_limits(manifest), strict=True):
-        lines.append(tensor_line("output", spec, limit))
+    outputs = Signature.from_json(manifest).outputs
+    lines += [tensor_line("output", spec, limit) for spec, limit in zip(outputs, limits(manifest), strict=True)]
     return "".join(line + "\n" for line in lines)
 
 

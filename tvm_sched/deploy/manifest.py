@@ -1,14 +1,16 @@
 """What a compiled network tells of itself, without being run: JSON, which its file holds.
 
-`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`; `inputs` and `outputs` (name, shape, dtype; of whole
-numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
-`tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for);
+`inputs` and `outputs` (name, shape, dtype; of whole numbers the `range` of the example's), `input_structure`,
+`output_structure` and `parameters`, see `tvm_sched.signature`;
+`main` (the function that computes the network; one of that name and TIMED also tells times),
 `steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
 computes what 'main' takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all),
 `parts` (equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of
 'main': how threads share each, rows of `planning.sharing.SharedCall`), `memory` (bytes of `workspace`, `weights` and
 what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the first numbers of each of PyTorch's
-`outputs` for them; whether the network was `verified`, with what `error` at what `tolerance`, and `notes`), `shapes`
+`outputs` for them, and where more than their limit the errors that these are `allowed`; whether the network was
+`verified`, with what `error` at what `tolerance`, and `notes`), `shapes`
 (of a network for several what differs in the further ones, the members of OF_SHAPE), and what the user adds
 (`classes`, `preprocessing`).
 """
@@ -35,14 +37,17 @@ if TYPE_CHECKING:
     from tvm_sched.passes.graph.join_shapes import Joined
     from tvm_sched.pipeline import Built
 
-FORMAT = 5
+FORMAT = 6
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
+RELATIVE = {"float16": 2e-2}  # largest error of a precision that narrows, over the largest output
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
 OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
-def make_manifest(target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool) -> dict:
+def make_manifest(
+    target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool, precision: str = "float32"
+) -> dict:
     """The manifest of a network just compiled."""
     import torch
     import tvm
@@ -55,6 +60,7 @@ def make_manifest(target: Target, imported: "Imported", built: "Built", *, check
         "cpu_flags": list(target.cpu_flags),
         "threads": target.cores,
         "dense": dense,
+        "precision": precision,
         "prepare": built.lowered.prepare,
         "main": "main",
         "steps": built.steps["main"],
@@ -123,6 +129,14 @@ def first_numbers(output: np.ndarray) -> np.ndarray:
     return first.astype("float32") if output.dtype.name in ROUNDING else first
 
 
+def limits(manifest: dict) -> list[float]:
+    """The error that each output may have for the check's inputs."""
+    precision = manifest["precision"]
+    known = [error_limit(numbers, spec.dtype, precision) for spec, numbers in expected_outputs(manifest)]
+    given = manifest["check"].get("allowed", [None] * len(known))
+    return [limit if more is None else max(limit, more) for limit, more in zip(known, given, strict=True)]
+
+
 def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
     """Each output with the first numbers of PyTorch's for the check; those of half precision as float32."""
     outputs = Signature.from_json(manifest).outputs
@@ -131,12 +145,10 @@ def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
     return [(spec, np.array(*each)) for spec, *each in zip(outputs, numbers, types, strict=True)]
 
 
-def check_limits(manifest: dict) -> list[float]:
-    """Of each output, how large an error the check allows: as `error_limit` has it, of a quantised network as the
-    manifest says.
-    """
-    default = [error_limit(numbers, spec.dtype) for spec, numbers in expected_outputs(manifest)]
-    return manifest["check"].get("limits") or default
+def allowed_by_rounding(manifest: dict) -> float:
+    """By how much the first output of a quantised network may be further from PyTorch's than others may."""
+    _, numbers = expected_outputs(manifest)[0]
+    return max(limits(manifest)[0] - error_limit(numbers, precision=manifest["precision"]), 0.0)
 
 
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
@@ -147,13 +159,15 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def error_limit(expected: np.ndarray, dtype: str | None = None) -> float:
+def error_limit(expected: np.ndarray, dtype: str | None = None, precision: str = "float32") -> float:
     """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
     of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
-    booleans.
+    booleans. Of a network that was narrowed to a `precision` its share of the largest output, if that is more.
     """
     name = dtype or expected.dtype.name
     if "float" not in name:
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
-    return max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, float(finite.max(initial=0)))
+    largest = float(finite.max(initial=0))
+    plain = max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, largest)
+    return max(plain, RELATIVE.get(precision, 0.0) * largest)

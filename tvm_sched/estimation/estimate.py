@@ -24,7 +24,7 @@ from tvm_ffi import structural_hash
 
 from tvm_sched import codegen, pipeline
 from tvm_sched.estimation import machine_model
-from tvm_sched.kernels import Kernel, kernel_of
+from tvm_sched.kernels import Kernel, kernel_of, seen_by
 from tvm_sched.records.database import workload
 from tvm_sched.targets import Target
 
@@ -96,24 +96,24 @@ class Estimator:
         kernel = kernel_of(func)
         if kernel is None:
             return None
-        mod = workload(func)
+        mod, target = workload(func), seen_by(func, self.target)
         problem = kernel.problem(Schedule(mod))
         found, met = [], set()
-        for tile in kernel.tiles(problem, self.target)[:LOOKS]:
-            key = kernel.loop_key(problem, tile)
+        for tile in kernel.tiles(problem, target)[:LOOKS]:
+            key = target.number_bytes, *kernel.loop_key(problem, tile)
             if key in met or len(met) < LOOPS:
                 met.add(key)
-                fma_cycles = self.fma_cycles(key, kernel, mod, tile)
-                found.append(Guess(tile, total_cycles(kernel, problem, tile, self.target, fma_cycles)))
+                fma_cycles = self.fma_cycles(key, kernel, mod, tile, target)
+                found.append(Guess(tile, total_cycles(kernel, problem, tile, target, fma_cycles)))
         return min(found, key=lambda guess: guess.cycles)
 
-    def fma_cycles(self, key: tuple, kernel: Kernel, mod: IRModule, tile) -> float:
+    def fma_cycles(self, key: tuple, kernel: Kernel, mod: IRModule, tile, target: Target) -> float:
         """Cycles of a vector's multiply-add in the main loop of a tile; NO_LOOP times what the pipes take where there
         is none.
         """
         if key not in self.loops:
-            loop = machine_model.main_loop_of(kernel, mod, tile, self.target)
-            self.loops[key] = loop.cycles(self.target) / loop.fmas if loop else NO_LOOP / self.target.fma_per_cycle
+            loop = machine_model.main_loop_of(kernel, mod, tile, target)
+            self.loops[key] = loop.cycles(target) / loop.fmas if loop else NO_LOOP / target.fma_per_cycle
         return self.loops[key]
 
     def network_seconds(self, mod: IRModule, board: Board) -> float:

@@ -26,8 +26,8 @@ ITERATIONS = 100  # of a loop, until its steady state decides
 MAIN_SHARE = 0.3  # of multiply-adds among a loop's instructions: a transformation of tiles has half of that
 JUMP = re.compile(r"\t(?:b(?:\.\w+)?|cbn?z|tbn?z)\s(?:.*\s)?(\.?\w+)$")
 LABEL = re.compile(r"(\.?\w+):$")
-FMA = re.compile(r"\tf(?:mla|mul)\tv\d+\.\d[sd], ")  # a sum's first may be a product alone
-BY_ELEMENT = re.compile(FMA.pattern + r".*\.s\[\d\]")
+FMA = re.compile(r"\tf(?:mla|mul)\tv\d+\.\d[sdh], ")  # a sum's first may be a product alone
+BY_ELEMENT = re.compile(FMA.pattern + r".*\.[sh]\[\d\]")
 CYCLES = re.compile(r"^Total Cycles:\s+(\d+)$", re.MULTILINE)
 
 
@@ -81,11 +81,11 @@ def innermost_loops(assembly: str) -> list[Loop]:
 
 
 def main_loop(assembly: str) -> Loop | None:
-    """The loop that does the work: of those that are mostly multiply-adds and loads, the one with the most; None where
-    there is none.
+    """The loop that does the work: of those that are mostly multiply-adds and loads, the one with the most, those first
+    that take scalars from lanes, which no transform does; None where there is none.
     """
     loops = [loop for loop in innermost_loops(assembly) if loop.fmas >= MAIN_SHARE * len(loop.body)]
-    return max(loops, key=lambda loop: loop.fmas, default=None)
+    return max(loops, key=lambda loop: (loop.by_element > 0, loop.fmas), default=None)
 
 
 def main_loop_of(kernel: Kernel, mod: IRModule, tile, target: Target) -> Loop | None:

@@ -38,22 +38,22 @@ class Case:
 CASES = [Case(kernel, example) for kernel in KERNELS for example in kernel.examples]
 
 
-def example_layer(example: Example) -> Layer:
-    """A layer as the example says; depthwise where its blocks have one channel."""
+def example_layer(example: Example, dtype: str = "float32") -> Layer:
+    """A layer as the example says, of that type; depthwise where its blocks have one channel."""
     inputs = 1 if example.n == 1 else CHANNELS
-    weight = np.ones((CHANNELS, inputs, example.size, example.size), "float32")
+    weight = np.ones((CHANNELS, inputs, example.size, example.size), dtype)
     if example.sparse:
         rows = CHANNELS // example.n
         kept = np.stack([np.random.default_rng(row).permutation(CHANNELS) < DENSITY * CHANNELS for row in range(rows)])
         weight *= kept.repeat(example.n, axis=0)[:, :, None, None]
     strides, around = (example.stride, example.stride), (example.size // 2,) * 4
     groups = CHANNELS if example.n == 1 else 1
-    return Layer("example", weight, (1, SIZE, SIZE, CHANNELS), CHANNELS, groups, strides, around)
+    return Layer("example", weight, (1, SIZE, SIZE, CHANNELS), CHANNELS, groups, strides, around, dtype=dtype)
 
 
-def form_of(case: Case, target: Target) -> Form:
-    """The kernel's cheapest form for the example's layer, in blocks of the example's size."""
-    forms = case.kernel.forms(example_layer(case.example), target)
+def form_of(case: Case, target: Target, dtype: str = "float32") -> Form:
+    """The kernel's cheapest form for the example's layer of that type, in blocks of the example's size."""
+    forms = case.kernel.forms(example_layer(case.example, dtype), target.of_dtype(dtype))
     return min((form for form in forms if form.n in (None, case.example.n)), key=lambda form: form.cycles)
 
 
@@ -61,7 +61,7 @@ def function_of(form: Form) -> IRModule:
     """A form as a function 'main' of its own, not scheduled."""
     layer, builder = form.layer, relax.BlockBuilder()
     size = SIZE * layer.stride[0]
-    x = relax.Var("x", relax.TensorType((1, size, size, CHANNELS), "float32"))
+    x = relax.Var("x", relax.TensorType((1, size, size, CHANNELS), layer.dtype))
     weights = [constant(array) for array in form.kernel.pack(form)]
     with builder.function("main", [x]):
         with builder.dataflow():
@@ -73,9 +73,9 @@ def function_of(form: Form) -> IRModule:
     return workload(func)
 
 
-def of(case: Case, target: Target) -> tuple[object, Loop | None]:
-    """(default tile, main loop) of a case for one thread; no loop where the tile needs none."""
-    target = replace(target, cores=1)
-    form = form_of(case, target)
+def of(case: Case, target: Target, dtype: str = "float32") -> tuple[object, Loop | None]:
+    """(default tile, main loop) of a case of that type for one thread; no loop where the tile needs none."""
+    target = replace(target, cores=1).of_dtype(dtype)
+    form = form_of(case, target, dtype)
     tile = case.kernel.tiles(form.problem, target)[0]
     return tile, machine_model.main_loop_of(case.kernel, function_of(form), tile, target)

@@ -20,7 +20,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from tvm_sched.estimation.estimate import Board, Call, calls, total_cycles
-from tvm_sched.kernels import Kernel, kernel_of
+from tvm_sched.kernels import Kernel, kernel_of, seen_by
 from tvm_sched.records.database import workload
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
@@ -68,6 +68,7 @@ def known(func: PrimFunc, target: Target, board: Board, records: KnownRecords | 
     kernel = kernel_of(func)
     if kernel is None:
         return Known()
+    target = seen_by(func, target)
     problem = kernel.problem(Schedule(workload(func)))
     tile = kernel.tiles(problem, target)[0]
     estimated = total_cycles(kernel, problem, tile, target) / board.ghz / 1e9

@@ -106,9 +106,33 @@ def require_alike(batch: Call, wanted: list, number: int, open_batch: bool) -> N
             )
 
 
+def in_8_bits(
+    network: torch.nn.Module | ExportedProgram,
+    calibration: Iterable[Any] | None,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+) -> torch.nn.Module | ExportedProgram:
+    """A network for `precision="int8"`: as it is where it is quantised already, else quantised. Raises UserError where
+    that takes calibration data and there is none.
+    """
+    if isinstance(network, ExportedProgram) and is_quantised(network):
+        return network
+    if calibration is None:
+        raise UserError(
+            "precision int8 takes calibration data: give some batches of the network's inputs (calibration=, or "
+            "--calibrate DATA on the command line), or a network that is quantised already"
+        )
+    return quantize(network, calibration, example_inputs, example_kwargs)
+
+
+def is_quantised(program: ExportedProgram) -> bool:
+    """Whether a program has quantised values in it."""
+    return any(operator(node) in QUANTISE for node in program.graph.nodes)
+
+
 def require_float(program: ExportedProgram) -> None:
     """Raises UserError for a program with quantised values in it."""
-    if any(operator(node) in QUANTISE for node in program.graph.nodes):
+    if is_quantised(program):
         raise UserError("the network is quantised already: compile it as it is, or give the one in float32")
 
 

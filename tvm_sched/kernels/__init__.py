@@ -5,6 +5,8 @@ what they share. `base.py` says what a kernel is, `KERNELS` lists them; the comp
 and `subp_contract`, and nothing else of the package.
 """
 
+import tvm_ffi
+from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
 from subp_contract.errors import require
@@ -18,6 +20,8 @@ from tvm_sched.kernels import (
     winograd_lanes_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
+from tvm_sched.kernels.integer import planar_conv2d, planar_depthwise, planar_stem
+from tvm_sched.targets import Target
 
 KERNELS: list[Kernel] = [
     depthwise_conv2d.KERNEL,
@@ -26,6 +30,9 @@ KERNELS: list[Kernel] = [
     columns_conv2d.KERNEL,
     winograd_conv2d.KERNEL,
     winograd_lanes_conv2d.KERNEL,
+    planar_conv2d.KERNEL,
+    planar_depthwise.KERNEL,
+    planar_stem.KERNEL,
 ]
 TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule}  # before a kernel: name -> its one schedule
 
@@ -34,6 +41,17 @@ def kernel_of(func: PrimFunc) -> Kernel | None:
     """The kernel that a fused function holds, by its mark; None for any other."""
     name = kernel_name(func)
     return next((kernel for kernel in KERNELS if kernel.name == name), None)
+
+
+def seen_by(func: PrimFunc, target: Target) -> Target:
+    """The CPU as a fused function's schedule sees it, by the type of its data: a kernel's is its image's, any other
+    function's that of all fractions that it makes.
+    """
+    if kernel_name(func) is not None:
+        return target.of_dtype(str(func.params[0].dtype))
+    made: set[str] = set()
+    tvm_ffi.structural_walk(func.body, (SBlock, lambda block: made.update(str(w.source.dtype) for w in block.writes)))
+    return target.of_dtype("float16") if "float16" in made and "float32" not in made else target
 
 
 def register(kernel: Kernel) -> Kernel:

@@ -108,6 +108,7 @@ class Kernel(ABC):
     name: ClassVar[str]  # of the kernel, in marks and of its functions; its blocks have names of their own
     dtypes: ClassVar[Sequence[str]] = ("float32",)  # of the layers that it is offered
     examples: ClassVar[Sequence[Example]] = ()
+    rounds: ClassVar[bool] = False  # whether `call` takes a `rounding` of the sums, and the tensors for it
     after_space_to_depth: ClassVar[bool] = False  # whether it is also offered strided layers that were made stride 1
 
     @abstractmethod

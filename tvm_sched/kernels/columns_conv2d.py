@@ -101,6 +101,7 @@ class ColumnsConv2d(Kernel):
     """Takes layers whose kept blocks keep only some positions of their kernels, the same ones in a whole block."""
 
     name = NAME
+    dtypes = ("float32", "float16")
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         taps = prod(layer.kernel)

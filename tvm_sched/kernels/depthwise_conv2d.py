@@ -25,7 +25,6 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.rewrites.loops import bands, partition, pieces, start_with_product
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 NAME = "depthwise_conv2d"
 STRIDE = "work.stride"  # attribute of the block
@@ -167,7 +166,7 @@ def overflows(problem: DepthwiseProblem, target: Target) -> bool:
     pixels a multiple of a large power of two apart do.
     """
     way = target.l1_bytes // target.l1_ways
-    sets_hit = way // gcd(way, problem.channels * FLOAT)
+    sets_hit = way // gcd(way, problem.channels * target.number_bytes)
     lines = prod(input_size(problem, 2, MOST_SUMS // 2)) + MOST_SUMS + prod(problem.kernel)
     return lines > sets_hit * target.l1_ways
 
@@ -254,6 +253,7 @@ class DepthwiseConv2d(Kernel):
     """Takes convolutions with one kernel a channel. A block would have one input channel: there is nothing to skip."""
 
     name = NAME
+    dtypes = ("float32", "float16")
     examples = (Example(1, False, 3), Example(1, False, 3, 2))
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:

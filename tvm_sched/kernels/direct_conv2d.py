@@ -23,9 +23,8 @@ from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights
+from tvm_sched.kernels.rewrites.loops import apart, partition, prefetch_weights, sum_in_blocks
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 NAME = "direct_conv2d"
 
@@ -167,6 +166,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if problem.padded:
         schedule_padding(sch, problem, target)
     prefetch_weights(sch, sum_loops[0])
+    sum_in_blocks(sch, sum_loops[0], register_tile.MOST_PRODUCTS // (pieces * together * prod(problem.kernel)), target)
     sch.decompose_reduction(conv, sum_loops[0])
     finish(sch, target)
 
@@ -220,8 +220,8 @@ def schedule_padding(sch: Schedule, problem: ConvProblem, target: Target) -> Non
     """
     pad = find_block(sch, "pad")
     image, h, _, c = sch.get_loops(pad)
-    if problem.channels * problem.stride[1] % 128 == 0:
-        sch.storage_align(pad, 0, axis=2, factor=32, offset=16)
+    if problem.channels * problem.stride[1] * target.number_bytes % 512 == 0:
+        apart(sch, pad, 2, target)
     if problem.channels % target.lanes == 0:
         _, lane = sch.split(c, [None, target.lanes])
         sch.vectorize(lane)
@@ -232,6 +232,7 @@ class DirectConv2d(Kernel):
     """Takes every layer but depthwise ones, with blocks of every size."""
 
     name = NAME
+    dtypes = ("float32", "float16")
     examples = tuple(
         Example(n, sparse, size, stride)
         for n in EXAMPLE_SIZES
@@ -262,11 +263,11 @@ class DirectConv2d(Kernel):
         if not problem.padded:
             return 0.0
         pixels = problem.batch * prod(problem.stride) * problem.height * problem.width
-        moved = 2 * pixels * problem.channels * FLOAT
+        moved = 2 * pixels * problem.channels * target.number_bytes
         return moved / target.costs.moved_bytes_per_cycle / target.cores
 
     def loop_key(self, problem: ConvProblem, tile: Tile) -> tuple:
-        near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels * FLOAT <= IMMEDIATE
+        near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels <= IMMEDIATE
         sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded)
         return (NAME, *sizes, tile.rows, tile.cols, tile.block_rows, near)
 

@@ -25,6 +25,8 @@ class Layer:
     linear: bool = False
     dtype: str = "float32"  # of its data
     dense: bool = False  # its zeros are to be ignored
+    input_image: tuple[int, int] = (1, 1)  # (rows, columns) of the input
+    zero_point: int = 0  # of quantised data: what the image is padded with
     filled: bool = False  # the image that it is given has channels of zeros besides, up to whole vectors
 
     @property

@@ -29,7 +29,6 @@ from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, unrolled_vector
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
 INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
@@ -148,7 +147,7 @@ def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[Pi
     bands = bands_of(conv.width, lanes)
     together = divisors(vectors, vectors) if conv.width % lanes == 0 else [vectors // bands]
     # From beyond the second cache a channel's vectors come one by one: they lie far apart.
-    most_near = target.costs.cache_share * target.l2_bytes // (conv.channels * lanes * FLOAT)
+    most_near = target.costs.cache_share * target.l2_bytes // (conv.channels * lanes * target.number_bytes)
     found = [
         PixelTile(each, cols, rows)
         for each in [each for each in together if each <= most_near] or together[:1]
@@ -176,8 +175,8 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     loads = tile.cols / min(ports, costs.vector_loads_per_cycle) + tile.rows / min(ports, costs.scalar_loads_per_cycle)
     loads += costs.index_loads / ports if conv.indexed else 0
     arithmetic = sums * per_register * (fma_cycles or 1 / target.fma_per_cycle)
-    pixels = tile.cols * lanes * FLOAT  # met again with the next channels, when the tile's others were
-    read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * FLOAT, target)
+    pixels = tile.cols * lanes * target.number_bytes  # met again with the next channels, when the tile's others were
+    read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * target.number_bytes, target)
     step = max(register_tile.together(arithmetic, target.fma_latency, read), loads)
     step += costs.lanes_step_cycles
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
@@ -204,7 +203,7 @@ def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: 
     ways. As far apart as that, they lie in more pages than are at hand, too.
     """
     way = target.l1_bytes // target.l1_ways
-    sets_hit = way // gcd(way, problem.conv.block_rows * problem.conv.n * FLOAT)
+    sets_hit = way // gcd(way, problem.conv.block_rows * problem.conv.n * target.number_bytes)
     return ceil(tile.vectors * problem.lanes / sets_hit) > target.l1_ways
 
 

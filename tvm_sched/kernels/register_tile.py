@@ -17,7 +17,7 @@ from math import ceil, gcd, prod
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT, LINE
+from tvm_sched.targets.sizes import HALF, LINE
 
 # Registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
 # spills.
@@ -26,7 +26,11 @@ OVERLAP = 3  # what fits measurements best: 2.4 to 3.2, by CPU and instructions
 NARROW_FMAS = 2  # multiply-adds of less than a vector that start a cycle on a core with wider vectors
 ENOUGH_SUMS = 16  # that wait for nothing: of any core here, latency times multiply-adds a cycle is less
 CHANNELS_TOGETHER = 4  # that a step of short vectors multiplies
-IMMEDIATE = 16380  # bytes that the offset of a load of 4 bytes reaches on AArch64
+HALF_UNREACHED = (
+    2  # registers that stay empty as a multiply-add of half precision takes lanes of the first sixteen only
+)
+MOST_PRODUCTS = 64  # of half precision in one sum: a relative error of 0.9e-3 to 1.6e-3, of up to 4608 in such blocks
+IMMEDIATE = 4095  # numbers that the offset of a scalar's load reaches on AArch64
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ def fits_registers(problem: ConvProblem, rows: int, cols: int, block_rows: int, 
     if target.scalar_operand == "lane":
         held = lanes_held(problem, rows, cols, block_rows, target.lanes)
         weights, scalars = vectors, max(held, IN_ORDER_AHEAD if target.in_order else 0)
+        if (
+            target.number_bytes == HALF
+            and prod(problem.kernel) > 1
+            and (loads_ahead(problem, block_rows) or vectors == 1)
+        ):
+            scalars += HALF_UNREACHED
     elif shared:
         scalars = pixels
     else:
@@ -98,11 +108,16 @@ def lanes_held(problem: ConvProblem, rows: int, cols: int, block_rows: int, lane
     time is enough. The rule was found by counting the spills of the tiles of 22 to 32 registers, N = 4 to 32, for
     Cortex-A76; `tests/tvm_sched/kernels/test_neon_loops.py` holds it.
     """
-    width, step, vectors = problem.kernel[1], problem.stride[1], ceil(problem.n / lanes)
-    if (not problem.indexed) + (prod(problem.kernel) > 1) + (block_rows > 1) < 2:
+    if not loads_ahead(problem, block_rows):
         return 1
+    width, step = problem.kernel[1], problem.stride[1]
     pixels = rows * min(cols * width, (cols - 1) * step + width)
-    return pixels + (1 + (block_rows - 1) * vectors * width if prod(problem.kernel) > 1 else 0)
+    return pixels + (1 + (block_rows - 1) * ceil(problem.n / lanes) * width if prod(problem.kernel) > 1 else 0)
+
+
+def loads_ahead(problem: ConvProblem, block_rows: int) -> bool:
+    """Whether LLVM loads ahead."""
+    return (not problem.indexed) + (prod(problem.kernel) > 1) + (block_rows > 1) >= 2
 
 
 def channels_in_step(problem: ConvProblem, target: Target) -> tuple[int, int]:
@@ -146,10 +161,10 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
 
     # A pass of some block rows over a band: the first tile waits for the weights, from where they were left; the others
     # find them nearer, if they fit.
-    weights = tile.block_rows * problem.row_weights * FLOAT
-    touched = min(1.0, problem.kept * LINE / FLOAT / problem.channels)
+    weights = tile.block_rows * problem.row_weights * target.number_bytes
+    touched = min(1.0, problem.kept * LINE / target.number_bytes / problem.channels)
     pixels = prod(map(min, problem.stride, problem.kernel)) * height * width  # 1x1 with stride skips the others
-    band = pixels * problem.channels * FLOAT * touched / tile.bands
+    band = pixels * problem.channels * target.number_bytes * touched / tile.bands
     groups = problem.block_rows // tile.block_rows
 
     def pass_cycles(reuse_distance: float) -> float:
@@ -181,7 +196,9 @@ def tile_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
     steps = problem.kept * prod(problem.kernel)
     step = step_cycles(problem, tile, target, fma_cycles)
-    return steps * step + target.costs.tile_cycles + target.costs.store_cycles * sums
+    blocks = ceil(steps / MOST_PRODUCTS) if target.number_bytes == HALF and steps > MOST_PRODUCTS else 0
+    ending = target.costs.store_cycles + target.costs.block_cycles * blocks
+    return steps * step + target.costs.tile_cycles + ending * sums
 
 
 def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
@@ -213,7 +230,7 @@ def load_cycles(problem: ConvProblem, tile: Tile, target: Target) -> float:
     scalars = pixels * (tile.block_rows if problem.indexed else 1)
     others = costs.index_loads * tile.block_rows / taps if problem.indexed else 0.0
     if target.scalar_operand == "lane":  # prefetches, of a tap's lines or of less than a line
-        others += ceil(problem.n * FLOAT / LINE) * tile.block_rows / taps
+        others += ceil(problem.n * target.number_bytes / LINE) * tile.block_rows / taps
     cycles = weights / min(ports, costs.vector_loads_per_cycle) + others / ports
     cycles += scalars / min(ports, costs.scalar_loads_per_cycle)
     # A scalar that serves one multiply-add only: of several taps many are in flight that lie in one bank.
@@ -240,5 +257,5 @@ def overflows_a_set(problem: ConvProblem, tile: Tile, target: Target) -> bool:
     if problem.padded:
         return False  # the padded copy's pixels are spaced apart
     way = target.l1_bytes // target.l1_ways
-    sets_hit = way // gcd(way, problem.channels * problem.stride[1] * FLOAT)
+    sets_hit = way // gcd(way, problem.channels * problem.stride[1] * target.number_bytes)
     return ceil(tile.rows * tile.cols / sets_hit) > target.l1_ways

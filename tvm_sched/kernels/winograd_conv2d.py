@@ -16,7 +16,7 @@ residual and activation as outputs are stored.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, prod
 
 import numpy as np
@@ -32,10 +32,16 @@ from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, share, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import (
+    apart,
+    partition,
+    prefetch_weights,
+    share,
+    sum_in_blocks,
+    unrolled_vector,
+)
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 NAME = "winograd_conv2d"  # the block of products; the other stages' blocks are named after what they make
 PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
@@ -58,7 +64,7 @@ class WinogradProblem:
 
     def attributes(self) -> dict:
         """As attributes of the block of products."""
-        return self.products.attributes() | {VARIANT: [self.variant.m, self.variant.taps], GRID: list(self.grid)}
+        return self.products.attributes() | {VARIANT: self.variant.numbers, GRID: list(self.grid)}
 
     @staticmethod
     def of(conv: ConvProblem, variant: Variant) -> "WinogradProblem":
@@ -79,16 +85,20 @@ def transform_weight(data: te.Tensor, g: te.Tensor) -> te.Tensor:
     """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the variant's `weight` matrix."""
     block_rows, kept, _, _, n = data.shape
     e, taps = g.shape
+    single = data if data.dtype == g.dtype else te.compute(data.shape, lambda *at: data(*at).astype(g.dtype), "single")
     r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
     half = te.compute(
         (e, taps, block_rows, kept, n),
-        lambda i, q, b, k, lane: te.sum(g[i, r] * data[b, k, r, q, lane], axis=r),
+        lambda i, q, b, k, lane: te.sum(g[i, r] * single[b, k, r, q, lane], axis=r),
         name="half_weight",
     )
-    return te.compute(
+    whole = te.compute(
         (e, e, block_rows, kept, n),
         lambda i, j, b, k, lane: te.sum(g[j, s] * half[i, s, b, k, lane], axis=s),
         name="whole_weight",
+    )
+    return (
+        whole if data.dtype == g.dtype else te.compute(whole.shape, lambda *at: whole(*at).astype(data.dtype), "narrow")
     )
 
 
@@ -109,7 +119,7 @@ def compute(
     top, left, bottom, right = padding
     out_height, out_width = height + top + bottom - lost, width + left + right - lost
     rows, cols = (out_height + m - 1) // m, (out_width + m - 1) // m  # of tiles
-    count = batch * rows * cols
+    count, number = batch * rows * cols, partial(tirx.const, dtype=x.dtype)
 
     def pixel(i, j, t, c):
         b, h, w = t // (rows * cols), t // cols % rows * m + i, t % cols * m + j
@@ -123,17 +133,17 @@ def compute(
         return te.sum(weight[i, j, o // n, k, o % n] * transformed[0, i, j, t, channel], axis=k)
 
     def half_input(i, j, t, c):
-        return pick(i, variant.input([pixels[r, j, t, c] for r in range(e)]))
+        return pick(i, variant.input([pixels[r, j, t, c] for r in range(e)], number))
 
     def whole_input(_, i, j, t, c):
-        return pick(j, variant.input([half[i, q, t, c] for q in range(e)]))
+        return pick(j, variant.input([half[i, q, t, c] for q in range(e)], number))
 
     def half_output(i, j, t, o):
-        return pick(i, variant.output([sums[r, j, t, o] for r in range(e)]))
+        return pick(i, variant.output([sums[r, j, t, o] for r in range(e)], number))
 
     def whole_output(b, h, w, o):
         t = b * (rows * cols) + h // m * cols + w // m
-        return pick(w % m, variant.output([half_out[h % m, q, t, o] for q in range(e)]))
+        return pick(w % m, variant.output([half_out[h % m, q, t, o] for q in range(e)], number))
 
     out_channels = block_rows * n
     products = ConvProblem(1, 1, int(count), int(channels), block_rows, kept, n, indexed=indices is not None)
@@ -173,7 +183,7 @@ def problem_of(sch: Schedule) -> WinogradProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
     images, rows, columns = map(int, notes[GRID])
-    return WinogradProblem(ConvProblem.of_block(notes), Variant(*map(int, notes[VARIANT])), (images, rows, columns))
+    return WinogradProblem(ConvProblem.of_block(notes), Variant.of_numbers(notes[VARIANT]), (images, rows, columns))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -207,7 +217,11 @@ def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cyc
     numbers = problem.variant.size**2 * tiles_in_band * (products.channels + products.block_rows * products.n)
     # From beyond L2 a transform waits for its numbers as well, which are read and written.
     transforms = costs.transform_instructions * numbers / target.lanes / target.fma_per_cycle**0.5
-    far = 2 * numbers * FLOAT / costs.l2_bytes_per_cycle if numbers * FLOAT > target.l2_bytes else 0
+    far = (
+        2 * numbers * target.number_bytes / costs.l2_bytes_per_cycle
+        if numbers * target.number_bytes > target.l2_bytes
+        else 0
+    )
     if bands >= target.cores:
         return first - product + (product + transforms + far) * ceil(bands / target.cores)
     # The threads share the stages of each band: positions by block rows, tiles by vectors of channels.
@@ -254,7 +268,8 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     pixel, pixel_inner = sch.split(t, [None, tile.cols])
     block_row, n = sch.split(o, [None, n_block])
     block_row, block_row_inner = sch.split(block_row, [None, tile.block_rows])
-    k, piece, channel = sch.split(k, [None, *register_tile.channels_in_step(problem.products, target)])
+    together = register_tile.channels_in_step(problem.products, target)
+    k, piece, channel = sch.split(k, [None, *together])
     sch.reorder(position_i, position_j, block_row, pixel, k, piece, block_row_inner, pixel_inner, channel, n)
     sums = sch.cache_write(product, 0, "local")
     sch.reverse_compute_at(sums, pixel, preserve_unit_loops=True)
@@ -281,7 +296,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     unrolled_vector(sch, sch.get_loops(pixels)[6:])
 
     # 4. The positions of a band, and its tiles, lie apart.
-    spread(sch, transformed, sums)
+    spread(sch, transformed, sums, target=target)
 
     # 5. Threads share the bands, or the stages of each band.
     if shared_bands:
@@ -291,18 +306,19 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
         sch.parallel(sch.fuse(position_i, position_j, block_row))
         sch.parallel(sch.fuse(row, col, vector))
     prefetch_weights(sch, k)
+    sum_in_blocks(sch, k, register_tile.MOST_PRODUCTS // prod(together), target)
     sch.decompose_reduction(product, k)
     finish(sch, target)
 
 
-def spread(sch: Schedule, *blocks: SBlockRV) -> None:
+def spread(sch: Schedule, *blocks: SBlockRV, target: Target) -> None:
     """Places what the blocks write an odd number of cache lines apart, position by position and tile by tile: else
     whole columns of them fall into one set of the first cache.
     """
     for block in blocks:
         *_, position, tile, _ = range(len(sch.get(block).writes[0].source.shape))
         for axis in (position, tile):
-            sch.storage_align(block, 0, axis=axis, factor=32, offset=16)
+            apart(sch, block, axis, target)
 
 
 def with_weights_transformed(
@@ -323,12 +339,13 @@ class WinogradConv2d(Kernel):
     """
 
     name = NAME
+    dtypes = ("float32", "float16")
     examples = tuple(Example(n, sparse, 3) for n in EXAMPLE_SIZES for sparse in (True, False))
     after_space_to_depth = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         lanes, plain = target.lanes, layer.stride == layer.dilation == (1, 1)
-        variants = [each for each in VARIANTS if layer.kernel == (each.taps, each.taps)]
+        variants = [each.of_dtype(layer.dtype) for each in VARIANTS if layer.kernel == (each.taps, each.taps)]
         if not plain or layer.out_channels % lanes or (layer.channels % lanes and not layer.filled):
             return
         for n in pattern.SIZES:
@@ -353,7 +370,7 @@ class WinogradConv2d(Kernel):
 
     def loop_key(self, problem: WinogradProblem, tile: WinogradTile) -> tuple:
         products = problem.products
-        near = (tile.cols - 1) * products.channels * FLOAT <= IMMEDIATE
+        near = (tile.cols - 1) * products.channels <= IMMEDIATE
         return NAME, products.n, products.indexed, tile.cols, tile.block_rows, near
 
 

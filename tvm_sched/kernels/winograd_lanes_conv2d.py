@@ -160,7 +160,7 @@ def problem_of(sch: Schedule) -> LanesProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
     images, rows, columns = map(int, notes[GRID])
-    variant = Variant(*map(int, notes[VARIANT]))
+    variant = Variant.of_numbers(notes[VARIANT])
     return LanesProblem(
         WinogradProblem(ConvProblem.of_block(notes), variant, (images, rows, columns)), int(notes[TOGETHER_NOTE])
     )
@@ -295,7 +295,7 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
     sch.tensorize(q, intrinsic("interleave", lanes, s))
 
     # 4. The positions of a band, and its groups, lie apart.
-    winograd_conv2d.spread(sch, transformed, sums)
+    winograd_conv2d.spread(sch, transformed, sums, target=target)
 
     # 5. Threads share the bands, or the stages of each band. Then the zeroing leaves the sum, and its step becomes a
     # multiply-add of vectors.

@@ -30,6 +30,7 @@ class LayerChoice:
     weights: int = 0  # numbers in the blocks that are stored
     function: str = ""  # the compiled function that computes the layer; empty if none does
     call: int = 0  # which of the network's calls of that function, from 0
+    precision: str = "float32"  # of its operands and sums
     rounding: float = 1.0  # the kernel's error by rounding, in multiples of the direct kernel's
 
 
@@ -37,17 +38,19 @@ def table(choices: Iterable[LayerChoice]) -> Table:
     """The rows as a table for the terminal; calls that differ in nothing, as the steps of a recurrent layer, are one
     line.
     """
-    rows = Table(show_edge=False, pad_edge=False)
-    for column in ("layer", "op", "shape", "1xN", "kept", "kernel", "schedule", "why"):
+    rows, choices = Table(show_edge=False, pad_edge=False), list(choices)
+    narrow = any(choice.precision != "float32" for choice in choices)
+    precision = ["precision"] if narrow else []
+    for column in ("layer", "op", "shape", "1xN", "kept", *precision, "kernel", "schedule", "why"):
         rows.add_column(column, overflow="fold")
-    for line, times in Counter(map(line_of, choices)).items():
+    for line, times in Counter(line_of(choice, narrow) for choice in choices).items():
         name, op, *rest = line
         rows.add_row(name, f"{op}, {times} times" if times > 1 else op, *rest)
     return rows
 
 
-def line_of(choice: LayerChoice) -> tuple[str, ...]:
-    """A choice in words, column by column."""
+def line_of(choice: LayerChoice, narrow: bool) -> tuple[str, ...]:
+    """A choice in words, column by column; with its precision where some layer is `narrow`."""
     n = f"1x{choice.n}" if choice.n else "-"
     return (
         choice.name,
@@ -55,6 +58,7 @@ def line_of(choice: LayerChoice) -> tuple[str, ...]:
         choice.shape,
         n,
         f"{choice.kept}/{choice.total}",
+        *([choice.precision] if narrow else []),
         choice.kernel,
         choice.schedule,
         choice.why,

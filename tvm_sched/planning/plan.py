@@ -50,6 +50,7 @@ class Plan:
             why=kernel.why(layer, self.form),
             kept_macs=savings.macs,
             weights=stored,
+            precision="int8" if layer.dtype == "uint8" else layer.dtype,
             rounding=self.form.rounding,
         )
 
@@ -108,6 +109,7 @@ def choose(
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:
     """The plans that the restriction allows, the cheapest by estimate first."""
+    target = target.of_dtype(layer.dtype)
     kernels = [kernel for kernel in KERNELS if layer.dtype in kernel.dtypes]
     plans = [Plan(form, None, form.cycles) for kernel in kernels for form in kernel.forms(layer, target)]
     if deep := SpaceToDepth.of(layer, target):

@@ -21,6 +21,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
@@ -97,6 +98,7 @@ class Records(KnownRecords):
         for trace, *_ in mine:
             transpose.make_needed(trace)
             interleave.make_needed(trace)
+            dots.make_needed(trace)
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
@@ -154,6 +156,7 @@ def replayed(mod: IRModule, trace: list) -> Schedule:
     sch = Schedule(mod)
     transpose.make_needed(trace)
     interleave.make_needed(trace)
+    dots.make_needed(trace)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
 

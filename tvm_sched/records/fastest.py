@@ -24,7 +24,7 @@ from tvm_ffi import structural_hash
 
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
-from tvm_sched.kernels import kernel_of
+from tvm_sched.kernels import kernel_of, seen_by
 from tvm_sched.records.database import (
     CPU,
     RECORDS,
@@ -79,10 +79,10 @@ class BestRecords(KnownRecords):
 
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""
-        sch, kernel = Schedule(mod), kernel_of(func)
+        sch, kernel, target = Schedule(mod), kernel_of(func), seen_by(func, self.target)
         assert kernel is not None  # only kernels have lines with tiles
-        tile = type(kernel.tiles(kernel.problem(sch), self.target)[0])
-        kernel.schedule(sch, tile(*numbers), self.target)
+        tile = type(kernel.tiles(kernel.problem(sch), target)[0])
+        kernel.schedule(sch, tile(*numbers), target)
         return sch
 
 

@@ -59,6 +59,7 @@ class Costs:
     )
     tile_cycles: float = figure(10, CYCLES, "to begin and end a register tile")
     store_cycles: float = figure(3, CYCLES, "of a sum's epilogue and store")
+    block_cycles: float = figure(2, CYCLES, "of a sum of half precision that is added to its total on the stack")
     loop_cycles: float = figure(20, CYCLES, "of a loop that ends: its last branch is mispredicted")
     transform_instructions: float = figure(
         5, INSTRUCTIONS, "of a Winograd transform, a vector of numbers that it reads or writes"

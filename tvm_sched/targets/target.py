@@ -1,8 +1,9 @@
 """A CPU as the compiler and the schedules see it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm_sched.targets.costs import ZEN4, Costs
+from tvm_sched.targets.sizes import FLOAT
 
 FURTHER = 0.2  # of what a second thread takes: each thread more, which is called while the others already wake
 
@@ -17,7 +18,7 @@ class Target:
     family: str  # the named target whose records serve this one: of the same instructions, and much the same core
     triple: str  # LLVM target triple
     cpu: str  # LLVM -mcpu
-    lanes: int  # fp32 numbers in a vector register
+    lanes: int  # fp32 numbers in a vector register; of another type, where `of_dtype` made it
     registers: int  # vector registers
     fma_per_cycle: int  # vector FMAs started a cycle
     # where an FMA may take a scalar from: 'memory' (AVX-512), a register's 'lane' (NEON), or a whole 'register' (AVX2)
@@ -34,6 +35,7 @@ class Target:
     cores: int = 4
     # of weights that are read between two calls of a kernel: not of the CPU, as its threads are not, but of the network
     network_bytes: int = 0
+    number_bytes: int = FLOAT  # of a number that kernels compute with: not of the CPU, but of the function (`of_dtype`)
     mca: str = (
         ""  # LLVM -mcpu whose scheduling model describes the core's pipes, for `machine_model`; empty if none does
     )
@@ -43,6 +45,22 @@ class Target:
     def arch(self) -> str:
         """Architecture of the code: 'x86_64' or 'aarch64'."""
         return self.triple.split("-")[0]
+
+    @property
+    def half(self) -> bool:
+        """Whether its vectors compute in half precision (ARMv8.2's fp16)."""
+        if self.arch != "aarch64":
+            return False
+        from tvm.target.codegen import llvm_cpu_has_features
+
+        with self.tvm():
+            return bool(llvm_cpu_has_features("fullfp16"))
+
+    def of_dtype(self, dtype: str) -> "Target":
+        """The CPU as it is to functions whose data are of that type: float16 has twice the lanes."""
+        if dtype != "float16" or self.number_bytes != FLOAT:
+            return self
+        return replace(self, lanes=2 * self.lanes, number_bytes=FLOAT // 2)
 
     @property
     def barrier_cycles(self) -> float:

@@ -25,7 +25,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
 from tvm_sched import pipeline
-from tvm_sched.kernels import kernel_of
+from tvm_sched.kernels import kernel_of, seen_by
 from tvm_sched.kernels.base import MOST_TILES, Tile
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.select_kernels import Choices
@@ -154,10 +154,10 @@ class Space:
     """A kernel's tiles worth trying, the analytic default first, and their schedules, made when they are asked for."""
 
     def __init__(self, func: PrimFunc, target: Target, most: int = MOST_TILES):
-        kernel, self.mod, self.target = kernel_of(func), workload(func), target
+        kernel, self.mod, self.target = kernel_of(func), workload(func), seen_by(func, target)
         assert kernel is not None  # only functions that hold one are tasks
         self.kernel = kernel
-        self.tiles: list[Tile] = kernel.tiles(kernel.problem(Schedule(self.mod)), target, most)
+        self.tiles: list[Tile] = kernel.tiles(kernel.problem(Schedule(self.mod)), self.target, most)
         self.first = self.schedule(self.tiles[0])
         self.default = fingerprint(self.first.trace)
 

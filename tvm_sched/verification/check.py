@@ -20,7 +20,7 @@ from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
 from tvm_sched.signature import Signature, TensorSpec, check_inputs
 from tvm_sched.targets import Target
-from tvm_sched.verification import diagnosis, rounding
+from tvm_sched.verification import diagnosis, ranges, rounding
 from tvm_sched.verification.cases import Case, Finding, found
 from tvm_sched.verification.comparison import Agreement, blindness
 from tvm_sched.verification.host import runner, unable
@@ -39,6 +39,7 @@ class Verdict:
     tolerance: float | None = None  # that limit
     notes: tuple[str, ...] = ()  # sentences
     blind: str = ""  # one of them: that the network's outputs would hide errors
+    allowed: tuple[float | None, ...] = ()  # errors of each output for the random inputs, where more than the limit
 
 
 UNCHECKED = Verdict(False, notes=("not checked against PyTorch, as asked",))
@@ -99,6 +100,12 @@ class Check:
             raise CheckFailed(diagnosis.sentence(worst, compilation))
         return self.built(replace(compilation, restrictions=finer), max(rounds - 1, 0))
 
+    def in_range(self, compilation: Compilation) -> Compilation:
+        """The compilation with layers in float32 whose numbers are too large for the precision that was asked for."""
+        if compilation.precision.word != "float16":
+            return compilation
+        return ranges.in_range(compilation, self.imported.core, [case.first_part for case in self.cases])
+
     def findings(self, built: Built, compilation: Compilation) -> Iterator[Finding]:
         """Of each output, for each case."""
         run = runner(built, self.imported, compilation)
@@ -111,7 +118,8 @@ class Check:
                     f"the network returns {len(expected)} tensors, and {len(outputs)} where it is exported: that must "
                     "be the same"
                 )
-            yield from (found(case, output, value) for output, value in enumerate(outputs))
+            word = compilation.precision.word
+            yield from (found(case, output, value, word) for output, value in enumerate(outputs))
 
     def verdict(self, findings: Sequence[Finding]) -> Verdict:
         """Of findings that are all right."""
@@ -124,27 +132,29 @@ class Check:
             notes.append(blind)
         fractions = [each.agreement for each in findings if each.agreement.limit]
         nearest = max(fractions, key=lambda agreement: agreement.excess, default=Agreement(0.0, 0.0, ""))
-        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind)
+        allowed = tuple(each.allowed for each in findings if each.case is self.random)
+        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind, allowed)
 
     def finer(self, built: Built, compilation: Compilation, finding: Finding) -> Restrictions | None:
         """Restrictions by which kernels round less, where that may mend what was found."""
         excess, inputs = finding.agreement.excess, finding.case.first_part
         if not np.isfinite(excess):
             return None
-        return rounding.finer(built.lowered.choices, compilation.restrictions, self.imported.core, inputs, excess)
+        now, word = compilation.restrictions, compilation.precision.word
+        return rounding.finer(built.lowered.choices, now, self.imported.core, inputs, excess, word)
 
     def told(self, verdict: Verdict) -> dict:
         """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed, with the
         limits of their errors where the network is quantised.
         """
         outputs = [first_numbers(each).tolist() for each in self.random.expected]
+        said: dict[str, Any] = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
         if any(self.random.allowed):
-            limits = [error_limit(x) + more for x, more in zip(self.random.expected, self.random.allowed, strict=True)]
-        else:
-            limits = None
-        said = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
-        told = {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
-        return told if limits is None else told | {"limits": limits}
+            pairs = zip(self.random.expected, self.random.allowed, strict=True)
+            said |= {"allowed": [error_limit(x) + more for x, more in pairs]}
+        elif any(verdict.allowed):
+            said |= {"allowed": list(verdict.allowed)}
+        return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
 
 
 def bounds(x: np.ndarray) -> tuple[float, float]:

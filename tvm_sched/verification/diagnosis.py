@@ -26,6 +26,11 @@ def sentence(finding: Finding, compilation: Compilation) -> str:
     """What is wrong, where it begins, and what to do."""
     case, imported = finding.case, finding.case.imported
     name = imported.signature.outputs[finding.output].name
+    if compilation.precision.within is not None:
+        return (
+            f"in {compilation.precision.word} the network's output '{name}' {finding.agreement.words}: it needs finer "
+            "numbers, so compile it in float32"
+        )
     departure = first_departure(imported, for_here(compilation), case.first_part, finding.output)
     if departure is not None:
         node, agreement = departure

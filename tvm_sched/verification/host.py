@@ -21,7 +21,8 @@ def runner(built: Built, imported: Imported, compilation: Compilation) -> Callab
     here, executable = for_here(compilation), built.executable
     if here.target != compilation.target:
         executable = pipeline.build(built.lowered.mod, here)
-    manifest = make_manifest(here.target, imported, built, check={}, dense=compilation.dense)
+    word = compilation.precision.word
+    manifest = make_manifest(here.target, imported, built, check={}, dense=compilation.dense, precision=word)
     return Artifact(executable, manifest).for_few_calls().run_flat
 
 

@@ -57,15 +57,15 @@ class Reference:
         except Exception:  # of any kind: that the network departs is told in any case
             return ""
 
-    def in_float64(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-        """The outputs with all weights and floating-point inputs in double precision; None where that cannot be, or
-        where PyTorch is not what answers.
+    def in_type(self, inputs: Sequence[np.ndarray], dtype: torch.dtype) -> list[np.ndarray] | None:
+        """The outputs with all weights and floating-point inputs in that type; None where that cannot be, or where
+        PyTorch is not what answers.
         """
         if self.own is not None:
             return None
         try:
-            network = copy.deepcopy(eager(self.network)).double()
-            tensors = [tensor.double() if tensor.is_floating_point() else tensor for tensor in map(own_tensor, inputs)]
+            network = copy.deepcopy(eager(self.network)).to(dtype)
+            tensors = [x.to(dtype) if x.is_floating_point() else x for x in map(own_tensor, inputs)]
             return [to_array(each) for each in self.run(network, tensors)]
         except Exception:  # of any kind: the network's own code runs, and it may name its precision
             return None

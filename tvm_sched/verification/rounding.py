@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tvm_sched.deploy.manifest import TOLERANCE, error_limit
+from tvm_sched.deploy.manifest import RELATIVE, TOLERANCE, error_limit
 from tvm_sched.frontend.aten.program import WEIGHT_AT, name_of, operator, source, user_outputs
 from tvm_sched.frontend.torch_export import to_array
 from tvm_sched.planning.explain import LayerChoice
@@ -26,7 +26,8 @@ from tvm_sched.planning.plan import NO_WINOGRAD, Restriction, Restrictions
 from tvm_sched.verification.core import Interpreter, placeholder_values
 from tvm_sched.verification.reference import own_tensor
 
-DIRECT = 1e-6  # relative error of the direct kernel's sums of some thousand products, by root mean square
+DIRECT = {"float16": 1e-3}  # relative error of the direct kernel's sums of some thousand products, root mean square
+DIRECT_SINGLE = 1e-6  # the same in float32
 LARGEST = 4  # of a thousand normal numbers, in root mean squares
 DOUBT = 30  # how many times less than the truth the estimate may be
 AIM = 0.5  # of the limit: what the error shall be by estimate
@@ -41,12 +42,13 @@ def finer(
     core: ExportedProgram,
     inputs: Sequence[np.ndarray],
     excess: float,
+    precision: str = "float32",
 ) -> Restrictions | None:
     """Restrictions by which the network rounds less, the layers that matter most first; None where no layer is left
     that could, or where rounding is not what departs.
 
     choices: what the layers run with;  now: restricted by these;  inputs: of the program in core operators
-    excess: the outputs' largest error, in multiples of its limit
+    excess: the outputs' largest error, in multiples of its limit;  precision: of the network
     """
     coarse = {choice.name: choice.rounding for choice in choices if choice.rounding > FINE.most_rounding}
     if not coarse:
@@ -56,7 +58,8 @@ def finer(
         return restricted(now, coarse)
     squares = {choice.name: (choice.rounding * shown.get(choice.name, 0.0)) ** 2 for choice in choices}
     total = sum(squares.values())
-    if not total or excess * TOLERANCE > DOUBT * LARGEST * DIRECT * sqrt(total):
+    error = excess * RELATIVE.get(precision, TOLERANCE)
+    if not total or error > DOUBT * LARGEST * DIRECT.get(precision, DIRECT_SINGLE) * sqrt(total):
         return None
     saved = {name: squares[name] * (1 - 1 / coarse[name] ** 2) for name in coarse}
     enough = max(total * (AIM / excess) ** 2, NEARLY * (total - sum(saved.values())))

@@ -95,6 +95,13 @@ cc_option = click.option(
     "--cc", metavar="COMMAND", help="Compiler for the target, such as 'aarch64-linux-gnu-g++' [one that is found]."
 )
 
+precision_option = click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate (docs/precision.md).",
+)
+
 target_option = click.option(
     "--target",
     default="host",

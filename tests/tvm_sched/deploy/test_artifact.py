@@ -254,7 +254,7 @@ def test_a_library_for_instructions_that_this_cpu_lacks_is_not_loaded(copy, monk
     refused(lambda: tvm_sched.load(copy), "this machine's CPU lacks ")
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [("format", 99, "manifest of format 99, this version reads 5")])
+@pytest.mark.parametrize(("key", "value", "words"), [("format", 99, "manifest of format 99, this version reads 6")])
 def test_a_manifest_of_another_version_is_refused(compiled, tmp_path, key, value, words):
     other = artifacts.Artifact(compiled._executable, compiled.manifest | {key: value}, targets.host())
     other.save(tmp_path / "net.so")

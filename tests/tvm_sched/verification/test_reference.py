@@ -49,7 +49,7 @@ def test_bfloat16_goes_through_arrays():
 def test_double_precision_where_the_network_allows_it():
     torch.manual_seed(0)
     network, x = nn.Linear(64, 8), torch.randn(3, 64)
-    (exact,) = reference(network, x).in_float64([x.numpy()])
+    (exact,) = reference(network, x).in_type([x.numpy()], torch.float64)
     assert exact.dtype == "float64" and network.weight.dtype is torch.float32
     np.testing.assert_allclose(
         exact,
@@ -68,7 +68,7 @@ def test_no_double_precision_where_the_network_names_its_own():
             return self.linear(x.float())
 
     x = torch.randn(3, 4)
-    assert reference(Float(), x).in_float64([x.numpy()]) is None
+    assert reference(Float(), x).in_type([x.numpy()], torch.float64) is None
 
 
 def test_a_network_of_another_origin_answers_itself():
@@ -76,4 +76,4 @@ def test_a_network_of_another_origin_answers_itself():
     network.reference = lambda x: (x + 1, None)
     x = torch.zeros(2)
     ask = reference(network, x)
-    assert ask([x.numpy()])[0].tolist() == [1, 1] and ask.in_float64([x.numpy()]) is None
+    assert ask([x.numpy()])[0].tolist() == [1, 1] and ask.in_type([x.numpy()], torch.float64) is None

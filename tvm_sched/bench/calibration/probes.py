@@ -372,5 +372,6 @@ PROBES = (  # a probe stands behind those whose figures its own needs
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",
+    "block_cycles": "LLVM's model of the Neoverse N1: a load, an addition and a store, which take its two vector pipes",
     "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
 }

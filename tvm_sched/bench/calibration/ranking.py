@@ -23,7 +23,7 @@ from tvm_sched.bench.calibration.measuring import timer
 from tvm_sched.bench.engines import Network
 from tvm_sched.estimation.estimate import total_cycles
 from tvm_sched.frontend import torch_export
-from tvm_sched.kernels import kernel_of
+from tvm_sched.kernels import kernel_of, seen_by
 from tvm_sched.pipeline import Compilation
 from tvm_sched.quiet import quiet
 from tvm_sched.records.database import workload
@@ -90,7 +90,7 @@ def rank(
 
 def ranking(task: Task, target: Target, tiles: int) -> Ranking:
     """That of one task."""
-    kernel, mod = kernel_of(task.func), workload(task.func)
+    kernel, mod, target = kernel_of(task.func), workload(task.func), seen_by(task.func, target)
     assert kernel is not None  # only functions that hold one are tasks
     problem = kernel.problem(Schedule(mod))
     ordered = kernel.tiles(problem, target, MANY)

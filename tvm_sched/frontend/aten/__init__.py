@@ -13,7 +13,7 @@ from tvm_sched.frontend.aten import (  # noqa: F401, imported for their converte
     logic,
     pointwise,
     pooling,
-    quantisation,
+    quantised,
     reductions,
     resampling,
     scans,

@@ -20,6 +20,7 @@ from tvm_sched.passes.graph.relax_tools import dtype_of, shape_of
 DEQUANTISED = {"dequantize_per_tensor", "dequantize_per_channel"}
 REARRANGED = {"permute", "transpose", "t", "expand", "view", *DEQUANTISED}
 WEIGHT_AT = {"convolution": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}  # operator -> its weight's argument
+QUANTISED, FROZEN = "_quantized", "_frozen_param"  # ends of ONNX Runtime's names of weights, beginnings of torchao's
 FOLDED = 1 << 24  # numbers that a constant may have, unless what it is computed from has as many
 ASSERTIONS = ("_assert", "sym_constrain")
 
@@ -236,6 +237,9 @@ def name_of(weight: fx.Node, node: fx.Node, core: ExportedProgram) -> str:
     """The weight's name without 'weight', or of one that is computed the name of the module it is used in."""
     signature = core.graph_signature
     name = signature.inputs_to_parameters.get(weight.name) or signature.inputs_to_buffers.get(weight.name)
+    plain = (name or "").removesuffix(QUANTISED)
+    if plain != name or plain.startswith(FROZEN):  # a quantiser's name, which may tell nothing
+        return plain.removesuffix(".weight") if plain.endswith(".weight") else module_of(node) or plain or node.name
     if name:
-        return name.removesuffix("_quantized").removesuffix("weight").rstrip("._") or name
+        return name.removesuffix("weight").rstrip("._") or name
     return module_of(node) or node.name

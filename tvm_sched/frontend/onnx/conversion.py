@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from subp_contract.errors import UserError
-from tvm_sched.frontend.onnx import files, functions
+from tvm_sched.frontend.onnx import files, functions, quantisation  # noqa: F401, enters its operators
 from tvm_sched.frontend.onnx.layers import LAYERS, layer_name
 from tvm_sched.frontend.onnx.operators import OPERATORS, Node, Operator
 from tvm_sched.frontend.onnx.refused import REFUSED, SUBGRAPH, VALUES
@@ -178,6 +178,8 @@ class Conversion:
         inputs = [self.input(operator, node, number, value) for number, value in enumerate(values)]
         function: Callable = partial(operator.convert, node)
         known = not any(isinstance(each, Computed) for each in inputs)
+        if known and operator.kept:
+            known = not operator.kept([each.tensor for each in inputs if isinstance(each, Known)])
         if known or operator.of_shape:
             made = tensors(attempt(function, [given(each, real=True) for each in inputs]))
             source = next((each.weight for each in values if isinstance(each, Known) and each.tensor.ndim > 1), None)

@@ -9,6 +9,7 @@ from onnx.checker import ValidationError
 
 from subp_contract.errors import UserError
 from tvm_sched.frontend.onnx.functions import DEFAULT_DOMAINS
+from tvm_sched.frontend.onnx.refused import QUANTISED
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -53,6 +54,8 @@ def checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     known = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         if node.domain not in DEFAULT_DOMAINS and (node.domain, node.op_type) not in known:
+            if node.op_type.startswith("QLinear"):
+                raise UserError(f"operator {node.op_type} ({described(node)}) {QUANTISED}")
             raise UserError(
                 f"operator {node.op_type} ({described(node)}) is of the domain '{node.domain}', which this compiler "
                 "does not know: export the network with operators of ONNX itself"

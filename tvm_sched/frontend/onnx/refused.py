@@ -3,7 +3,10 @@
 RANDOM = "draws random numbers, which this compiler does not: export the network for inference"
 SEQUENCES = "works on sequences or optional values; this compiler takes tensors"
 STRINGS = "works on strings; this compiler takes numbers"
-QUANTISED = "belongs to a quantised network; quantised ONNX files come in a later version, so export it in float32"
+QUANTISED = (
+    "computes with quantised numbers itself, where this compiler takes them between QuantizeLinear and "
+    "DequantizeLinear: quantise the network statically in QDQ form (onnxruntime's QuantFormat.QDQ)"
+)
 VALUES = "gives a result whose size depends on values; this compiler takes networks of fixed shapes"
 SUBGRAPH = "runs a subgraph; this compiler takes networks without loops: export it with the loop unrolled"
 
@@ -35,12 +38,10 @@ REFUSED = {
     **dict.fromkeys(
         (
             "ConvInteger",
-            "DequantizeLinear",
             "DynamicQuantizeLinear",
             "MatMulInteger",
             "QLinearConv",
             "QLinearMatMul",
-            "QuantizeLinear",
         ),
         QUANTISED,
     ),

@@ -8,9 +8,11 @@ from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import HALF, LINE
 
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PREFETCH = "tvm_sched.prefetch"  # ours, for passes/tir/insert_prefetches
+BLOCK_STEPS = "tvm_sched.block_steps"  # ours, for passes/tir/sum_in_blocks
 FIRST_PRODUCT = "tvm_sched.first_product"  # ours, for passes/tir/first_products
 
 
@@ -46,6 +48,20 @@ def prefetch_weights(sch: Schedule, loop):
     block reads the weights first.
     """
     sch.annotate(loop, PREFETCH, 1)
+
+
+def sum_in_blocks(sch: Schedule, loop, steps: int, target: Target) -> None:
+    """In half precision the loop, the outermost of a sum, adds up blocks of at most so many steps (at least one),
+    rather than one product after another.
+    """
+    if target.number_bytes == HALF:
+        sch.annotate(loop, BLOCK_STEPS, max(1, steps))
+
+
+def apart(sch: Schedule, block, axis: int, target: Target) -> None:
+    """Places what the block writes an odd number of cache lines apart along an axis."""
+    line = LINE // target.number_bytes
+    sch.storage_align(block, 0, axis=axis, factor=2 * line, offset=line)
 
 
 def start_with_product(sch: Schedule, block):

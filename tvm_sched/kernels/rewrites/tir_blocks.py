@@ -17,7 +17,6 @@ from tvm.tirx import IterVar
 
 from tvm_sched.kernels.rewrites.loops import worth_threads
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
 
 REALIZE = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 CHOICE = "prim.if_then_else"  # the call that computes nothing but picks one of two values
@@ -40,13 +39,16 @@ def blocks_of(sch: Schedule) -> list:
 
 
 def is_regular(sch: Schedule, block) -> bool:
-    """Whether the block computes one element a step, in loops that are its axes one to one."""
+    """Whether the block computes one element a step, in loops that are its axes one to one, and that no schedule has
+    marked.
+    """
     stmt, loops = sch.get(block), [sch.get(loop) for loop in sch.get_loops(block)]
     kinds = {axis.iter_type for axis in stmt.iter_vars}
     one_to_one = list(REALIZE(sch, block).iter_values)
     return (
         kinds <= {IterVar.DataPar, IterVar.CommReduce}
         and len(loops) == len(one_to_one)
+        and not any(loop.annotations for loop in loops)
         and all(loop.loop_var.same_as(value) for loop, value in zip(loops, one_to_one, strict=True))
         and len(stmt.writes) == 1
         and isinstance(stmt.body, tirx.BufferStore)
@@ -76,7 +78,7 @@ def volume(sch: Schedule, block) -> int:
 def shared(sch: Schedule, blocks: Sequence, target: Target) -> bool:
     """Whether threads are to share blocks that mostly move data: a number read and one written a step."""
     steps = sum(volume(sch, block) for block in blocks)
-    return worth_threads(2 * FLOAT * steps / target.costs.moved_bytes_per_cycle, target)
+    return worth_threads(2 * target.number_bytes * steps / target.costs.moved_bytes_per_cycle, target)
 
 
 def output(sch: Schedule, block) -> tirx.Buffer:

@@ -2,9 +2,9 @@
 
 The pass walks the network once, in order. Each tensor is known in one of two forms, as the network names its axes
 ('plain') or with its middle axes moved to the end ('last'); the other form is made, by one permutation, only where an
-operator asks for it. Convolutions and pools make 'last', elementwise operators keep what they get, reshapes that only
-split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain tensors, so every
-network stays correct.
+operator asks for it. Convolutions and pools of fractions make 'last', elementwise operators keep what they get,
+reshapes that only split or join channels (channel shuffle) keep it too. An operator that is not listed works on plain
+tensors, so every network stays correct.
 """
 
 from tvm import IRModule, relax
@@ -16,6 +16,7 @@ from tvm_sched.passes.graph.pointwise import POINTWISE, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
     constant,
+    dtype_of,
     is_op,
     shape_of,
     with_main,
@@ -187,7 +188,7 @@ class _Walk:
     def conv2d(self, call):
         """NHWC, weight OHWI; a weight that is computed stays in the plain form."""
         weight = as_array(call.args[1])
-        if weight is None or call.attrs.data_layout != "NCHW":
+        if weight is None or call.attrs.data_layout != "NCHW" or of_integers(call):
             return None
         attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
         x = self.convert(call.args[0]).last
@@ -215,7 +216,7 @@ class _Walk:
 
     def pool(self, call):
         """Pools take a layout."""
-        if call.attrs.layout != "NCHW":
+        if call.attrs.layout != "NCHW" or of_integers(call):
             return None
         x = self.convert(call.args[0]).last
         make = getattr(rx.nn, call.op.name.removeprefix("relax.nn."))
@@ -355,6 +356,11 @@ class _Walk:
         if axes == [0, rank - 1, *range(1, rank - 1)] and not x.is_last:
             return _Tensor(self.builder, last=x.plain)
         return None
+
+
+def of_integers(call) -> bool:
+    """Whether an operator works on the planes of a quantised network, which stay as they are."""
+    return dtype_of(call.args[0]) in ("uint8", "int8")
 
 
 def last_axis(axis: int, rank: int) -> int:

@@ -72,16 +72,19 @@ def of_element(parameter, position, axis: int):
     return parameter(*([position[axis]] if len(parameter.shape) else []))
 
 
-def quantize(x, factor, zero_point, axis: int, divides: bool, dtype: str):
-    """clamp(round(x factor) + zero point), or of x / factor; halves to even. The zero point is in float32, as the sum
-    is: both are small whole numbers.
+MAGIC, MAGIC_BITS = 1.5 * 2**23, 0x4B400000  # a float32, and its bits: its neighbours are whole numbers
+
+
+def quantize(x, factor, low, high, zero, axis: int, divides: bool, dtype: str):
+    """clamp(round(x factor) + zero point), or of x / factor; halves to even. As `low` and `high` are whole numbers, the
+    type's less the zero point, it may be clamped first; the sum with MAGIC is then rounded so, and its bits count up
+    from MAGIC_BITS, which `zero` has less than the zero point. No two steps could become one multiply-add.
     """
-    low, high = (tirx.const(float(bound), "float32") for bound in (np.iinfo(dtype).min, np.iinfo(dtype).max))
 
     def element(*at):
-        by = of_element(factor, at, axis)
-        whole = tirx.nearbyint(x(*at) / by if divides else x(*at) * by) + of_element(zero_point, at, axis)
-        return tirx.max(tirx.min(whole, high), low).astype("int32").astype(dtype)
+        f, least, most, shift = (of_element(each, at, axis) for each in (factor, low, high, zero))
+        bounded = tirx.max(tirx.min(x(*at) / f if divides else x(*at) * f, most), least)
+        return (tirx.reinterpret("int32", bounded + tirx.const(MAGIC, "float32")) + shift).astype(dtype)
 
     return te.compute(x.shape, element, name="quantize")
 
@@ -105,8 +108,10 @@ def lower_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if scale is None or zero_point is None or dtype_of(x) != "float32":
         return call.op.get_attr("FLegalize")(builder, call)
     dtype, divides = str(call.attrs.out_dtype), dtype_of(call.args[2]) == str(call.attrs.out_dtype)
-    factor = scale if divides else (1 / scale.astype("float64")).astype("float32")
-    known = constant(np.asarray(factor)), constant(zero_point.astype("float32"))
+    factor = np.asarray(scale if divides else (1 / scale.astype("float64")).astype("float32"))
+    zero, whole = zero_point.astype("int32"), np.iinfo(dtype)
+    bounds = (np.asarray(bound - zero, "float32") for bound in (whole.min, whole.max))
+    known = map(constant, (factor, *bounds, np.asarray(zero - MAGIC_BITS)))
     axis = int(call.attrs.axis) % max(len(x.ty.shape), 1)
     return builder.call_te(quantize, x, *known, axis=axis, divides=divides, dtype=dtype, primfunc_name_hint="quantize")
 

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
@@ -43,6 +44,16 @@ class _Selector(PyExprMutator):
         self.target, self.dense, self.restrictions = target, dense, restrictions
         self.choose = choose
         self.choices: Choices = {}
+        main = mod["main"]
+        self.values = {binding.var: binding.value for block in main.body.blocks for binding in block.bindings}
+        self.readers: dict[relax.Var, list[relax.Var]] = {}  # of a variable, those bound to what reads it
+        for var, value in (*self.values.items(), (None, main.body.body)):
+            for read in relax.analysis.free_vars(value):
+                self.readers.setdefault(read, []).append(var)
+        self.rounders = {
+            var: mod[value.args[0]].attrs for var, value in self.values.items() if is_op(value, "relax.call_tir")
+        }
+        self.done: set[relax.Var] = set()  # whose value another computes
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
         # (weight, how it is applied) -> its plan and packed constants: a layer that runs several times is stored once
@@ -50,6 +61,9 @@ class _Selector(PyExprMutator):
 
     def visit_var_binding_(self, binding):
         self.bound = binding.var
+        if binding.var in self.done:  # the layer has rounded
+            self.set_var_remap(binding.var, self.visit_expr(binding.value.args[1].fields[0]))
+            return
         super().visit_var_binding_(binding)
 
     def visit_call_(self, call):
@@ -59,6 +73,8 @@ class _Selector(PyExprMutator):
             return call
         if is_op(call, "relax.nn.conv2d") and call.attrs.data_layout == "NHWC":
             return self.convolution(call, weight.transpose(0, 3, 1, 2))
+        if is_op(call, "relax.nn.conv2d") and dtype_of(call) == "int32":
+            return self.planar_convolution(call, weight)
         matrix = one_matrix(weight) if is_op(call, "relax.matmul") else None
         if matrix is not None and shape_of(call)[:-1] == shape_of(call.args[0])[:-1]:
             return self.linear(call, matrix.T[:, :, None, None])
@@ -70,26 +86,49 @@ class _Selector(PyExprMutator):
         stride, padding, dilation = (tuple(map(int, call.attrs[key])) for key in ("strides", "padding", "dilation"))
         (_, height, width, channels), output = shape_of(call.args[0]), shape_of(call)
         shape = f"{channels}x{height}x{width} -> {output[3]}x{output[1]}x{output[2]}"
-        op = f"conv2d {weight.shape[2]}x{weight.shape[3]}"
-        numbers = (("stride", max(stride)), ("dilation", max(dilation)), ("groups", groups))
-        op += "".join(f" {word} {value}" for word, value in numbers if value > 1)
+        op = convolution_in_words(weight, stride, dilation, groups)
         layer = Layer(
             op, weight, output, channels, groups, stride, padding, dilation, dtype=dtype_of(call), dense=self.dense
         )
-        return self.layer(call, layer, shape)
+        return self.layer(call, layer, shape, call.args[0])
+
+    def planar_convolution(self, call, weight):
+        """An NCHW conv2d of integers, weight `[O, C / groups, kh, kw]`; padding before it becomes its own."""
+        x, padding, zero_point = call.args[0], (0, 0, 0, 0), 0
+        pad = self.lookup_binding(x) if isinstance(x, relax.Var) else None
+        if is_op(pad, "relax.nn.pad"):
+            _, _, _, _, top, bottom, left, right = map(int, pad.attrs.pad_width)
+            x, padding, zero_point = pad.args[0], (top, left, bottom, right), int(pad.attrs.pad_value)
+        groups = int(call.attrs.groups)
+        stride, dilation = (tuple(map(int, call.attrs[key])) for key in ("strides", "dilation"))
+        (_, channels, height, width), (batch, out_channels, *image) = shape_of(x), shape_of(call)
+        layer = Layer(
+            convolution_in_words(weight, stride, dilation, groups),
+            weight,
+            (batch, *image, out_channels),
+            channels,
+            groups,
+            stride,
+            padding,
+            dilation,
+            dtype=dtype_of(x),
+            dense=self.dense,
+            input_image=(height, width),
+            zero_point=zero_point,
+        )
+        shape = f"{channels}x{height}x{width} -> {out_channels}x{image[0]}x{image[1]}"
+        return self.layer(call, layer, shape, x)
 
     def linear(self, call, weight):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
-        return self.layer(
-            call,
-            Layer("linear", weight, shape_of(call), channels, linear=True, dtype=dtype_of(call), dense=self.dense),
-            shape,
-        )
+        dtype = dtype_of(call.args[0])
+        layer = Layer("linear", weight, shape_of(call), channels, linear=True, dtype=dtype, dense=self.dense)
+        return self.layer(call, layer, shape, call.args[0])
 
-    def layer(self, call, layer, shape):
-        """The layer as its plan has it; zeros where its weight holds nothing else."""
+    def layer(self, call, layer, shape, x):
+        """The layer on `x` as its plan has it; zeros where its weight holds nothing else."""
         name = layer_of(self.bound) or f"layer {len(self.choices)}"
         restriction = self.restrictions.of(name)
         key = call.args[1].value, layer.image, layer.groups, layer.stride, layer.padding, layer.dilation, restriction
@@ -107,16 +146,38 @@ class _Selector(PyExprMutator):
         if zeros:
             sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
+            self.choices[mark] = replace(self.choices[mark], precision=layer.dtype)
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
+        options = self.rounded(plan) if plan.form.kernel.rounds else {}
         choice = plan.choice(name, shape, layer, stored)
         if restriction.why:
             best = self.choose(name, layer, self.target, FREE.default)
             if not restriction.allows(best.form):
                 choice = replace(choice, why=f"{choice.why}; {best.kernel} left out: {restriction.why}")
         self.choices[mark] = choice
-        x = plan.space_to_depth.call(self.builder_, call.args[0]) if plan.space_to_depth else call.args[0]
-        return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark))
+        x = plan.space_to_depth.call(self.builder_, x) if plan.space_to_depth else x
+        weights = [*weights, *options.pop("tensors", [])]
+        return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
+
+    def rounded(self, plan: Plan) -> dict:
+        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums; the layer then does
+        it.
+        """
+        readers = self.readers.get(self.bound, [])
+        rounding = Rounding.of(self.rounders[readers[0]]) if len(readers) == 1 and readers[0] in self.rounders else None
+        if rounding is None:
+            return {}
+        self.done.add(readers[0])
+        tensors = [constant(as_array(each).reshape(-1)) for each in self.values[readers[0]].args[1].fields[1:]]
+        return {"rounding": rounding, "tensors": tensors}
+
+
+def convolution_in_words(weight: np.ndarray, stride: tuple, dilation: tuple, groups: int) -> str:
+    """A convolution of weight `[O, C / groups, kh, kw]`, for the reader."""
+    numbers = (("stride", max(stride)), ("dilation", max(dilation)), ("groups", groups))
+    words = "".join(f" {word} {value}" for word, value in numbers if value > 1)
+    return f"conv2d {weight.shape[2]}x{weight.shape[3]}{words}"
 
 
 def one_matrix(weight: np.ndarray) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.rewrites.tir_blocks import variables
-from tvm_sched.targets.sizes import FLOAT, LINE
+from tvm_sched.targets.sizes import LINE, NUMBER_BYTES
 
 AHEAD = 4096  # bytes; a few hundred nanoseconds of work
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
@@ -53,24 +53,24 @@ def prefetches(body, arguments) -> list:
         where, {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     )
     moving = [loop for loop in loops if any(loop.loop_var in variables(index) for index in where)]
-    # A vector's lanes lie side by side: a line holds LINE / FLOAT of them.
-    steps = [
-        range(0, int(loop.extent), LINE // FLOAT if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving
-    ]
+    # A vector's lanes lie side by side: a line holds some of them.
+    number = NUMBER_BYTES[str(weight.dtype)]
+    line = LINE // number
+    steps = [range(0, int(loop.extent), line if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving]
     places = [
         replaced(where, {loop.loop_var: at for loop, at in zip(moving, point, strict=True)})
         for point in product(*steps)
     ]
     found = []
-    for *rest, lane in one_a_line(places, weight.shape):
-        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // FLOAT]))
+    for *rest, lane in one_a_line(places, weight.shape, line):
+        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // number]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found
 
 
-def one_a_line(places: list[list], shape) -> list[list]:
-    """Those of an array's elements, given by their indices, that lie no nearer than a line to the one before: blocks of
-    less than a line share one.
+def one_a_line(places: list[list], shape, line: int) -> list[list]:
+    """Those of an array's elements, given by their indices, that lie no nearer than a line of so many to the one
+    before: blocks of less than a line share one.
     """
 
     def offset(place: list):
@@ -84,7 +84,7 @@ def one_a_line(places: list[list], shape) -> list[list]:
     for distance, place in sorted(zip(map(int, apart), places, strict=True), key=lambda each: each[0]):
         if end is None or distance >= end:
             chosen.append(place)
-            end = distance + LINE // FLOAT
+            end = distance + line
     return chosen
 
 

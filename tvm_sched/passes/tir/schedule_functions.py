@@ -13,7 +13,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
-from tvm_sched.kernels import TRANSFORMATIONS, kernel_of
+from tvm_sched.kernels import TRANSFORMATIONS, kernel_of, seen_by
 from tvm_sched.kernels.base import kernel_name
 from tvm_sched.kernels.generic import plain, rules
 from tvm_sched.kernels.rewrites.loops import worth_threads
@@ -137,7 +137,7 @@ class _Caller(PyExprMutator):
 
 def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -> tuple[Schedule, str]:
     """(schedule, how the tile was set, in words); the words are empty for functions that hold no kernel of ours."""
-    sch, kernel = Schedule(IRModule({"main": func})), kernel_of(func)
+    sch, kernel, target = Schedule(IRModule({"main": func})), kernel_of(func), seen_by(func, target)
     if kernel is None:
         if transform := TRANSFORMATIONS.get(kernel_name(func)):
             transform(sch, target)

@@ -42,18 +42,26 @@ class Operator:
     fixed: frozenset[int] = frozenset()
     folded: frozenset[int] = frozenset()
     of_shape: bool = False  # the result depends on the inputs' shapes alone
+    kept: Callable[[list[Tensor]], bool] | None = (
+        None  # of known inputs: whether it is computed at each call all the same
+    )
 
 
 OPERATORS: dict[str, Operator] = {}
 
 
 def operator(
-    *names: str, fixed: Iterable[int] = (), folded: Iterable[int] = (), of_shape: bool = False
+    *names: str,
+    fixed: Iterable[int] = (),
+    folded: Iterable[int] = (),
+    of_shape: bool = False,
+    kept: Callable[[list[Tensor]], bool] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Enters a function into the table under these names; see above."""
 
     def enter(convert: Callable) -> Callable:
-        OPERATORS.update(dict.fromkeys(names, Operator(convert, frozenset(fixed), frozenset(folded), of_shape)))
+        made = Operator(convert, frozenset(fixed), frozenset(folded), of_shape, kept)
+        OPERATORS.update(dict.fromkeys(names, made))
         return convert
 
     return enter

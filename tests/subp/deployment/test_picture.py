@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from subp.cli.picture import draw
+from subp.deployment.picture import draw
 from tvm_sched.bench.rows import Row
 
 

@@ -7,12 +7,11 @@ type tells ONNX's quantisation, which divides by the scale; PyTorch's multiplies
 import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed
-from torch import Tensor
 from tvm import relax
 from tvm.relax import op as rx
 
 from tvm_sched.frontend.aten.converter import Builder, converts, name_of_dtype
-from tvm_sched.passes.graph.relax_tools import constant, dtype_of, shape_of
+from tvm_sched.passes.graph.relax_tools import constant, shape_of
 
 EIGHT_BITS = ("int8", "uint8")
 ZERO_POINT = "int32"
@@ -138,34 +137,3 @@ def constant_number(builder: Builder, value: relax.Expr | float) -> float:
     if known is None:
         raise NotImplementedError(DYNAMIC)
     return known.item()
-
-
-# ONNX's, as operators of PyTorch's, so that they stand in an exported graph.
-
-
-@torch.library.custom_op("subp::quantize_linear", mutates_args=())
-def quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """ONNX's QuantizeLinear: saturate(round(x / scale) + zero point), halves to even, in the zero point's type; along
-    an axis where the scale is a vector.
-    """
-    if scale.ndim:
-        behind = x.ndim - 1 - axis % x.ndim
-        scale, zero_point = (each.reshape(-1, *[1] * behind) for each in (scale, zero_point))
-    whole = torch.iinfo(zero_point.dtype)
-    return torch.clamp(torch.round(x / scale) + zero_point, whole.min, whole.max).to(zero_point.dtype)
-
-
-@quantize_linear.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    return torch.empty_like(x, dtype=zero_point.dtype)
-
-
-@converts("quantize_linear")
-def convert_quantize_linear(
-    builder: Builder, x: relax.Expr, scale: relax.Expr, zero_point: relax.Expr, axis: int
-) -> relax.Expr:
-    """ONNX's."""
-    dtype = getattr(torch, dtype_of(zero_point))
-    whole = torch.iinfo(dtype)
-    along = axis if len(shape_of(scale)) else None
-    return quantised(builder, x, scale, zero_point, (whole.min, whole.max), dtype, along, dtype_of(zero_point))

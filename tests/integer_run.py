@@ -1,0 +1,192 @@
+"""Convolutions of 8-bit integers in NumPy, and the integer kernels' functions of the same layers: for tests that compare
+them bit for bit.
+
+The reference sums in whole numbers and rounds as one float32 multiply-add does: a product of two float32 numbers has 48
+bits, so that float64 holds it, and the sum with a third is rounded to float32 in the end.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from te_run import function, run, scheduled
+from tvm import IRModule, te
+from zeros import keep_blocks
+
+from tvm_sched import targets
+from tvm_sched.kernels.base import Form, Kernel
+from tvm_sched.kernels.integer import planar_conv2d, planar_depthwise, planar_stem, taps
+from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.kernels.integer.rounding import Rounding
+from tvm_sched.kernels.layer import Layer
+from tvm_sched.targets import Target
+
+NAMES = ("x86-avx2", "x86-avx512", "x86-avx512-vnni", "host", "cortex-a76", "cortex-a72")
+TARGETS = {name: replace(targets.get(name), cores=1) for name in NAMES}
+CONV2D, DEPTHWISE, STEM = planar_conv2d.KERNEL, planar_depthwise.KERNEL, planar_stem.KERNEL
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A layer and what it is computed of. Pairs are (height, width); `padding`: top, left, bottom, right."""
+
+    channels: int
+    out_channels: int
+    image: tuple[int, int]
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    batch: int = 1
+    n: int = 16
+    density: float = 1.0
+    zero_point: int = 3
+    seed: int = 0
+
+    @property
+    def weight(self) -> np.ndarray:
+        """int8 `[O, C / groups, kh, kw]`, from -127 to 127, with 1xN zeros."""
+        channels = self.channels // self.groups
+        drawn = np.random.default_rng(self.seed).integers(
+            -127, 127, (self.out_channels, channels, *self.kernel), "int8", endpoint=True
+        )
+        return keep_blocks(drawn, self.n, max(1, round(self.density * channels)), self.seed)
+
+    def x(self, dtype: str) -> np.ndarray:
+        """`[B, C, H, W]` of the type's whole range."""
+        limits, shape = np.iinfo(dtype), (self.batch, self.channels, *self.image)
+        return np.random.default_rng(self.seed + 1).integers(limits.min, limits.max, shape, dtype, endpoint=True)
+
+    def layer(self, dtype: str, weight: np.ndarray) -> Layer:
+        """As the kernels are offered it."""
+        (height, width), (top, left, bottom, right) = self.image, self.padding
+        output = [
+            (extent + around - (taps - 1) * dilation - 1) // stride + 1
+            for extent, around, taps, dilation, stride in zip(
+                (height, width), (top + bottom, left + right), self.kernel, self.dilation, self.stride, strict=True
+            )
+        ]
+        return Layer(
+            "convolution",
+            weight,
+            (self.batch, *output, self.out_channels),
+            self.channels,
+            self.groups,
+            self.stride,
+            self.padding,
+            self.dilation,
+            dtype=dtype,
+            input_image=self.image,
+            zero_point=self.zero_point,
+        )
+
+
+def sums(x: np.ndarray, layer: Layer) -> np.ndarray:
+    """int32 `[B, O, H', W']`."""
+    top, left, bottom, right = layer.padding
+    x = np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)], constant_values=layer.zero_point).astype("int64")
+    weight = layer.weight.astype("int64")
+    (batch, height, width), (down, right), groups = layer.image, layer.stride, layer.groups
+    total = np.zeros((batch, groups, layer.out_channels // groups, height, width), "int64")
+    own = weight.reshape(groups, layer.out_channels // groups, *weight.shape[1:])
+    for row, column in np.ndindex(layer.kernel):
+        first = row * layer.dilation[0], column * layer.dilation[1]
+        seen = x[:, :, first[0] :: down, first[1] :: right][:, :, :height, :width]
+        seen = seen.reshape(batch, groups, -1, height, width)
+        total += np.einsum("bgchw,goc->bgohw", seen, own[..., row, column])
+    assert abs(total).max(initial=0) < 1 << 31
+    return total.reshape(batch, layer.out_channels, height, width).astype("int32")
+
+
+def multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c in float32, rounded once."""
+    return (np.float64(np.float32(a)) * np.float64(np.float32(b)) + np.float64(np.float32(c))).astype("float32")
+
+
+def rounded(value: np.ndarray, limits: tuple[int, int], dtype: str) -> np.ndarray:
+    """float32 to the nearest whole number, the even one of two, within limits."""
+    return np.clip(np.rint(value), *limits).astype(dtype)
+
+
+def per_channel(numbers: np.ndarray) -> np.ndarray:
+    """`[O]` as `[O, 1, 1]`."""
+    return numbers.reshape(-1, 1, 1)
+
+
+def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tuple[Rounding, list[np.ndarray]]:
+    """A rounding of the layer's sums, and its tensors: numbers of each channel, or one for all. The results spread over
+    the whole range of the activations' type and are clipped here and there, at its ends or before.
+    """
+    rng = np.random.default_rng(seed)
+    limits = np.iinfo(layer.dtype)
+    spread = np.sqrt(np.square(layer.weight.astype("float64")).reshape(layer.out_channels, -1).sum(axis=1)) * 74 + 1
+    coefficient = (rng.uniform(50, 90, layer.out_channels) / spread).astype("float32")
+    bias = rng.uniform(limits.min, limits.max, layer.out_channels).astype("float32")
+    low, high = limits.min + int(rng.integers(0, 20)), limits.max - int(rng.integers(0, 20))
+    if each:
+        return Rounding(None, None, (low, high), layer.dtype, fits), [coefficient, bias]
+    return Rounding(float(coefficient[0]), float(bias[0]), (low, high), layer.dtype, fits), []
+
+
+def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray]) -> np.ndarray:
+    """What the layer's sums become."""
+    given = iter(map(per_channel, tensors))
+    coefficient, bias = (
+        next(given) if number is None else np.float32(number) for number in (rounding.coefficient, rounding.bias)
+    )
+    return rounded(multiply_add(total, coefficient, bias), rounding.limits, rounding.dtype)
+
+
+@dataclass
+class Function:
+    """A kernel's function of a layer: `form`'s, on `arrays`, that computes `result`."""
+
+    form: Form
+    mod: IRModule
+    arrays: list[np.ndarray]
+    result: np.ndarray
+    target: Target
+
+    def check(self, tile: Any = None) -> None:
+        """Runs it with a tile, in this machine's instructions: the same integers."""
+        sch = scheduled(self.form.kernel, self.mod, self.target, tile)
+        here = self.target if targets.runs_here(self.target) else targets.on_this_machine(self.target)
+        found = run(sch, here, self.arrays, self.result.shape, str(self.result.dtype))
+        np.testing.assert_array_equal(found, self.result)
+
+
+def form_of(kernel: Kernel, layer: Layer, target: Target, n: int | None) -> Form:
+    """The kernel's form of the layer in blocks of `n`."""
+    (form,) = (each for each in kernel.forms(layer, target) if each.n in (None, n))
+    return form
+
+
+def computed(form: Form, x: te.Tensor, weights: list[te.Tensor], rounding: Rounding | None = None) -> te.Tensor:
+    """The layer on `x`, as the form's kernel computes it, free of any order."""
+    options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding}
+    if form.kernel is CONV2D:
+        return planar_conv2d.conv2d(x, *weights, out_channels=form.layer.out_channels, **options)
+    return taps.conv2d(x, *weights, block=form.kernel.name, **options)
+
+
+def function_of(
+    case: Convolution,
+    target: Target,
+    kernel: Kernel = CONV2D,
+    rounding: str = "",
+    weight: np.ndarray | None = None,
+    form: Form | None = None,
+) -> Function:
+    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or by 'one'; with its result.
+    """
+    dtype = dot_of(target).activation
+    layer = case.layer(dtype, case.weight if weight is None else weight)
+    form = form or form_of(kernel, layer, target, case.n)
+    x = case.x(dtype)
+    total, arrays, rounds = sums(x, layer), [x, *form.kernel.pack(form)], None
+    if rounding:
+        rounds, tensors = some_rounding(layer, case.seed, rounding == "each", fits=case.seed % 2 == 0)
+        total, arrays = expected_rounding(total, rounds, tensors), [*arrays, *tensors]
+    image, *weights = inputs = [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
+    return Function(form, function(inputs, computed(form, image, weights, rounds)), arrays, total, target)

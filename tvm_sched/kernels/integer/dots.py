@@ -1,0 +1,219 @@
+"""Dot products of short vectors of small integers, as CPUs have them, and as tensor intrinsics.
+
+    sums[lane] += sum_j x[lane, j] * w[j]        j < group
+
+`x` holds a group of channels for each of a vector's pixels, side by side; `w`, the weights of one output, goes to all
+lanes. What differs from one CPU to another is the length of a group and what the numbers are widened to before:
+
+    vnni    vpdpbusd             4   uint8 x int8        AVX-512 VNNI, and AVX-VNNI with half as many lanes
+    madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
+    sdot    sdot                 4   int8 x int8         ARMv8.2 dotprod
+    mlal    smlal                1   int16 x int16       NEON: no intrinsic, LLVM finds it
+
+A schedule leaves a call of a name, `CALL`, which the phase `lower_dots` turns into the instruction, or into plain
+arithmetic where the code is for another CPU than the schedule: so that a check runs anywhere.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from tvm import tirx
+from tvm.ir import Call, Expr
+from tvm.s_tir import Schedule, TensorIntrin
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.target.codegen import target_has_features
+from tvm.tirx import Buffer, PrimFunc, Shuffle
+
+from tvm_sched.targets import Target
+
+PREFIX = "dot_"  # of the intrinsics' names
+NAME = re.compile(PREFIX + r"(\w+)_(\d+)")
+CALL = "subp.dot."  # with the name of a dot product: an external function that nothing links
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot product: so many lanes of sums, groups of so many channels."""
+
+    name: str
+    lanes: int
+    group: int
+    activation: str  # dtype of the network's quantised activations
+    x: str  # dtype of x, widened from the activation
+    w: str  # dtype of the weights as they are stored
+    intrinsic: str = ""  # LLVM's name; empty where its own patterns find the instruction
+    features: tuple[str, ...] = ()  # LLVM's names of what a CPU must have for it, any of them
+    adds: bool = True  # whether the instruction adds to the sums itself
+    outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
+
+    @property
+    def instructions(self) -> int:
+        """Arithmetic instructions of one vector's dot product."""
+        return 1 if self.adds else 2
+
+
+VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
+HALF_VNNI = Dot("half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni"))
+WIDE_MADD = Dot(
+    "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False
+)
+MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
+SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
+MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
+DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL)}
+
+
+@cache
+def dot_of(target: Target) -> Dot:
+    """The dot product of 8-bit integers that the target has, in vectors of its length."""
+    choices = (VNNI, WIDE_MADD) if target.lanes == VNNI.lanes else (HALF_VNNI, MADD)
+    if target.arch != "x86_64":
+        choices = (SDOT, MLAL)
+    first, last = choices
+    return first if has(first, target.tvm()) else last
+
+
+def has(dot: Dot, target) -> bool:
+    """Whether a TVM target has one of the instructions."""
+    return any(target_has_features(feature, target) for feature in dot.features)
+
+
+def sum_up(
+    sch: Schedule,
+    product: SBlockRV,
+    outermost: LoopRV,
+    registers: Sequence[LoopRV],
+    pixel: LoopRV,
+    dot: Dot,
+    output: LoopRV | None = None,
+) -> None:
+    """Takes the zeroing of sums out of the loop `outermost`. Of what is left, the loops over a vector's pixels and a
+    group become dot products, and those outside of them are unrolled: one over outputs, which have weights of their
+    own, if there is one, then `registers`.
+    """
+    few = None
+    if output is not None:
+        if int(sch.get(output).extent) % dot.outputs == 0 and dot.outputs > 1:
+            output, few = sch.split(output, [None, dot.outputs])
+            sch.reorder(output, *registers, few, pixel)
+        registers = [output, *registers]
+    if dot.group == 1:
+        sch.vectorize(pixel)  # LLVM finds the instruction
+    zeroing = sch.decompose_reduction(product, outermost)
+    *outer, lane = sch.get_loops(zeroing)[-len(registers) - (few is not None) - 1 :]
+    for loop in (*registers, *outer):
+        sch.unroll(loop)
+    if dot.group > 1:
+        sch.vectorize(lane)
+        sch.tensorize(few or pixel, tensor_intrinsic(dot, dot.outputs if few else 1))
+
+
+def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
+    """The name, for `Schedule.tensorize`, of one vector's dot product with the weights of so many outputs; it is made
+    when first asked for.
+
+    `x [lanes * group]` and `w [outputs, group]` in memory, `sums [outputs, 1, lanes]` in registers.
+    """
+    name = f"{PREFIX}{dot.name}_{outputs}"
+    if TensorIntrin.get(name, allow_missing=True) is None:
+        both = (
+            function(dot, outputs, "description", loops),
+            function(dot, outputs, "implementation", vectors),
+        )
+        TensorIntrin.register(name, *both)
+    return name
+
+
+def make_needed(trace: list) -> None:
+    """As `rewrites.transpose.make_needed`."""
+    instructions, _ = trace
+    for kind, _, attributes, _ in instructions:
+        if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
+            tensor_intrinsic(DOTS[named[1]], int(named[2]))
+
+
+def function(dot: Dot, outputs: int, name: str, body) -> PrimFunc:
+    """A function of w, x and sums, parts of larger buffers, whose root block holds what `body` emits."""
+    numbers, few = dot.lanes * dot.group, (outputs, 1) if outputs > 1 else ()
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        w = argument("w", (*few[:1], dot.group), dot.w, "global")
+        x = argument("x", (numbers,), dot.x, "global")
+        sums = argument("sums", (*few, dot.lanes), "int32", "local")
+        with T.sblock("root"):
+            T.reads(whole(sums), whole(w), whole(x))
+            T.writes(whole(sums))
+            body(dot, outputs, w, x, sums)
+    return builder.get()
+
+
+def whole(buffer: Buffer):
+    """All of a buffer, as a region."""
+    return buffer[tuple(slice(0, int(extent)) for extent in buffer.shape)]
+
+
+def argument(name: str, shape: tuple[int, ...], dtype: str, scope: str) -> Buffer:
+    """The next argument of the function being built, contiguous along its last axis."""
+    handle, strides = T.arg(name, T.handle()), [*(T.int32() for _ in shape[1:]), 1]
+    buffer = T.match_buffer(handle, shape, dtype, strides=strides, offset_factor=1, scope=scope)
+    return IRBuilder.name(name, buffer)
+
+
+def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
+    """The loops that the intrinsic stands for, as `tensorize` looks for them."""
+    if outputs == 1:
+        with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
+            vlane, vj = T.axis.remap("SR", [lane, j])
+            product = w[vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+            T.buffer_store(sums, sums[vlane] + product, [vlane])
+        return
+    with T.grid(outputs, dot.lanes, dot.group) as (o, lane, j), T.sblock("dot"):
+        vo, vlane, vj = T.axis.remap("SSR", [o, lane, j])
+        product = w[vo, vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+        T.buffer_store(sums, sums[vo, 0, vlane] + product, [vo, 0, vlane])
+
+
+def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
+    """What `tensorize` puts in their place."""
+    pixels = x.vload([0], f"{dot.x}x{dot.lanes * dot.group}")
+    first = [0] if outputs == 1 else [0, 0]
+    weights = w.vload(first, f"{dot.w}x{outputs * dot.group}")
+    for o in range(outputs):
+        place = [] if outputs == 1 else [o, 0]
+        before = sums.vload([*place, 0], f"int32x{dot.lanes}")
+        own = list(range(o * dot.group, (o + 1) * dot.group))
+        mine = weights if outputs == 1 else Shuffle([weights], own)
+        after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixels, mine)
+        T.buffer_store(sums, after, [*place, T.ramp(T.int32(0), 1, dot.lanes)])
+
+
+def lowered(call: Call, target) -> Expr:
+    """A call of CALL in instructions of a TVM target."""
+    name, before, pixels, weights = call.args
+    dot = DOTS[name.value.removeprefix(CALL)]
+    make = instruction if has(dot, target) else arithmetic
+    return make(dot, before, pixels, weights)
+
+
+def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
+    """int32 x lanes: `before` and the products of a vector of pixels with the weights of one output."""
+    vector = f"{dot.w}x{dot.lanes * dot.group}"
+    everywhere = tirx.reinterpret(vector, tirx.Broadcast(tirx.reinterpret("int32", weights), dot.lanes))
+    pixels = tirx.reinterpret(vector, pixels)  # LLVM knows no signs of vectors
+    if dot.adds:
+        return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, pixels, everywhere)
+    return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, pixels, everywhere)
+
+
+def arithmetic(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
+    """The same for any CPU."""
+    total = before
+    for j in range(dot.group):
+        some = pixels if dot.group == 1 else Shuffle([pixels], list(range(j, dot.lanes * dot.group, dot.group)))
+        weight = weights if dot.group == 1 else Shuffle([weights], [j])
+        total += some.astype(before.ty.dtype) * tirx.Broadcast(weight.astype("int32"), dot.lanes)
+    return total

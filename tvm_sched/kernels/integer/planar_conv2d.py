@@ -1,0 +1,187 @@
+"""Convolution of 8-bit integers over 1xN blocks: lanes over pixels, NCHW, sums in int32.
+
+    X[b, g, t, k, m*J + j] = x_padded[b, indices[g, k*J + j], position t, m]           J channels side by side
+    S[b, g*N + l, t, i]  = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (i + offset(r, q))*J + j]
+    y[b, o, h, w]        = S[b, o, tile and position of (h, w)]
+
+`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32,
+where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
+interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
+eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
+the activation's zero point. Blocks are filled up to whole groups by zero weights.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from subp_contract import pattern
+from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.integer import planar_schedule
+from tvm_sched.kernels.integer.dots import Dot, dot_of
+from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
+from tvm_sched.kernels.integer.planes import Layout, padded_pixel
+from tvm_sched.kernels.integer.rounding import Rounding
+from tvm_sched.kernels.layer import Layer, longest_row
+from tvm_sched.kernels.ranking import divisors
+from tvm_sched.targets import Target
+
+MOST_PIXELS = 256  # of a tile
+MOST_LAYOUTS = 4  # of a layer, that are looked at
+
+
+def conv2d(
+    x: te.Tensor,
+    data: te.Tensor,
+    *more: te.Tensor,
+    problem: PlanarProblem,
+    out_channels: int,
+    zero_point: int = 0,
+    rounding: Rounding | None = None,
+    marks: dict | None = None,
+) -> te.Tensor:
+    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes;
+    `marks` become attributes of the block of products.
+    """
+    indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
+    layout, dot = problem.layout, problem.dot
+    batch, channels, _, width = (int(extent) for extent in x.shape)
+    block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
+    down, right = layout.phases
+    own = indices is not None  # each block row reads channels of its own
+
+    def pixel(b, c, phase, h, w):
+        if not layout.copied:
+            p = h * layout.plane[1] + w
+            return x[b, c, p // width, p % width]
+        row, column = h * layout.stride[0] + phase - layout.padding[0], w - layout.padding[1]
+        return padded_pixel(x, zero_point, (b, c), row, column)
+
+    planes = pixel
+    if layout.copied:
+        planes = te.compute((batch, channels, down, *layout.plane), pixel, name=PLANES)
+
+    def channel(g, k, j):
+        last = k * group + j
+        return indices[g, last] if own else tirx.min(last, channels - 1) if channels % group else last
+
+    def grouped(_, b, g, t, k, phase_h, phase_w, m):
+        at = (t * layout.step + m // group) * layout.stride[1] + phase_w
+        place = at // layout.plane[1], at % layout.plane[1]
+        return planes(b, channel(g, k, m % group), phase_h, *place).astype(dot.x)
+
+    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
+    # it.
+    shape = (1, batch, block_rows if own else 1, layout.tiles, groups, down, right, layout.reach * group)
+    together = te.compute(shape, grouped, name=INTERLEAVED)
+    k, r, q, j = (
+        te.reduce_axis((0, extent), name)
+        for extent, name in zip((groups, kernel_h, kernel_w, group), "krqj", strict=True)
+    )
+
+    def product(b, o, t, i):
+        at = i + layout.offset(r, q)
+        pixels = together(0, b, o // n if own else 0, t, k, *layout.phase(r, q), at * group + j)
+        return te.sum(data[o // n, k, r, q, o % n, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
+
+    attributes = problem.attributes() | (marks or {})
+    sums = te.compute((batch, block_rows * n, layout.tiles, layout.run), product, name=NAME, attrs=attributes)
+    if rounding is not None:
+
+        def of_run(b, o, t, i):
+            return rounding.of_channel(sums[b, o, t, i], more, tirx.min(o, out_channels - 1))
+
+        sums = te.compute(sums.shape, of_run, name=ROUNDED)
+    output = (batch, out_channels, problem.conv.height, problem.conv.width)
+    return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
+
+
+def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
+    """Those that leave the fewest positions computed for nothing, larger tiles first."""
+    _, *output = layer.image
+    height, width = output
+    fixed = (
+        layer.input_image,
+        (height, width),
+        layer.kernel,
+        layer.stride,
+        layer.padding[:2],
+        layer.dilation,
+        lanes,
+    )
+    if layer.kernel == (1, 1):
+        found = [Layout(*fixed, 0, pixels) for pixels in divisors(height * width, MOST_PIXELS)]
+    else:
+        found = [Layout(*fixed, rows) for rows in divisors(height, height)]
+        found = [each for each in found if each.run <= MOST_PIXELS] or found[:1]
+    return sorted(found, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS]
+
+
+class PlanarConv2d(Kernel):
+    """Takes every convolution of integers."""
+
+    name = NAME
+    dtypes = ("uint8", "int8")
+    rounds = True
+
+    def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
+        dot = dot_of(target)
+        if layer.dtype != dot.activation or layer.linear:
+            return
+        for n in pattern.SIZES:
+            found = [planar_problem(layer, n, dot, layout) for layout in layouts(layer, target, dot.lanes)]
+            cycles, problem = min(
+                ((least_cycles(self, each, target), each) for each in found), key=lambda pair: pair[0]
+            )
+            yield Form(self, layer, problem, n, "planar", cycles, rank=0, details=problem)
+
+    def pack(self, form: Form) -> list[np.ndarray]:
+        dot, problem = form.problem.dot, form.problem
+        data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
+        filled = problem.groups * dot.group - data.shape[1]
+        data = np.pad(data, [(0, 0), (0, filled), *[(0, 0)] * 3])
+        rows, _, *kernel, n = data.shape
+        data = data.reshape(rows, problem.groups, dot.group, *kernel, n).transpose(0, 1, 3, 4, 5, 2).astype(dot.w)
+        if indices is None:
+            return [data]
+        return [data, np.pad(indices, [(0, 0), (0, filled)], mode="edge")]
+
+    def call(
+        self,
+        builder: relax.BlockBuilder,
+        x: relax.Expr,
+        weights: Sequence[relax.Expr],
+        form: Form,
+        marks: dict,
+        rounding: Rounding | None = None,
+    ) -> relax.Expr:
+        layer = form.layer
+        options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
+        options["rounding"] = rounding
+        return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+
+    problem = staticmethod(planar_schedule.problem_of)
+    tiles = staticmethod(planar_schedule.tiles)
+    cycles = staticmethod(planar_schedule.cycles)
+    schedule = staticmethod(planar_schedule.schedule)
+
+    def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
+        (_, x_shape), *_ = infos
+        arrays = super().arguments(problem, infos, rng)
+        for i, (dtype, shape) in enumerate(infos):
+            if dtype == "int32" and len(shape) == 2:
+                arrays[i] = np.sort(rng.integers(0, x_shape[1], shape, "int32"))
+        return arrays
+
+
+def planar_problem(layer: Layer, n: int, dot: Dot, layout: Layout) -> PlanarProblem:
+    """The layer in blocks of n."""
+    kept = longest_row(layer.kept[n])
+    conv = replace(layer.problem(n), indexed=kept < layer.channels)
+    return PlanarProblem(conv, layout, dot, ceil(kept / dot.group))
+
+
+KERNEL = PlanarConv2d()

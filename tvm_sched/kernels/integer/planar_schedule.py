@@ -1,0 +1,221 @@
+"""The schedule of `planar_conv2d`, the tiles worth trying, and what one costs."""
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from tvm_sched.kernels import register_tile
+from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.direct_conv2d import transform_axes
+from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.integer.dots import DOTS, Dot, sum_up
+from tvm_sched.kernels.integer.interleave import interleave
+from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
+from tvm_sched.kernels.ranking import divisors, rounded
+from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.tir_blocks import moves_only
+from tvm_sched.targets import Target
+
+NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
+PLANES, INTERLEAVED, ROUNDED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result"))
+DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
+UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
+UNROLLED = 256  # pixels that are interleaved by code without a loop
+STORED = 64  # bytes of a vector of results
+
+
+@dataclass(frozen=True)
+class PlanarProblem:
+    """A convolution in blocks of `groups` of kept channels, in tiles of a layout."""
+
+    conv: ConvProblem
+    layout: Layout
+    dot: Dot
+    groups: int
+
+    def attributes(self) -> dict:
+        """As attributes of the block of products."""
+        return self.conv.attributes() | self.layout.attributes() | {DOT: self.dot.name, GROUPS: self.groups}
+
+
+@dataclass(frozen=True)
+class PlanarTile:
+    """In registers: `outputs` channels of a block by `vectors` of a tile's positions. Around them the tiles of the
+    image, in each of which the block rows (`pixels_stay`), or the other way round.
+    """
+
+    outputs: int
+    vectors: int
+    pixels_stay: bool
+
+    def __str__(self) -> str:
+        order = "tiles of pixels" if self.pixels_stay else "block rows"
+        return f"{self.outputs} channels x {self.vectors} vectors of pixels in registers, {order} outermost"
+
+
+def problem_of(sch: Schedule) -> PlanarProblem:
+    """What the function computes."""
+    notes = sch.get(find_block(sch, NAME)).annotations
+    return PlanarProblem(ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS]))
+
+
+def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[PlanarTile]:
+    """Tiles that fit the registers, cheapest first."""
+    vectors = problem.layout.run // problem.dot.lanes
+    found = [
+        PlanarTile(outputs, each, stay)
+        for outputs in divisors(problem.conv.n, problem.conv.n)
+        for each in divisors(vectors, target.registers)
+        for stay in ((True, False) if problem.conv.indexed else (True,))
+        if outputs * each + each + 2 <= target.registers
+    ]
+
+    def preference(tile: PlanarTile) -> tuple:
+        return rounded(cycles(problem, tile, target)), abs(tile.outputs * tile.vectors - 16), -tile.vectors
+
+    return sorted(found, key=preference)[:most]
+
+
+def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles on the target's cores."""
+    conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
+    sums, taps = tile.outputs * tile.vectors, prod(conv.kernel)
+    arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
+    loads = tile.vectors / costs.vector_loads_per_cycle + tile.outputs / costs.scalar_loads_per_cycle
+    step = register_tile.together(arithmetic, target.fma_latency, 0.0)
+    step = max(step, loads)
+    register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
+    product = register_tiles * (problem.groups * taps * step + costs.tile_cycles)
+    stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
+    if buffered(problem):
+        stored *= 1.5
+    elif tile.vectors * dot.lanes % STORED == 0:
+        stored *= PACKED
+    planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
+    interleaving = planes * INTERLEAVE_CYCLES * (conv.block_rows if conv.indexed else 1)
+    weights = conv.block_rows * problem.groups * taps * conv.n * 4
+    again = layout.tiles * weights / costs.l2_bytes_per_cycle if tile.pixels_stay and weights > target.l1_bytes else 0
+    copied = 2 * conv.channels * prod(layout.phases) * prod(layout.plane) / costs.moved_bytes_per_cycle
+    total = product + stored + interleaving + again + (copied if layout.copied else 0)
+    return conv.batch * total / target.cores
+
+
+STORE_CYCLES = 3.0  # of a vector of sums: made a fraction, scaled, rounded, narrowed
+PACKED = 0.75  # of that, where whole vectors of bytes are stored
+INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
+
+
+def buffered(problem: PlanarProblem) -> bool:
+    """Whether a tile's sums go through memory: where outputs are no whole vectors of the run."""
+    return not problem.layout.flat or problem.layout.pixels % problem.dot.lanes > 0
+
+
+def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
+    """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels."""
+    problem = problem_of(sch)
+    conv, layout, dot = problem.conv, problem.layout, problem.dot
+    planes, together, product, rounded, result = (
+        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, ROUNDED, RESULT)
+    )
+    through_memory = buffered(problem)
+
+    # 1. Outputs: tiles of pixels and block rows; in each the register tiles.
+    epilogue = merge_epilogue(sch, result)
+    sch.compute_inline(result)
+    if rounded is not None and not (through_memory and moves_only(sch, epilogue)):
+        sch.compute_inline(rounded)
+        rounded = None
+    if layout.flat:
+        transform_axes(sch, [epilogue], lambda b, o, h, w: [b, o, tirx.const(0, b.ty.dtype), h * conv.width + w])
+    image, o, h, w = sch.get_loops(epilogue)
+    if layout.flat:
+        tiles, *pixels = sch.split(w, [None, layout.pixels])
+    else:
+        tiles, row = sch.split(h, [None, layout.rows])
+        pixels = [row, w]
+    block_row, n = sch.split(o, [None, conv.n])
+    outer = [tiles, block_row] if tile.pixels_stay else [block_row, tiles]
+    sch.reorder(image, *outer, n, *pixels)
+    if not through_memory:
+        in_registers(sch, product, n, pixels[0], tile, dot.lanes)
+    elif rounded is None:
+        read_whole_runs(sch, epilogue, NAME, layout)
+        sch.compute_at(product, outer[-1], preserve_unit_loops=True)
+        split_lanes(sch, pixels[-1], dot.lanes)
+    else:
+        read_whole_runs(sch, epilogue, ROUNDED, layout)
+        sch.compute_at(rounded, outer[-1], preserve_unit_loops=True)
+        n, _, i = sch.get_loops(rounded)[-3:]
+        in_registers(sch, product, n, i, tile, dot.lanes)
+        copy_whole(sch, pixels[-1])
+
+    # 2. Products: register tiles, each a sum over groups of channels and the kernel's positions.
+    lane, _, i, k, r, q, j = sch.get_loops(product)[-7:]
+    lane, output = sch.split(lane, [None, tile.outputs])
+    i, vector, pixel = sch.split(i, [None, tile.vectors, dot.lanes])
+    sch.reorder(lane, i, k, r, q, output, vector, pixel, j)
+    if through_memory and rounded is None:
+        sums = sch.cache_write(product, 0, "local")
+        sch.reverse_compute_at(sums, i, preserve_unit_loops=True)
+        *_, output_stored, _, vector_stored = sch.get_loops(sums)
+        vector_stored, pixel_stored = sch.split(vector_stored, [None, dot.lanes])
+        unrolled_vector(sch, [output_stored, vector_stored, pixel_stored])
+
+    # 3. What they read: interleaved once a tile, or where blocks keep channels of their own a tile and block row.
+    read_interleaved(sch, product, problem, whole=True)
+    sch.compute_at(together, outer[-1] if conv.indexed else outer[0], preserve_unit_loops=True)
+    read_interleaved(sch, product, problem, whole=False)
+    _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
+    interleave(sch, m, layout.stride[1] if layout.copied else 1)
+    if planes is not None:
+        *planes_outer, column = sch.get_loops(planes)
+        copy_padded(sch, column, layout.padding[1], layout.image[1])
+        sch.parallel(sch.fuse(*planes_outer[:2]))
+
+    # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
+    sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
+    if prod(conv.kernel) <= UNROLLED_TAPS:
+        sch.unroll(r)
+    sch.unroll(q)
+    sum_up(sch, product, k, [vector], pixel, dot, output)
+    finish(sch, target)
+
+
+def in_registers(sch: Schedule, product: SBlockRV, n: LoopRV, i: LoopRV, tile: PlanarTile, lanes: int) -> None:
+    """Divides a block's loops over a block row's channels and a tile's positions into register tiles, in which its sums
+    are computed.
+    """
+    n, output = sch.split(n, [None, tile.outputs])
+    i, vector = sch.split(i, [None, tile.vectors * lanes])
+    vector, lane = sch.split(vector, [None, gcd(tile.vectors * lanes, STORED)])
+    sch.reorder(n, i, output, vector, lane)
+    unrolled_vector(sch, [output, vector, lane])
+    sch.compute_at(product, i, preserve_unit_loops=True)
+    sch.set_scope(product, 0, "local")
+
+
+def piece(pixels: int) -> int:
+    """Of a run of pixels, a multiple of 16, what is interleaved without a loop."""
+    return max(16 * count for count in divisors(pixels // 16, UNROLLED // 16))
+
+
+def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, whole: bool) -> None:
+    """Lets the products ask for all that is interleaved for their tile, up to whole vectors; or again for what each
+    reads.
+    """
+    layout, conv = problem.layout, problem.conv
+    names = [read.source.name for read in sch.get(product).reads]
+
+    def region(b, o, t, i, k, r, q, j):
+        row = o // conv.n if conv.indexed else 0
+        points = [(0, 1), *((point, point + 1) for point in (b, row, t))]
+        if whole:
+            extents = (problem.groups, *layout.phases, layout.reach * problem.dot.group)
+            return (*points, *((0, extent) for extent in extents))
+        at = (k, *layout.phase(r, q), (i + layout.offset(r, q)) * problem.dot.group + j)
+        return (*points, *((point, point + 1) for point in at))
+
+    sch.annotate_buffer_access(product, names.index(INTERLEAVED), "read", region)

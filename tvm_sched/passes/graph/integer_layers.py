@@ -1,0 +1,313 @@
+"""Quantised layers in integers: what a network holds as dequantise, convolution, quantise becomes an integer
+convolution and one rounding.
+
+    conv(sx * (x - zx), sw * w) + b  =  sx * sw * conv_int(x, w) - sx * sw * zx * sum(w) + b
+
+The pass walks the network once, in order, and knows each value in one of three forms: a tensor; 8-bit integers with
+scale and zero point; a sum of integer tensors that is not computed yet (`linear_form.py`). Convolutions and products
+with constant weights, additions, scalings and ReLUs keep the last form, what only moves or compares numbers works on
+the integers, and quantising computes them. Any other operator gets float32. Padding of an integer convolution is by its
+zero point, as an operator before it, which `select_kernels` takes into the layer.
+
+Activations have the 8-bit type that the target's dot products take; numbers of the other are moved by 128, as their
+zero points are.
+"""
+
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+from tvm import IRModule, relax
+from tvm.relax import op as rx
+
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
+from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
+
+BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
+
+
+def integer_layers(mod: IRModule, activation: str) -> IRModule:
+    """Rewrites 'main', if it dequantises anything; `activation` is the dtype of its 8-bit tensors."""
+    main = mod["main"]
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    if not any(is_op(binding.value, "relax.dequantize") for binding in bindings):
+        return mod
+    walk = _Walk(relax.BlockBuilder(mod), activation)
+    params = [relax.Var(param.name, param.ty) for param in main.params]
+    walk.known = dict(zip(main.params, params, strict=True))
+    with walk.builder.function("main_integers", params, attrs=dict(main.attrs or {})):
+        with walk.builder.dataflow():
+            for binding in bindings:
+                walk.layer = layer_of(binding.var)
+                walk.known[binding.var] = walk.convert(binding.value)
+            result = walk.builder.emit_output(walk.tensor(main.body.body))
+        walk.builder.emit_func_output(result)
+    return with_main(mod, walk.builder.finalize(), "main_integers")
+
+
+class _Weight:
+    """A dequantised constant: integers, a scale for each output channel or one for all, axis 0 being the output's."""
+
+    def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray):
+        self.call, self.array, self.scale = call, array, scale
+
+
+class _Walk:
+    """The state of the pass: the builder of the new function, and what each variable of the old one has become: an
+    expression, a Linear, a _Weight, or a list of these for a tuple.
+    """
+
+    def __init__(self, builder: relax.BlockBuilder, activation: str):
+        self.builder, self.activation = builder, activation
+        self.known: dict = {}
+        self.moved: dict = {}  # new variable of 8-bit integers -> what was added to the network's numbers
+        self.made: dict = {}  # id of a Linear -> its tensor in float32
+        self.layer: str | None = None
+
+    # What a value is.
+
+    def convert(self, value):
+        """What an expression has become."""
+        if isinstance(value, relax.Var):
+            return self.known[value]
+        if isinstance(value, relax.Tuple):
+            return [self.convert(field) for field in value.fields]
+        if isinstance(value, relax.TupleGetItem):
+            whole = self.convert(value.tuple_value)
+            return (
+                whole[value.index]
+                if isinstance(whole, list)
+                else self.builder.emit(relax.TupleGetItem(whole, value.index))
+            )
+        if not isinstance(value, relax.Call):
+            return value
+        handler = HANDLERS.get(getattr(value.op, "name", ""))
+        made = handler(self, value) if handler else None
+        return self.plain(value) if made is None else made
+
+    def plain(self, call: relax.Call):
+        """The operator as it was, on tensors."""
+        args = [self.tensor(arg) if isinstance(arg, relax.Expr) else arg for arg in call.args]
+        return emit_layer(self.builder, relax.Call(call.op, args, call.attrs, call.ty_args), self.layer)
+
+    def tensor(self, value) -> relax.Expr:
+        """An expression with the new variables in it, every value computed, in the network's own types."""
+        return self.computed(self.convert(value) if isinstance(value, relax.Expr) else value)
+
+    def computed(self, made) -> relax.Expr:
+        """What an expression has become, computed."""
+        if isinstance(made, list):
+            return relax.Tuple([self.computed(each) for each in made])
+        if isinstance(made, Linear):
+            if id(made) not in self.made:
+                self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
+            return self.made[id(made)][1]
+        if isinstance(made, _Weight):
+            return self.builder.emit(made.call)
+        if made in self.moved:
+            by = self.moved[made]
+            wide = rx.subtract(rx.astype(made, "int16"), relax.const(by, "int16"))
+            return self.builder.emit(rx.astype(wide, "int8" if by > 0 else "uint8"))
+        return made
+
+    def linear(self, value) -> Linear | None:
+        """A sum of integers, or one constant; None for any other value."""
+        made = self.convert(value)
+        if isinstance(made, Linear):
+            return made
+        array = as_array(made) if isinstance(made, relax.Expr) else None
+        return None if array is None or array.dtype != np.float32 else Linear((), array.astype("float64"))
+
+    def bytes(self, value) -> Quantised | None:
+        """What an expression is in 8-bit integers of the target's type."""
+        made = self.linear(value)
+        return None if made is None else self.bytes_of(made)
+
+    def bytes_of(self, value: Linear) -> Quantised | None:
+        """A value in 8-bit integers, where it is made of them."""
+        same = quantised(Linear(value.terms, value.bias), self.activation)
+        if same is None or not value.clipped:
+            return same
+        return replace(same, tensor=integers(self.builder, value, same.scale, same.zero_point, self.activation))
+
+    # Handlers: each answers None where the call is not its own after all.
+
+    def dequantize(self, call):
+        """A sum of one term, or a weight."""
+        scale, zero_point = (as_array(arg) for arg in call.args[1:])
+        if scale is None or zero_point is None:
+            return None
+        array, scale = as_array(call.args[0]), scale.astype("float64")
+        if array is not None:
+            fits = array.dtype == np.int8 and not zero_point.any()
+            if not fits or (scale.size > 1 and int(call.attrs.axis) % array.ndim):
+                return None
+            return _Weight(call, array, scale.reshape(-1))
+        if scale.size > 1 or dtype_of(call.args[0]) not in BYTES:
+            return None
+        x = self.convert(call.args[0])
+        zero = int(zero_point.reshape(-1)[0]) + self.moved.get(x, 0)
+        return Quantised(x, float(scale.reshape(-1)[0]), zero).linear
+
+    def quantize(self, call):
+        """Integers of the target's 8-bit type."""
+        value, (scale, zero_point) = self.linear(call.args[0]), (as_array(arg) for arg in call.args[1:])
+        dtype = dtype_of(call)
+        if value is None or not value.terms or dtype not in BYTES or scale is None or scale.size > 1:
+            return None
+        by = BYTES[self.activation] - BYTES[dtype]
+        zero = int(zero_point.reshape(-1)[0]) + by
+        made = integers(self.builder, value, float(scale.reshape(-1)[0]), zero, self.activation)
+        return self.keep(made, by)
+
+    def keep(self, tensor, by: int):
+        """Notes what was added to the network's numbers."""
+        if by:
+            self.moved[tensor] = by
+        return tensor
+
+    def conv2d(self, call):
+        """An integer convolution, its padding before it."""
+        x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
+        if x is None or not isinstance(weight, _Weight) or call.attrs.data_layout != "NCHW":
+            return None
+        data, padding = x.tensor, [int(each) for each in call.attrs.padding]
+        if any(padding):
+            top, left, bottom, right = padding
+            width = [0, 0, 0, 0, top, bottom, left, right]
+            data = self.builder.emit(rx.nn.pad(data, width, pad_value=x.zero_point))
+        attrs = {key: call.attrs[key] for key in ("strides", "dilation", "groups")}
+        made = rx.nn.conv2d(data, constant(weight.array), padding=[0, 0], out_dtype="int32", **attrs)
+        return self.product(made, x, weight, (-1, 1, 1))
+
+    def matmul(self, call):
+        """A product with a constant matrix, which is one transposed."""
+        x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
+        if x is None or not isinstance(weight, _Weight) or weight.array.ndim != 2:
+            return None
+        made = rx.matmul(x.tensor, constant(weight.array.T), out_dtype="int32")
+        return self.product(made, x, weight, (-1,))
+
+    def product(self, made, x: Quantised, weight: _Weight, shape: tuple) -> Linear:
+        """What a layer's integers stand for. `shape`: of a number for each output channel."""
+        tensor = emit_layer(self.builder, made, self.layer)
+        scale = (x.scale * weight.scale).reshape(shape if weight.scale.size > 1 else ())
+        rows = weight.array.reshape(len(weight.array), -1).astype("int64")
+        most = BYTE * np.abs(rows).sum(axis=1).max()
+        return Linear((Term(tensor, scale, most),), -scale * x.zero_point * rows.sum(axis=1).reshape(shape))
+
+    def permute_dims(self, call):
+        """Of a weight: the matrix whose rows are the outputs is known as it was, and what takes it transposes."""
+        weight = self.convert(call.args[0])
+        if isinstance(weight, _Weight) and weight.array.ndim == 2:
+            return weight
+        return self.moving(call)
+
+    def add(self, call):
+        """Of two sums, or of a sum and constants."""
+        one, other = (self.linear(arg) for arg in call.args)
+        if one is None or other is None or not (one.terms or other.terms):
+            return None
+        return one.plus(other)
+
+    def multiply(self, call):
+        """Of a sum and constants."""
+        one, other = (self.linear(arg) for arg in call.args)
+        if one is None or other is None or bool(one.terms) == bool(other.terms):
+            return None
+        value, factor = (one, other) if one.terms else (other, one)
+        return value.times(factor.bias)
+
+    def relu(self, call):
+        """Of a sum."""
+        value = self.linear(call.args[0])
+        return None if value is None or not value.terms else value.clip(0.0, inf)
+
+    def clip(self, call):
+        """Of a sum, or of integers."""
+        value, made = self.linear(call.args[0]), self.convert(call.args[0])
+        low, high = (float(bound.value) for bound in call.args[1:])
+        if isinstance(made, relax.Expr) and made in self.moved:
+            by = self.moved[made]
+            return self.keep(self.builder.emit(rx.clip(made, int(low) + by, int(high) + by)), by)
+        return None if value is None or not value.terms else value.clip(low, high)
+
+    def moving(self, call):
+        """What moves numbers, or picks the greatest, does so with integers."""
+        x = self.bytes(call.args[0])
+        if x is None:
+            return None
+        made = relax.Call(call.op, [x.tensor, *call.args[1:]], call.attrs, call.ty_args)
+        return self.fields(self.builder.emit(made), x)
+
+    def fields(self, made: relax.Expr, x: Quantised):
+        """What integers of x's scale stand for, or each of several tensors of them."""
+        if isinstance(made.ty, relax.TupleType):
+            count = len(made.ty.fields)
+            return [self.fields(self.builder.emit(relax.TupleGetItem(made, i)), x) for i in range(count)]
+        return Quantised(made, x.scale, x.zero_point).linear
+
+    def concat(self, call):
+        """Of integers of one scale."""
+        parts = call.args[0]
+        if not isinstance(parts, (relax.Tuple, relax.Var)):
+            return None
+        values = self.convert(parts)
+        if not isinstance(values, list) or not all(isinstance(value, Linear) for value in values):
+            return None
+        each = [self.bytes_of(value) for value in values]
+        first = each[0]
+        if any(x is None or (x.scale, x.zero_point) != (first.scale, first.zero_point) for x in each):
+            return None
+        made = self.builder.emit(rx.concat([x.tensor for x in each], int(call.attrs.axis)))
+        return Quantised(made, first.scale, first.zero_point).linear
+
+    def mean(self, call):
+        """Over an image: a sum's mean is the mean of its terms."""
+        value = self.linear(call.args[0])
+        if value is None or len(value.terms) != 1 or value.clipped or np.size(value.bias) > 1:
+            return None
+        (term,) = value.terms
+        if np.size(term.coefficient) > 1:
+            return None
+        axes, keep = [int(axis) for axis in call.attrs.axis or ()], bool(call.attrs.keepdims)
+        made = self.builder.emit(rx.mean(self.builder.emit(rx.astype(term.tensor, "float32")), axes, keep))
+        return Linear((replace(term, tensor=made),), value.bias)
+
+    def global_pool(self, call):
+        """An average over a whole image is a mean."""
+        value = self.linear(call.args[0])
+        if value is None or not value.terms or call.attrs.layout != "NCHW" or shape_of(call)[2:] != (1, 1):
+            return None
+        return self.mean(relax.op.mean(call.args[0], [2, 3], True))
+
+
+MOVING = (
+    "relax.reshape",
+    "relax.flatten",
+    "relax.squeeze",
+    "relax.expand_dims",
+    "relax.nn.max_pool2d",
+    "relax.nn.adaptive_max_pool2d",
+    "relax.strided_slice",
+    "relax.split",
+    "relax.take",
+    "relax.max",
+    "relax.min",
+)
+HANDLERS = {
+    "relax.dequantize": _Walk.dequantize,
+    "relax.quantize": _Walk.quantize,
+    "relax.nn.conv2d": _Walk.conv2d,
+    "relax.matmul": _Walk.matmul,
+    "relax.permute_dims": _Walk.permute_dims,
+    "relax.add": _Walk.add,
+    "relax.multiply": _Walk.multiply,
+    "relax.nn.relu": _Walk.relu,
+    "relax.clip": _Walk.clip,
+    "relax.concat": _Walk.concat,
+    "relax.mean": _Walk.mean,
+    "relax.nn.adaptive_avg_pool2d": _Walk.global_pool,
+    **dict.fromkeys(MOVING, _Walk.moving),
+}

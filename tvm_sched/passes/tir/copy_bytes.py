@@ -1,0 +1,101 @@
+"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such
+loops into bytes.
+
+A row takes vectors of a power of two; the last lies over the one before where the row is no multiple.
+"""
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.ir import Expr
+from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels.integer.planes import COPY
+from tvm_sched.kernels.rewrites.tir_blocks import CHOICE
+from tvm_sched.passes.tir.insert_prefetches import replaced
+
+MOST = 64  # bytes of a vector
+
+
+def copy_bytes(func: PrimFunc) -> PrimFunc:
+    """The function with vectors in the place of its marked loops. To run before blocks are lowered."""
+    return tvm_ffi.structural_map(func, (tirx.For, rewritten))
+
+
+def rewritten(loop: tirx.For):
+    """A marked loop `for w: y[..., w] = x[..., w - left]`, if the row and the column are inside, by vectors."""
+    if COPY not in loop.annotations:
+        return loop
+    left, width = (int(number) for number in loop.annotations[COPY])
+    realize, extent = loop.body, int(loop.extent)
+    values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
+    store = realize.block.body
+    value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+
+    def at(expressions, column: int) -> list:
+        return replaced(replaced(list(expressions), values), {loop.loop_var: column})
+
+    def stores(first: int, end: int, load: ir.TensorLoad | None) -> list:
+        """Of columns `first` to `end`, copied or filled."""
+        made = []
+        for column, lanes in vectors(first, end):
+            vector = (
+                zero if load is None else load.source.vload(at(load.indices, column), lanes_of(load.ty.dtype, lanes))
+            )
+            vector = tirx.Broadcast(vector, lanes) if load is None and lanes > 1 else vector
+            made.append(stored(store, at(store.indices, column), vector, lanes))
+        return made
+
+    def where(statement):
+        """The statement, where the block is run at all: of a block row that is cut short not for every channel."""
+        (predicate,) = at([realize.predicate], 0)
+        return statement if is_true(predicate) else tirx.IfThenElse(predicate, statement, None)
+
+    if not is_choice(value):
+        return where(sequence(stores(0, extent, value)))
+    inside, load, zero = value.args
+    end = min(left + width, extent)
+    copied = [*stores(0, left, None), *stores(left, end, load), *stores(end, extent, None)]
+    (inside,) = at([inside], left)  # of a column that is copied: what is left to ask is the row
+    return where(tirx.IfThenElse(inside, sequence(copied), sequence(stores(0, extent, None))))
+
+
+def vectors(first: int, end: int) -> list[tuple[int, int]]:
+    """(first column, lanes) of vectors that cover these columns."""
+    found = []
+    while first < end:
+        lanes = min(MOST, 1 << (end - first).bit_length() - 1)
+        found.append((first, lanes))
+        first += lanes
+        left = end - first
+        if 0 < left < lanes:  # one more of the next power of two, from the end
+            lanes = 1 << (left - 1).bit_length()
+            found.append((end - lanes, lanes))
+            break
+    return found
+
+
+def lanes_of(dtype, lanes: int) -> str:
+    """A vector's type."""
+    return f"{dtype}x{lanes}" if lanes > 1 else str(dtype)
+
+
+def stored(store: tirx.BufferStore, place: list, vector: Expr, lanes: int) -> tirx.BufferStore:
+    """A vector in the type and at the place of what is stored."""
+    *rest, last = place
+    last = tirx.Ramp(last, 1, lanes) if lanes > 1 else last
+    return tirx.BufferStore(store.buffer, vector.astype(lanes_of(store.buffer.dtype, lanes)), [*rest, last])
+
+
+def is_true(predicate: Expr) -> bool:
+    """Whether a condition is known to hold."""
+    return isinstance(predicate, tirx.IntImm) and bool(predicate.value)
+
+
+def is_choice(value: Expr) -> bool:
+    """Whether an expression chooses between two values."""
+    return isinstance(value, ir.Call) and getattr(value.op, "name", "") == CHOICE
+
+
+def sequence(statements: list):
+    """One statement of several."""
+    return tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]

@@ -1,0 +1,55 @@
+"""Interleaves by vectors, where a schedule asks for it (`kernels/integer/interleave.py`)."""
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.ir import Expr
+from tvm.tirx import PrimFunc, Shuffle
+
+from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.passes.tir.insert_prefetches import replaced
+
+
+def interleave_bytes(func: PrimFunc) -> PrimFunc:
+    """The function with vectors in the place of its marked loops. To run before blocks are lowered."""
+    return tvm_ffi.structural_map(func, (tirx.For, rewritten))
+
+
+def rewritten(loop: tirx.For):
+    """A marked loop `for p: for j: out[..., p * group + j] = x[...]` by vectors. For a group of four, p is a
+    multiple of the numbers in a 128-bit lane.
+    """
+    if INTERLEAVE not in loop.annotations:
+        return loop
+    inner = loop.body
+    realize = inner.body
+    values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
+    store = realize.block.body
+    pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
+    load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+
+    def at(indices, pixel: int, j: int) -> list:
+        return replaced(replaced(list(indices), values), {loop.loop_var: pixel, inner.loop_var: j})
+
+    stores, first = [], 0
+    while first < pixels:
+        longest = MOST * 8 // load.ty.dtype.bits
+        width = next(size for size in (longest >> shorter for shorter in range(7)) if size and size <= pixels - first)
+        planes = [strided(load, at(load.indices, first, j), stride, width) for j in range(group)]
+        for i, vector in enumerate(interleaved(planes)):
+            *rest, last = at(store.indices, first + i * width // group, 0)
+            place = [*rest, tirx.Ramp(last, 1, width)]
+            wide = (
+                vector
+                if str(load.ty.dtype) == str(store.buffer.dtype)
+                else vector.astype(f"{store.buffer.dtype}x{width}")
+            )
+            stores.append(tirx.BufferStore(store.buffer, wide, place))
+        first += width
+    return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]
+
+
+def strided(load: ir.TensorLoad, first: list, stride: int, width: int) -> Expr:
+    """A vector of numbers, the first at these indices, each `stride` behind the one before."""
+    *rest, last = first
+    vectors = [load.source.vload([*rest, last + i * width], f"{load.ty.dtype}x{width}") for i in range(stride)]
+    return vectors[0] if stride == 1 else Shuffle(vectors, list(range(0, stride * width, stride)))

@@ -1,0 +1,72 @@
+"""What each word of `precision=` does to a network: the one place where a precision plugs in.
+
+    float32    the network's own numbers, as they are
+    float16    activations and weights of half precision inside, float32 at the edges; ARMv8.2 with `fp16`
+    int8       quantised to 8 bits before it is imported, in the ranges of calibration data; any CPU
+
+`of` answers for a word what is done before the network is imported, and what within the pipeline. A program that is
+quantised already is an int8 network whatever the word.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm import IRModule
+
+from subp_contract.errors import UserError
+from tvm_sched.passes.precision.half_precision import half_precision
+from tvm_sched.targets import Target
+
+WORDS = ("float32", "float16", "bfloat16", "int8", "auto")
+# (the user's network, calibration data, its example inputs and keyword arguments) -> the network that is imported
+Before = Callable[[Any, Iterable[Any] | None, Any, Mapping[str, Any] | None], Any]
+Within = Callable[[IRModule, Collection[str]], IRModule]  # (batch norms folded, layers to keep in float32) -> narrowed
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a word does; None where it does nothing there."""
+
+    word: str
+    before: Before | None = None
+    within: Within | None = None
+    cpu_flags: tuple[str, ...] = ()  # that its code needs beside the target's, in Linux's words
+
+
+FLOAT32 = Precision("float32")
+FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
+
+
+def _in_8_bits(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
+    from tvm_sched.frontend.calibration import in_8_bits  # at once it would import PyTorch's export
+
+    return in_8_bits(network, calibration, inputs, kwargs)
+
+
+INT8 = Precision("int8", before=_in_8_bits)
+
+
+def with_flags(target: Target, precision: Precision) -> Target:
+    """The target, which needs what the precision's code does."""
+    return replace(target, cpu_flags=tuple(dict.fromkeys((*target.cpu_flags, *precision.cpu_flags))))
+
+
+def of(word: str, target: Target) -> Precision:
+    """What the word does on a target. Raises UserError for an unknown word, or one that the target or this version
+    cannot serve.
+    """
+    if word not in WORDS:
+        raise UserError(f"unknown precision '{word}': choose one of {', '.join(WORDS)}")
+    if word == "float32":
+        return FLOAT32
+    if word == "float16":
+        if not target.half:
+            raise UserError(
+                f"target '{target.name}' does not compute in float16: that takes an ARMv8.2 CPU with fp16, such as "
+                "cortex-a76; choose precision float32"
+            )
+        return FLOAT16
+    if word == "int8":
+        return INT8
+    raise UserError(f"precision '{word}' is not there yet: choose float32, float16 or int8")
