@@ -21,8 +21,8 @@ from tvm import IRModule, relax
 from tvm.relax import op as rx
 
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
+from tvm_sched.passes.integer.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
 
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
