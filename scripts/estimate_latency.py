@@ -2,7 +2,7 @@
 """Estimates latencies of networks on a CPU that is not here, dense and 1x16 sparse, and the tile of each kernel that
 would be best there.
 
-    python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4] [--precision float16]
+    python scripts/estimate_latency.py [TARGET] [--network NAME ...] [--threads 1,4] [--precision int8]
 
 Static analysis: `tvm_sched/estimation/estimate.py` says what is assumed. Rows go into results/estimated_TARGET.csv,
 tiles into tuning_logs/FAMILY/best.jsonl, marked as estimated; a network whose row is there is not estimated again. The
@@ -71,7 +71,11 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator], numbers: P
     """The rows of one network in a precision, one an estimator; the tiles of its kernels are written."""
     network = random_network(name, n=16, sparsity=sparsity, seed=0, size=224, batch=1)
     with quiet():
-        imported = torch_export.from_torch(network.module, network.example_input)
+        module = network.module
+        if numbers.before:  # ranges of random numbers: they do not change what is computed
+            module = numbers.before(module, [network.example_input], network.example_input, None)
+            module = torch_export.fixed(module, network.example_input, None)
+        imported = torch_export.from_torch(module, network.example_input)
     rows = []
     for estimator in estimators:
         with quiet():

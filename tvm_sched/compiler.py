@@ -37,6 +37,7 @@ def compile(
     winograd: bool = True,
     precision: str = "float32",
     calibration: Iterable | None = None,
+    weights: str = "float32",
     shapes: Sequence | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
@@ -62,6 +63,8 @@ def compile(
     precision:      of the numbers inside the network (docs/precision.md): 'float32', 'float16' for an ARM CPU with
                     fp16, or 'int8'
     calibration:    for precision 'int8' of a network that is not quantised yet: as `quantize` takes it
+    weights:        "float16" or "bfloat16": float32 networks store weights in half the bytes, layer by layer where
+                    that is not slower, and widen them as they are read (docs/precision.md)
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
@@ -75,23 +78,25 @@ def compile(
     from tvm_sched import pipeline
     from tvm_sched import precision as precisions
     from tvm_sched.deploy.artifact import Artifact
-    from tvm_sched.deploy.manifest import make_manifest, of_shapes
+    from tvm_sched.deploy.manifest import make_manifest, of_shapes, relative_of
     from tvm_sched.dump import Dump
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.calibration import is_quantised
     from tvm_sched.frontend.shapes import examples, of_each_input
     from tvm_sched.frontend.sources import network_of
     from tvm_sched.pipeline import Compilation
+    from tvm_sched.planning.narrow_weights import require_known
     from tvm_sched.planning.plan import FREE, NO_WINOGRAD, Restrictions
     from tvm_sched.verification.check import UNCHECKED, Check, check_joined
 
+    require_known(weights, precision)
     target = targets.get(target)
     numbers = precisions.of(precision, target)
     target = precisions.with_flags(replace(target, cores=threads_of(target, threads)), numbers)
     observe = None if dump is None else Dump(dump)
     restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
     known = open_records(records, target)
-    compilation = Compilation(target, known, dense, observe, restrictions, precision=numbers)
+    compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights)
 
     examples_of_use = None if calibration is None else list(calibration)  # for each of several shapes anew
 
@@ -109,10 +114,10 @@ def compile(
             built, verdict = against_torch.built(ranged)
         else:
             built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
-        told = against_torch.told(verdict)
+        told = against_torch.told(verdict, relative_of(precision, built.lowered.choices))
         word = "int8" if is_quantised(imported.program) else precision
-        manifest = make_manifest(target, against_torch.imported, built, check=told, dense=dense, precision=word)
-        return built, verdict, manifest
+        words = {"precision": word, "weights": weights}
+        return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense, **words)
 
     with quiet(), older_objects_uncollected():
         if shapes is None:

@@ -39,7 +39,7 @@ from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.precision import FLOAT32, Precision
 from tvm_sched.records.recorded import KnownRecords
-from tvm_sched.targets import Target
+from tvm_sched.targets import Target, sizes
 
 IMPORTED, MACHINE_CODE = "imported", "machine_code"  # what an observer sees before the first phase and after the last
 
@@ -55,6 +55,7 @@ class Compilation:
     restrictions: Restrictions = FREE  # of the layers' kernels
     precision: Precision = FLOAT32
     wide: Mapping[str, str] = field(default_factory=dict)  # layers that stay in float32 where others do not -> why
+    weights: str = sizes.FLOAT32  # dtype in which layers store theirs where that is not slower
     choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
@@ -96,7 +97,8 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 6."""
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
-    mod, choices = select_kernels(mod, compilation.target, compilation.dense, compilation.restrictions, choose)
+    restrictions, weights = compilation.restrictions, compilation.weights
+    mod, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
     compilation.choices = {
         mark: replace(choice, why=f"{choice.why}; {compilation.wide[choice.name]}")
         if choice.name in compilation.wide

@@ -215,7 +215,7 @@ def reference(name: str, network: "Network", threads: int, records: Path | None,
 
     if name != "dense":
         return engines.REFERENCES[name](network, threads)
-    options = {"threads": threads, "records": records, "precision": precision}
+    options = {"threads": threads, "records": records, **network.options(precision)}
     built = tvm_sched.compile(network.module, network.example_input, dense=True, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.so"

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, OutputFile, Shapes, cc_option, not_an_input, precision_option, target_option
+from subp.cli.options.types import (
+    FOLDER,
+    OutputFile,
+    Shapes,
+    cc_option,
+    not_an_input,
+    precision_option,
+    target_option,
+    weights_option,
+)
 from subp.deployment import networks
 from subp_contract.errors import UserError
 
@@ -42,6 +51,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
+@weights_option
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",
@@ -68,6 +78,7 @@ def command(
     dense: bool,
     no_check: bool,
     no_winograd: bool,
+    weights: str,
     explain: bool,
     dump: Path | None,
     cc: str | None,
@@ -84,10 +95,12 @@ def command(
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions
     from tvm_sched.deploy import toolchain
+    from tvm_sched.planning.narrow_weights import require_known
 
     not_an_input(output, model)
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     precisions.of(precision, machine)  # and likewise
+    require_known(weights, precision)
     if calibrate and precision != "int8":
         raise UserError("--calibrate is for --precision int8")
     if output.suffix != ".tar":
@@ -106,6 +119,7 @@ def command(
         winograd=not no_winograd,
         precision=precision,
         calibration=calibration,
+        weights=weights,
         shapes=shapes or None,
     )
     check = artifact.manifest["check"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, target_option
+from subp.cli.options.types import FOLDER, target_option, weights_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
+@weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
 @click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
@@ -59,6 +60,7 @@ def command(
     trials: int,
     minutes: float | None,
     dense: bool,
+    weights: str,
     tracker: str | None,
     key: str | None,
     jobs: int | None,
@@ -97,6 +99,7 @@ def command(
             trials=trials,
             minutes=minutes,
             dense=dense,
+            weights=weights,
             farm=farm,
             progress=progress,
         )

@@ -113,7 +113,7 @@ class SuiteRun:
         """Compiled, saved at `path` and loaded again."""
         x, dense = network.example_input, network.n is None
         options = {"target": self.settings.target, "threads": case.threads, "records": self.settings.records}
-        options |= {"precision": self.settings.precision}
+        options |= network.options(self.settings.precision)
         tvm_sched.compile(network.module, x, dense=dense, **options).save(path)
         artifact, grown = memory.load_measured(path, case.threads)
         return replace(engines.ours(artifact, network, path), rss_growth_bytes=grown)

@@ -42,7 +42,7 @@ def test_the_manifest_has_the_word_and_each_layers_own(network):
     artifact = tvm_sched.compile(network, X, target="cortex-a76", threads=1, precision="float16")
     assert artifact.manifest["precision"] == "float16"
     assert [layer.precision for layer in artifact.explain()] == ["float16", "float16"]
-    assert artifact.manifest["cpu_flags"] == ["asimd", "fphp", "asimdhp"]
+    assert artifact.manifest["cpu_flags"] == ["asimd", "asimddp", "fphp", "asimdhp"]
     assert artifact.cost().stored_bytes == 2 * sum(layer.weights for layer in artifact.explain())
     assert [artifact.manifest[key][0]["dtype"] for key in ("inputs", "outputs")] == ["float32", "float32"]
 

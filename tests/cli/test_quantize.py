@@ -11,13 +11,25 @@ from subp.data.loaders import digits
 from subp.training import checkpoint
 from subp.training.checkpoint import Checkpoint
 
+SMALL = """
+from torch import nn
+
+
+def small(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
+    )
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A checkpoint of a small network, and what it is quantised to."""
     path = tmp_path_factory.mktemp("quantised")
     torch.manual_seed(0)
-    about = {"name": "resnet20", "num_classes": 10, "in_channels": 1}
+    (path / "small.py").write_text(SMALL)
+    about = {"name": f"{path}/small.py:small", "num_classes": 10, "in_channels": 1}
     data = digits(size=16)
     metadata = {"architecture": about, "classes": data.classes, "preprocessing": data.preprocessing.as_dict()}
     network = models.create(**about)
@@ -38,11 +50,20 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_quantised_compiled_run_and_inspected(folder, capsys):
-    quantise = ("quantize", folder / "net.safetensors", "--calibrate", "digits", "--batches", 2)
+    quantise = (
+        "quantize",
+        folder / "net.safetensors",
+        "--code",
+        f"{folder}/small.py:small",
+        "--calibrate",
+        "digits",
+        "--batches",
+        2,
+    )
     assert run(*quantise, "-o", folder / "q.pt2") == 0
-    assert "22 of 22 layers in int8, calibrated on 32 inputs" in capsys.readouterr().out
+    assert "3 of 3 layers in int8, calibrated on 32 inputs" in capsys.readouterr().out
     assert run("inspect", folder / "q.pt2") == 0
-    assert "layer1.0.conv1" in capsys.readouterr().out
+    assert "conv2d int8" in capsys.readouterr().out
     assert run("compile", folder / "q.pt2", "--batch", 2, "-o", folder / "q.so") == 0
     assert "input [2, 1, 16, 16]" in capsys.readouterr().out
     x = np.random.default_rng(0).standard_normal((2, 1, 16, 16), "float32")
@@ -59,8 +80,8 @@ def test_quantised_compiled_run_and_inspected(folder, capsys):
 
 def test_what_cannot_be_calibrated_is_refused(folder, tmp_path, capsys):
     def told(data, *options):
-        model = folder / "net.safetensors"
-        return refused(capsys, "quantize", model, "--calibrate", data, *options, "-o", tmp_path / "q.pt2")
+        given = (folder / "net.safetensors", "--code", f"{folder}/small.py:small", "--calibrate", data)
+        return refused(capsys, "quantize", *given, *options, "-o", tmp_path / "q.pt2")
 
     np.save(tmp_path / "wide.npy", np.zeros((4, 3, 16, 16), "float32"))
     np.save(tmp_path / "nan.npy", np.full((4, 1, 16, 16), np.nan, "float32"))
@@ -81,7 +102,7 @@ def test_other_classes_are_refused(folder, tmp_path, capsys):
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(4):
             Image.new("L", (16, 16), 40 * number).save(tmp_path / "images" / name / f"{number}.png")
-    options = ("--calibrate", tmp_path / "images", "-o", tmp_path / "q.pt2")
+    options = ("--code", f"{folder}/small.py:small", "--calibrate", tmp_path / "images", "-o", tmp_path / "q.pt2")
     assert "has 2 classes, where the network has 10" in refused(
         capsys, "quantize", folder / "net.safetensors", *options
     )

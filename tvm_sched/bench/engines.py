@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     Module = torch.nn.Module | torch.export.ExportedProgram
 
 
+CALIBRATION = 8  # batches
+
+
 @dataclass(frozen=True)
 class Network:
     """A network, and what a row of a table says of it: block size and sparsity as its zeros tell."""
@@ -104,6 +107,19 @@ class Network:
             )
         return self.example_input
 
+    def random_inputs(self) -> list[np.ndarray]:
+        """CALIBRATION batches of standard normal images, in whose ranges networks of random weights are quantised."""
+        rng, shape = np.random.default_rng(0), self.only_input().shape
+        return [rng.standard_normal(shape, dtype="float32") for _ in range(CALIBRATION)]
+
+    def options(self, precision: str) -> dict:
+        """What `compile` takes for that precision."""
+        import torch
+
+        if precision != "int8":
+            return {"precision": precision}
+        return {"precision": precision, "calibration": [torch.from_numpy(x) for x in self.random_inputs()]}
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         """What PyTorch computes for `x`, or for an ONNX file ONNX Runtime: what every other stage is held against."""
         import torch
@@ -135,6 +151,7 @@ class Engine:
         None  # what the process grew by when the network was loaded and called; None where not measured
     )
     precision: str = "float32"
+    weights: str = "float32"  # dtype in which it may store them
 
 
 def pytorch(network: Network, threads: int) -> Engine:
@@ -177,6 +194,7 @@ def ours(artifact: "Artifact", network: Network, path: str | os.PathLike) -> Eng
         dense=dense,
         precision=artifact.manifest["precision"],
         cost=artifact.cost(),
+        weights=artifact.manifest.get("weights", "float32"),
     )
 
 
@@ -250,6 +268,7 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, min
                 engine=engine.name,
                 target=engine.target,
                 precision=engine.precision,
+                weights=engine.weights,
                 n=engine.network.n,
                 sparsity=engine.network.sparsity,
                 batch=x.shape[0],

@@ -51,6 +51,7 @@ class Row:
     )
     goal: float | None = None  # for time_over_d; None where there is none
     precision: str = "float32"
+    weights: str = "float32"  # in which layers of ours may store theirs
     ratio_to_best_int8: float | None = None  # likewise, than the fastest in int8
     calls: int | None = None  # that were timed
     core_share: float | None = None  # of its best that the core gave meanwhile, see `core_state`

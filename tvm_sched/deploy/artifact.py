@@ -186,7 +186,7 @@ class Artifact:
         return Cost(
             dense_macs=sum(layer.macs for layer in layers),
             kept_macs=sum(layer.kept_macs for layer in layers),
-            stored_bytes=sum(NUMBER_BYTES[layer.precision] * layer.weights for layer in layers),
+            stored_bytes=sum(NUMBER_BYTES[layer.weights_dtype] * layer.weights for layer in layers),
             workspace_bytes=memory["workspace"],
             weights_bytes=memory["weights"] + memory["prepared"],
         )

@@ -1,9 +1,9 @@
 """What a compiled network tells of itself, without being run: JSON, which its file holds.
 
-`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for);
-`inputs` and `outputs` (name, shape, dtype; of whole numbers the `range` of the example's), `input_structure`,
-`output_structure` and `parameters`, see `tvm_sched.signature`;
-`main` (the function that computes the network; one of that name and TIMED also tells times),
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for), `weights`
+(the dtype in which layers may store theirs; each says in which it does); `inputs` and `outputs` (name, shape, dtype; of
+whole numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
+`tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
 `steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
 computes what 'main' takes beside its inputs, or null) and `prepared` (which of its results these are, or null for all),
 `parts` (equal parts of the batch, which 'main' takes one at a time), `layers` (the rows of `explain`), `calls` (of
@@ -17,7 +17,7 @@ what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the fi
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,11 @@ import numpy as np
 
 from subp_contract.errors import UserError
 from tvm_sched.deploy import toolchain
+from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
+from tvm_sched.targets.sizes import FLOAT32
 
 if TYPE_CHECKING:
     from tvm_sched.codegen import Memory
@@ -39,14 +41,22 @@ if TYPE_CHECKING:
 
 FORMAT = 6
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
-RELATIVE = {"float16": 2e-2}  # largest error of a precision that narrows, over the largest output
+# Largest error over the largest output, of a network that computes in such a type, or stores weights in it.
+RELATIVE = {"float16": 2e-2, "bfloat16": 2e-2}
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
 OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
 
 
 def make_manifest(
-    target: Target, imported: "Imported", built: "Built", *, check: dict, dense: bool, precision: str = "float32"
+    target: Target,
+    imported: "Imported",
+    built: "Built",
+    *,
+    check: dict,
+    dense: bool,
+    precision: str = FLOAT32,
+    weights: str = FLOAT32,
 ) -> dict:
     """The manifest of a network just compiled."""
     import torch
@@ -57,10 +67,11 @@ def make_manifest(
         "target": target.name,
         "arch": target.arch,
         "cpu": target.cpu,
-        "cpu_flags": list(target.cpu_flags),
+        "cpu_flags": flags_of(target, {choice.weights_dtype for choice in built.lowered.choices}),
         "threads": target.cores,
         "dense": dense,
         "precision": precision,
+        "weights": weights,
         "prepare": built.lowered.prepare,
         "main": "main",
         "steps": built.steps["main"],
@@ -74,6 +85,12 @@ def make_manifest(
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,
     }
+
+
+def flags_of(target: Target, weights: set[str]) -> list[str]:
+    """What a CPU must have for a target's code whose layers store their weights in these dtypes."""
+    widening = {"f16c"} if target.arch == "x86_64" and "float16" in weights else set()
+    return [*target.cpu_flags, *sorted(widening - set(target.cpu_flags))]
 
 
 def of_shapes(manifests: Sequence[dict], joined: "Joined", memory: "Memory", steps: "Steps") -> dict:
@@ -131,8 +148,8 @@ def first_numbers(output: np.ndarray) -> np.ndarray:
 
 def limits(manifest: dict) -> list[float]:
     """The error that each output may have for the check's inputs."""
-    precision = manifest["precision"]
-    known = [error_limit(numbers, spec.dtype, precision) for spec, numbers in expected_outputs(manifest)]
+    relative = relative_in(manifest)
+    known = [error_limit(numbers, spec.dtype, relative) for spec, numbers in expected_outputs(manifest)]
     given = manifest["check"].get("allowed", [None] * len(known))
     return [limit if more is None else max(limit, more) for limit, more in zip(known, given, strict=True)]
 
@@ -148,7 +165,7 @@ def expected_outputs(manifest: dict) -> list[tuple[TensorSpec, np.ndarray]]:
 def allowed_by_rounding(manifest: dict) -> float:
     """By how much the first output of a quantised network may be further from PyTorch's than others may."""
     _, numbers = expected_outputs(manifest)[0]
-    return max(limits(manifest)[0] - error_limit(numbers, precision=manifest["precision"]), 0.0)
+    return max(limits(manifest)[0] - error_limit(numbers, relative=relative_in(manifest)), 0.0)
 
 
 def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
@@ -159,10 +176,23 @@ def largest_error(output: np.ndarray, expected: np.ndarray) -> float:
         return float(np.where(same, 0, np.abs(wide[0] - wide[1])).max(initial=0))
 
 
-def error_limit(expected: np.ndarray, dtype: str | None = None, precision: str = "float32") -> float:
+def relative_of(precision: str, layers: Iterable[LayerChoice]) -> float:
+    """The share of the largest output that errors may be of a network of that precision with these layers; 0 where no
+    number is narrower than its own.
+    """
+    stored = {layer.weights_dtype for layer in layers if layer.narrow_weights}
+    return max(RELATIVE.get(each, 0.0) for each in {precision, *stored})
+
+
+def relative_in(manifest: dict) -> float:
+    """The same of the network that a manifest tells of."""
+    return relative_of(manifest["precision"], [LayerChoice(**row) for row in manifest["layers"]])
+
+
+def error_limit(expected: np.ndarray, dtype: str | None = None, relative: float = 0.0) -> float:
     """The largest absolute error of outputs that shall be `expected`, in that dtype (by default theirs): TOLERANCE, or
     of half precision four roundings, times the largest of them where that is more than 1; nothing for whole numbers and
-    booleans. Of a network that was narrowed to a `precision` its share of the largest output, if that is more.
+    booleans. Of a network that was narrowed its share `relative` of the largest output, if that is more.
     """
     name = dtype or expected.dtype.name
     if "float" not in name:
@@ -170,4 +200,4 @@ def error_limit(expected: np.ndarray, dtype: str | None = None, precision: str =
     finite = np.abs(expected[np.isfinite(expected)].astype("float64"))
     largest = float(finite.max(initial=0))
     plain = max(TOLERANCE, 4 * ROUNDING.get(name, 0)) * max(1.0, largest)
-    return max(plain, RELATIVE.get(precision, 0.0) * largest)
+    return max(plain, relative * largest)

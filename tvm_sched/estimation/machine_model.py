@@ -26,8 +26,9 @@ ITERATIONS = 100  # of a loop, until its steady state decides
 MAIN_SHARE = 0.3  # of multiply-adds among a loop's instructions: a transformation of tiles has half of that
 JUMP = re.compile(r"\t(?:b(?:\.\w+)?|cbn?z|tbn?z)\s(?:.*\s)?(\.?\w+)$")
 LABEL = re.compile(r"(\.?\w+):$")
-FMA = re.compile(r"\tf(?:mla|mul)\tv\d+\.\d[sdh], ")  # a sum's first may be a product alone
-BY_ELEMENT = re.compile(FMA.pattern + r".*\.[sh]\[\d\]")
+# A sum's first may be a product alone; of 8-bit integers they are dot products, or widening ones.
+FMA = re.compile(r"\t(?:f(?:mla|mul)|sdot|sm(?:la|ul)l2?)\tv\d+\.\d[sdh], ")
+BY_ELEMENT = re.compile(FMA.pattern + r".*\.(?:[sh]|4b)\[\d\]")
 CYCLES = re.compile(r"^Total Cycles:\s+(\d+)$", re.MULTILINE)
 
 

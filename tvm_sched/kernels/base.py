@@ -25,8 +25,9 @@ from functools import lru_cache, partial
 from math import prod
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
-from tvm import relax
+from tvm import relax, te
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
@@ -55,6 +56,7 @@ class Form:
     rank: int  # among forms of equal cost, the lower the simpler
     details: Any = None  # of the kernel's own
     rounding: float = 1.0  # its error by rounding, in multiples of the direct kernel's
+    weights: str | None = None  # dtype of 16 bits in which its weights are stored; None: the data's own
 
     @property
     def kept(self) -> np.ndarray:
@@ -70,7 +72,17 @@ class Form:
     @property
     def name(self) -> str:
         """The kernel and its block size, for the reader."""
-        return f"{self.words} 1x{self.n}" if self.n else self.words
+        return self.name_of(self.weights)
+
+    @property
+    def wide_name(self) -> str:
+        """That of the same form with weights of the data's dtype."""
+        return self.name_of(None)
+
+    def name_of(self, weights: str | None) -> str:
+        """Its name were its weights stored as these."""
+        name = f"{self.words} 1x{self.n}" if self.n else self.words
+        return f"{name}, {weights} weights" if weights else name
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,10 @@ class Example:
         return f"1x{self.n} {kind} {self.size}x{self.size} stride {self.stride}"
 
 
+# A form's error by weights stored so, in multiples of the direct kernel's with float32 ones (of a relative 1e-6),
+# measured on 256 channels of normal numbers.
+STORED_ROUNDING = {None: 1.0, "float16": 210.0, "bfloat16": 1700.0}
+MOST_STORED_ROUNDING = 4000.0  # that a form may have by its weights
 MOST_TILES = 32  # of a kernel that are worth trying
 EXAMPLE_SIZES = (4, 8, 16, 32)  # of blocks
 
@@ -129,11 +145,12 @@ class Kernel(ABC):
         return Savings(layer.zeros.n if layer.zeros else None, layer.density, form.row_length, channels, macs)
 
     def pack(self, form: Form) -> list[np.ndarray]:
-        """The weight as the file holds it: blocks `[G, K, kh, kw, N]`, and where not all are kept their channels
-        `[G, K]` int32.
+        """The weight as the file holds it: blocks `[G, K, kh, kw, N]`, of 16 bits where the form has them so, and where
+        not all are kept their channels `[G, K]` int32.
         """
         assert form.n is not None, "a kernel without blocks packs in a way of its own"
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)
+        data = data.astype(dtype_named(form.weights)) if form.weights else data
         return [data] if indices is None else [data, indices]
 
     @abstractmethod
@@ -194,6 +211,21 @@ class Kernel(ABC):
 def least_cycles(kernel: Kernel, problem: Problem, target: Target) -> float:
     """Cycles of the best tile by estimate."""
     return kernel.cycles(problem, kernel.tiles(problem, target)[0], target)
+
+
+def dtype_named(name: str) -> np.dtype:
+    """NumPy's dtype of that name; bfloat16 is ml_dtypes'."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def narrow_dtype(weight: te.Tensor, x: te.Tensor) -> str | None:
+    """The dtype of weights that are stored narrower than the data `x`; None where it is the data's."""
+    return None if weight.dtype == x.dtype else weight.dtype
+
+
+def widened(weight: relax.Expr, dtype: str) -> relax.Expr:
+    """A weight in the dtype of what it multiplies: in a kernel an instruction a vector, or two, behind its load."""
+    return weight if weight.dtype == dtype else weight.astype(dtype)
 
 
 def fusable_call(

@@ -11,6 +11,7 @@ G = ceil(O / N). Row and column of a dilated kernel are those of its pixels. It 
 convolution whose index says where in the image too: its tiles and its schedule are that one's.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -21,7 +22,19 @@ from tvm.s_tir import Schedule
 
 from subp_contract import pattern
 from tvm_sched.kernels import direct_conv2d, register_tile
-from tvm_sched.kernels.base import MOST_TILES, Form, Kernel, Savings, distinct_rows, fusable_call, least_cycles, normal
+from tvm_sched.kernels.base import (
+    MOST_TILES,
+    STORED_ROUNDING,
+    Form,
+    Kernel,
+    Savings,
+    distinct_rows,
+    fusable_call,
+    least_cycles,
+    narrow_dtype,
+    normal,
+    widened,
+)
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.layer import Layer, longest_row
@@ -61,18 +74,21 @@ def compute(
     padded = direct_conv2d.pad(x, padding)
     k = te.reduce_axis((0, kept), "k")
 
-    def product(b, h, w, o):
+    def multiplied(b, h, w, o):
         row, col, channel = (columns[o // n, k, part] for part in range(3))
         return te.sum(
-            data[o // n, k, 0, 0, o % n] * padded[b, h * stride[0] + row, w * stride[1] + col, channel], axis=[k]
+            widened(data[o // n, k, 0, 0, o % n], x.dtype)
+            * padded[b, h * stride[0] + row, w * stride[1] + col, channel],
+            axis=[k],
         )
 
     sizes = (channels, block_rows, kept, n)
-    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=stride, padded=True)
+    stored = narrow_dtype(data, x)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, stride=stride, padded=True, weights=stored)
     extent = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
     attributes = problem.attributes() | {EXTENT: extent} | (marks or {})
     shape = (batch, out_height, out_width, block_rows * n)
-    return direct_conv2d.cut(te.compute(shape, product, name=direct_conv2d.NAME, attrs=attributes), out_channels)
+    return direct_conv2d.cut(te.compute(shape, multiplied, name=direct_conv2d.NAME, attrs=attributes), out_channels)
 
 
 def matrix(weight: np.ndarray) -> np.ndarray:
@@ -110,12 +126,14 @@ class ColumnsConv2d(Kernel):
         weight = matrix(layer.ungrouped)
         columns = replace(layer, weight=weight, channels=weight.shape[1], groups=1)
         rows, cols = (step * (size - 1) + 1 for size, step in zip(layer.kernel, layer.dilation, strict=True))
-        for n in pattern.SIZES:
+        for n, weights in itertools.product(pattern.SIZES, layer.weight_types):
             kept = longest_row(columns.kept[n])
             if kept < taps * layer.kept[n].sum(axis=1).max():
-                conv = replace(layer.problem(n), kept=kept, kernel=(1, 1), padded=True, indexed=True)
+                conv = replace(layer.problem(n, weights), kept=kept, kernel=(1, 1), padded=True, indexed=True)
                 problem = ColumnsProblem(conv, (rows, cols))
-                yield Form(self, columns, problem, n, "columns", least_cycles(self, problem, target), 2, details=layer)
+                told = ("columns", least_cycles(self, problem, target), 2)
+                rounding = STORED_ROUNDING[weights]
+                yield Form(self, columns, problem, n, *told, details=layer, rounding=rounding, weights=weights)
 
     def why(self, layer: Layer, form: Form) -> str:
         skipped = 1 - form.row_length / form.layer.channels

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+from tvm_sched.targets.sizes import NUMBER_BYTES
+
 ANNOTATION = {"block_rows": "groups"}  # names on a TIR block that differ from the field's: tuning records hold them
 
 
@@ -27,6 +29,7 @@ class ConvProblem:
     stride: tuple[int, int] = (1, 1)
     padded: bool = False
     indexed: bool = True  # False: all channels are kept, and no index is read
+    weights: str | None = None  # dtype of 16 bits that they are widened from as they are loaded; None: the data's own
 
     @property
     def flat(self) -> bool:
@@ -43,6 +46,10 @@ class ConvProblem:
         """Numbers of a block row's weights."""
         return self.kept * prod(self.kernel) * self.n
 
+    def row_bytes(self, number_bytes: int) -> int:
+        """Bytes of these weights in memory, where a number of the data takes `number_bytes`."""
+        return self.row_weights * (NUMBER_BYTES[self.weights] if self.weights else number_bytes)
+
     @property
     def macs(self) -> int:
         """Multiply-adds of kept blocks, the whole batch."""
@@ -51,13 +58,18 @@ class ConvProblem:
     def attributes(self) -> dict:
         """As attributes of a TIR block: what a schedule cannot read from the buffers' shapes travels with the block."""
         values = {annotation(name): getattr(self, name) for name in names()}
+        if self.weights is None:  # as records have it, which are older than other weights
+            del values[annotation("weights")]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @staticmethod
     def of_block(annotations: Mapping) -> "ConvProblem":
         """The problem that `attributes` wrote on a block."""
-        values: dict[str, Any] = {name: annotations[annotation(name)] for name in names()}
-        return ConvProblem(**values | {name: tuple(map(int, values[name])) for name in PAIRS})
+        told = [name for name in names() if annotation(name) in annotations]
+        values: dict[str, Any] = {name: annotations[annotation(name)] for name in told}
+        values |= {name: tuple(map(int, values[name])) for name in PAIRS}
+        values |= {"weights": str(values["weights"])} if "weights" in values else {}
+        return ConvProblem(**values)
 
 
 PAIRS = ("kernel", "stride")

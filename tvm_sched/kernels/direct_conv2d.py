@@ -8,6 +8,7 @@ Without indices all C channels are kept: the same kernel is the dense convolutio
 image.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
@@ -18,7 +19,17 @@ from tvm.tirx import IndexMap
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.base import (
+    EXAMPLE_SIZES,
+    STORED_ROUNDING,
+    Example,
+    Form,
+    Kernel,
+    fusable_call,
+    least_cycles,
+    narrow_dtype,
+    widened,
+)
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
@@ -55,10 +66,11 @@ def conv2d(
     def product(b, h, w, o):
         channel = indices[o // n, k] if indices is not None else k
         pixel = x[b, h * stride[0] + r * dilation[0], w * stride[1] + q * dilation[1], channel]
-        return te.sum(data[o // n, k, r, q, o % n] * pixel, axis=[k, r, q])
+        return te.sum(widened(data[o // n, k, r, q, o % n], x.dtype) * pixel, axis=[k, r, q])
 
     sizes = (channels, block_rows, kept, n, kernel, stride)
-    problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None)
+    stored = narrow_dtype(data, x)
+    problem = ConvProblem(batch, out_height, out_width, *sizes, any(padding), indices is not None, stored)
     attributes = problem.attributes() | (marks or {})
     y = te.compute((batch, out_height, out_width, block_rows * n), product, name=NAME, attrs=attributes)
     return cut(y, out_channels)
@@ -75,9 +87,10 @@ def linear(
     def product(*position):
         *row, o = position
         place = *row, indices[o // n, k] if indices is not None else k
-        return te.sum(data[o // n, k, 0, 0, o % n] * x[place], axis=k)
+        return te.sum(widened(data[o // n, k, 0, 0, o % n], x.dtype) * x[place], axis=k)
 
-    problem = ConvProblem(1, 1, prod(rows), channels, block_rows, kept, n, indexed=indices is not None)
+    sizes = (channels, block_rows, kept, n)
+    problem = ConvProblem(1, 1, prod(rows), *sizes, indexed=indices is not None, weights=narrow_dtype(data, x))
     attributes = problem.attributes() | (marks or {})
     return cut(te.compute((*rows, block_rows * n), product, name=NAME, attrs=attributes), out_channels)
 
@@ -241,9 +254,10 @@ class DirectConv2d(Kernel):
     )
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        for n in () if layer.depthwise else pattern.SIZES:
-            problem = layer.problem(n)
-            yield Form(self, layer, problem, n, "direct", least_cycles(self, problem, target), rank=0)
+        for n, weights in () if layer.depthwise else itertools.product(pattern.SIZES, layer.weight_types):
+            problem = layer.problem(n, weights)
+            told = ("direct", least_cycles(self, problem, target), 0)
+            yield Form(self, layer, problem, n, *told, rounding=STORED_ROUNDING[weights], weights=weights)
 
     def call(
         self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
@@ -268,7 +282,7 @@ class DirectConv2d(Kernel):
 
     def loop_key(self, problem: ConvProblem, tile: Tile) -> tuple:
         near = tile.rows == 1 and (tile.cols - 1) * problem.stride[1] * problem.channels <= IMMEDIATE
-        sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded)
+        sizes = (problem.n, problem.indexed, problem.kernel, problem.stride, problem.padded, problem.weights)
         return (NAME, *sizes, tile.rows, tile.cols, tile.block_rows, near)
 
 

@@ -25,6 +25,8 @@ class Layer:
     linear: bool = False
     dtype: str = "float32"  # of its data
     dense: bool = False  # its zeros are to be ignored
+    # dtypes of 16 bits in which its weights may be stored, beside the data's own (None)
+    weight_types: tuple[str | None, ...] = (None,)
     input_image: tuple[int, int] = (1, 1)  # (rows, columns) of the input
     zero_point: int = 0  # of quantised data: what the image is padded with
     filled: bool = False  # the image that it is given has channels of zeros besides, up to whole vectors
@@ -46,6 +48,11 @@ class Layer:
     def out_channels(self) -> int:
         """O."""
         return len(self.weight)
+
+    @property
+    def precision(self) -> str:
+        """What it is computed in, as a word of `precision=`."""
+        return "int8" if self.dtype == "uint8" else self.dtype
 
     @property
     def depthwise(self) -> bool:
@@ -83,8 +90,8 @@ class Layer:
         used = pattern.ungroup(self.used, self.groups)
         return {n: pattern.kept_blocks(used, n) for n in pattern.SIZES}
 
-    def problem(self, n: int) -> ConvProblem:
-        """The layer in blocks of n; every block row is as long as the longest."""
+    def problem(self, n: int, weights: str | None = None) -> ConvProblem:
+        """The layer in blocks of n, stored as `weights`; every block row is as long as the longest."""
         kept = longest_row(self.kept[n])
         return ConvProblem(
             *self.image,
@@ -96,6 +103,7 @@ class Layer:
             self.stride,
             padded=any(self.padding),
             indexed=kept < self.channels,
+            weights=weights,
         )
 
 

@@ -17,6 +17,7 @@ from math import ceil, gcd, prod
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
+from tvm_sched.targets.costs import WIDENING
 from tvm_sched.targets.sizes import HALF, LINE
 
 # Registers that LLVM fills with weights and pixels of coming steps for an in-order core (Cortex-A55): with fewer it
@@ -161,7 +162,7 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
 
     # A pass of some block rows over a band: the first tile waits for the weights, from where they were left; the others
     # find them nearer, if they fit.
-    weights = tile.block_rows * problem.row_weights * target.number_bytes
+    weights = tile.block_rows * problem.row_bytes(target.number_bytes)
     touched = min(1.0, problem.kept * LINE / target.number_bytes / problem.channels)
     pixels = prod(map(min, problem.stride, problem.kernel)) * height * width  # 1x1 with stride skips the others
     band = pixels * problem.channels * target.number_bytes * touched / tile.bands
@@ -203,7 +204,7 @@ def tile_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
 
 def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
     """Cycles of one step of the innermost loop, a channel at a tap: bound by multiply-adds, which wait for the sums of
-    the step before where these are few, or by loads.
+    the step before where these are few, or by loads. Weights of 16 bits are widened besides.
     """
     costs = target.costs
     sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
@@ -217,6 +218,8 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
         step = max(arithmetic / rate + costs.in_order_load_share * loads, target.fma_latency)
     else:
         step = max(together(arithmetic / rate, target.fma_latency), loads)
+    if problem.weights in WIDENING and not fma_cycles:
+        step += getattr(costs, WIDENING[problem.weights]) * ceil(problem.n / target.lanes) * tile.block_rows
     return step * (costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1)
 
 

@@ -14,6 +14,7 @@ Bands of tiles pass through all three stages while they are in cache; padding is
 residual and activation as outputs are stored.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -26,7 +27,17 @@ from tvm.s_tir.schedule import SBlockRV
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.base import EXAMPLE_SIZES, Example, Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.base import (
+    EXAMPLE_SIZES,
+    MOST_STORED_ROUNDING,
+    Example,
+    Form,
+    Kernel,
+    fusable_call,
+    least_cycles,
+    narrow_dtype,
+    widened,
+)
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
@@ -71,7 +82,8 @@ class WinogradProblem:
         """That of a convolution."""
         grid = (conv.batch, ceil(conv.height / variant.m), ceil(conv.width / variant.m))
         sizes = (conv.channels, conv.block_rows, conv.kept, conv.n)
-        return WinogradProblem(ConvProblem(1, 1, prod(grid), *sizes, indexed=conv.indexed), variant, grid)
+        products = ConvProblem(1, 1, prod(grid), *sizes, indexed=conv.indexed, weights=conv.weights)
+        return WinogradProblem(products, variant, grid)
 
     def band(self, rows: int) -> ConvProblem:
         """The products of a band of so many rows of tiles: a position's weights are met again a band later, as if the
@@ -82,14 +94,16 @@ class WinogradProblem:
 
 
 def transform_weight(data: te.Tensor, g: te.Tensor) -> te.Tensor:
-    """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the variant's `weight` matrix."""
+    """U `[e, e, G, K, N]` of packed blocks `data [G, K, r, r, N]`; `g [e, r]` is the variant's `weight` matrix.
+
+    U is stored as the blocks are: of 16 bits it is rounded once more, which is what the products then read.
+    """
     block_rows, kept, _, _, n = data.shape
     e, taps = g.shape
-    single = data if data.dtype == g.dtype else te.compute(data.shape, lambda *at: data(*at).astype(g.dtype), "single")
     r, s = te.reduce_axis((0, taps), "r"), te.reduce_axis((0, taps), "s")
     half = te.compute(
         (e, taps, block_rows, kept, n),
-        lambda i, q, b, k, lane: te.sum(g[i, r] * single[b, k, r, q, lane], axis=r),
+        lambda i, q, b, k, lane: te.sum(g[i, r] * widened(data[b, k, r, q, lane], g.dtype), axis=r),
         name="half_weight",
     )
     whole = te.compute(
@@ -97,9 +111,9 @@ def transform_weight(data: te.Tensor, g: te.Tensor) -> te.Tensor:
         lambda i, j, b, k, lane: te.sum(g[j, s] * half[i, s, b, k, lane], axis=s),
         name="whole_weight",
     )
-    return (
-        whole if data.dtype == g.dtype else te.compute(whole.shape, lambda *at: whole(*at).astype(data.dtype), "narrow")
-    )
+    if data.dtype == g.dtype:
+        return whole
+    return te.compute(whole.shape, lambda *place: whole(*place).astype(data.dtype), name="stored_weight")
 
 
 def compute(
@@ -128,9 +142,9 @@ def compute(
 
     k = te.reduce_axis((0, kept), "k")
 
-    def product(i, j, t, o):
+    def multiplied(i, j, t, o):
         channel = indices[o // n, k] if indices is not None else k
-        return te.sum(weight[i, j, o // n, k, o % n] * transformed[0, i, j, t, channel], axis=k)
+        return te.sum(widened(weight[i, j, o // n, k, o % n], x.dtype) * transformed[0, i, j, t, channel], axis=k)
 
     def half_input(i, j, t, c):
         return pick(i, variant.input([pixels[r, j, t, c] for r in range(e)], number))
@@ -146,7 +160,8 @@ def compute(
         return pick(w % m, variant.output([half_out[h % m, q, t, o] for q in range(e)], number))
 
     out_channels = block_rows * n
-    products = ConvProblem(1, 1, int(count), int(channels), block_rows, kept, n, indexed=indices is not None)
+    sizes = (int(channels), block_rows, kept, n)
+    products = ConvProblem(1, 1, int(count), *sizes, indexed=indices is not None, weights=narrow_dtype(weight, x))
     problem = WinogradProblem(products, variant, (int(batch), int(rows), int(cols)))
     attributes = problem.attributes() | (marks or {})
     pixels = te.compute((e, e, count, channels), pixel, name=PIXELS)
@@ -154,7 +169,7 @@ def compute(
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.
     transformed = te.compute((1, e, e, count, channels), whole_input, name=INPUT)
-    sums = te.compute((e, e, count, out_channels), product, name=NAME, attrs=attributes)
+    sums = te.compute((e, e, count, out_channels), multiplied, name=NAME, attrs=attributes)
     half_out = te.compute((m, e, count, out_channels), half_output, name=HALF_OUTPUT)
     return te.compute((batch, out_height, out_width, out_channels), whole_output, name=OUTPUT)
 
@@ -348,13 +363,14 @@ class WinogradConv2d(Kernel):
         variants = [each.of_dtype(layer.dtype) for each in VARIANTS if layer.kernel == (each.taps, each.taps)]
         if not plain or layer.out_channels % lanes or (layer.channels % lanes and not layer.filled):
             return
-        for n in pattern.SIZES:
-            for variant in variants if layer.out_channels % n == 0 else ():
-                conv = replace(layer.problem(n), channels=ceil(layer.channels / lanes) * lanes)
-                problem = WinogradProblem.of(conv, variant)
-                total = least_cycles(self, problem, target)
-                told = (f"winograd {variant}", total, variant.size)
-                yield Form(self, layer, problem, n, *told, details=variant, rounding=variant.rounding)
+        for n, variant, weights in itertools.product(pattern.SIZES, variants, layer.weight_types):
+            rounding = variant.rounding_of(weights)
+            if layer.out_channels % n or (weights and rounding > MOST_STORED_ROUNDING):
+                continue
+            conv = replace(layer.problem(n, weights), channels=ceil(layer.channels / lanes) * lanes)
+            problem = WinogradProblem.of(conv, variant)
+            told = (f"winograd {variant}", least_cycles(self, problem, target), variant.size)
+            yield Form(self, layer, problem, n, *told, details=variant, rounding=rounding, weights=weights)
 
     def call(
         self, builder: relax.BlockBuilder, x: relax.Expr, weights: Sequence[relax.Expr], form: Form, marks: dict
@@ -371,7 +387,7 @@ class WinogradConv2d(Kernel):
     def loop_key(self, problem: WinogradProblem, tile: WinogradTile) -> tuple:
         products = problem.products
         near = (tile.cols - 1) * products.channels <= IMMEDIATE
-        return NAME, products.n, products.indexed, tile.cols, tile.block_rows, near
+        return NAME, products.n, products.indexed, products.weights, tile.cols, tile.block_rows, near
 
 
 KERNEL = WinogradConv2d()

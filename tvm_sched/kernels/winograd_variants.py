@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from tvm_sched.kernels.base import STORED_ROUNDING
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -47,6 +49,12 @@ class Variant:
         transforms for the points 2 and -2 magnify what the products round.
         """
         return {4: 1.0, 6: 3.5 if self.half else 5.0}[self.size]
+
+    def rounding_of(self, weights: str | None) -> float:
+        """The same with U stored in that dtype: what its numbers are rounded by is magnified more."""
+        if weights is None:
+            return self.rounding
+        return STORED_ROUNDING[weights] * {4: 1.9, 6: 11.0}[self.size]
 
     @property
     def weight(self) -> list[list[float]]:

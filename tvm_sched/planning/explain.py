@@ -32,6 +32,12 @@ class LayerChoice:
     call: int = 0  # which of the network's calls of that function, from 0
     precision: str = "float32"  # of its operands and sums
     rounding: float = 1.0  # the kernel's error by rounding, in multiples of the direct kernel's
+    weights_dtype: str = "float32"  # in which its weights are stored, and read
+
+    @property
+    def narrow_weights(self) -> bool:
+        """Whether its weights are stored in less than it computes in."""
+        return self.weights_dtype != self.precision
 
 
 def table(choices: Iterable[LayerChoice]) -> Table:

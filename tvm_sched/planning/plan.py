@@ -32,7 +32,17 @@ class Plan:
     @property
     def kernel(self) -> str:
         """The kernel's name for the reader, and of the form in records."""
-        return self.form.name + (" after space-to-depth" if self.space_to_depth else "")
+        return self.form.name + self.after
+
+    @property
+    def wide_kernel(self) -> str:
+        """That of the same plan with weights of the data's dtype."""
+        return self.form.wide_name + self.after
+
+    @property
+    def after(self) -> str:
+        """Ends these names."""
+        return " after space-to-depth" if self.space_to_depth else ""
 
     def choice(self, name: str, shape: str, layer: Layer, stored: int) -> LayerChoice:
         """What was chosen for the network's `layer`, for the reader; `shape` in words, `stored` numbers of weights."""
@@ -50,8 +60,9 @@ class Plan:
             why=kernel.why(layer, self.form),
             kept_macs=savings.macs,
             weights=stored,
-            precision="int8" if layer.dtype == "uint8" else layer.dtype,
+            precision=layer.precision,
             rounding=self.form.rounding,
+            weights_dtype=self.form.weights or layer.precision,
         )
 
 
@@ -101,10 +112,34 @@ def choose(
     layer: Layer, target: Target, restriction: Restriction = FREE.default, measured: Measured | None = None
 ) -> Plan | None:
     """The plan that the restriction allows and that is the fastest as far as the layer was measured, else the cheapest
-    by estimate; None where no kernel takes the layer.
+    by estimate; None where no kernel takes the layer. See `narrowed` for weights of 16 bits.
     """
     ranked = plans_of(layer, target, restriction)
-    return fastest(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+    return chosen(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+
+
+def chosen(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:
+    """The one of a layer's plans, the first choice first, as `choose` gives it. `seconds`: of the layer's forms, by
+    `Plan.kernel`.
+    """
+    wide, narrow = by_weights(ranked)
+    best = fastest(wide or narrow, seconds)
+    return narrowed(best, narrow, seconds) if wide else best
+
+
+def narrowed(best: Plan, narrow: list[Plan], seconds: Mapping[str, float]) -> Plan:
+    """The plan with weights of 16 bits that takes the place of a layer's `best` with others; `best` where that
+    would be slower by more than the noise. `narrow`: those that there are, the first choice first.
+
+    It is the fastest that was measured. Else it is the same form, if there is one: the two estimates differ by nothing
+    but how weights are read, and those of unlike forms by all that is not known of either.
+    """
+    known = [plan for plan in narrow if plan.kernel in seconds]
+    if known and best.kernel in seconds:
+        other = min(known, key=lambda plan: seconds[plan.kernel])
+        return other if seconds[other.kernel] <= seconds[best.kernel] * (1 + NOISE) else best
+    twin = next((plan for plan in narrow if plan.wide_kernel == best.kernel), best)
+    return twin if twin.cycles <= best.cycles * (1 + NOISE) else best
 
 
 def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.default) -> list[Plan]:
@@ -133,8 +168,21 @@ def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.defau
 
 def alternatives(ranked: list[Plan]) -> list[Plan]:
     """Of a layer's plans, the first choice first, those that are worth measuring: of each kind (a kernel, with or
-    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most.
+    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most, and
+    as many with weights of 16 bits.
     """
+    wide, narrow = by_weights(ranked)
+    return worth_measuring(wide) + worth_measuring(narrow)
+
+
+def by_weights(ranked: list[Plan]) -> tuple[list[Plan], list[Plan]]:
+    """The plans with weights of the data's dtype, and those with narrower ones."""
+    wide, narrow = ([plan for plan in ranked if (plan.form.weights is None) == kind] for kind in (True, False))
+    return wide, narrow
+
+
+def worth_measuring(ranked: list[Plan]) -> list[Plan]:
+    """`alternatives` of plans whose weights are stored alike."""
     if not ranked:
         return []
     limit = NEAR * min(plan.cycles for plan in ranked)

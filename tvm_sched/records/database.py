@@ -72,11 +72,11 @@ class Records(KnownRecords):
         self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
         self.workloads.append(entry)
 
-    def known(self, func: PrimFunc) -> list[Recorded]:
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
         """The best record of `func` on each number of threads that it was measured on, see `settled`; this CPU's model
-        first.
+        first. `onto` as the base's.
         """
-        mod, mine = workload(func), self.of(workload(func))
+        mod, mine = workload(func if onto is None else onto), self.of(workload(func))
         found = []
         for threads in {record[2]["num-cores"] for record in mine}:
             measured = [record for record in mine if record[2]["num-cores"] == threads]

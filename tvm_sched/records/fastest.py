@@ -58,13 +58,14 @@ class BestRecords(KnownRecords):
             if line["target"] == target.family:
                 self.lines.setdefault(line["workload"], []).append(line)
 
-    def known(self, func: PrimFunc) -> list[Recorded]:
-        """The record of `func` on each number of threads that there is one for."""
-        mod = workload(func)
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
+        """As the base's."""
         nearest: dict[int, dict] = {}
-        for line in sorted(self.lines.get(str(structural_hash(mod)), []), key=self.preference):
+        for line in sorted(self.lines.get(str(structural_hash(workload(func))), []), key=self.preference):
             nearest.setdefault(line["threads"], line)
-        return [self.recorded(func, mod, line) for line in nearest.values()]
+        scheduled = func if onto is None else onto
+        mod = workload(scheduled)
+        return [self.recorded(scheduled, mod, line) for line in nearest.values()]
 
     def preference(self, line: dict) -> tuple:
         """What was measured before what was estimated, this CPU's model before others', the fastest of those."""

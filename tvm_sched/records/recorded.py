@@ -6,7 +6,7 @@ for the rest: then the kernel's analytic default, which knows the number of thre
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tvm.s_tir import Schedule
@@ -15,6 +15,7 @@ from tvm.tirx import PrimFunc
 from tvm_sched.planning.plan import NOISE
 from tvm_sched.planning.sharing import parallel_loops
 from tvm_sched.records.form_times import FormTimes
+from tvm_sched.records.wide_twin import wide_twin
 from tvm_sched.targets import Target
 
 
@@ -28,6 +29,7 @@ class Recorded:
     cost: float  # seconds of a call; of an estimate those at 1 GHz
     replay: Callable[[], Schedule]
     cpu: str = ""  # that it was measured on, where that is another than this one and known
+    twin: bool = False  # whether it is that of the function with float32 weights
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -36,10 +38,13 @@ class Recorded:
 
     @property
     def words(self) -> str:
-        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread', 'record: made on AMD EPYC'."""
+        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread', 'record for float32 weights',
+        'record: made on AMD EPYC'.
+        """
         word = "estimate" if self.estimated else "record"
         threads = "" if self.own else f" of {in_words(self.threads)}"
-        return f"{word}{threads}" + (f": made on {self.cpu}" if self.cpu else "")
+        weights = " for float32 weights" if self.twin else ""
+        return f"{word}{threads}{weights}" + (f": made on {self.cpu}" if self.cpu else "")
 
     def seconds(self, ghz: float) -> float | None:
         """What a call takes, an estimated one at `ghz`; None where that is known of another number of threads only."""
@@ -56,13 +61,20 @@ class KnownRecords:
         """The measured seconds of a layer in its forms, see `planning.plan.layer_key`; empty where there are none."""
         return self.form_times.of(layer)
 
-    def known(self, func: PrimFunc) -> list[Recorded]:
-        """The record of `func` on each number of threads that there is one for, with the target's instructions."""
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
+        """The record of `func` on each number of threads that there is one for, with the target's instructions. `onto`:
+        the function that is to be scheduled so, if another.
+        """
         raise NotImplementedError
 
     def lookup(self, func: PrimFunc) -> Recorded | None:
-        """The record to schedule `func` by, see `usable`; None if there is none."""
-        return usable(self.known(func), self.target.cores)
+        """The record to schedule `func` by, see `usable`; None if there is none. A function of 16-bit weights may take
+        that of its twin.
+        """
+        found = usable(self.known(func), self.target.cores)
+        if found is None and (twin := wide_twin(func)) is not None:
+            found = usable([replace(each, twin=True) for each in self.known(twin, func)], self.target.cores)
+        return found
 
     def own(self, func: PrimFunc) -> Recorded | None:
         """The record of `func` on as many threads, which tells how long it takes; None if there is none."""

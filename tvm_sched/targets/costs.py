@@ -57,6 +57,9 @@ class Costs:
     bank_factor: float = figure(
         1.2, FACTOR, "loads of scalars for one multiply-add each over taps, which meet in few banks of the first cache"
     )
+    # On Zen 4 not measured; on Zen 5 nothing but the tiles of fewest multiply-adds shows it.
+    widen_float16_cycles: float = figure(0.1, CYCLES, "to make float32 of a vector of float16 weights, as it is loaded")
+    widen_bfloat16_cycles: float = figure(0.1, CYCLES, "the same of bfloat16 weights")
     tile_cycles: float = figure(10, CYCLES, "to begin and end a register tile")
     store_cycles: float = figure(3, CYCLES, "of a sum's epilogue and store")
     block_cycles: float = figure(2, CYCLES, "of a sum of half precision that is added to its total on the stack")
@@ -74,6 +77,7 @@ class Costs:
     rest_factor: float = figure(1.5, FACTOR, "loads of the pixels that a vector of them leaves over")
 
 
+WIDENING = {"float16": "widen_float16_cycles", "bfloat16": "widen_bfloat16_cycles"}  # by the dtype of weights
 FIGURES: dict[str, Field] = {each.name: each for each in fields(Costs) if each.metadata}
 
 ZEN4 = Costs("AMD Zen 4 (EPYC, AVX-512)")
@@ -89,6 +93,8 @@ ZEN3 = Costs(
     vector_loads_per_cycle=1.49,
     scalar_loads_per_cycle=1.4,
     index_loads=0.311,
+    widen_float16_cycles=0.03,
+    widen_bfloat16_cycles=0.03,
     set_overflow_factor=1.12,
     bank_factor=1.02,
     tile_cycles=2,
@@ -113,6 +119,8 @@ ZEN5 = Costs(
     vector_loads_per_cycle=1.35,
     scalar_loads_per_cycle=2.04,
     index_loads=0.514,
+    widen_float16_cycles=0.03,
+    widen_bfloat16_cycles=0.03,
     set_overflow_factor=3.56,
     bank_factor=1,
     tile_cycles=4,
@@ -133,6 +141,8 @@ NEOVERSE_N1 = Costs(
     vector_loads_per_cycle=2,
     scalar_loads_per_cycle=2,
     index_loads=1,
+    widen_float16_cycles=1.5,
+    widen_bfloat16_cycles=0.6,
     transpose_cycles=2,  # 4x4 numbers take 8 shuffles, 4 loads and 4 stores
     transposed_store_cycles=3,
     far_transposed_store_cycles=3,

@@ -24,10 +24,11 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.tir.schedule_functions import schedule_one
 from tvm_sched.pipeline import Compilation
-from tvm_sched.planning.plan import Measured, Plan, Restriction, alternatives, fastest, layer_key, plans_of
+from tvm_sched.planning.plan import Measured, Plan, Restriction, alternatives, chosen, layer_key, plans_of
 from tvm_sched.records.database import workload
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.tuning.tiles import LOOKS, Search, Space, Task
 
 HOPELESS = 1.5  # times the least of the first looks, from where on a form is not looked at again
@@ -67,7 +68,7 @@ class Survey:
         key = self.keys[name] = layer_key(layer)
         plans = self.plans[key] = alternatives(ranked)
         if self.picked is None:
-            return fastest(ranked, self.measured(key))
+            return chosen(ranked, self.measured(key))
         return plans[self.picked if self.picked < len(plans) else 0]
 
     def missing(self, known: Measured) -> dict[str, list[Plan]]:
@@ -105,12 +106,13 @@ def measure_forms(
     search: Search,
     times: FormTimes,
     progress: Callable[[int, int, str], None],
+    weights: str = FLOAT32,
 ) -> list[FormResult]:
     """Measures the layers of these keys in the forms of their plans, and adds their times to `times`, one layer after
-    another until the search's deadline.
+    another until the search's deadline. `weights`: dtype in which they may be stored.
     """
     results = []
-    found = forms_of(imported, target, dense, missing)
+    found = forms_of(imported, target, dense, missing, weights)
     for done, (key, forms) in enumerate(found.items()):
         progress(done, len(found), f"forms of {forms.layer}")
         if search.late:
@@ -119,14 +121,14 @@ def measure_forms(
         if any(map(isfinite, seconds.values())):
             # One that failed is told by a time that nobody takes: it is not tried again.
             times.add(key, {form: each if isfinite(each) else FAILED for form, each in seconds.items()})
-            chosen = fastest(list(missing[key]), times.own(key)).kernel
+            taken = chosen(list(missing[key]), times.own(key)).kernel
             ms = {form: 1e3 * each for form, each in seconds.items()}
-            results.append(FormResult(forms.layer, forms.shape, ms, forms.versions[0].form, chosen))
+            results.append(FormResult(forms.layer, forms.shape, ms, forms.versions[0].form, taken))
     return results
 
 
 def forms_of(
-    imported: Imported, target: Target, dense: bool, missing: Mapping[str, Sequence[Plan]]
+    imported: Imported, target: Target, dense: bool, missing: Mapping[str, Sequence[Plan]], weights: str = FLOAT32
 ) -> dict[str, Forms]:
     """The layers of these keys, by key, in the forms of their plans, as the network has them. Of several layers with a
     key the function that is called most often stands for all.
@@ -135,7 +137,7 @@ def forms_of(
     told: dict[str, tuple[str, str]] = {}
     for number in range(max(map(len, missing.values()))):
         survey = Survey(lambda key: {}, number)
-        compilation = Compilation(target, dense=dense, choose=survey)
+        compilation = Compilation(target, dense=dense, weights=weights, choose=survey)
         mod = pipeline.fused(imported, compilation)
         steps = {binding.var: binding for binding in pipeline.kernel_bindings(mod)}
         named = [(layer_of(var), var) for var in steps]

@@ -19,9 +19,11 @@ from subp_contract.errors import UserError
 from tvm_sched import pipeline, runtime, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
+from tvm_sched.planning.narrow_weights import require_known
 from tvm_sched.planning.plan import chooser
 from tvm_sched.records.database import Records
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.tuning.farm import Farm, NoDevices
 from tvm_sched.tuning.forms import FormResult, Survey, measure_forms
 from tvm_sched.tuning.measuring import Here, Measurer
@@ -52,6 +54,7 @@ def tune(
     minutes: float | None = None,
     seed: int = 0,
     dense: bool = False,
+    weights: str = FLOAT32,
     farm: Farm | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, task: None,
 ) -> TuningSummary:
@@ -63,6 +66,7 @@ def tune(
     this CPU already counts as done. Raises UserError for a network that cannot be compiled, a target whose instructions
     this machine lacks, or a farm that has no device left.
     """
+    require_known(weights)
     began = time.monotonic()
     target = targets.get(target)
     if farm:
@@ -76,7 +80,7 @@ def tune(
         database = Records(Path(records), target, create=True, cpu=runner.cpu)
         times = database.form_times
         survey = Survey(times.of)
-        compilation = Compilation(target, dense=dense, choose=survey)
+        compilation = Compilation(target, dense=dense, weights=weights, choose=survey)
         mod = pipeline.fused(imported, compilation)
         measurer.target = target = compilation.target
         search = Search(target, database, measurer, trials, deadline, seed)
@@ -84,8 +88,8 @@ def tune(
         tasks: list[TaskResult] = []
         try:
             if missing := survey.missing(times.own):
-                forms = measure_forms(imported, target, dense, missing, search, times, progress)
-                compilation = Compilation(target, dense=dense, choose=chooser(times.of))
+                forms = measure_forms(imported, target, dense, missing, search, times, progress, weights)
+                compilation = Compilation(target, dense=dense, weights=weights, choose=chooser(times.of))
                 mod = pipeline.fused(imported, compilation)
             found = tasks_of(mod, compilation.choices)
             for index, task in enumerate(found):

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import tvm
 
+from tvm_sched.kernels.base import dtype_named
+
 TIMES = {"number": 1, "repeat": 15, "min_repeat_ms": 0}
 # In a network a kernel finds its input in cache, and its weights where the layers since the last image have left them:
 # all arguments but the first are flushed before each call.
@@ -20,11 +22,15 @@ def seconds_of(module, device, arrays: Sequence[np.ndarray]) -> list[float]:
 
 
 def save_arguments(path: str | Path, arrays: Sequence[np.ndarray]) -> None:
-    """Writes the arguments of a kernel."""
-    np.savez(path, *arrays)
+    """Writes the arguments of a kernel; those of types that NumPy's files do not have, such as bfloat16, as bits under
+    the type's name.
+    """
+    bits = [array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array for array in arrays]
+    named = {f"{number}:{array.dtype.name}": raw for number, (array, raw) in enumerate(zip(arrays, bits, strict=True))}
+    np.savez(path, **named)
 
 
 def load_arguments(path: str | Path) -> list[np.ndarray]:
-    """What `save_arguments` wrote."""
+    """What `save_arguments` wrote, in its order."""
     with np.load(path) as file:
-        return [file[f"arr_{number}"] for number in range(len(file.files))]
+        return [file[name].view(dtype_named(name.partition(":")[2])) for name in file.files]

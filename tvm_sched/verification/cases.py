@@ -77,14 +77,16 @@ class Finding:
         return self.agreement.holds or bool(self.pardon)
 
 
-def found(case: Case, output: int, value: np.ndarray, precision: str = "float32") -> Finding:
-    """What there is to say of one output's value, computed in that precision."""
-    agreement = compare(value, case.expected[output], case.reference.name, case.allowed[output], precision)
+def found(case: Case, output: int, value: np.ndarray, precision: str = "float32", relative: float = 0.0) -> Finding:
+    """What there is to say of one output's value, computed in that precision. `relative`: what errors may be of the
+    largest number (`manifest.relative_of`).
+    """
+    agreement = compare(value, case.expected[output], case.reference.name, case.allowed[output], relative)
     pardon, allowed = "", None
     if not agreement.holds and not agreement.other_kind and precision == "float16":
         pardon, allowed = magnified_half(case, output, value, agreement)
     elif not agreement.holds and not agreement.other_kind:
-        pardon = pardon_of(case, output, value, agreement)
+        pardon = pardon_of(case, output, value, agreement, relative)
     return Finding(case, output, value, agreement, pardon, allowed)
 
 
@@ -109,12 +111,12 @@ def magnified_half(case: Case, output: int, value: np.ndarray, agreement: Agreem
     )
 
 
-def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement) -> str:
+def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement, relative: float) -> str:
     """Why an output that departs is right all the same; empty where it is wrong."""
     name = case.imported.signature.outputs[output].name
     if agreement.limit == 0:
         tie = f"output '{name}' differs from PyTorch where numbers are equal but for rounding"
-        return tie if is_tie(case, output, value) else ""
+        return tie if is_tie(case, output, value, relative) else ""
     if case.in_float64 is None or case.in_float64[output].shape != value.shape:
         return ""
     ours, theirs = (absolute_errors(each, case.in_float64[output]) for each in (value, case.expected[output]))
@@ -128,12 +130,12 @@ def pardon_of(case: Case, output: int, value: np.ndarray, agreement: Agreement) 
     )
 
 
-def is_tie(case: Case, output: int, value: np.ndarray) -> bool:
+def is_tie(case: Case, output: int, value: np.ndarray, relative: float) -> bool:
     """Whether rounding alone explains that an output's whole numbers or booleans are not PyTorch's."""
     if case.imported.parts > 1:
         return False
     try:
         known = values(case.imported.core, case.inputs)
-        return ties.explains(output_node(case.imported.core, output), own_tensor(value), known)
+        return ties.explains(output_node(case.imported.core, output), own_tensor(value), known, relative)
     except Exception:  # of any kind, as operators' own code runs
         return False

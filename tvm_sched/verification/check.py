@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from subp_contract.errors import CheckFailed
 from tvm_sched import pipeline, targets
 from tvm_sched.deploy.artifact import Artifact
-from tvm_sched.deploy.manifest import each_shape, error_limit, first_numbers
+from tvm_sched.deploy.manifest import each_shape, error_limit, first_numbers, relative_of
 from tvm_sched.frontend.torch_export import Imported, arguments, to_array
 from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
@@ -109,6 +109,8 @@ class Check:
     def findings(self, built: Built, compilation: Compilation) -> Iterator[Finding]:
         """Of each output, for each case."""
         run = runner(built, self.imported, compilation)
+        word = compilation.precision.word
+        relative = relative_of(word, built.lowered.choices)
         for case in self.cases:
             with pipeline.told("what comes out"):
                 outputs = run(case.inputs)
@@ -118,8 +120,7 @@ class Check:
                     f"the network returns {len(expected)} tensors, and {len(outputs)} where it is exported: that must "
                     "be the same"
                 )
-            word = compilation.precision.word
-            yield from (found(case, output, value, word) for output, value in enumerate(outputs))
+            yield from (found(case, output, value, word, relative) for output, value in enumerate(outputs))
 
     def verdict(self, findings: Sequence[Finding]) -> Verdict:
         """Of findings that are all right."""
@@ -143,15 +144,15 @@ class Check:
         now, word = compilation.restrictions, compilation.precision.word
         return rounding.finer(built.lowered.choices, now, self.imported.core, inputs, excess, word)
 
-    def told(self, verdict: Verdict) -> dict:
+    def told(self, verdict: Verdict, relative: float = 0.0) -> dict:
         """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed, with the
-        limits of their errors where the network is quantised.
+        limits of their errors where the network is quantised. `relative` as in `error_limit`.
         """
         outputs = [first_numbers(each).tolist() for each in self.random.expected]
         said: dict[str, Any] = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
         if any(self.random.allowed):
             pairs = zip(self.random.expected, self.random.allowed, strict=True)
-            said |= {"allowed": [error_limit(x) + more for x, more in pairs]}
+            said |= {"allowed": [error_limit(x, relative=relative) + more for x, more in pairs]}
         elif any(verdict.allowed):
             said |= {"allowed": list(verdict.allowed)}
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}

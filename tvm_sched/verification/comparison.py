@@ -34,17 +34,16 @@ def compare(
     expected: np.ndarray,
     whose: str = "PyTorch",
     allowed: float = 0.0,
-    precision: str = "float32",
+    relative: float = 0.0,
 ) -> Agreement:
     """Whether `output` is what is expected: shape and dtype the same, floating-point numbers within `error_limit`, NaN
     and infinities at the same places, whole numbers and booleans equal. `whose` the expected numbers are, in words;
-    `allowed`: what they may differ by beyond that, as rounding in 8 bits falls; `precision`: that `output` was computed
-    in.
+    `allowed`: what they may differ by beyond that, as rounding in 8 bits falls; `relative` as in `error_limit`.
     """
     if output.shape != expected.shape or output.dtype != expected.dtype:
         words = f"is {kind(output)}, that of {whose} {kind(expected)}"
         return Agreement(inf, 0.0, words, other_kind=True)
-    limit = error_limit(expected, precision=precision) + allowed
+    limit = error_limit(expected, relative=relative) + allowed
     errors = absolute_errors(output, expected)
     error, numbers = float(errors.max(initial=0.0)), f"of {errors.size} numbers"
     if error <= limit:

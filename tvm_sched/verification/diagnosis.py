@@ -8,6 +8,7 @@ import numpy as np
 from torch import fx
 from torch.export import ExportedProgram
 
+from tvm_sched.deploy.manifest import RELATIVE
 from tvm_sched.frontend.aten.source_place import operator, place
 from tvm_sched.frontend.torch_export import Imported, to_array
 from tvm_sched.pipeline import Compilation
@@ -59,7 +60,7 @@ def first_departure(
         nodes = ancestors(output_node(imported.core, output), tensor_nodes(imported.core))
         made = compiled_values(imported, compilation, nodes, inputs)
         for node, value in zip(nodes, made, strict=True):
-            agreement = agreement_of(node, value, expected, imported.core, inputs)
+            agreement = agreement_of(node, value, expected, imported.core, inputs, compilation.weights)
             if not agreement.holds:
                 return named(node), agreement
         return _by_bisection(imported, compilation, inputs, nodes, expected)
@@ -79,7 +80,7 @@ def _by_bisection(
     while low <= high:
         middle = high if found is None else (low + high) // 2
         (value,) = compiled_values(imported, compilation, nodes[middle : middle + 1], inputs)
-        agreement = agreement_of(nodes[middle], value, expected, imported.core, inputs)
+        agreement = agreement_of(nodes[middle], value, expected, imported.core, inputs, compilation.weights)
         if not agreement.holds:
             found, high = (named(nodes[middle]), agreement), middle - 1
         elif found is None:
@@ -106,12 +107,21 @@ def ancestors(last: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def agreement_of(
-    node: fx.Node, value: np.ndarray, expected: Values, core: ExportedProgram, inputs: Sequence[np.ndarray]
+    node: fx.Node,
+    value: np.ndarray,
+    expected: Values,
+    core: ExportedProgram,
+    inputs: Sequence[np.ndarray],
+    weights: str,
 ) -> Agreement:
-    """Of the node's compiled value with PyTorch's; what rounding decides counts as equal."""
-    agreement = compare(value, to_array(expected[node]))
+    """Of the node's compiled value with PyTorch's; what rounding decides counts as equal. `weights`: dtype in which
+    layers may store theirs.
+    """
+    relative = RELATIVE.get(weights, 0.0)
+    agreement = compare(value, to_array(expected[node]), relative=relative)
     if not agreement.holds and (allowed := allowance(core, node, inputs)):
-        agreement = compare(value, to_array(expected[node]), allowed=allowed)
-    if not agreement.holds and agreement.limit == 0 and ties.explains(node, own_tensor(value), expected):
+        agreement = compare(value, to_array(expected[node]), allowed=allowed, relative=relative)
+    tied = not agreement.holds and agreement.limit == 0
+    if tied and ties.explains(node, own_tensor(value), expected, relative):
         return Agreement(0.0, 0.0, "")
     return agreement

@@ -1,4 +1,5 @@
-"""Winograd's rounding: which layers' errors the outputs show, and which of them must take a kernel that rounds less.
+"""Winograd's rounding, and that of weights of 16 bits: which layers' errors the outputs show, and which of them must
+round less.
 
 An error e in a layer's result z adds J e to the outputs y, J = dy/dz. Of noise that is r times as large as z (root mean
 square) an output's error is, by root mean square over noise and outputs,
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tvm_sched.deploy.manifest import RELATIVE, TOLERANCE, error_limit
+from tvm_sched.deploy.manifest import TOLERANCE, error_limit, relative_of
 from tvm_sched.frontend.aten.program import WEIGHT_AT, name_of, operator, source, user_outputs
 from tvm_sched.frontend.torch_export import to_array
 from tvm_sched.planning.explain import LayerChoice
@@ -33,6 +34,9 @@ DOUBT = 30  # how many times less than the truth the estimate may be
 AIM = 0.5  # of the limit: what the error shall be by estimate
 NEARLY = 1.1  # where that cannot be reached: times the least square of the error that can be
 WINOGRAD = "winograd"  # begins the names of its forms
+WIDE = Restriction(
+    most_rounding=5.0, why="the outputs would show the rounding of its weights (checked against PyTorch)"
+)
 FINE = Restriction(most_rounding=1.0, why="the outputs would show its rounding (checked against PyTorch)")
 
 
@@ -50,18 +54,20 @@ def finer(
     choices: what the layers run with;  now: restricted by these;  inputs: of the program in core operators
     excess: the outputs' largest error, in multiples of its limit;  precision: of the network
     """
-    coarse = {choice.name: choice.rounding for choice in choices if choice.rounding > FINE.most_rounding}
+    # Rounded weights are the first to go: they matter more than how exactly they are multiplied.
+    most = WIDE if any(choice.rounding > WIDE.most_rounding for choice in choices) else FINE
+    coarse = {choice.name: choice.rounding for choice in choices if choice.rounding > most.most_rounding}
     if not coarse:
         return None
     shown = shown_by_layer(core, inputs)
     if shown is None:  # nothing is known: all of them
-        return restricted(now, coarse)
+        return restricted(now, coarse, most)
     squares = {choice.name: (choice.rounding * shown.get(choice.name, 0.0)) ** 2 for choice in choices}
     total = sum(squares.values())
-    error = excess * RELATIVE.get(precision, TOLERANCE)
+    error = excess * (relative_of(precision, choices) or TOLERANCE)
     if not total or error > DOUBT * LARGEST * DIRECT.get(precision, DIRECT_SINGLE) * sqrt(total):
         return None
-    saved = {name: squares[name] * (1 - 1 / coarse[name] ** 2) for name in coarse}
+    saved = {name: squares[name] * (1 - (most.most_rounding / coarse[name]) ** 2) for name in coarse}
     enough = max(total * (AIM / excess) ** 2, NEARLY * (total - sum(saved.values())))
     chosen = []
     for name in sorted(saved, key=lambda name: -saved[name]):
@@ -69,20 +75,22 @@ def finer(
             break
         chosen.append(name)
         total -= saved[name]
-    return restricted(now, chosen) if chosen else None
+    return restricted(now, chosen, most) if chosen else None
 
 
 def all_direct(choices: Sequence[LayerChoice], excess: float) -> Restrictions | None:
-    """Restrictions by which no layer runs by Winograd's algorithm, the last thing to try: what `finer` estimates is of
-    first order, and too little in a network that magnifies rounding much. None where no layer does.
+    """Restrictions by which no layer runs by Winograd's algorithm, nor with rounded weights, the last thing to try:
+    what `finer` estimates is of first order, and too little in a network that magnifies rounding much. None where no
+    layer does.
     """
-    used = any(choice.kernel.startswith(WINOGRAD) for choice in choices)
-    return Restrictions(replace(NO_WINOGRAD, why=FINE.why)) if used and np.isfinite(excess) else None
+    used = any(choice.kernel.startswith(WINOGRAD) or choice.narrow_weights for choice in choices)
+    direct = replace(NO_WINOGRAD, most_rounding=FINE.most_rounding, why=FINE.why)
+    return Restrictions(direct) if used and np.isfinite(excess) else None
 
 
-def restricted(now: Restrictions, names: Iterable[str]) -> Restrictions:
-    """The same, and FINE for the layers of these names."""
-    return Restrictions(now.default, {**now.layers, **dict.fromkeys(names, FINE)})
+def restricted(now: Restrictions, names: Iterable[str], most: Restriction) -> Restrictions:
+    """The same, and `most` for the layers of these names."""
+    return Restrictions(now.default, {**now.layers, **dict.fromkeys(names, most)})
 
 
 def shown_by_layer(core: ExportedProgram, inputs: Sequence[np.ndarray]) -> dict[str, float] | None:

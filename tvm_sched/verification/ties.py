@@ -25,7 +25,7 @@ POOLING = {  # operator -> axes of an image, whose pixels are numbered through
 }
 
 
-def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any]) -> bool:
+def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any], relative: float = 0.0) -> bool:
     """Whether `ours` differs from the node's value by PyTorch, one of `values`, only where rounding may decide."""
     theirs = values[node]
     if not isinstance(theirs, Tensor) or theirs.is_floating_point() or ours.shape != theirs.shape:
@@ -36,7 +36,7 @@ def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any]) -> bool
         ours = ours.reshape(theirs.shape).to(theirs.dtype)
     if operator(node) in COMPARISONS:
         one, other = map(torch.as_tensor, list(arguments_of(node, values).values())[:2])
-        return compares_equals(one, other, ours != theirs)
+        return compares_equals(one, other, ours != theirs, relative)
     source = node if operator(node) else next(iter(node.all_input_nodes), node)  # an item of several results
     if operator(source) not in PICKING and operator(source) not in POOLING:
         return False
@@ -44,15 +44,16 @@ def explains(node: fx.Node, ours: Tensor, values: Mapping[fx.Node, Any]) -> bool
     picked, expected = (numbers_at(operator(source), x, index, arguments.get("dim")) for index in (ours, theirs))
     if picked is None or expected is None:
         return False
-    return bool((picked.double() - expected.double()).abs().max() <= error_limit(to_array(x)))
+    return bool((picked.double() - expected.double()).abs().max() <= error_limit(to_array(x), relative=relative))
 
 
-def compares_equals(one: Tensor, other: Tensor, differs: Tensor) -> bool:
+def compares_equals(one: Tensor, other: Tensor, differs: Tensor, relative: float) -> bool:
     """Whether the operands of a comparison are equal within the limit of error wherever its results differ."""
     if not one.is_floating_point() and not other.is_floating_point():
         return False
     gap = (one.double() - other.double()).abs().broadcast_to(differs.shape)
-    return bool((gap[differs] <= error_limit(to_array(one if one.is_floating_point() else other))).all())
+    fractions = to_array(one if one.is_floating_point() else other)
+    return bool((gap[differs] <= error_limit(fractions, relative=relative)).all())
 
 
 def arguments_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[str, Any]:

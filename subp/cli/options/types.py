@@ -102,6 +102,14 @@ precision_option = click.option(
     help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate (docs/precision.md).",
 )
 
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Store them in 16 bits, half the bytes, in layers where that is not slower; sums stay float32.",
+)
+
 target_option = click.option(
     "--target",
     default="host",

@@ -68,3 +68,26 @@ def test_a_layers_key_is_its_geometry_and_how_much_it_keeps():
     assert layer_key(layer(seed=0)) == layer_key(layer(seed=1))
     others = [layer(kept=32), layer(stride=2), layer(size=7), replace(layer(), dense=True)]
     assert len({layer_key(each) for each in (layer(), *others)}) == len(others) + 1
+
+
+def test_weights_of_16_bits_are_taken_unless_they_are_slower():
+    narrow = replace(layer(), weight_types=(None, "float16"))
+    best = choose(layer(), ONE).kernel
+    twin = f"{best}, float16 weights"
+    assert choose(narrow, ONE).kernel == twin and choose(narrow, ONE).form.weights == "float16"
+    slow = replace(ONE, costs=replace(ONE.costs, widen_float16_cycles=10.0))
+    assert choose(narrow, slow).kernel == choose(layer(), slow).kernel
+    other = next(
+        plan.kernel for plan in plans_of(narrow, ONE) if plan.form.weights == "float16" and plan.wide_kernel != best
+    )
+    for seconds, chosen in (
+        ({best: 1.0, twin: 1 + NOISE / 2}, twin),
+        ({best: 1.0, twin: 1 + 2 * NOISE}, best),
+        ({best: 1.0, twin: 1.0, other: 0.9}, other),
+        ({best: 1.0}, twin),  # what was measured with float32 weights alone says nothing of the difference
+    ):
+        assert choose(narrow, ONE, measured=lambda key, s=seconds: s).kernel == chosen
+    assert layer_key(narrow) == layer_key(layer())
+    worth = [plan.kernel for plan in alternatives(plans_of(narrow, ONE))]
+    assert [name for name in worth if "float16" not in name] == [p.kernel for p in alternatives(plans_of(layer(), ONE))]
+    assert twin in worth and len(worth) <= 2 * MOST

@@ -18,6 +18,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
 from tvm_sched.pipeline import Compilation
+from tvm_sched.planning import narrow_weights
 from tvm_sched.records.database import Records, workload
 from tvm_sched.records.fastest import (
     BEST,
@@ -217,3 +218,21 @@ def test_a_damaged_file_is_told(tmp_path, content, words):
 def test_a_folder_without_records_is_told(tmp_path):
     with pytest.raises(UserError, match=f"no {BEST} in"):
         BestRecords(tmp_path, TARGET)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_function_of_16_bit_weights_takes_the_record_of_float32_ones(database, task, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(narrow_weights, "LEAST", 0)
+    write_best(database, tmp_path)
+    (narrow,) = tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET, weights=dtype)))
+    assert BestRecords(tmp_path, TARGET).known(narrow.func) == []
+    for records in (BestRecords(tmp_path, TARGET), Records(database, TARGET)):
+        found = records.lookup(narrow.func)
+        assert found.words == "record for float32 weights"
+        assert records.own(narrow.func) is None  # what it takes nobody has measured
+        schedules = (found.schedule, records.lookup(task.func).schedule)
+        loops = [str(sch.mod["main"].body).count("T.vectorized(") for sch in schedules]
+        assert loops[0] == loops[1] > 0
+    compiled = tvm_sched.compile(network(), X, threads=1, records=tmp_path, weights=dtype)
+    assert [layer.schedule for layer in compiled.explain()] == ["record for float32 weights"]
+    assert compiled.manifest["check"]["verified"]

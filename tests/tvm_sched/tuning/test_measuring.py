@@ -2,6 +2,7 @@
 
 import subprocess
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -71,3 +72,11 @@ def test_kernels_over_columns_are_tuned_and_compute_the_same(patterned, tmp_path
     (layer,) = artifact.explain()
     assert (layer.kernel, layer.schedule) == ("columns 1x16", "record")
     np.testing.assert_allclose(artifact(x.numpy()), module(x).detach().numpy(), rtol=1e-5, atol=1e-4)
+
+
+def test_arguments_of_types_that_numpys_files_lack_are_kept_too(tmp_path):
+    arrays = [np.arange(6, dtype="float32"), np.array([[1.5, -2], [0, 3]], ml_dtypes.bfloat16), np.ones(2, "int32")]
+    timing.save_arguments(tmp_path / "a.npz", [*arrays, *arrays, *arrays, *arrays])
+    loaded = timing.load_arguments(tmp_path / "a.npz")
+    assert [array.dtype for array in loaded] == 4 * [array.dtype for array in arrays]
+    assert all(map(np.array_equal, loaded, 4 * arrays))

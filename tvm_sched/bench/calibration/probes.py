@@ -18,7 +18,7 @@ from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT
+from tvm_sched.targets.sizes import FLOAT, FLOAT32
 
 NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
 FAR_CACHES = 6  # times the second cache: what only the third keeps
@@ -146,6 +146,19 @@ def scalars(target: Target) -> Trial | str:
     ]
     vector = 1 / min(target.loads_per_cycle, target.costs.vector_loads_per_cycle)
     return Trial(works, lambda few, many: tile.cols / (slope(few, many) / TILES / BLOCK_ROWS - vector))
+
+
+def widening(target: Target, weights: str) -> Trial:
+    """Blocks of a vector in the first cache, in tiles of half the registers: with 16-bit weights, and with float32."""
+    tile = Tile(1, target.registers // 2, 1, 1)
+    image = (1, TILES * tile.cols)
+    works = [
+        workloads.direct(target, tile, n=target.lanes, kept=kept, block_rows=BLOCK_ROWS, image=image, weights=dtype)
+        for dtype in (weights, FLOAT32)
+        for kept in (FEW, MANY)
+    ]
+    steps = TILES * BLOCK_ROWS
+    return Trial(works, lambda *cycles: (slope(*cycles[:2]) - slope(*cycles[2:])) / steps)
 
 
 def indices(target: Target) -> Trial | str:
@@ -356,6 +369,8 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("gather_cycles", "all of space-to-depth of an RGB image", gathering),
     Probe("vector_loads_per_cycle", "weights of a step, in tiles of one pixel", vectors),
     Probe("scalar_loads_per_cycle", "scalars of a step, in blocks of half a vector", scalars),
+    Probe("widen_float16_cycles", "what float16 weights add to a step", lambda t: widening(t, "float16")),
+    Probe("widen_bfloat16_cycles", "what bfloat16 weights add to a step", lambda t: widening(t, "bfloat16")),
     Probe("index_loads", "what else a step with indices loads", indices),
     Probe("set_overflow_factor", "the factor of a step", overflowing),
     Probe("bank_factor", "the factor of a step", banks),

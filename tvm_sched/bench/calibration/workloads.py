@@ -20,7 +20,7 @@ from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT, LINE
+from tvm_sched.targets.sizes import FLOAT, FLOAT32, LINE
 
 LAUNCHES = 20  # of `launching`
 
@@ -62,12 +62,13 @@ def direct(
     image: tuple[int, int] = (1, 1),
     channels: int | None = None,
     size: int = 1,
+    weights: str = FLOAT32,
 ) -> Workload:
     """Direct convolution to `image` pixels (height, width) without padding, bias and ReLU behind it; with all channels
-    kept where `channels` says nothing.
+    kept where `channels` says nothing. `weights`: their dtype.
     """
     shape = (1, image[0] + size - 1, image[1] + size - 1, channels or kept)
-    inputs = [placeholder(shape), placeholder((block_rows, kept, size, size, n))]
+    inputs = [placeholder(shape), placeholder((block_rows, kept, size, size, n), weights)]
     inputs += [placeholder((block_rows, kept), "int32")] if channels else []
     bias = placeholder((block_rows * n,))
     sums = direct_conv2d.conv2d(*inputs, out_channels=block_rows * n)

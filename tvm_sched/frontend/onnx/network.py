@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from subp_contract.errors import UserError, first_line
 from tvm_sched.frontend.onnx.conversion import Call, Computed, Fixed, Known, Value
 
-QUANTISE = "operator QuantizeLinear"  # how a `Call` of one begins its words
+QUANTISED = ("operator QuantizeLinear", "operator DequantizeLinear")  # how a `Call` of one begins its words
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class OnnxNetwork(nn.Module):
         self.output_names = tuple(name for name, _ in outputs)
         self._model = model
         self._session: Any = None
-        self._literally = any(call.node.startswith(QUANTISE) for call in calls)
+        self._literally = any(call.node.startswith(QUANTISED) for call in calls)
         self._places: dict[int, tuple[nn.Module, str]] = {}  # id of a known tensor -> where it is held
         self._kept: list[Tensor] = []  # so that these ids stay theirs
         needed = self._needed(calls, outputs)

@@ -56,4 +56,6 @@ def dequantize_linear(node: Node, q: Tensor, scale: Tensor, zero_point: Tensor |
     if not scale.ndim:
         return ops.dequantize_per_tensor.tensor(q, scale, zero, *limits).to(made)
     axis = (1 if node["axis"] is None else node["axis"]) % q.ndim
+    if q.ndim == 2 and axis == 1:  # a MatMul's weight [I, O]: scales go with the first axis, as of PyTorch's layers
+        return ops.dequantize_per_channel(q.t(), scale, zero, 0, *limits).to(made).t()
     return ops.dequantize_per_channel(q, scale, zero, axis, *limits).to(made)

@@ -115,7 +115,7 @@ def schedule(sch: Schedule, tile: StemTile, target: Target) -> None:
     sch.unroll(u)
     if taps.taps(problem) * tile.outputs * tile.vectors * problem.begun <= UNROLLED:
         sch.unroll(r)
-    sum_up(sch, product, c, [f, i], pixel, problem.dot, o)
+    sum_up(sch, product, c, [o, f, i], pixel, problem.dot)
     finish(sch, target)
 
 

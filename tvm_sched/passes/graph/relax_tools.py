@@ -34,6 +34,8 @@ def weight_bytes(function: relax.Function, dense: bool) -> int:
 
 def constant(array: np.ndarray) -> GenericConst:
     """A Relax constant of that value and dtype: a copy, and the only one, of an array in any order."""
+    if array.dtype.name == "bfloat16":  # which NumPy's exchange of memory does not know
+        return relax.const(tvm.runtime.tensor(np.ascontiguousarray(array)))
     tensor = tvm.runtime.empty(array.shape, str(array.dtype))
     np.from_dlpack(tensor)[...] = array
     return relax.const(tensor)

@@ -13,8 +13,10 @@ from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, rewritten, shape_of
 from tvm_sched.planning.explain import ZEROS, LayerChoice
+from tvm_sched.planning.narrow_weights import left_out, stored_types
 from tvm_sched.planning.plan import FREE, Chooser, Plan, Restrictions, chooser
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import FLOAT32
 
 Choices = dict[str, LayerChoice]  # what was chosen, by the layer's mark, in the order of the network
 BY_ESTIMATE = chooser(None)
@@ -26,23 +28,25 @@ def select_kernels(
     dense: bool = False,
     restrictions: Restrictions = FREE,
     choose: Chooser = BY_ESTIMATE,
+    weights: str = FLOAT32,
 ) -> tuple[IRModule, Choices]:
     """(the module, what was chosen) of 'main', whose convolutions are NHWC. `dense` ignores zeros: the baseline.
-    `restrictions`: of the kernels that layers may have. `choose`: gives each its plan.
+    `restrictions`: of the kernels that layers may have. `choose`: gives each its plan. `weights`: dtype in which they
+    may be stored.
 
     A layer that is computed several times, as the steps of a recurrent one are, has a mark for each, of which the first
     is its name.
     """
-    selector = _Selector(mod, target, dense, restrictions, choose)
+    selector = _Selector(mod, target, dense, restrictions, choose, weights)
     return rewritten(selector, mod), selector.choices
 
 
 @mutator
 class _Selector(PyExprMutator):
-    def __init__(self, mod, target, dense, restrictions, choose):
+    def __init__(self, mod, target, dense, restrictions, choose, weights):
         super().__init__(mod)
         self.target, self.dense, self.restrictions = target, dense, restrictions
-        self.choose = choose
+        self.choose, self.weights = choose, weights
         self.choices: Choices = {}
         main = mod["main"]
         self.values = {binding.var: binding.value for block in main.body.blocks for binding in block.bindings}
@@ -86,10 +90,8 @@ class _Selector(PyExprMutator):
         stride, padding, dilation = (tuple(map(int, call.attrs[key])) for key in ("strides", "padding", "dilation"))
         (_, height, width, channels), output = shape_of(call.args[0]), shape_of(call)
         shape = f"{channels}x{height}x{width} -> {output[3]}x{output[1]}x{output[2]}"
-        op = convolution_in_words(weight, stride, dilation, groups)
-        layer = Layer(
-            op, weight, output, channels, groups, stride, padding, dilation, dtype=dtype_of(call), dense=self.dense
-        )
+        op, geometry = convolution_in_words(weight, stride, dilation, groups), (stride, padding, dilation)
+        layer = Layer(op, weight, output, channels, groups, *geometry, **self.about(call, weight))
         return self.layer(call, layer, shape, call.args[0])
 
     def planar_convolution(self, call, weight):
@@ -111,8 +113,7 @@ class _Selector(PyExprMutator):
             stride,
             padding,
             dilation,
-            dtype=dtype_of(x),
-            dense=self.dense,
+            **self.about(call, weight),
             input_image=(height, width),
             zero_point=zero_point,
         )
@@ -123,9 +124,13 @@ class _Selector(PyExprMutator):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
-        dtype = dtype_of(call.args[0])
-        layer = Layer("linear", weight, shape_of(call), channels, linear=True, dtype=dtype, dense=self.dense)
+        layer = Layer("linear", weight, shape_of(call), channels, linear=True, **self.about(call, weight))
         return self.layer(call, layer, shape, call.args[0])
+
+    def about(self, call, weight):
+        """What a Layer is told beside its geometry."""
+        dtype = dtype_of(call.args[0])
+        return {"dtype": dtype, "dense": self.dense, "weight_types": stored_types(weight, self.weights)}
 
     def layer(self, call, layer, shape, x):
         """The layer on `x` as its plan has it; zeros where its weight holds nothing else."""
@@ -145,12 +150,14 @@ class _Selector(PyExprMutator):
             mark = f"{name}:{self.calls[name]}"
         if zeros:
             sizes = {"n": None, "density": 0.0, "kept": 0, "total": layer.channels, "macs": layer.macs}
+            sizes |= {"precision": layer.precision, "weights_dtype": layer.precision}
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
-            self.choices[mark] = replace(self.choices[mark], precision=layer.dtype)
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
         options = self.rounded(plan) if plan.form.kernel.rounds else {}
         choice = plan.choice(name, shape, layer, stored)
+        if layer.weight_types == (None,) and (reason := left_out(layer.weight, self.weights)):
+            choice = replace(choice, why=f"{choice.why}; {reason}")
         if restriction.why:
             best = self.choose(name, layer, self.target, FREE.default)
             if not restriction.allows(best.form):

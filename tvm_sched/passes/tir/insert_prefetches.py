@@ -69,7 +69,7 @@ def prefetches(body, arguments) -> list:
 
 
 def one_a_line(places: list[list], shape, line: int) -> list[list]:
-    """Those of an array's elements, given by their indices, that lie no nearer than a line of so many to the one
+    """Those of an array's elements, given by their indices, that lie no nearer than a `line` of so many to the one
     before: blocks of less than a line share one.
     """
 

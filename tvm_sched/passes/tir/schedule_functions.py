@@ -22,6 +22,7 @@ from tvm_sched.passes.graph.relax_tools import is_op, rewritten
 from tvm_sched.passes.tir.marks import SCHEDULED
 from tvm_sched.passes.tir.take_apart import Halves, halves
 from tvm_sched.records.recorded import KnownRecords
+from tvm_sched.records.wide_twin import wide_twin
 from tvm_sched.targets import Target
 
 PLAIN = "plain loops"  # begins the words of a function that no rule takes
@@ -149,7 +150,10 @@ def schedule_one(func: PrimFunc, target: Target, records: KnownRecords | None) -
         return sch, ""
     if records is not None and (recorded := records.lookup(func)) is not None:
         return recorded.schedule, recorded.words
-    problem, one_core = kernel.problem(sch), replace(target, cores=1)
+    # With 16-bit weights the tiles of float32 ones: reading weights often would cost less by estimate, not in fact.
+    twin = wide_twin(func)
+    problem = kernel.problem(sch if twin is None else Schedule(IRModule({"main": twin})))
+    one_core = replace(target, cores=1)
     tile = kernel.tiles(problem, target)[0]
     if worth_threads(kernel.cycles(problem, tile, one_core), target):
         kernel.schedule(sch, tile, target)

@@ -9,6 +9,7 @@ from quantised_networks import block
 
 import tvm_sched
 from subp_contract.errors import UserError
+from tvm_sched.deploy.manifest import limits
 from tvm_sched.frontend import onnx as frontend
 
 ort = pytest.importorskip("onnxruntime")
@@ -74,9 +75,21 @@ def test_onnx_runtimes_quantiser(options, tmp_path):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     (expected,) = ort.InferenceSession(file, options).run(None, {"x": x})
-    np.testing.assert_allclose(np.asarray(artifact(x)), expected, atol=artifact.manifest["check"]["limits"][0])
+    np.testing.assert_allclose(np.asarray(artifact(x)), expected, atol=limits(artifact.manifest)[0])
     layers = {layer.name: layer.density for layer in artifact.explain()}
-    assert len(layers) == 4 and layers["/linear/linear.0/Conv"] == 0.5 and "classifier" in layers
+    assert layers["/linear/linear.0/Conv"] == 0.5 and "/stem/stem.0/Conv" in layers
+
+
+def test_a_products_scales_go_with_its_outputs():
+    x, weights = floats(2, 6), {"w": np.arange(-12, 12, dtype=np.int8).reshape(6, 4)}
+    weights["s"] = np.array([0.1, 0.2, 0.05, 0.01], np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["weight"], axis=1),
+        helper.make_node("MatMul", ["x", "weight"], ["y"], name="product"),
+    ]
+    network = frontend.load(model_of(nodes, [("x", F32, x.shape)], ["y"], weights))
+    with torch.no_grad():
+        np.testing.assert_allclose(network(torch.from_numpy(x)).numpy(), network.reference(x), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_stay_in_8_bits():
