@@ -57,7 +57,7 @@ def test_a_dump_holds_a_numbered_file_a_phase(network, tmp_path):
     assert (
         files[0] == "00_imported.txt" and files[6] == "06_select_kernels.txt" and files[-1].endswith("machine_code.s")
     )
-    text = (tmp_path / "dump" / "09_schedule_functions.txt").read_text()
+    text = (tmp_path / "dump" / "10_schedule_functions.txt").read_text()
     assert "layer_first" in text and "T.vectorized" in text
     np.testing.assert_allclose(artifact(X.numpy()), network(X).detach().numpy(), rtol=0, atol=1e-4)
 

@@ -12,7 +12,7 @@ from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, sum_up
-from tvm_sched.kernels.integer.interleave import interleave
+from tvm_sched.kernels.integer.interleave import FOUR, interleave
 from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
@@ -87,6 +87,8 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.outputs / costs.scalar_loads_per_cycle
     step = register_tile.together(arithmetic, target.fma_latency, 0.0)
     step = max(step, loads)
+    if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
+        step *= WEIGHTS_APART
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
     product = register_tiles * (problem.groups * taps * step + costs.tile_cycles)
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
@@ -103,6 +105,9 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
     return conv.batch * total / target.cores
 
 
+# Of a step by LLVM's model of the A76, where a register does not hold the weights of four outputs: they are spread, and
+# spill.
+WEIGHTS_APART = 1.3
 STORE_CYCLES = 3.0  # of a vector of sums: made a fraction, scaled, rounded, narrowed
 PACKED = 0.75  # of that, where whole vectors of bytes are stored
 INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
