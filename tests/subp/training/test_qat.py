@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -202,6 +203,8 @@ def test_the_command_leaves_a_checkpoint_that_deploys(tmp_path, capsys):
     assert exit_code([*words, "--qat", "1", "-o", str(out), "--threads", "1"]) == 0
     assert "the last 1 of 2 epochs train for 8 bits" in capsys.readouterr().out
     assert exit_code(["export", str(out / "model.safetensors"), "-o", str(tmp_path / "q.pt2")]) == 0
+    assert exit_code(["export", str(tmp_path / "q.pt2"), "-o", str(tmp_path / "q.onnx")]) == 0
+    assert {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node} >= {"QuantizeLinear", "Conv", "Add"}
     settings = dict.fromkeys(("n", "sparsity", "seed", "size", "batch", "code"))
     stored, metadata = networks.load_network(str(tmp_path / "q.pt2"), settings)
     held, _ = networks.load_network(str(out / "model.safetensors"), settings | {"batch": 2})
