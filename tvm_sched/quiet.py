@@ -1,8 +1,9 @@
-"""Keeps TVM's chatter from the user's terminal."""
+"""Keeps TVM's chatter, and PyTorch's, from the user's terminal."""
 
 import os
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 
 # Said once a constant or once a lookup, and of no use to a user of this package.
@@ -16,13 +17,17 @@ CHATTER = (
 
 @contextmanager
 def quiet():
-    """Drops those lines from the process's standard error while the block runs; all others follow when it ends."""
+    """Drops those lines from the process's standard error while the block runs; all others follow when it ends. Nor
+    does torch.export say of its own code that it is deprecated.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+                yield
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
