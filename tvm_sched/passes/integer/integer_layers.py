@@ -24,6 +24,7 @@ from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
 from tvm_sched.passes.integer.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
 
+MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
@@ -222,7 +223,7 @@ class _Walk:
     def add(self, call):
         """Of two sums, or of a sum and constants."""
         one, other = (self.linear(arg) for arg in call.args)
-        if one is None or other is None or not (one.terms or other.terms):
+        if one is None or other is None or not 0 < len(one.terms) + len(other.terms) <= MOST_TERMS:
             return None
         return one.plus(other)
 
