@@ -22,7 +22,7 @@ from tvm.relax import op as rx
 
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
-from tvm_sched.passes.integer.linear_form import BYTE, Linear, Quantised, Term, fractions, integers, quantised
+from tvm_sched.passes.integer.linear_form import BYTE, INT32, Linear, Quantised, Term, fractions, integers, quantised
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
@@ -52,6 +52,16 @@ class _Weight:
 
     def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray):
         self.call, self.array, self.scale = call, array, scale
+
+    @property
+    def rows(self) -> np.ndarray:
+        """`[O, -1]`, int64: what is summed for each output."""
+        return self.array.reshape(len(self.array), -1).astype("int64")
+
+    @property
+    def most(self) -> int:
+        """A bound of its sums' magnitude."""
+        return BYTE * int(np.abs(self.rows).sum(axis=1).max(initial=0))
 
 
 class _Walk:
@@ -186,7 +196,7 @@ class _Walk:
     def conv2d(self, call):
         """An integer convolution, its padding before it."""
         x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
-        if x is None or not isinstance(weight, _Weight) or call.attrs.data_layout != "NCHW":
+        if x is None or not isinstance(weight, _Weight) or call.attrs.data_layout != "NCHW" or weight.most >= INT32:
             return None
         data, padding = x.tensor, [int(each) for each in call.attrs.padding]
         if any(padding):
@@ -200,7 +210,7 @@ class _Walk:
     def matmul(self, call):
         """A product with a constant matrix, which is one transposed."""
         x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
-        if x is None or not isinstance(weight, _Weight) or weight.array.ndim != 2:
+        if x is None or not isinstance(weight, _Weight) or weight.array.ndim != 2 or weight.most >= INT32:
             return None
         made = rx.matmul(x.tensor, constant(weight.array.T), out_dtype="int32")
         return self.product(made, x, weight, (-1,))
@@ -209,9 +219,9 @@ class _Walk:
         """What a layer's integers stand for. `shape`: of a number for each output channel."""
         tensor = emit_layer(self.builder, made, self.layer)
         scale = (x.scale * weight.scale).reshape(shape if weight.scale.size > 1 else ())
-        rows = weight.array.reshape(len(weight.array), -1).astype("int64")
-        most = BYTE * np.abs(rows).sum(axis=1).max()
-        return Linear((Term(tensor, scale, most),), -scale * x.zero_point * rows.sum(axis=1).reshape(shape))
+        return Linear(
+            (Term(tensor, scale, weight.most),), -scale * x.zero_point * weight.rows.sum(axis=1).reshape(shape)
+        )
 
     def permute_dims(self, call):
         """Of a weight: the matrix whose rows are the outputs is known as it was, and what takes it transposes."""
