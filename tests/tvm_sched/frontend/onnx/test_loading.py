@@ -182,9 +182,9 @@ REFUSED = {
         "operator MatMul \\(node 'square'\\) cannot be computed on inputs of \\[2, 3\\], \\[2, 3\\]",
     ),
     "an unknown operator": ([helper.make_node("Nonesuch", ["a"], ["y"], name="odd")], "Nonesuch"),
-    "a quantised network": (
-        [helper.make_node("QuantizeLinear", ["a", "scale"], ["y"], name="to_int8")],
-        "operator QuantizeLinear \\(node 'to_int8'\\) belongs to a quantised network",
+    "dynamic quantisation": (
+        [helper.make_node("DynamicQuantizeLinear", ["a"], ["y", "s", "z"], name="to_uint8")],
+        "operator DynamicQuantizeLinear \\(node 'to_uint8'\\) .* statically in QDQ form",
     ),
 }
 
