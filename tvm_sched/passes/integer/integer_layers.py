@@ -50,8 +50,18 @@ def integer_layers(mod: IRModule, activation: str) -> IRModule:
 class _Weight:
     """A dequantised constant: integers, a scale for each output channel or one for all, axis 0 being the output's."""
 
-    def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray):
+    def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray, transposed: bool = False):
         self.call, self.array, self.scale = call, array, scale
+        self.transposed = transposed  # whether the network's value is the array's transpose
+
+    @property
+    def of_outputs(self) -> "_Weight | None":
+        """Of a matrix that the network multiplies by: its transpose, whose rows are the outputs'; None where scales are
+        not theirs.
+        """
+        if self.array.ndim != 2 or (self.scale.size > 1 and not self.transposed):
+            return None
+        return self if self.transposed else _Weight(self.call, self.array.T, self.scale, transposed=True)
 
     @property
     def rows(self) -> np.ndarray:
@@ -115,7 +125,8 @@ class _Walk:
                 self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
             return self.made[id(made)][1]
         if isinstance(made, _Weight):
-            return self.builder.emit(made.call)
+            value = self.builder.emit(made.call)
+            return self.builder.emit(rx.permute_dims(value)) if made.transposed else value
         if made in self.moved:
             by = self.moved[made]
             wide = rx.subtract(rx.astype(made, "int16"), relax.const(by, "int16"))
@@ -210,7 +221,8 @@ class _Walk:
     def matmul(self, call):
         """A product with a constant matrix, which is one transposed."""
         x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
-        if x is None or not isinstance(weight, _Weight) or weight.array.ndim != 2 or weight.most >= INT32:
+        weight = weight.of_outputs if isinstance(weight, _Weight) else None
+        if x is None or weight is None or weight.most >= INT32:
             return None
         made = rx.matmul(x.tensor, constant(weight.array.T), out_dtype="int32")
         return self.product(made, x, weight, (-1,))
@@ -224,10 +236,10 @@ class _Walk:
         )
 
     def permute_dims(self, call):
-        """Of a weight: the matrix whose rows are the outputs is known as it was, and what takes it transposes."""
+        """Of a weight, a matrix: it stays one."""
         weight = self.convert(call.args[0])
-        if isinstance(weight, _Weight) and weight.array.ndim == 2:
-            return weight
+        if isinstance(weight, _Weight) and weight.array.ndim == 2 and not weight.transposed:
+            return _Weight(weight.call, weight.array, weight.scale, transposed=True)
         return self.moving(call)
 
     def add(self, call):
