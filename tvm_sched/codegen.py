@@ -17,16 +17,16 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
-from tvm_sched.passes.tir.copy_bytes import copy_bytes
+from tvm_sched.passes.integer.copy_bytes import copy_bytes
+from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
+from tvm_sched.passes.integer.lower_dots import lower_dots
+from tvm_sched.passes.integer.narrow_bytes import narrow_bytes
 from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
-from tvm_sched.passes.tir.interleave_bytes import interleave_bytes
 from tvm_sched.passes.tir.keep_registers import keep_registers
-from tvm_sched.passes.tir.lower_dots import lower_dots
-from tvm_sched.passes.tir.narrow_bytes import narrow_bytes
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
 from tvm_sched.passes.tir.sum_in_blocks import sum_in_blocks
 from tvm_sched.passes.tir.widen_indices import widen_indices

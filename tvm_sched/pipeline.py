@@ -22,7 +22,6 @@ from tvm_sched.passes.graph.channels_last import channels_last
 from tvm_sched.passes.graph.fold_batch_norm import fold_batch_norm
 from tvm_sched.passes.graph.fold_constants import fold_constants
 from tvm_sched.passes.graph.hoist_constants import PREPARE, hoist_constants
-from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.join_shapes import Joined, join_shapes
 from tvm_sched.passes.graph.layer_names import layer_of, name_output
 from tvm_sched.passes.graph.legalize import legalize
@@ -30,6 +29,7 @@ from tvm_sched.passes.graph.relax_tools import is_kernel_call, weight_bytes
 from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
+from tvm_sched.passes.integer.integer_layers import integer_layers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions

@@ -196,7 +196,8 @@ def dense_key(cell: Cell, config: Config) -> str:
 def accuracy(model: torch.nn.Module, data: Data) -> float:
     """Of the network, in eval mode, on all validation images; from 0 to 1."""
     images, labels = data.val.tensors
-    inputs, device = transforms.evaluation(data.preprocessing), next(model.parameters()).device
+    held = itertools.chain(model.parameters(), model.buffers())  # a quantised network has buffers alone
+    inputs, device = transforms.evaluation(data.preprocessing), next(held).device
     parts = zip(images.split(500), labels.split(500), strict=True)
     right = sum(int((model(inputs(some).to(device)).argmax(1).cpu() == of_some).sum()) for some, of_some in parts)
     return right / len(labels)

@@ -20,7 +20,7 @@ def packed(program: ExportedProgram) -> dict[str, Tensor]:
     return {_PROGRAM: torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
 
-def unpacked(tensors: dict[str, Tensor], path: Path) -> ExportedProgram:
+def unpacked(tensors: dict[str, Tensor], path: str | Path) -> ExportedProgram:
     """What was `packed`. Raises UserError, naming the checkpoint's path, where it is damaged."""
     try:
         return torch.export.load(io.BytesIO(tensors[_PROGRAM].numpy().tobytes()))

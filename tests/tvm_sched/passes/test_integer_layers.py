@@ -14,9 +14,9 @@ from tvm import IRModule, relax
 from tvm.relax import op as rx
 
 from tvm_sched import pipeline, targets
-from tvm_sched.passes.graph.integer_layers import integer_layers
 from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.relax_tools import constant, shape_of
+from tvm_sched.passes.integer.integer_layers import integer_layers
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.explain import LayerChoice
 

@@ -3,25 +3,19 @@
 A channel's plane, padded, stays in the first cache while its sums are made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from tvm import relax
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.base import Form, least_cycles
+from tvm_sched.kernels.fusion import finish
 from tvm_sched.kernels.integer import taps
 from tvm_sched.kernels.integer.dots import sum_up
 from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
-from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, read_whole_runs
-from tvm_sched.kernels.integer.rounding import Rounding
-from tvm_sched.kernels.integer.taps import ORDERED, PLANES, RESULT, ROUNDED, TapsProblem
+from tvm_sched.kernels.integer.taps import Stages, TapsKernel, TapsProblem
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import split_lanes
-from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_depthwise"  # the block of products
@@ -36,11 +30,6 @@ class DepthwiseTile:
 
     def __str__(self) -> str:
         return f"{self.vectors} vectors of lanes in registers"
-
-
-def problem_of(sch: Schedule) -> TapsProblem:
-    """What the function computes."""
-    return TapsProblem.of_block(sch.get(find_block(sch, NAME)).annotations)
 
 
 def tiles(problem: TapsProblem, target: Target, most: int = 8) -> list[DepthwiseTile]:
@@ -63,44 +52,31 @@ def cycles(problem: TapsProblem, tile: DepthwiseTile, target: Target, fma_cycles
 
 def schedule(sch: Schedule, tile: DepthwiseTile, target: Target) -> None:
     """Rewrites the compute, and the elementwise chain fused behind it: a few channels a thread."""
-    problem = problem_of(sch)
+    problem = KERNEL.problem(sch)
     layout = problem.layout
-    planes, product, rounded, ordered, result = (
-        find_block(sch, name) for name in (PLANES, NAME, ROUNDED, ORDERED, RESULT)
-    )
+    stages = Stages.of(sch, NAME)
 
     # 1. Outputs, a tile of rows at a time.
-    epilogue = merge_epilogue(sch, result)
-    sch.compute_inline(result)
-    if rounded is not None and not moves_only(sch, epilogue):
-        sch.compute_inline(rounded)
-        rounded = None
-    image, channel, h, w = sch.get_loops(epilogue)
+    image, channel, h, w = sch.get_loops(stages.epilogue)
     tiles, _ = sch.split(h, [None, layout.rows])
-    read_whole_runs(sch, epilogue, ORDERED, layout)
-    sch.compute_at(ordered, tiles, preserve_unit_loops=True)
-    if rounded is None:
-        split_lanes(sch, w, problem.dot.lanes)
-    else:
-        copy_whole(sch, w)
+    stages.outputs_in_rows(sch, tiles, w, problem)
 
     # 2. Sums of a few vectors in registers, then in order.
-    taps.in_registers(sch, product, rounded, ordered, tile.vectors, problem)
-    f, i, c, r, u, j = sch.get_loops(product)[-6:]
+    taps.in_registers(sch, stages, tile.vectors, problem)
+    f, i, c, r, u, j = sch.get_loops(stages.product)[-6:]
     i, pixel = sch.split(i, [None, problem.dot.lanes])
     sch.reorder(c, r, u, f, i, pixel, j)
 
     # 3. The planes, padded: of several channels, so that their rows have left for the cache when vectors are loaded.
     channels, channel = sch.split(channel, [None, together(problem, target)])
-    sch.compute_at(planes, channels, preserve_unit_loops=True)
-    _, column = sch.split(sch.get_loops(planes)[-1], [None, problem.columns])
-    copy_padded(sch, column, layout.padding[1], layout.image[1])
+    sch.compute_at(stages.planes, channels, preserve_unit_loops=True)
+    stages.copy_planes(sch, problem)
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, channels))
     for loop in (r, u):
         sch.unroll(loop)
-    sum_up(sch, product, c, [f, i], pixel, problem.dot)
+    sum_up(sch, stages.product, c, [f, i], pixel, problem.dot)
     finish(sch, target)
 
 
@@ -111,12 +87,10 @@ def together(problem: TapsProblem, target: Target) -> int:
     return max(shares, default=1)
 
 
-class PlanarDepthwise(Kernel):
+class PlanarDepthwise(TapsKernel):
     """Takes depthwise layers of integers whose taps lie side by side, with strides that divide a group of them."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
-    rounds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         found = list(taps.problems(layer, 1, target)) if layer.depthwise else []
@@ -124,22 +98,6 @@ class PlanarDepthwise(Kernel):
             problem = min(found, key=lambda each: least_cycles(self, each, target))
             yield Form(self, layer, problem, None, "planar depthwise", least_cycles(self, problem, target), rank=0)
 
-    def pack(self, form: Form) -> list[np.ndarray]:
-        return [taps.packed(form.layer.weight, form.problem)]
-
-    def call(
-        self,
-        builder: relax.BlockBuilder,
-        x: relax.Expr,
-        weights: Sequence[relax.Expr],
-        form: Form,
-        marks: dict,
-        rounding: Rounding | None = None,
-    ) -> relax.Expr:
-        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
-        return fusable_call(builder, NAME, taps.conv2d, x, *weights, **options, block=NAME)
-
-    problem = staticmethod(problem_of)
     tiles = staticmethod(tiles)
     cycles = staticmethod(cycles)
     schedule = staticmethod(schedule)

@@ -5,26 +5,20 @@ Where an image has fewer channels than a dot product takes, groups of them would
 taps of one channel. A tile's rows stay in the first cache while all outputs are made of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-from tvm import relax
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.base import Form, least_cycles
+from tvm_sched.kernels.fusion import finish
 from tvm_sched.kernels.integer import taps
 from tvm_sched.kernels.integer.dots import sum_up
 from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
-from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, read_whole_runs
-from tvm_sched.kernels.integer.rounding import Rounding
-from tvm_sched.kernels.integer.taps import ORDERED, PLANES, RESULT, ROUNDED, TapsProblem
+from tvm_sched.kernels.integer.taps import Stages, TapsKernel, TapsProblem
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import split_lanes
-from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_stem"  # the block of products
@@ -41,11 +35,6 @@ class StemTile:
 
     def __str__(self) -> str:
         return f"{self.outputs} channels x {self.vectors} vectors of lanes in registers"
-
-
-def problem_of(sch: Schedule) -> TapsProblem:
-    """What the function computes."""
-    return TapsProblem.of_block(sch.get(find_block(sch, NAME)).annotations)
 
 
 def tiles(problem: TapsProblem, target: Target, most: int = 12) -> list[StemTile]:
@@ -76,55 +65,40 @@ def cycles(problem: TapsProblem, tile: StemTile, target: Target, fma_cycles: flo
 
 def schedule(sch: Schedule, tile: StemTile, target: Target) -> None:
     """Rewrites the compute, and the elementwise chain fused behind it: a tile of rows a thread."""
-    problem = problem_of(sch)
+    problem = KERNEL.problem(sch)
     layout = problem.layout
-    planes, product, rounded, ordered, result = (
-        find_block(sch, name) for name in (PLANES, NAME, ROUNDED, ORDERED, RESULT)
-    )
+    stages = Stages.of(sch, NAME)
 
     # 1. Outputs: a tile of rows, of a few channels.
-    epilogue = merge_epilogue(sch, result)
-    sch.compute_inline(result)
-    if rounded is not None and not moves_only(sch, epilogue):
-        sch.compute_inline(rounded)
-        rounded = None
-    image, channel, h, w = sch.get_loops(epilogue)
+    image, channel, h, w = sch.get_loops(stages.epilogue)
     tiles, row = sch.split(h, [None, layout.rows])
     channels, channel = sch.split(channel, [None, tile.outputs])
     sch.reorder(image, tiles, channels, channel, row, w)
-    read_whole_runs(sch, epilogue, ORDERED, layout)
-    sch.compute_at(ordered, channels, preserve_unit_loops=True)
-    if rounded is None:
-        split_lanes(sch, w, problem.dot.lanes)
-    else:
-        copy_whole(sch, w)
+    stages.outputs_in_rows(sch, channels, w, problem)
 
     # 2. Sums in registers, then in order.
-    taps.in_registers(sch, product, rounded, ordered, tile.vectors, problem)
-    o, _, f, i, c, r, u, j = sch.get_loops(product)[-8:]
+    taps.in_registers(sch, stages, tile.vectors, problem)
+    o, _, f, i, c, r, u, j = sch.get_loops(stages.product)[-8:]
     i, pixel = sch.split(i, [None, problem.dot.lanes])
     sch.reorder(c, r, u, o, f, i, pixel, j)
 
     # 3. The planes, padded; 4. threads.
-    _, column = sch.split(sch.get_loops(planes)[-1], [None, problem.columns])
-    copy_padded(sch, column, layout.padding[1], layout.image[1])
-    sch.parallel(sch.fuse(*sch.get_loops(planes)[:-1]))
+    stages.copy_planes(sch, problem)
+    sch.parallel(sch.fuse(*sch.get_loops(stages.planes)[:-1]))
     sch.parallel(sch.fuse(image, tiles))
 
     # 5. The zeroing leaves the sum, and what is left of it is dot products.
     sch.unroll(u)
     if taps.taps(problem) * tile.outputs * tile.vectors * problem.begun <= UNROLLED:
         sch.unroll(r)
-    sum_up(sch, product, c, [o, f, i], pixel, problem.dot)
+    sum_up(sch, stages.product, c, [o, f, i], pixel, problem.dot)
     finish(sch, target)
 
 
-class PlanarStem(Kernel):
+class PlanarStem(TapsKernel):
     """Takes layers of few channels of integers whose taps lie side by side, with strides that divide a group."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
-    rounds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         takes = layer.groups == 1 and layer.channels <= MOST_CHANNELS and layer.kernel[1] > 1
@@ -133,22 +107,6 @@ class PlanarStem(Kernel):
             problem = min(found, key=lambda each: least_cycles(self, each, target))
             yield Form(self, layer, problem, None, "planar stem", least_cycles(self, problem, target), rank=1)
 
-    def pack(self, form: Form) -> list[np.ndarray]:
-        return [taps.packed(form.layer.weight, form.problem)]
-
-    def call(
-        self,
-        builder: relax.BlockBuilder,
-        x: relax.Expr,
-        weights: Sequence[relax.Expr],
-        form: Form,
-        marks: dict,
-        rounding: Rounding | None = None,
-    ) -> relax.Expr:
-        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
-        return fusable_call(builder, NAME, taps.conv2d, x, *weights, **options, block=NAME)
-
-    problem = staticmethod(problem_of)
     tiles = staticmethod(tiles)
     cycles = staticmethod(cycles)
     schedule = staticmethod(schedule)

@@ -20,7 +20,7 @@ from tvm.ir import Expr
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-COPY = "tvm_sched.copy"  # for passes/tir/copy_bytes
+COPY = "tvm_sched.copy"  # for passes/integer/copy_bytes
 LAYOUT = "planar.layout"  # attribute of the block of products
 
 

@@ -9,23 +9,26 @@ on those of F*i + 1. So nothing is rearranged before the products; F vectors of 
 `x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer rounds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
-from tvm import te
+from tvm import relax, te
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from tvm_sched.kernels.base import Form, Kernel, fusable_call
+from tvm_sched.kernels.fusion import find_block, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar_schedule import DOT
-from tvm_sched.kernels.integer.planes import Layout, padded_pixel
+from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
-from tvm_sched.kernels.rewrites.loops import unrolled_vector
+from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 PLANES, ROUNDED, ORDERED, RESULT = (f"planar_taps_{stage}" for stage in ("planes", "rounded", "ordered", "result"))
@@ -152,21 +155,82 @@ def conv2d(
     return te.compute(result, lambda b, o, h, w: ordered(b, o, *layout.place(h, w)), name=RESULT)
 
 
-def in_registers(
-    sch: Schedule, product: SBlockRV, rounded: SBlockRV | None, ordered: SBlockRV, vectors: int, problem: TapsProblem
-) -> None:
+@dataclass(frozen=True)
+class Stages:
+    """The blocks of a function; `rounded` is None where it rounds in its epilogue, or not at all."""
+
+    planes: SBlockRV
+    product: SBlockRV
+    rounded: SBlockRV | None
+    ordered: SBlockRV
+    epilogue: SBlockRV
+
+    @staticmethod
+    def of(sch: Schedule, name: str) -> "Stages":
+        """Those of a function whose block of products has this name; what was fused behind it becomes one block."""
+        planes, product, rounded, ordered, result = (
+            find_block(sch, each) for each in (PLANES, name, ROUNDED, ORDERED, RESULT)
+        )
+        epilogue = merge_epilogue(sch, result)
+        sch.compute_inline(result)
+        if rounded is not None and not moves_only(sch, epilogue):
+            sch.compute_inline(rounded)
+            rounded = None
+        return Stages(planes, product, rounded, ordered, epilogue)
+
+    def outputs_in_rows(self, sch: Schedule, at: LoopRV, column: LoopRV, problem: TapsProblem) -> None:
+        """Computes a tile's outputs, in order, at the loop `at`, and stores them a row at a time."""
+        read_whole_runs(sch, self.epilogue, ORDERED, problem.layout)
+        sch.compute_at(self.ordered, at, preserve_unit_loops=True)
+        if self.rounded is None:
+            split_lanes(sch, column, problem.dot.lanes)
+        else:
+            copy_whole(sch, column)
+
+    def copy_planes(self, sch: Schedule, problem: TapsProblem) -> None:
+        """Pads the planes a row at a time."""
+        _, column = sch.split(sch.get_loops(self.planes)[-1], [None, problem.columns])
+        copy_padded(sch, column, problem.layout.padding[1], problem.layout.image[1])
+
+
+class TapsKernel(Kernel):
+    """What the kernels have in common."""
+
+    dtypes = ("uint8", "int8")
+    rounds = True
+
+    def pack(self, form: Form) -> list[np.ndarray]:
+        return [packed(form.layer.weight, form.problem)]
+
+    def call(
+        self,
+        builder: relax.BlockBuilder,
+        x: relax.Expr,
+        weights: Sequence[relax.Expr],
+        form: Form,
+        marks: dict,
+        rounding: Rounding | None = None,
+    ) -> relax.Expr:
+        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
+        return fusable_call(builder, self.name, conv2d, x, *weights, **options, block=self.name)
+
+    def problem(self, sch: Schedule) -> TapsProblem:
+        return TapsProblem.of_block(sch.get(find_block(sch, self.name)).annotations)
+
+
+def in_registers(sch: Schedule, stages: Stages, vectors: int, problem: TapsProblem) -> None:
     """Divides the loop over a tile's positions, the last of `ordered`, into vectors that are summed in registers for
     all outputs of the loop before, and then put in order.
     """
-    *_, output, _, positions = sch.get_loops(ordered)
+    *_, output, _, positions = sch.get_loops(stages.ordered)
     part, vector, lane, begun = sch.split(positions, [None, vectors, problem.dot.lanes, problem.begun])
     sch.reorder(part, output, vector, lane, begun)
-    for block in (rounded, product):
+    for block in (stages.rounded, stages.product):
         if block is not None:
             sch.compute_at(block, part, preserve_unit_loops=True)
             sch.set_scope(block, 0, "local")
-    if rounded is not None:
-        *outer, i = sch.get_loops(rounded)[-4:]
+    if stages.rounded is not None:
+        *outer, i = sch.get_loops(stages.rounded)[-4:]
         unrolled_vector(sch, [*outer, *sch.split(i, [None, problem.dot.lanes])])
     for loop in (output, vector):
         sch.unroll(loop)

@@ -19,7 +19,7 @@ from te_run import function
 from tvm import te, topi
 
 from tvm_sched.kernels.integer.dots import dot_of
-from tvm_sched.passes.graph.linear_form import dequantize, requantize
+from tvm_sched.passes.integer.linear_form import dequantize, requantize
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.vector_math import vector_math
 
