@@ -73,11 +73,10 @@ def test_a_residual_of_another_scale_is_added_before_one_rounding(name, kernel, 
     layer.function(made, rounded(value, LIMITS[layer.dtype], layer.dtype)).check()
 
 
-@pytest.mark.parametrize("name", ["host", "x86-avx2"])
 @pytest.mark.parametrize(("kernel", "case"), CASES)
-def test_what_needs_fractions_gets_float32(name, kernel, case):
+def test_what_needs_fractions_gets_float32(kernel, case):
     """SiLU's exponential is a polynomial: a value near a half may go to the other side."""
-    layer = Sum(kernel, case, TARGETS[name])
+    layer = Sum(kernel, case, TARGETS["host"])
     coefficient, bias = layer.input(layer.coefficient / 20), layer.input(layer.bias / 20)
     fractions = dequantize(layer.te, coefficient, bias, numbers=[None, None], limits=(-np.inf, np.inf))
     scaled = topi.multiply(topi.multiply(fractions, topi.sigmoid(fractions)), te.const(9.0, "float32"))

@@ -60,7 +60,7 @@ def random_case(seed: int) -> Convolution:
     )
 
 
-@pytest.mark.parametrize("seed", range(42))
+@pytest.mark.parametrize("seed", range(35))
 def test_random_layers(seed):
     target = list(TARGETS.values())[seed % len(TARGETS)]
     function_of(random_case(seed), target, rounding=["", "each", "one"][seed // len(TARGETS) % 3]).check()
