@@ -79,8 +79,8 @@ def test_an_exported_program_gives_the_same_outputs(saved, tmp_path):
 def test_options_of_random_weights_are_refused_for_files(saved, tmp_path):
     with pytest.raises(UserError, match="leave out --n and --seed"):
         load_network(str(saved), NOTHING | {"n": 16, "seed": 1})
-    with pytest.raises(UserError, match="leave out --batch"):
-        load_network(str(tmp_path / "net.pt2"), NOTHING | {"batch": 2})
+    with pytest.raises(UserError, match="leave out --size"):
+        load_network(str(tmp_path / "net.pt2"), NOTHING | {"size": 2})
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.pt2", "net.pth"])
