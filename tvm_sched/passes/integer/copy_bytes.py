@@ -31,6 +31,10 @@ def rewritten(loop: tirx.For):
     store = realize.block.body
     value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
 
+    taken = value.args[1] if is_choice(value) else value
+    if not isinstance(taken, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, realize)
+
     def at(expressions, column: int) -> list:
         return replaced(replaced(list(expressions), values), {loop.loop_var: column})
 

@@ -26,6 +26,8 @@ def rewritten(loop: tirx.For):
     store = realize.block.body
     pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
     load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+    if not isinstance(load, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
     def at(indices, pixel: int, j: int) -> list:
         return replaced(replaced(list(indices), values), {loop.loop_var: pixel, inner.loop_var: j})
