@@ -9,6 +9,7 @@ import tvm_sched
 from subp_contract.errors import CheckFailed, UserError
 from tvm_sched import Artifact
 from tvm_sched.bench.engines import Engine, Network
+from tvm_sched.deploy.manifest import relative_of
 from tvm_sched.frontend import aten, torch_export
 from tvm_sched.frontend.decompositions.table import decomposed
 from tvm_sched.signature import check_inputs
@@ -29,7 +30,7 @@ def check(
 
     Raises CheckFailed if it is beyond the limit for what is expected, and what is `allowed` beyond that.
     """
-    agreement = compare(output, expected, allowed=allowed, precision=precision)
+    agreement = compare(output, expected, allowed=allowed, relative=relative_of(precision, []))
     if not agreement.holds:
         raise CheckFailed(f"{stage} {agreement.words}")
     return agreement.error
