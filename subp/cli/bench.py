@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,10 +202,12 @@ def network_of(model: str, settings: dict, shape: list[int]) -> "Network":
     if not model.endswith(".pt2"):
         settings = settings | {"batch": shape[0], "size": shape[-1]}
     network, _ = load_network(model, settings)
-    if model.endswith(".pt2") and len(network.only_input()) != shape[0]:
-        network, _ = load_network(model, settings | {"batch": shape[0]})
+    given = list(network.only_input().shape)
+    if model.endswith(".pt2") and given[0] != shape[0] and given[1:] == shape[1:]:
+        with suppress(UserError):  # of a program for one size, whose inputs are told below
+            network, _ = load_network(model, settings | {"batch": shape[0]})
     if list(network.only_input().shape) != shape:
-        raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {list(network.only_input().shape)}")
+        raise UserError(f"NET.SO takes inputs of {shape}, and {model} of {given}")
     return network
 
 

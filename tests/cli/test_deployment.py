@@ -26,7 +26,7 @@ ROW = (
     "median_ms", "p90_ms", "min_ms", "ratio_to_best_dense", "file_bytes",
     "dense_macs", "kept_macs", "peak_gflops", "peak_median_gflops", "time_over_d", "share_of_peak",
     "file_limit_bytes", "workspace_bytes", "weights_bytes", "rss_growth_bytes", "goal",
-    "precision", "ratio_to_best_int8", "calls", "core_share", "steal", "ghz",
+    "precision", "weights", "ratio_to_best_int8", "calls", "core_share", "steal", "ghz",
 )  # fmt: skip
 
 
