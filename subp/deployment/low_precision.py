@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import tvm_sched
+from subp import models
 from subp.data.loaders import Data
 from subp.deployment import quantised
 from subp.training import checkpoint, experiments, trainer
@@ -42,7 +43,8 @@ def accuracies(cell: Cell, root: Path, work: Path, progress: Progress | None = N
     resume = (folder / trainer.CHECKPOINT).exists()
     if not (folder / trainer.MODEL).exists():
         trainer.train(experiments.watched(data, cell.seed), config, output=folder, resume=resume, progress=progress)
-    model, _ = checkpoint.load_model(folder / trainer.MODEL)
+    model = models.create(cell.network, len(data.classes), data.preprocessing.channels)  # it may be one of a file
+    model, _ = checkpoint.load_model(folder / trainer.MODEL, model)
     return {
         **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
         "cell": cell.key,
