@@ -11,6 +11,7 @@ from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.conv_problem import annotation
+from tvm_sched.kernels.rewrites.tir_blocks import without
 from tvm_sched.targets.sizes import FLOAT32, NARROW
 
 STORED = annotation("weights")
@@ -24,18 +25,7 @@ def wide_twin(func: PrimFunc) -> PrimFunc | None:
         if STORED not in block.annotations:
             return block
         met.append(block)
-        rest = {key: value for key, value in block.annotations.items() if key != STORED}
-        return SBlock(
-            block.iter_vars,
-            block.reads,
-            block.writes,
-            block.name_hint,
-            block.body,
-            block.init,
-            block.alloc_buffers,
-            block.match_buffers,
-            rest,
-        )
+        return without(block, (STORED,))
 
     body = tvm_ffi.structural_map(func.body, (SBlock, untold))
     if not met:

@@ -12,7 +12,6 @@ the activation's zero point. Blocks are filled up to whole groups by zero weight
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -25,7 +24,7 @@ from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
 from tvm_sched.kernels.integer.planes import Layout, padded_pixel
 from tvm_sched.kernels.integer.rounding import Rounding
-from tvm_sched.kernels.layer import Layer, longest_row
+from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
@@ -133,10 +132,8 @@ class PlanarConv2d(Kernel):
             return
         for n in pattern.SIZES:
             found = [planar_problem(layer, n, dot, layout) for layout in layouts(layer, target, dot.lanes)]
-            cycles, problem = min(
-                ((least_cycles(self, each, target), each) for each in found), key=lambda pair: pair[0]
-            )
-            yield Form(self, layer, problem, n, "planar", cycles, rank=0, details=problem)
+            problem = min(found, key=lambda each: least_cycles(self, each, target))
+            yield Form(self, layer, problem, n, "planar", least_cycles(self, problem, target), rank=0)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem
@@ -179,9 +176,8 @@ class PlanarConv2d(Kernel):
 
 def planar_problem(layer: Layer, n: int, dot: Dot, layout: Layout) -> PlanarProblem:
     """The layer in blocks of n."""
-    kept = longest_row(layer.kept[n])
-    conv = replace(layer.problem(n), indexed=kept < layer.channels)
-    return PlanarProblem(conv, layout, dot, ceil(kept / dot.group))
+    conv = layer.problem(n)
+    return PlanarProblem(conv, layout, dot, ceil(conv.kept / dot.group))
 
 
 KERNEL = PlanarConv2d()

@@ -6,13 +6,13 @@ spatial axis (i, j) names what the block writes; a reduction axis (k) is summed 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import tvm_ffi
 from tvm import ir, tirx
-from tvm.s_tir import SBlockRealize, Schedule
+from tvm.s_tir import SBlock, SBlockRealize, Schedule
 from tvm.tirx import IterVar
 
 from tvm_sched.kernels.rewrites.loops import worth_threads
@@ -36,6 +36,13 @@ def blocks_of(sch: Schedule) -> list:
     """The blocks of the function, in order; none where its body is no list of blocks (a hand-written sort or scan)."""
     body = sch.mod[sch.func_working_on or "main"].body
     return sch.get_child_blocks(sch.get_sblock(body.block.name_hint)) if isinstance(body, SBlockRealize) else []
+
+
+def without(block: SBlock, keys: Collection[str]) -> SBlock:
+    """The block without these annotations."""
+    rest = {key: value for key, value in block.annotations.items() if key not in keys}
+    parts = (block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init)
+    return SBlock(*parts, block.alloc_buffers, block.match_buffers, rest)
 
 
 def is_regular(sch: Schedule, block) -> bool:

@@ -15,6 +15,7 @@ from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.base import KERNEL_MARK, LAYER_MARK
+from tvm_sched.kernels.rewrites.tir_blocks import without
 from tvm_sched.passes.graph.layer_names import PREFIX
 from tvm_sched.passes.graph.relax_tools import is_op, rewritten
 
@@ -80,19 +81,6 @@ def without_marks(func: PrimFunc) -> PrimFunc:
     """The function as it is without them: what tuning records know."""
 
     def bare(block: SBlock) -> SBlock:
-        if not any(key in block.annotations for key in MARKS):
-            return block
-        rest = {key: value for key, value in block.annotations.items() if key not in MARKS}
-        return SBlock(
-            block.iter_vars,
-            block.reads,
-            block.writes,
-            block.name_hint,
-            block.body,
-            block.init,
-            block.alloc_buffers,
-            block.match_buffers,
-            rest,
-        )
+        return without(block, MARKS) if any(key in block.annotations for key in MARKS) else block
 
     return tvm_ffi.structural_map(func, (SBlock, bare))
