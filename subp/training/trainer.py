@@ -94,24 +94,29 @@ def train(
         saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
         if saved:
             _require_same_options(saved.metadata, data, config, model)
-        run = _Run(data, config, model, weights, ranks)
-        if saved:
-            run.restore(saved)
-        if run.sparsifier and len(run.history) < config.epochs:
-            progress.layers(run.sparsifier.summary())
-            if run.sparsifier.rearranged and not run.history:
-                progress.rearranged(run.sparsifier.rearranged)
-        files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
-        with progress.run(config.epochs, len(run.history)):
-            for epoch in range(len(run.history), config.epochs):
-                run.epoch(epoch, progress)
-                if files:
-                    files.write()
-                progress.epoch(run.history[-1])
-        folded, program = run.finished()
-        if output and files:
-            tensors = quantised.packed(program) if program else {}
-            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.about_now, quantised=tensors))
+        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress)
+
+
+def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress) -> Result:
+    """The run from its first epoch, or the one after `saved`, to its end. What it held is free when this returns."""
+    config, ranks = run.config, run.ranks
+    if saved:
+        run.restore(saved)
+    if run.sparsifier and len(run.history) < config.epochs:
+        progress.layers(run.sparsifier.summary())
+        if run.sparsifier.rearranged and not run.history:
+            progress.rearranged(run.sparsifier.rearranged)
+    files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
+    with progress.run(config.epochs, len(run.history)):
+        for epoch in range(len(run.history), config.epochs):
+            run.epoch(epoch, progress)
+            if files:
+                files.write()
+            progress.epoch(run.history[-1])
+    folded, program = run.finished()
+    if output and files:
+        tensors = quantised.packed(program) if program else {}
+        checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.about_now, quantised=tensors))
     return Result(folded.eval(), run.history, program)
 
 
