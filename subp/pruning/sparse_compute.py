@@ -5,9 +5,10 @@ input, gradient of the weight.
     sparse_compute.detach(model)      # as their classes do again
 
 For convolutions and linear layers in float32 (or float64) whose block rows keep equally many blocks, whatever the
-method; masks may change at any time. Where the mask lets gradients through to pruned blocks (soft training, methods
-that regrow by gradients) the weight's gradient is PyTorch's own, of all blocks. docs/sparse_training.md says what that
-gains. What each layer does is chosen when it first runs at a size (subp/sparse_products/choice.py); `computation` tells.
+method, and for depthwise convolutions, which no method prunes, as blocks of which all are kept: PyTorch's own are slow.
+Masks may change at any time. Where the mask lets gradients through to pruned blocks (soft training, methods that regrow
+by gradients) the weight's gradient is PyTorch's own, of all blocks. What each layer does is chosen when it first runs
+at a size (subp/sparse_products/choice.py), and `computation` tells. docs/sparse_training.md says what is gained.
 """
 
 import types
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from subp.pruning import masking
@@ -37,10 +37,14 @@ class _State:
     index: Tensor | None = None
     told: str = "not run yet"
 
+    def __reduce__(self) -> tuple:
+        """A copy knows nothing yet: its mask is another one."""
+        return _State, ()
+
 
 def attach(model: nn.Module, way: str = WAYS[0]) -> int:
-    """Lets the masked layers that this is for compute so, until `detach`. Returns how many. Raises UserError for another
-    way than WAYS.
+    """Lets the layers that this is for compute so, until `detach`. Returns how many. Raises UserError for another way
+    than WAYS.
     """
     require(way in WAYS, f"sparse_compute is one of {', '.join(WAYS)}, not {way!r}")
     suited = [layer for layer in model.modules() if _suits(layer)]
@@ -66,12 +70,19 @@ def _attached(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _suits(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d) and _padding(layer) is None:
+        return False
+    if _depthwise(layer):
+        return True
     if not isinstance(layer, (nn.Conv2d, nn.Linear)) or masking.masked_weights(layer) != ["weight"]:
         return False
     mask, (outputs, inputs, *_) = masking.mask_of(layer).mask, masking.trained_weight(layer).shape
-    if mask.ndim != 2 or mask.shape[1] != inputs or outputs % mask.shape[0]:
-        return False
-    return isinstance(layer, nn.Linear) or _padding(layer) is not None
+    return mask.ndim == 2 and mask.shape[1] == inputs and outputs % mask.shape[0] == 0
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    plain = isinstance(layer, nn.Conv2d) and not parametrize.is_parametrized(layer)
+    return plain and layer.groups == layer.in_channels > 1
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
@@ -88,8 +99,13 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
 
 def _index(layer: nn.Module) -> Tensor | None:
     """The inputs that each block row keeps, [G, K] int32, sorted; None where rows differ in their number."""
-    state, parametrization = layer._sparse_compute, masking.mask_of(layer)
+    state = layer._sparse_compute
     assert isinstance(state, _State)
+    if _depthwise(layer):
+        if state.index is None:
+            state.index = torch.zeros(layer.groups, 1, dtype=torch.int32)  # type: ignore[arg-type]
+        return state.index
+    parametrization = masking.mask_of(layer)
     if parametrization.follow:
         masking.weight_of(layer)  # chooses the mask anew
     mask = parametrization.mask
@@ -101,8 +117,14 @@ def _index(layer: nn.Module) -> Tensor | None:
     return state.index
 
 
+def _trained(layer: nn.Module) -> Tensor:
+    return layer.weight if _depthwise(layer) else masking.trained_weight(layer)  # type: ignore[return-value]
+
+
 def _soft(layer: nn.Module) -> bool:
     """Whether the gradient of pruned blocks is wanted."""
+    if _depthwise(layer):
+        return False
     mask = masking.mask_of(layer)
     return mask.soft or mask.gradient is not None
 
@@ -111,11 +133,13 @@ def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
     """What the products take: the trained weight itself where none of them reads its pruned blocks and the mask would
     change no gradient, which saves two passes over it.
     """
+    if _depthwise(layer):
+        return _trained(layer)
     mask = masking.mask_of(layer)
     reads = not all(sparse[:2]) or not (mask.soft or sparse[2])
     if reads or mask.follow or mask.gradient is not None or (mask.soft and mask.decay):
         return masking.weight_of(layer)
-    return masking.trained_weight(layer)
+    return _trained(layer)
 
 
 def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
@@ -127,7 +151,9 @@ def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
     from subp.sparse_products import choice, operator
 
-    weight, index = masking.trained_weight(layer), _index(layer)
+    if not _suits(layer):
+        return _dense(layer, x, "it is not masked any more")
+    weight, index = _trained(layer), _index(layer)
     if index is None:
         return _dense(layer, x, "its rows keep unequally many blocks")
     if x.ndim != 4 or x.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
@@ -138,14 +164,18 @@ def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
     if not any(chosen.sparse):
         return _dense(layer, x, str(chosen).removeprefix("dense: "))
     layer._sparse_compute.told = str(chosen)  # type: ignore[union-attr]
-    y = operator.block_conv2d(x, _weight(layer, chosen.sparse), index, *geometry, layer.groups, chosen.sparse, _soft(layer))
+    y = operator.block_conv2d(
+        x, _weight(layer, chosen.sparse), index, *geometry, layer.groups, chosen.sparse, _soft(layer)
+    )
     return y if layer.bias is None else y + layer.bias[:, None, None]
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     from subp.sparse_products import choice, operator
 
-    weight, index = masking.trained_weight(layer), _index(layer)
+    if not _suits(layer):
+        return _dense(layer, x, "it is not masked any more")
+    weight, index = _trained(layer), _index(layer)
     rows = x.numel() // max(1, x.shape[-1])
     if index is None:
         return _dense(layer, x, "its rows keep unequally many blocks")

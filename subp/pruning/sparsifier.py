@@ -32,6 +32,7 @@ from torch.nn.utils import parametrize
 
 from subp.common.seeds import generator
 from subp.pruning import block_masks, masking, schedules
+from subp.pruning import sparse_compute as computing
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
@@ -49,7 +50,7 @@ from subp_contract.errors import require
 @dataclass(frozen=True)
 class LayerState:
     """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
-    without blocks.
+    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerState:
     n: int | None
     density: float
     reason: str | None
+    computes: str | None = None
 
 
 class Sparsifier:
@@ -94,6 +96,8 @@ class Sparsifier:
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
+    sparse_compute:  "kernels": on a CPU, leave the pruned blocks out of the products of a step, see sparse_compute.py;
+                     `summary` says of each layer how it computes. None: PyTorch's products of the masked weights
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
                      described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
                      training is added in every backward pass: twice for a layer used twice, once a micro-batch where
@@ -126,6 +130,7 @@ class Sparsifier:
         exclude: Sequence[str] = PruningOptions.exclude,
         include: Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
+        sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
         self.settings = Settings.completed(
@@ -187,6 +192,8 @@ class Sparsifier:
             )
             for name, (layer, weight) in self.places.items()
         }
+        if sparse_compute is not None:
+            computing.attach(model, sparse_compute)
 
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
         return rearrange_filters(
@@ -300,6 +307,7 @@ class Sparsifier:
         """
         model = self.model if model is None else model
         masked = any(masking.masked_weights(layer) for layer in model.modules())
+        computing.detach(model)
         masking.fold(model)
         if masked and self._regrouping:
             self._regrouping.fold(model, self.masks)
@@ -307,16 +315,17 @@ class Sparsifier:
 
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
-        masks = self.masks
+        masks, computes = self.masks, computing.computation(self.model)
         rows = []
         for layer_name, layer in self.model.named_modules():
             kind = parametrize.type_before_parametrizations(layer).__name__
             for name in {layer_name: None} | places_of(layer_name, layer):
                 if name in masks:
                     n = self._n[name] if self._method.uses_n else None
-                    rows.append(LayerState(name, kind, n, block_masks.density(masks[name]), None))
+                    density = block_masks.density(masks[name])
+                    rows.append(LayerState(name, kind, n, density, None, computes.get(id(layer))))
                 elif name in self.skipped:
-                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))
+                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name], computes.get(id(layer))))
         return rows
 
     def state_dict(self) -> dict:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
-from tvm_sched.products import library
-from tvm_sched.products.problem import Problem
 
 from subp.sparse_products import operator
 from subp.sparse_products.operator import KINDS
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
+from tvm_sched.products import library
+from tvm_sched.products.problem import Problem
 
 MOST_DENSITY = 0.75  # above, nothing is measured
 EIGHTHS = 8
@@ -53,7 +53,7 @@ def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
     why = library.why_not(problem)
     if why is None and problem.batch * problem.block_rows * kept == 0:
         why = "there is nothing to compute"
-    if why is None and kept > MOST_DENSITY * problem.inputs:
+    if why is None and problem.inputs > 1 and kept > MOST_DENSITY * problem.inputs:
         why = f"more than {MOST_DENSITY:.0%} of its blocks are kept"
     if why:
         return Choice(why=why)

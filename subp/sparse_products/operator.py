@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
+
 from tvm_sched.products import library
 from tvm_sched.products.problem import Problem
 

@@ -24,7 +24,7 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
     direct = in_place(p, whole)
     images = 1 if direct else tile.images
     run = planes.positions(p, images, whole)
-    of_x = planes.of_input(p, images, whole, run + p.margin)
+    of_x = planes.as_it_is(p, p.channels) if direct else planes.of_input(p, images, whole, run + p.margin)
     of_y = Planes(p, images, p.n, 1, run)
 
     def body() -> None:

@@ -25,9 +25,11 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
     vectors, whole = Vectors(lanes, p.dtype), lanes * tile.vectors
     direct = in_place(p, whole)
     images = 1 if direct else tile.images
-    of_x = planes.of_input_gradient(p, images, whole)
+    of_x = planes.as_it_is(p, p.channels) if direct else planes.of_input_gradient(p, images, whole)
     first_rows = [p.rows_within(down)[0] for down, _ in p.phases]
-    of_y = planes.of_output(p, images, of_x.plane + max(first_rows) * p.pitch, p.margin)
+    of_y = planes.as_it_is(p, p.outputs)
+    if not direct:
+        of_y = planes.of_output(p, images, of_x.plane + max(first_rows) * p.pitch, p.margin)
     steps = of_x.plane // whole
     near = max(count for count in range(1, NEAR + 1) if steps % count == 0)
     inner = p.image[0] * p.image[1]

@@ -32,7 +32,7 @@ _building = threading.Lock()
 
 @dataclass(frozen=True)
 class Product:
-    """One of the three, for one problem and number of threads."""
+    """One of the three, for one problem, cut for so many threads; where the process may use fewer, these share it."""
 
     kind: str
     problem: Problem
@@ -40,7 +40,7 @@ class Product:
 
     def __call__(self, *arguments) -> None:
         """Arrays, each flat and contiguous, and the number of kept blocks, as the product's module says."""
-        runtime.set_threads(self.threads)
+        runtime.set_threads(min(self.threads, runtime.most_threads()))
         self.function(*arguments)
 
     @property

@@ -25,6 +25,7 @@ class Planes:
     plane:  positions of a plane, in all of them a multiple of what is loaded and stored at once
     front:  positions before the first of a line: zeros
     inner:  a plane's rows begin and end with the image; else with its padding
+    dense:  lines follow each other without a gap: PyTorch's own memory
     """
 
     problem: Problem
@@ -34,6 +35,7 @@ class Planes:
     plane: int
     front: int = 0
     inner: bool = False
+    dense: bool = False
 
     @property
     def line(self) -> int:
@@ -41,6 +43,8 @@ class Planes:
         does not lie in few sets of the first cache.
         """
         size = self.front + self.phases * self.plane
+        if self.dense:
+            return size
         line = CACHE_LINE // BYTES[self.problem.dtype]
         return (ceil(size / line) | 1) * line
 
@@ -61,6 +65,11 @@ class Planes:
 
 
 CACHE_LINE = 64  # bytes
+
+
+def as_it_is(problem: Problem, lines: int) -> Planes:
+    """PyTorch's own memory, of an image at a time."""
+    return Planes(problem, 1, lines, 1, prod(problem.image), dense=True)
 
 
 def positions(problem: Problem, count: int, whole: int) -> int:

@@ -61,46 +61,47 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
                     begin = start = 0
                     planes.pack_input(of_x, first, x, pixels, vectors)
                     planes.pack_output(of_y, first, dy, given, vectors)
-                with loop(p.block_rows) as row, loop(chunks) as chunk, loop(p.n // tile.outputs) as few:
-                    with loop(tiles) as block:
-                        channels = [
-                            channel(p, indices, kept, row, tirx.min(block * tile.blocks + b, kept - 1))
+                with (
+                    loop(p.block_rows) as row,
+                    loop(chunks) as chunk,
+                    loop(p.n // tile.outputs) as few,
+                    loop(tiles) as block,
+                ):
+                    channels = [
+                        channel(p, indices, kept, row, tirx.min(block * tile.blocks + b, kept - 1))
+                        for b in range(tile.blocks)
+                    ]
+                    for down, right in kernel_taps(p, tile.taps):
+                        taps = [p.tap(down, right + q) for q in range(tile.taps)]
+                        tap = down * p.kernel[1] + right
+                        registers = memory(
+                            "registers", tile.blocks * tile.taps * tile.outputs * lanes, p.dtype, "local"
+                        )
+                        places = [
+                            [((b * tile.taps + q) * tile.outputs + o) * lanes for o in range(tile.outputs)]
                             for b in range(tile.blocks)
+                            for q in range(tile.taps)
                         ]
-                        for down, right in kernel_taps(p, tile.taps):
-                            taps = [p.tap(down, right + q) for q in range(tile.taps)]
-                            tap = down * p.kernel[1] + right
-                            registers = memory(
-                                "registers", tile.blocks * tile.taps * tile.outputs * lanes, p.dtype, "local"
-                            )
-                            places = [
-                                [((b * tile.taps + q) * tile.outputs + o) * lanes for o in range(tile.outputs)]
-                                for b in range(tile.blocks)
-                                for q in range(tile.taps)
+                        for place in chain(*places):
+                            vectors.store(registers, place, vectors.zero)
+                        with loop(separate) as image, loop(run // lanes // chunks) as step:
+                            position = (chunk * (run // lanes // chunks) + step) * lanes
+                            line = start + image * y_image + (row * p.n + few * tile.outputs) * y_line
+                            gradients = [
+                                vectors.load(given, line + output * y_line + position) for output in range(tile.outputs)
                             ]
-                            for place in chain(*places):
-                                vectors.store(registers, place, vectors.zero)
-                            with loop(separate) as image, loop(run // lanes // chunks) as step:
-                                position = (chunk * (run // lanes // chunks) + step) * lanes
-                                line = start + image * y_image + (row * p.n + few * tile.outputs) * y_line
-                                gradients = [
-                                    vectors.load(given, line + output * y_line + position)
-                                    for output in range(tile.outputs)
-                                ]
-                                for place_of, own in enumerate(places):
-                                    b, q = divmod(place_of, tile.taps)
-                                    phase, shift = taps[q]
-                                    source = begin + image * x_image + channels[b] * x_line + position
-                                    pixel = vectors.load(pixels, source + (phase * of_x.plane + shift))
-                                    for gradient, place in zip(gradients, own, strict=True):
-                                        vectors.store(
-                                            registers, place, vectors.load(registers, place) + pixel * gradient
-                                        )
                             for place_of, own in enumerate(places):
                                 b, q = divmod(place_of, tile.taps)
-                                at = ((row * tiles + block) * tile.blocks + b) * p.taps + tap + q
-                                at = part * size + at * p.n + few * tile.outputs
-                                add_totals(vectors, totals, at, [vectors.load(registers, place) for place in own])
+                                phase, shift = taps[q]
+                                source = begin + image * x_image + channels[b] * x_line + position
+                                pixel = vectors.load(pixels, source + (phase * of_x.plane + shift))
+                                for gradient, place in zip(gradients, own, strict=True):
+                                    vectors.store(registers, place, vectors.load(registers, place) + pixel * gradient)
+                        for place_of, own in enumerate(places):
+                            b, q = divmod(place_of, tile.taps)
+                            at = ((row * tiles + block) * tile.blocks + b) * p.taps + tap + q
+                            at = part * size + at * p.n + few * tile.outputs
+                            add_totals(vectors, totals, at, [vectors.load(registers, place) for place in own])
         with shared(p.block_rows) as row:
             clear(vectors, dw, row * (p.n * p.inputs * p.taps), p.n * p.inputs * p.taps)
             with loop(kept) as k, loop(p.n) as lane, loop(p.taps) as t:
