@@ -62,11 +62,17 @@ def detach(model: nn.Module) -> None:
 
 def computation(model: nn.Module) -> dict[int, str]:
     """id of each attached layer -> how it computed last, in words."""
-    return {id(layer): layer._sparse_compute.told for layer in _attached(model)}  # type: ignore[union-attr]
+    return {id(layer): _state(layer).told for layer in _attached(model)}
 
 
 def _attached(model: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in model.modules() if "_sparse_compute" in vars(layer))
+
+
+def _state(layer: nn.Module) -> _State:
+    state = vars(layer)["_sparse_compute"]
+    assert isinstance(state, _State)
+    return state
 
 
 def _suits(layer: nn.Module) -> bool:
@@ -81,8 +87,9 @@ def _suits(layer: nn.Module) -> bool:
 
 
 def _depthwise(layer: nn.Module) -> bool:
-    plain = isinstance(layer, nn.Conv2d) and not parametrize.is_parametrized(layer)
-    return plain and layer.groups == layer.in_channels > 1
+    if not isinstance(layer, nn.Conv2d) or parametrize.is_parametrized(layer):
+        return False
+    return layer.groups == layer.in_channels > 1
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
@@ -99,11 +106,10 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
 
 def _index(layer: nn.Module) -> Tensor | None:
     """The inputs that each block row keeps, [G, K] int32, sorted; None where rows differ in their number."""
-    state = layer._sparse_compute
-    assert isinstance(state, _State)
+    state = _state(layer)
     if _depthwise(layer):
         if state.index is None:
-            state.index = torch.zeros(layer.groups, 1, dtype=torch.int32)  # type: ignore[arg-type]
+            state.index = torch.zeros(_trained(layer).shape[0], 1, dtype=torch.int32)
         return state.index
     parametrization = masking.mask_of(layer)
     if parametrization.follow:
@@ -143,7 +149,7 @@ def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
 
 
 def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
-    layer._sparse_compute.told = f"dense: {why}"  # type: ignore[union-attr]
+    _state(layer).told = f"dense: {why}"
     own: Any = parametrize.type_before_parametrizations(layer)
     return own.forward(layer, x)
 
@@ -163,7 +169,7 @@ def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
     chosen = choice.choose(problem, index.shape[1])
     if not any(chosen.sparse):
         return _dense(layer, x, str(chosen).removeprefix("dense: "))
-    layer._sparse_compute.told = str(chosen)  # type: ignore[union-attr]
+    _state(layer).told = str(chosen)
     y = operator.block_conv2d(
         x, _weight(layer, chosen.sparse), index, *geometry, layer.groups, chosen.sparse, _soft(layer)
     )
@@ -185,7 +191,7 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     chosen = choice.choose(problem, index.shape[1], linear=True)
     if not any(chosen.sparse):
         return _dense(layer, x, str(chosen).removeprefix("dense: "))
-    layer._sparse_compute.told = str(chosen)  # type: ignore[union-attr]
+    _state(layer).told = str(chosen)
     planes = x.reshape(problem.batch, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)  # [B, I, 1, rows]
     weight = _weight(layer, chosen.sparse)[:, :, None, None]
     y = operator.block_conv2d(planes, weight, index, (1, 1), (0, 0), (1, 1), 1, chosen.sparse, _soft(layer))

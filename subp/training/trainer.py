@@ -153,7 +153,7 @@ class _Run:
         if self.sparsifier:
             self.sparsifier.decay_in(self.optimizer)
         if config.sparse_compute:
-            self._compute_sparsely()
+            self._compute_sparsely(config.sparse_compute)
         self.about = {
             "architecture": architecture,
             "classes": data.classes,
@@ -321,14 +321,14 @@ class _Run:
         self.delivered.write_back(self.folded)
         return self.folded, fake_quantised.program(self.quantised, self.delivered.example)
 
-    def _compute_sparsely(self) -> None:
+    def _compute_sparsely(self, way: str) -> None:
         config = self.config
         plain = not (config.amp or config.channels_last or config.compile)
         require(
             plain and self.ranks.device.type == "cpu",
             "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
         )
-        layers = sparse_compute.attach(self.model, config.sparse_compute) if self.sparsifier else 0
+        layers = sparse_compute.attach(self.model, way) if self.sparsifier else 0
         require(
             layers > 0,
             "sparse_compute would change nothing: no convolution or linear layer is pruned in blocks",

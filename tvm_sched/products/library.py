@@ -1,6 +1,7 @@
 """The products as functions to call: built once for a problem, kept in memory and on disk."""
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import tempfile
@@ -27,6 +28,7 @@ KINDS = {
 }
 MOST_TAPS = 25  # of a kernel: all are unrolled
 MOST_NUMBERS = 2**31 - 1  # that an index of 32 bits reaches
+TEAM = Path(__file__).with_name("team.c")
 _building = threading.Lock()
 
 
@@ -86,7 +88,9 @@ def _function(product: Product) -> Callable:
             executable = codegen.build(module, target)
             if not _kept(executable, target, path):
                 return executable[product.kind]
-        return tvm.runtime.load_module(str(path))[product.kind]
+        function = tvm.runtime.load_module(str(path))[product.kind]
+        ctypes.CDLL(str(path)).subp_take_team(product.threads)  # else TVM's own threads compute it
+        return function
 
 
 def machine(threads: int) -> str:
@@ -107,9 +111,11 @@ def _kept(executable, target: Target, path: Path) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as made:
             library = os.path.join(made, path.name)
-            executable.export_library(
-                library, fcompile=lambda output, files, **_: toolchain.link(output, files, compiler, manifest=b"")
-            )
+
+            def link(output: str, files: list[str], **_) -> None:
+                toolchain.link(output, [*files, str(TEAM)], compiler, manifest=b"")
+
+            executable.export_library(library, fcompile=link)
             os.replace(library, path)
     except (UserError, OSError):
         return False
@@ -126,6 +132,6 @@ def _digest(product: Product, tile: tiles.Tile, target: Target) -> str:
 def _sources() -> str:
     """Of this package and of what makes code of it."""
     with contextlib.suppress(OSError):
-        files = [*sorted(Path(__file__).parent.glob("*.py")), Path(codegen.__file__)]
+        files = [*sorted(Path(__file__).parent.glob("*.py")), TEAM, Path(codegen.__file__)]
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     return version("subp")
