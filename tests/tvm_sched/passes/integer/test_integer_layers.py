@@ -189,6 +189,25 @@ def max_pool(net, x):
     return net.convolution(net.emit(rx.nn.max_pool2d(y, 3, 2, 1)), 8, 1)
 
 
+def pools_of_the_greatest(net, x):
+    """Of overlapping windows with a margin, and such that one reaches beyond it."""
+    y = net.emit(rx.nn.max_pool2d(x, [3, 2], 1, 1))
+    return net.convolution(net.emit(rx.nn.max_pool2d(y, 2, 2, ceil_mode=True)), 8, 1)
+
+
+def averages(net, x):
+    """Margins counted or not, and windows that reach beyond them."""
+    y = net.emit(rx.nn.avg_pool2d(x, 3, 2, 1, count_include_pad=True))
+    z = net.emit(rx.nn.avg_pool2d(x, 3, 2, 1))
+    both = net.through(net.emit(rx.add(y, z)), 0.0213, 120)
+    both = net.through(net.emit(rx.nn.avg_pool2d(both, 2, 2, 0, ceil_mode=True)), 0.0197, 120)
+    return net.convolution(both, 8, 1)
+
+
+def averages_of_parts(net, x):
+    return net.convolution(net.through(net.emit(rx.nn.adaptive_avg_pool2d(x, 3)), 0.0213, 120), 8, 1)
+
+
 def mean_and_linear(net, x):
     y = net.emit(rx.mean(net.through(net.convolution(x)), [2, 3]))
     return net.linear(net.through(y, 0.01, 128), 20)
@@ -234,6 +253,9 @@ GRAPHS = [
     (concatenation_of_one_scale, 3),
     (concatenation_of_two_scales, 3),
     (max_pool, 2),
+    (pools_of_the_greatest, 1),
+    (averages, 1),
+    (averages_of_parts, 1),
     (mean_and_linear, 1),
     (average_pool, 1),
     (channel_shuffle, 2),
