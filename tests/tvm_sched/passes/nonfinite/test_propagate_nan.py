@@ -43,6 +43,9 @@ OPERATORS: dict[str, Callable] = {
     "amin": lambda x: x.view(4, 16).amin(0),
     "argmax": lambda x: x.view(4, 16).T.argmax(-1),
     "mean": lambda x: x.view(4, 16).T.mean(-1),
+    "sort": lambda x: x.sort().values,
+    "topk": lambda x: x.topk(5).values,
+    "least": lambda x: x.topk(50, largest=False).values,
 }
 
 
