@@ -28,8 +28,8 @@ class Mask(nn.Module):
     soft:    the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE,
              arXiv 2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
-             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. `add_decay`, with `decay`
-             0, adds it once a step instead.
+             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. step_decay.py, with
+             `decay` 0 here, adds it once a step instead.
     follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays
              until it is set
     average_gradients:  keep the mean of the gradients by the masked weight, of pruned weights too, in the buffer
@@ -93,13 +93,6 @@ def follow_weights(model: nn.Module) -> None:
             mask = mask_of(layer, name)
             if mask.follow:
                 mask.mask.copy_(mask.follow(trained_weight(layer, name)))
-
-
-@torch.no_grad()
-def add_decay(weight: Tensor, mask: Tensor, decay: float) -> None:
-    """Adds SR-STE's term to the gradient of a trained weight, where it has one: `decay` * weight on pruned blocks."""
-    if weight.grad is not None:
-        weight.grad.add_(torch.where(expand_mask(mask, weight.shape), 0, weight), alpha=decay)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -23,7 +23,6 @@ state as the masks are. Data-parallel ranks must then all call `step`, which ave
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.common.seeds import generator
-from subp.pruning import block_masks, masking, schedules
+from subp.pruning import block_masks, masking, schedules, step_decay
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
@@ -209,7 +208,7 @@ class Sparsifier:
     @torch.no_grad()
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
-        require(self.attached, "this model is folded: its masks cannot move any more")
+        self._require_attached()
         settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -274,23 +273,27 @@ class Sparsifier:
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
-        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes, by a closure). Weights
+        that it does not hold keep the pull of the backward passes. Raises UserError if it holds none.
         """
+        self._require_attached()
         if not self.settings.soft:
             return
-        for mask in self._masks.values():
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        trained = ((masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items())
+        masked = [(weight, mask) for weight, mask in trained if id(weight) in held]
+        require(bool(masked), "the optimizer holds none of the pruned weights: give it the parameters of this model")
+        for _, mask in masked:
             mask.decay = 0.0
-
-        def add(*_: Any) -> None:
-            for name, mask in self.masks.items() if self.attached else ():
-                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self._decay)
-
-        optimizer.register_step_pre_hook(add)
+        step_decay.add_in_steps(optimizer, masked, self._decay, lambda: self.attached)
 
     @property
     def attached(self) -> bool:
         """Whether the masks are still on the model: False once it is folded."""
         return all(weight in masking.masked_weights(layer) for layer, weight in self.places.values())
+
+    def _require_attached(self) -> None:
+        require(self.attached, "this model is folded: its masks cannot move any more")
 
     def fold(self, model: nn.Module | None = None) -> nn.Module:
         """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again. Where
