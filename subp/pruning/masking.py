@@ -56,7 +56,7 @@ class Mask(nn.Module):
         self.register_buffer("gradients_seen", self.mask.new_zeros((), dtype=torch.long) if average_gradients else None)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.follow and self.training and torch.is_grad_enabled():
+        if self.follow and self.training:  # without gradients too: so checkpointed activations are computed first
             self.mask.copy_(self.follow(weight.detach()))
         mask = expand_mask(self.mask, weight.shape)
         masked = _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
@@ -96,6 +96,8 @@ def follow_weights(model: nn.Module) -> None:
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
         return torch.where(mask, weight, 0)
@@ -188,6 +190,7 @@ def fold(model: nn.Module) -> nn.Module:
         # A copy of a layer shares the class that removal takes the weights' properties from: give it one of its own.
         layer.__class__ = type(masked_class.__name__, masked_class.__bases__, dict(vars(masked_class)))
         for name in names:
+            mask_of(layer, name).follow = None  # the zeros are the mask's as it is
             parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         _in_order(layer, layer._flat_weights_names if isinstance(layer, nn.RNNBase) else names)
     return model
