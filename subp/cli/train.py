@@ -60,8 +60,10 @@ def command(
     from subp.cli.terminal import console
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
+    from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
 
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     given = {
