@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 
+from subp_contract.arguments import whole_number
 from subp_contract.errors import UserError
 
 # Workers must stay awake between two kernels of a network, as waking them costs some 10 us: while the virtual machine
@@ -33,6 +34,7 @@ def most_threads() -> int:
 
 def require_threads(count: int) -> None:
     """Raises UserError unless a pool of this process may use `count` threads."""
+    count = whole_number("threads", count)
     if not 1 <= count <= most_threads():
         raise UserError(f"{count} threads asked for; this process may use 1 to {most_threads()}")
 

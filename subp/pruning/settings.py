@@ -13,6 +13,7 @@ from subp.pruning.hyperparameters import Hyperparameters, Own
 from subp.pruning.methods import DEFAULT, METHODS, Method
 from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
+from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -71,6 +72,11 @@ class Settings:
     def __post_init__(self) -> None:
         _known("method", self.method, METHODS)
         method = METHODS[self.method]
+        for name in ("sparsity", "target_macs", "target_weights"):
+            if getattr(self, name) is not None:
+                require_kind(name, getattr(self, name), (int, float), "a number")
+        for name in ("n", "multiple", "epochs", "start", "end", "seed"):
+            whole_number(name, getattr(self, name))
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
         given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
         require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
@@ -124,6 +130,9 @@ class Settings:
             "soft": method.soft,
             "multiple": 1,
         }
+        for name in ("epochs", "start", "end"):
+            if name == "epochs" or options[name] is not None:
+                whole_number(name, options[name])
         start, end = options["start"], options["end"]
         first, last = (0, 0) if method.one_shot else schedules.default_span(options["epochs"])
         if end is None:

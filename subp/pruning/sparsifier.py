@@ -42,6 +42,7 @@ from subp.pruning.methods.base import SoftTraining
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp_contract.arguments import names_of, require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -131,6 +132,7 @@ class Sparsifier:
         sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
+        require_kind("model", model, nn.Module, "a torch.nn.Module")
         self.settings = Settings.completed(
             n=n,
             sparsity=sparsity,
@@ -146,8 +148,8 @@ class Sparsifier:
             start=start,
             end=end,
             soft=soft,
-            exclude=tuple(exclude),
-            include=tuple(include),
+            exclude=names_of("exclude", exclude),
+            include=names_of("include", include),
             seed=seed,
             hyperparameters=hyperparameters,
         )
@@ -199,6 +201,10 @@ class Sparsifier:
             self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
         )
 
+    def __repr__(self) -> str:
+        s, epochs = self.settings, f"epoch {self.epoch} of {self.settings.epochs}"
+        return f"<Sparsifier: {s.method}, n = {s.n}, sparsity = {s.sparsity}, {len(self.places)} layers, {epochs}>"
+
     @property
     def masks(self) -> dict[str, Tensor]:
         """Layer name -> its mask, bool, [G, I] of blocks or of the method's other unit; the live buffers. Everything is
@@ -217,6 +223,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
+        epoch = whole_number("epoch", epoch, 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -377,9 +384,7 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes sparsities, masks and epoch from `state`. Raises UserError, naming what differs, for other settings or
-        layers.
-        """
+        """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
         saved_state.check(state, self.settings.as_dict(), self.masks)
         self.load_sparsities(state["sparsities"])
         for name, mask in self.masks.items():
