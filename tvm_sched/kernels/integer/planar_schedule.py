@@ -174,7 +174,10 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     sch.compute_at(together, outer[-1] if conv.indexed else outer[0], preserve_unit_loops=True)
     read_interleaved(sch, product, problem, whole=False)
     _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
-    interleave(sch, m, layout.stride[1] if layout.copied else 1)
+    if layout.copied:
+        interleave(sch, m, layout.stride[1])
+    else:
+        interleave(sch, m, needed=layout.pixels)
     if planes is not None:
         *planes_outer, column = sch.get_loops(planes)
         copy_padded(sch, column, layout.padding[1], layout.image[1])

@@ -6,6 +6,7 @@ from tvm.ir import Expr
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
 
@@ -24,18 +25,22 @@ def rewritten(loop: tirx.For):
     realize = inner.body
     values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     store = realize.block.body
-    pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
+    group, (stride, pixels) = int(inner.extent), map(int, loop.annotations[INTERLEAVE])
     load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+    load = load.args[1] if is_choice(load) else load
     if not isinstance(load, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
     def at(indices, pixel: int, j: int) -> list:
         return replaced(replaced(list(indices), values), {loop.loop_var: pixel, inner.loop_var: j})
 
-    stores, first = [], 0
-    while first < pixels:
-        longest = MOST * 8 // load.ty.dtype.bits
-        width = next(size for size in (longest >> shorter for shorter in range(7)) if size and size <= pixels - first)
+    stores = []
+    for first, width in vectors(0, pixels, MOST * 8 // int(load.ty.dtype.bits)):
+        if width == 1:
+            for j in range(group):
+                number = load.source.vload(at(load.indices, first, j)).astype(store.buffer.dtype)
+                stores.append(tirx.BufferStore(store.buffer, number, at(store.indices, first, j)))
+            continue
         planes = [strided(load, at(load.indices, first, j), stride, width) for j in range(group)]
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
@@ -46,7 +51,6 @@ def rewritten(loop: tirx.For):
                 else vector.astype(f"{store.buffer.dtype}x{width}")
             )
             stores.append(tirx.BufferStore(store.buffer, wide, place))
-        first += width
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]
 
 
