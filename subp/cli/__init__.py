@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from subp_contract.errors import CheckFailed, CheckWarning, UserError
+from subp_contract.errors import CheckFailed, Notice, UserError
 
 COMMANDS = (
     "quickstart",
@@ -81,7 +81,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec", category=FutureWarning
         )  # torch.export's, of its own code
-        warnings.simplefilter("always", CheckWarning)
+        warnings.simplefilter("always", Notice)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return _exit_code(arguments)
 
@@ -108,7 +108,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 
 def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
     """One of ours as a sentence, others as Python shows them."""
-    if issubclass(category, CheckWarning):
+    if issubclass(category, Notice):
         click.echo(f"subp: warning: {message}", err=True)
     else:
         show(message, category, *rest)
