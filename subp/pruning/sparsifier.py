@@ -31,6 +31,7 @@ from torch.nn.utils import parametrize
 
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
+from subp.pruning import sparse_compute as computing
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
@@ -47,7 +48,7 @@ from subp_contract.errors import require
 @dataclass(frozen=True)
 class LayerState:
     """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
-    without blocks.
+    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LayerState:
     n: int | None
     density: float
     reason: str | None
+    computes: str | None = None
 
 
 class Sparsifier:
@@ -92,6 +94,8 @@ class Sparsifier:
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
+    sparse_compute:  "kernels": on a CPU, leave the pruned blocks out of the products of a step, see sparse_compute.py;
+                     `summary` says of each layer how it computes. None: PyTorch's products of the masked weights
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
                      described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
                      training is added in every backward pass: twice for a layer used twice, once a micro-batch where
@@ -124,6 +128,7 @@ class Sparsifier:
         exclude: Sequence[str] = PruningOptions.exclude,
         include: Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
+        sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
         self.settings = Settings.completed(
@@ -186,6 +191,8 @@ class Sparsifier:
             )
             for name, (layer, weight) in self.places.items()
         }
+        if sparse_compute is not None:
+            computing.attach(model, sparse_compute)
 
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
         return rearrange_filters(
@@ -337,6 +344,7 @@ class Sparsifier:
             model, masked = self.model, self.model if self.attached else None
         else:
             masked = self.share_masks(model)
+        computing.detach(model)
         masking.fold(model)
         if masked and self._regrouping:
             self._regrouping.fold(masked, self.masks)
@@ -345,16 +353,17 @@ class Sparsifier:
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
         self._require_present()
-        masks = self.masks
+        masks, computes = self.masks, computing.computation(self.model)
         rows = []
         for layer_name, layer in self.model.named_modules():
             kind = parametrize.type_before_parametrizations(layer).__name__
             for name in {layer_name: None} | places_of(layer_name, layer):
                 if name in masks:
                     n = self._n[name] if self._method.uses_n else None
-                    rows.append(LayerState(name, kind, n, block_masks.density(masks[name]), None))
+                    density = block_masks.density(masks[name])
+                    rows.append(LayerState(name, kind, n, density, None, computes.get(id(layer))))
                 elif name in self.skipped:
-                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))
+                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name], computes.get(id(layer))))
         return rows
 
     def state_dict(self) -> dict:

@@ -11,7 +11,7 @@ from subp.data.fingerprint import fingerprint
 from subp.data.loaders import Data
 from subp.training import checkpoint, log
 from subp.training.checkpoint import Checkpoint
-from subp.training.config import MACHINE, Config, as_typed
+from subp.training.config import MACHINE, Config, as_typed, up_to_date
 from subp_contract.errors import UserError, require
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
@@ -70,7 +70,7 @@ def images_of(data: Data) -> dict:
 def require_same_run(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
     """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
     # A setting that is younger than the checkpoint was what it is by default.
-    was = Config.defaults() | saved["config"] | {"size": saved["preprocessing"]["size"]}
+    was = Config.defaults() | up_to_date(saved["config"]) | {"size": saved["preprocessing"]["size"]}
     now = settings_of(config, model) | {"size": data.preprocessing.size}
     others = [
         f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"

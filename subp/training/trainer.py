@@ -103,24 +103,29 @@ def train(
         saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
         if saved:
             require_same_run(saved.metadata, data, config, model)
-        run = _Run(data, config, model, weights, ranks)
-        if saved:
-            run.restore(saved)
-        if run.sparsifier and len(run.history) < config.epochs:
-            progress.layers(run.sparsifier.summary())
-            if run.sparsifier.rearranged and not run.history:
-                progress.rearranged(run.sparsifier.rearranged)
-        files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
-        with progress.run(config.epochs, len(run.history)):
-            for epoch in range(len(run.history), config.epochs):
-                run.epoch(epoch, progress)
-                if files:
-                    files.write()
-                progress.epoch(run.history[-1])
-        folded, program = run.finished()
-        if output and files:
-            tensors = quantised.packed(program) if program else {}
-            checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.about_now, quantised=tensors))
+        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress)
+
+
+def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress) -> Result:
+    """The run from its first epoch, or the one after `saved`, to its end. What it held is free when this returns."""
+    config, ranks = run.config, run.ranks
+    if saved:
+        run.restore(saved)
+    if run.sparsifier and len(run.history) < config.epochs:
+        progress.layers(run.sparsifier.summary())
+        if run.sparsifier.rearranged and not run.history:
+            progress.rearranged(run.sparsifier.rearranged)
+    files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
+    with progress.run(config.epochs, len(run.history)):
+        for epoch in range(len(run.history), config.epochs):
+            run.epoch(epoch, progress)
+            if files:
+                files.write()
+            progress.epoch(run.history[-1])
+    folded, program = run.finished()
+    if output and files:
+        tensors = quantised.packed(program) if program else {}
+        checkpoint.save(output / MODEL, Checkpoint(folded.state_dict(), metadata=run.about_now, quantised=tensors))
     return Result(folded.eval(), run.history, program)
 
 
@@ -160,7 +165,7 @@ class _Run:
         if self.sparsifier:
             self.sparsifier.decay_in(self.optimizer)
         if config.sparse_compute:
-            self._compute_sparsely()
+            self._compute_sparsely(config.sparse_compute)
         self.about = {
             "architecture": architecture,
             "classes": data.classes,
@@ -311,7 +316,6 @@ class _Run:
         self._parallel = ranks.parallel(network)
 
     def _fold(self, network: nn.Module) -> nn.Module:
-        sparse_compute.detach(network)
         return self.sparsifier.fold(network) if self.sparsifier else network
 
     @cached_property
@@ -330,17 +334,17 @@ class _Run:
         self.delivered.write_back(self.folded)
         return self.folded, fake_quantised.program(self.quantised, self.delivered.example)
 
-    def _compute_sparsely(self) -> None:
+    def _compute_sparsely(self, way: str) -> None:
         config = self.config
         plain = not (config.amp or config.channels_last or config.compile)
         require(
             plain and self.ranks.device.type == "cpu",
             "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
         )
-        layers = sparse_compute.attach(self.model)
+        layers = sparse_compute.attach(self.model, way) if self.sparsifier else 0
         require(
             layers > 0,
-            f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",
+            "sparse_compute would change nothing: no convolution or linear layer is pruned in blocks",
         )
 
     @torch.no_grad()

@@ -14,17 +14,20 @@ zero points are.
 """
 
 from dataclasses import replace
-from math import inf
+from math import inf, prod
 
 import numpy as np
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
+from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
 from tvm_sched.passes.integer.linear_form import BYTE, INT32, Linear, Quantised, Term, fractions, integers, quantised
+from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
+IMAGE = 4  # axes of images `[B, C, H, W]`
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
@@ -301,6 +304,33 @@ class _Walk:
         made = self.builder.emit(rx.concat([x.tensor for x in each], int(call.attrs.axis)))
         return Quantised(made, first.scale, first.zero_point).linear
 
+    def max_pool(self, call):
+        """Of integers."""
+        x, pool = self.bytes(call.args[0]), pool_of(call)
+        if x is None or pool is None:
+            return self.moving(call)
+        return replace(x, tensor=pool.greatest(self.builder, x.tensor)).linear
+
+    def average_pool(self, call):
+        """Sums of integers, divided by how many they are; the margin is of the zero point."""
+        pool = pool_of(call)
+        return None if pool is None else self.sums(call.args[0], pool, divisors(call, pool))
+
+    def adaptive_average_pool(self, call):
+        """A mean over the whole image, or over windows that do not overlap."""
+        if call.attrs.layout == "NCHW" and shape_of(call)[2:] == (1, 1):
+            return self.mean(rx.mean(call.args[0], [2, 3], True))
+        pool = adaptive_pool(call)
+        return None if pool is None else self.sums(call.args[0], pool, np.float64(prod(pool.window)))
+
+    def sums(self, value, pool: Pool, by: np.ndarray) -> Linear | None:
+        """The windows' sums divided `by` numbers, of 8-bit integers."""
+        x, count = self.bytes(value), prod(pool.window)
+        if x is None or count > MOST_SUMMED:
+            return None
+        made = pool.sums(self.builder, x.tensor, x.zero_point)
+        return Linear((Term(made, x.scale / by, BYTE * count),), -x.scale * x.zero_point * count / by)
+
     def mean(self, call):
         """Over an image: a sum's mean is the mean of its terms."""
         value = self.linear(call.args[0])
@@ -309,16 +339,14 @@ class _Walk:
         (term,) = value.terms
         if np.size(term.coefficient) > 1:
             return None
-        axes, keep = [int(axis) for axis in call.attrs.axis or ()], bool(call.attrs.keepdims)
+        rank, keep = len(shape_of(call.args[0])), bool(call.attrs.keepdims)
+        axes = [int(axis) % rank for axis in call.attrs.axis or ()]
+        if rank == IMAGE and sorted(axes) == [2, 3] and dtype_of(term.tensor) in BYTES:
+            count = prod(shape_of(call.args[0])[2:])
+            made = image_sums(self.builder, term.tensor, keep)
+            return Linear((Term(made, term.coefficient / count, BYTE * count),), value.bias)
         made = self.builder.emit(rx.mean(self.builder.emit(rx.astype(term.tensor, "float32")), axes, keep))
         return Linear((replace(term, tensor=made),), value.bias)
-
-    def global_pool(self, call):
-        """An average over a whole image is a mean."""
-        value = self.linear(call.args[0])
-        if value is None or not value.terms or call.attrs.layout != "NCHW" or shape_of(call)[2:] != (1, 1):
-            return None
-        return self.mean(relax.op.mean(call.args[0], [2, 3], True))
 
 
 MOVING = (
@@ -326,7 +354,6 @@ MOVING = (
     "relax.flatten",
     "relax.squeeze",
     "relax.expand_dims",
-    "relax.nn.max_pool2d",
     "relax.nn.adaptive_max_pool2d",
     "relax.strided_slice",
     "relax.split",
@@ -346,6 +373,8 @@ HANDLERS = {
     "relax.clip": _Walk.clip,
     "relax.concat": _Walk.concat,
     "relax.mean": _Walk.mean,
-    "relax.nn.adaptive_avg_pool2d": _Walk.global_pool,
+    "relax.nn.max_pool2d": _Walk.max_pool,
+    "relax.nn.avg_pool2d": _Walk.average_pool,
+    "relax.nn.adaptive_avg_pool2d": _Walk.adaptive_average_pool,
     **dict.fromkeys(MOVING, _Walk.moving),
 }
