@@ -10,6 +10,7 @@ stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 
 import errno
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -72,6 +73,9 @@ def group(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line (default: the process's own) and exits."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding, stream.errors) != ("utf-8", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(arguments))
 
 

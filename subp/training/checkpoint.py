@@ -78,7 +78,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         # safetensors takes neither views nor shared memory
         f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
         for part, named in parts.items()
-        for name, tensor in named.items()
+        for name, tensor in weights.as_tensors(named).items()
     }
     metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
@@ -113,7 +113,7 @@ def load(path: str | Path) -> Checkpoint:
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
-    return Checkpoint(metadata=metadata, **parts)
+    return Checkpoint(metadata=metadata, **{part: weights.from_tensors(named) for part, named in parts.items()})
 
 
 def _wrong(metadata: dict) -> Iterator[str]:
