@@ -81,13 +81,13 @@ class Network:
         """Normal constants."""
         return constant(self.rng.standard_normal(shape, "float32"))
 
-    def function(self, make, stored: bool) -> IRModule:
-        """'main' with what `make` answers, quantised or not, as its result."""
+    def function(self, make, last: tuple[float, int] | None = LAST) -> IRModule:
+        """'main' with what `make` answers, quantised by this scale and zero point or not, as its result."""
         x = relax.Var("x", relax.TensorType(SHAPE, "float32"))
         with self.builder.function("main", [x]):
             with self.builder.dataflow():
                 y = make(self, self.through(x, 0.03, 120))
-                result = self.builder.emit_output(self.stored(y, *LAST) if stored else y)
+                result = self.builder.emit_output(self.stored(y, *last) if last else y)
             self.builder.emit_func_output(result)
         return self.builder.finalize()
 
@@ -129,19 +129,19 @@ def x() -> np.ndarray:
     return np.random.default_rng(1).standard_normal(SHAPE, "float32") * 1.5
 
 
-def check(make, target=HOST, signed=False, stored=True, restrictions=FREE) -> Compiled:
-    """Compiles it and compares; what was compiled."""
-    want = in_float32(Network(signed).function(make, stored=False), x()).astype("float64")
-    made = compiled(Network(signed).function(make, stored=stored), target, x(), restrictions)
+def check(make, target=HOST, signed=False, stored=True, restrictions=FREE, tie=TIE, last=LAST) -> Compiled:
+    """Compiles it and compares; what was compiled. `last`: scale and zero point of the result."""
+    want = in_float32(Network(signed).function(make, None), x()).astype("float64")
+    made = compiled(Network(signed).function(make, last if stored else None), target, x(), restrictions)
     if not stored:
         np.testing.assert_allclose(made.result, want, rtol=1e-5, atol=1e-5)
         return made
     assert str(made.result.dtype) == ("int8" if signed else "uint8")
     limits = np.iinfo(made.result.dtype)
-    scale, zero_point = LAST
+    scale, zero_point = last
     steps = np.clip(want / scale + zero_point + (-128 if signed else 0), limits.min, limits.max)
     assert np.std(steps) > 5  # that it says something
-    assert abs(made.result - steps).max() <= 0.5 + TIE
+    assert abs(made.result - steps).max() <= 0.5 + tie
     return made
 
 
@@ -234,10 +234,31 @@ def channel_shuffle(net, x):
     return net.convolution(net.emit(rx.reshape(y, [2, 16, 9, 9])), 16, groups=2)
 
 
-def silu_between(net, x):
-    y = net.convolution(x)
-    y = net.emit(rx.multiply(y, net.emit(rx.sigmoid(y))))
-    return net.convolution(net.through(y, 0.02, 20), 8, 1)
+def silu(net, x):
+    return net.emit(rx.nn.silu(net.convolution(x)))
+
+
+def silu_as_a_product(net, x):
+    y = net.convolution(x, 8, groups=8)
+    return net.emit(rx.multiply(net.emit(rx.sigmoid(y)), y))
+
+
+def gelu_of_a_linear_layer(net, x):
+    return net.emit(rx.nn.gelu(net.linear(x, 32)))
+
+
+def gelu_by_tanh(net, x):
+    return net.emit(rx.nn.gelu_tanh(net.convolution(x, 16, 1)))
+
+
+def sigmoid_of_a_stored_value(net, x):
+    return net.emit(rx.sigmoid(net.through(net.convolution(x))))
+
+
+def silu_with_several_readers(net, x):
+    """One of fractions."""
+    y = net.emit(rx.nn.silu(net.convolution(x, 8)))
+    return net.emit(rx.add(net.emit(rx.tanh(y)), net.emit(rx.tanh(net.through(y, 0.02, 20)))))
 
 
 def slices(net, x):
@@ -270,7 +291,6 @@ GRAPHS = [
     (mean_and_linear, 1),
     (average_pool, 1),
     (channel_shuffle, 2),
-    (silu_between, 2),
     (slices, 3),
     (a_value_with_several_readers, 2),
 ]
@@ -280,7 +300,7 @@ GRAPHS = [
 def test_networks_of_unsigned_activations(make, integers):
     made = check(make)
     assert made.kernels.count("planar") == integers
-    if make not in (silu_between, a_value_with_several_readers, mean_and_linear):
+    if make not in (a_value_with_several_readers, mean_and_linear):
         assert "dequantize" not in made.operators  # nothing is left in float32
 
 
@@ -299,7 +319,22 @@ def test_activations_get_the_type_that_the_dot_products_take(target, signed, mak
     assert made.kernels.count("planar") == 2
 
 
-@pytest.mark.parametrize("make", [residual_of_another_scale, mean_and_linear, silu_between])
+CURVES = [silu, silu_as_a_product, gelu_of_a_linear_layer, gelu_by_tanh, sigmoid_of_a_stored_value]
+
+
+@pytest.mark.parametrize("make", CURVES)
+def test_curves_are_polynomials_within_a_small_part_of_a_step(make):
+    made = check(make, tie=1 / 128 + TIE, last=(0.01, 30))
+    assert "dequantize" not in made.operators
+    assert not {"nn.silu", "nn.gelu", "nn.gelu_tanh", "sigmoid"}.intersection(made.operators)
+
+
+def test_a_curve_that_is_read_as_fractions_is_computed_so():
+    """A step of what is stored between is 0.4 of one of the result."""
+    assert "nn.silu" in check(silu_with_several_readers, tie=0.4 + TIE).operators
+
+
+@pytest.mark.parametrize("make", [residual_of_another_scale, mean_and_linear, silu])
 def test_fractions_where_the_result_is_not_quantised(make):
     check(make, stored=False)
 
