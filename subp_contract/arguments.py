@@ -6,7 +6,6 @@ threads = whole_number("threads", threads, least=1)  # "threads must be a whole 
 import math
 import operator
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ def path_of(name: str, value: Any) -> Path:
     """The argument as a path. Raises UserError where it is none."""
     require_kind(name, value, (str, os.PathLike), "a path")
     return Path(value)
-
-
-def names_of(name: str, value: Any) -> tuple[str, ...]:
-    """The argument, several names or patterns, as a tuple. Raises UserError for a string alone, whose letters Python
-    would take for them.
-    """
-    fits = isinstance(value, Collection) and not isinstance(value, str) and all(isinstance(each, str) for each in value)
-    require(fits, f"{name} must be a list of names, such as ['layer1.*'], not {described(value)}")
-    return tuple(value)
 
 
 def described(value: Any) -> str:

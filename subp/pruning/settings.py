@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from subp.common.plain import settle, whole
 from subp.pruning import schedules
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA
@@ -13,7 +14,6 @@ from subp.pruning.hyperparameters import Hyperparameters, Own
 from subp.pruning.methods import DEFAULT, METHODS, Method
 from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
-from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -70,13 +70,9 @@ class Settings:
     hyperparameters: Mapping[str, Any]  # those given
 
     def __post_init__(self) -> None:
+        settle(self)
         _known("method", self.method, METHODS)
         method = METHODS[self.method]
-        for name in ("sparsity", "target_macs", "target_weights"):
-            if getattr(self, name) is not None:
-                require_kind(name, getattr(self, name), (int, float), "a number")
-        for name in ("n", "multiple", "epochs", "start", "end", "seed"):
-            whole_number(name, getattr(self, name))
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
         given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
         require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
@@ -115,6 +111,11 @@ class Settings:
         """The hyperparameters of that class, given or by default."""
         return cls.among(self.hyperparameters)
 
+    @property
+    def words(self) -> str:
+        """The main ones, for whoever looks at an object."""
+        return f"{self.method}, n = {self.n}, sparsity = {self.sparsity}, {self.epochs} epochs"
+
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, JSON-able, for files: every hyperparameter there is stands among the others."""
         return flat(asdict(self))
@@ -124,15 +125,15 @@ class Settings:
         """The settings of these options: what is None among them is as the method and the number of epochs have it."""
         _known("method", options["method"], METHODS)
         method = METHODS[options["method"]]
+        for name in ("epochs", "start", "end"):
+            if options[name] is not None:
+                options[name] = whole(name, options[name])
         defaults: dict[str, Any] = {
             "criterion": method.criteria[0] if method.criteria else None,
             "scoring": method.scorings[0],
             "soft": method.soft,
             "multiple": 1,
         }
-        for name in ("epochs", "start", "end"):
-            if name == "epochs" or options[name] is not None:
-                whole_number(name, options[name])
         start, end = options["start"], options["end"]
         first, last = (0, 0) if method.one_shot else schedules.default_span(options["epochs"])
         if end is None:

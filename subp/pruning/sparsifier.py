@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.common.plain import patterns, whole
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
@@ -42,7 +43,7 @@ from subp.pruning.methods.base import SoftTraining
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
-from subp_contract.arguments import names_of, require_kind, whole_number
+from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -126,8 +127,8 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
-        exclude: Sequence[str] = PruningOptions.exclude,
-        include: Sequence[str] = PruningOptions.include,
+        exclude: str | Sequence[str] = PruningOptions.exclude,
+        include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
         sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
@@ -148,11 +149,12 @@ class Sparsifier:
             start=start,
             end=end,
             soft=soft,
-            exclude=names_of("exclude", exclude),
-            include=names_of("include", include),
+            exclude=patterns(exclude),
+            include=patterns(include),
             seed=seed,
             hyperparameters=hyperparameters,
         )
+        n, exclude, include = self.settings.n, self.settings.exclude, self.settings.include
         self.model = model
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
@@ -202,8 +204,7 @@ class Sparsifier:
         )
 
     def __repr__(self) -> str:
-        s, epochs = self.settings, f"epoch {self.epoch} of {self.settings.epochs}"
-        return f"<Sparsifier: {s.method}, n = {s.n}, sparsity = {s.sparsity}, {len(self.places)} layers, {epochs}>"
+        return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -223,7 +224,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
-        epoch = whole_number("epoch", epoch, 0, self.settings.epochs - 1)
+        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from subp.common.plain import settle
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
 from subp.pruning.settings import PruningOptions, flat, nested
@@ -46,6 +47,7 @@ class Config(PruningOptions):
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers", "qat"):

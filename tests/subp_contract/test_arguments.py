@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subp_contract.arguments import finite_number, names_of, path_of, require_kind, whole_number
+from subp_contract.arguments import finite_number, path_of, require_kind, whole_number
 from subp_contract.errors import Error
 
 
@@ -14,7 +14,6 @@ def test_what_fits_comes_back_plain():
     assert [whole_number("n", value, 1, 4) for value in (1, np.int64(4))] == [1, 4]
     assert finite_number("minutes", 2, above=0) == 2.0
     assert path_of("file", "a/b") == path_of("file", Path("a/b")) == Path("a/b")
-    assert names_of("exclude", ["a.*"]) == ("a.*",) and names_of("exclude", ()) == ()
     require_kind("model", 3, int, "a number")
 
 
@@ -29,8 +28,6 @@ def test_what_fits_comes_back_plain():
         (lambda: finite_number("minutes", 0, above=0), "minutes must be a finite number above 0, not 0"),
         (lambda: finite_number("seconds", "1"), "seconds must be a finite number, not '1'"),
         (lambda: path_of("the file", 5), "the file must be a path, not 5"),
-        (lambda: names_of("exclude", "fc"), "exclude must be a list of names, such as ['layer1.*'], not 'fc'"),
-        (lambda: names_of("exclude", [1]), "exclude must be a list of names, such as ['layer1.*'], not list"),
         (
             lambda: require_kind("model", np.zeros(2), str, "a name"),
             "model must be a name, not numpy.ndarray",
