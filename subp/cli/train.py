@@ -57,7 +57,7 @@ def command(
     import torch
     from rich.console import Console
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
