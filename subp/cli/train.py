@@ -43,6 +43,7 @@ def command(
     download: bool,
     threads: int | None,
     preset: str | None,
+    as_published: bool,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -69,7 +70,7 @@ def command(
     given = {
         name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    settings = with_preset(preset, given)
+    settings = with_preset(preset, given, as_published)
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:

@@ -16,6 +16,8 @@ from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
 from subp_contract.errors import require
 
+WAYS = ("kernels",)  # to leave pruned blocks out of the products in training, see sparse_compute.py
+
 
 @dataclass(frozen=True)
 class PruningOptions:

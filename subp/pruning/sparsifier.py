@@ -306,12 +306,7 @@ class Sparsifier:
         self._require_attached()
         if not self.settings.soft:
             return
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        trained = ((masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items())
-        masked = [(weight, mask) for weight, mask in trained if id(weight) in held]
-        require(bool(masked), "the optimizer holds none of the pruned weights: give it the parameters of this model")
-        for _, mask in masked:
-            mask.decay = 0.0
+        masked = [(masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items()]
         step_decay.add_in_steps(optimizer, masked, self._decay, lambda: self.attached)
 
     @property

@@ -8,8 +8,7 @@ from typing import Any
 from subp.common.plain import settle
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
-from subp.pruning.settings import PruningOptions, flat, nested
-from subp.pruning.sparse_compute import WAYS
+from subp.pruning.settings import WAYS, PruningOptions, flat, nested
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
@@ -40,7 +39,7 @@ class Config(PruningOptions):
     channels_last: bool = False
     compile: bool = False
     qat: int = 0  # the last of the epochs, which train for 8 bits
-    sparse_compute: str | None = None  # a way in sparse_compute.WAYS to leave pruned blocks out of the products
+    sparse_compute: str | None = None  # a name in WAYS, to leave pruned blocks out of the products
     workers: int = 0
     device: str = "cpu"
     skip_broken: bool = False
