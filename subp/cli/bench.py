@@ -13,6 +13,7 @@ from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
+    Finite,
     Names,
     Numbers,
     OutputFile,
@@ -36,11 +37,11 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 @click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
 @click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
 @click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
-@click.option("--seconds", type=click.FloatRange(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option("--seconds", type=Finite(0.1), help="For each thread count [10]; in a suite, for each engine.")
 @click.option(
     "--until-quiet",
     "minutes",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
 )
@@ -112,7 +113,7 @@ def run_suite(
     chosen = suite.read(name)
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import console, show
     from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched.bench import latency, rows
 
@@ -125,7 +126,7 @@ def run_suite(
         measured = run.measure(case)
         results.append((case, measured.ours))
         first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
-        terminal.print(rows.table(measured.rows))
+        show(rows.table(measured.rows), terminal)
         click.echo(
             f"   peak {first.peak_gflops:.1f} GFLOP/s (median {first.peak_median_gflops:.1f}), "
             f"on CPU {cpus}{measured.state.noise}"
@@ -133,7 +134,7 @@ def run_suite(
         if state := rows.condition(first):
             click.echo(f"   {state}")
     call = run.measure_overhead()
-    terminal.print(suite.summary(results))
+    show(suite.summary(results), terminal)
     click.echo(reached([row for _, ours in results for row in ours.values()]))
     click.echo(f"Calls: {call}")
     click.echo(f"On {latency.MachineState.now()}")
@@ -154,7 +155,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import show
     from subp.deployment.checks import engine_check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
@@ -184,9 +185,9 @@ def run_one(
             peak = measured[-len(ready)].peak_gflops
             profiles.append(profile.profile(compiled, x, peak, count))
     machine = latency.MachineState.now()
-    console().print(rows.table(measured))
+    show(rows.table(measured))
     for each in profiles:
-        console().print(profile.table(each))
+        show(profile.table(each))
     first = measured[0]
     click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options.terminal import console
-from subp.cli.options.types import OutputFile, target_option
+from subp.cli.options.terminal import console, show
+from subp.cli.options.types import Finite, OutputFile, target_option
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=1.0,
     show_default=True,
     help="Of measuring, for each figure.",
@@ -76,7 +76,7 @@ def command(
     with trial_bar(console()) as progress:
         after, findings = calibrated(before, seconds, progress)
     state = MachineState.now()
-    console().print(table(findings))
+    show(table(findings))
     click.echo(f"Cycles in which '{before.name}' starts {before.fma_per_cycle} multiply-adds. On {state}")
     if output:
         named = replace(after, name=output.stem)
@@ -100,7 +100,7 @@ def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | Non
     with trial_bar(console()) as progress:
         rankings = ranking.rank(tasks, core, tiles, progress)
     state, total = MachineState.now(), ranking.agreement(rankings)
-    console().print(ranking_table(rankings))
+    show(ranking_table(rankings))
     click.echo(f"{len(rankings)} kernels: median tau {total.tau:.2f}, {total.share:.0%} of at least {ranking.GOOD}")
     click.echo(f"By the estimates' choice all calls take {total.regret:.3f} times what the best tiles do")
     click.echo(f"On {state}")

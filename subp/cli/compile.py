@@ -62,7 +62,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option(
     "-o",
     "--output",
-    type=OutputFile(),
+    type=OutputFile(".so", ".tar"),
     required=True,
     help="The .so file to write; NAME.tar for object files that are not linked.",
 )
@@ -90,7 +90,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import show
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions
@@ -124,7 +124,7 @@ def command(
     )
     check = artifact.manifest["check"]
     if explain:
-        console().print(artifact.explain_table())
+        show(artifact.explain_table())
         for note in check["notes"]:
             click.echo(note)
     if schedules := artifact.schedules():

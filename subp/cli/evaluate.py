@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import model_options
-from subp.cli.options.types import OutputFile, not_an_input
+from subp.cli.options.types import SEED, OutputFile, not_an_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,9 @@ PAIRS = 10  # mistakes shown of more
     show_default=True,
     help="Of DATA: what `subp train` validates on, what it trains on, or both.",
 )
-@click.option("--seed", "split_seed", type=int, default=0, show_default=True, help="Of the split, of DATA in one part.")
+@click.option(
+    "--seed", "split_seed", type=SEED, default=0, show_default=True, help="Of the split, of DATA in one part."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads to compute with [one for each core].")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @click.option("--json", "json_file", type=OutputFile(), help="File for all of it, with versions, date and machine.")
@@ -51,7 +53,7 @@ def command(
     """
     import torch
 
-    from subp.cli.options.terminal import console, tracked
+    from subp.cli.options.terminal import show, tracked
     from subp.common.provenance import provenance
     from subp.data.loaders import datasets
     from subp.deployment.classifier import opened
@@ -70,7 +72,7 @@ def command(
     )
     count = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     click.echo(f"{found.images_per_s:,.0f} images/s in the network alone{count}, {classifier.batch} at a time")
-    console().print(table(found))
+    show(table(found))
     if json_file:
         content = {**provenance(), **asdict(found)}
         write_atomically(json_file, json.dumps(content, indent=2).encode())

@@ -31,14 +31,14 @@ def command(model: str, settings: dict, threads: list[int] | None) -> None:
     With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
     thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
     """
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import show
 
     file = Path(model)
     if threads:
         if file.suffix != ".so":
             raise UserError(f"--threads tells of a compiled file, NAME.so, not of {file}")
-        return console().print(threads_table(file, threads))
-    console().print(compiled_table(file) if file.suffix == ".so" else model_table(model, settings))
+        return show(threads_table(file, threads))
+    show(compiled_table(file) if file.suffix == ".so" else model_table(model, settings))
 
 
 def model_table(model: str, settings: dict) -> "Table":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, target_option, weights_option
+from subp.cli.options.types import FOLDER, Finite, target_option, weights_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "folder of --best, the fastest of each kernel and CPU model.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
 @click.option(
     "--wait",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=120,
     show_default=True,
     help="Seconds without any board that answers, before giving up.",
@@ -83,7 +83,7 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import console, show
     from tvm_sched import targets
 
     machine = targets.get(target)
@@ -104,8 +104,8 @@ def command(
             progress=progress,
         )
     if summary.forms:
-        console().print(forms_table(summary))
-    console().print(table(summary))
+        show(forms_table(summary))
+    show(table(summary))
     for line in farm.summary() if farm else ():
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
@@ -158,7 +158,8 @@ def table(summary: "TuningSummary") -> "Table":
     for column in ("calls", "tiles", "default ms", "best ms"):
         table.add_column(column, justify="right")
     for result in summary.tasks:
-        task, times = result.task, (f"{result.default_ms:.4f}", f"{result.best_ms:.4f}")
+        task = result.task
+        times = (f"{ms:.4f}" if isfinite(ms) else "-" for ms in (result.default_ms, result.best_ms))
         table.add_row(layers(task), task.shape, task.kernel, str(task.calls), str(result.measured), *times)
     return table
 
