@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subp_contract import files
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
@@ -203,12 +204,12 @@ class Artifact:
         path = Path(path)
         if self._target is None:
             raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        temporary = files.scratch(path) / f".{path.stem}.{os.getpid()}{path.suffix}"
         try:
             with quiet():
                 link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
                 self._executable.export_library(str(temporary), fcompile=link)
-            os.replace(temporary, path)
+            files.put(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
