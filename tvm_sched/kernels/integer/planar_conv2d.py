@@ -55,13 +55,10 @@ def conv2d(
     own = indices is not None  # each block row reads channels of its own
 
     def pixel(b, c, phase, h, w):
-        if not layout.copied:
-            p = h * layout.plane[1] + w
-            return x[b, c, p // width, p % width]
         row, column = h * layout.stride[0] + phase - layout.padding[0], w - layout.padding[1]
         return padded_pixel(x, zero_point, (b, c), row, column)
 
-    planes = pixel
+    planes = None
     if layout.copied:
         planes = te.compute((batch, channels, down, *layout.plane), pixel, name=PLANES)
 
@@ -70,9 +67,13 @@ def conv2d(
         return indices[g, last] if own else tirx.min(last, channels - 1) if channels % group else last
 
     def grouped(_, b, g, t, k, phase_h, phase_w, m):
-        at = (t * layout.step + m // group) * layout.stride[1] + phase_w
-        place = at // layout.plane[1], at % layout.plane[1]
-        return planes(b, channel(g, k, m % group), phase_h, *place).astype(dot.x)
+        at, taken = m // group, channel(g, k, m % group)
+        if planes is None:  # a tile ends where its outputs do: what is behind them may be another's, or nobody's
+            p = t * layout.step + at
+            number = tirx.if_then_else(at < layout.pixels, x[b, taken, p // width, p % width], tirx.const(0, x.dtype))
+            return number.astype(dot.x)
+        at = (t * layout.step + at) * layout.stride[1] + phase_w
+        return planes(b, taken, phase_h, at // layout.plane[1], at % layout.plane[1]).astype(dot.x)
 
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.

@@ -72,11 +72,11 @@ def rewritten(loop: tirx.For):
     return where(tirx.IfThenElse(inside, sequence(copied), sequence(stores(0, extent, zero))))
 
 
-def vectors(first: int, end: int) -> list[tuple[int, int]]:
-    """(first column, lanes) of vectors that cover these columns."""
+def vectors(first: int, end: int, most: int = MOST) -> list[tuple[int, int]]:
+    """(first column, lanes) of vectors, of `most` lanes at the most, that cover these columns."""
     found = []
     while first < end:
-        lanes = min(MOST, 1 << (end - first).bit_length() - 1)
+        lanes = min(most, 1 << (end - first).bit_length() - 1)
         found.append((first, lanes))
         first += lanes
         left = end - first

@@ -8,6 +8,7 @@ from tvm.ir import Expr
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
 from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
@@ -27,8 +28,9 @@ def rewritten(loop: tirx.For):
     realize = inner.body
     values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     store = realize.block.body
-    pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
+    group, (stride, pixels) = int(inner.extent), map(int, loop.annotations[INTERLEAVE])
     value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+    value = value.args[1] if is_choice(value) else value
     if not may_be_vectors(value, loop, values):
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
@@ -42,17 +44,20 @@ def rewritten(loop: tirx.For):
             return tirx.Broadcast(load.source.vload(place), width) if width > 1 else load.source.vload(place)
         return strided(load, place, stride, width)
 
-    stores, first = [], 0
-    while first < pixels:
-        longest = MOST * 8 // value.ty.dtype.bits
-        width = next(size for size in (longest >> shorter for shorter in range(7)) if size and size <= pixels - first)
+    stores = []
+    for first, width in vectors(0, pixels, MOST * 8 // value.ty.dtype.bits):
         planes = [vectors_of(value, width, partial(loaded, first, width, j)) for j in range(group)]
+        if width == 1:
+            for j, number in enumerate(planes):
+                stores.append(
+                    tirx.BufferStore(store.buffer, number.astype(store.buffer.dtype), at(store.indices, first, j))
+                )
+            continue
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
-            place = [*rest, tirx.Ramp(last, 1, width) if width > 1 else last]
+            place = [*rest, tirx.Ramp(last, 1, width)]
             wide = vector.astype(vector_type(store.buffer.dtype, width))
             stores.append(tirx.BufferStore(store.buffer, wide, place))
-        first += width
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]
 
 

@@ -8,6 +8,7 @@ from te_run import function, run
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
+from tvm_sched import targets
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
@@ -45,6 +46,26 @@ def test_groups_lie_side_by_side(name, pixels, group, stride, wide):
     interleave(sch, pixel, stride)
     expected = x[planes, ::stride].T.reshape(-1).astype(wide)
     np.testing.assert_array_equal(run(sch, TARGETS[name], [x, planes], expected.shape, wide), expected)
+
+
+@pytest.mark.parametrize("name", ["host", "cortex-a76"])
+@pytest.mark.parametrize("pixels", [1, 9, 49, 100, 196])
+def test_pixels_that_are_not_needed_are_not_read(name, pixels):
+    """They lie behind the planes."""
+    x = RANDOM.integers(0, 255, (6, pixels), "uint8", endpoint=True)
+    planes, run_of = RANDOM.permutation(6)[:4].astype("int32"), pixels + 7
+    image, chosen = te.placeholder(x.shape, "uint8"), te.placeholder(planes.shape, "int32")
+
+    def grouped(m):
+        at = m // 4
+        return tirx.if_then_else(at < pixels, image[chosen[m % 4], at], tirx.const(0, "uint8"))
+
+    sch = Schedule(function([image, chosen], te.compute((run_of * 4,), grouped, name="grouped")))
+    _, pixel, _ = sch.split(sch.get_loops(sch.get_sblock("grouped"))[0], [1, None, 4])
+    interleave(sch, pixel, needed=pixels)
+    target = TARGETS[name] if name == "host" else targets.on_this_machine(TARGETS[name])
+    found = run(sch, target, [x, planes], (run_of * 4,), "uint8")[: pixels * 4]
+    np.testing.assert_array_equal(found, x[planes].T.reshape(-1))
 
 
 @pytest.mark.parametrize("wide", ["uint8", "int16"])
