@@ -11,7 +11,11 @@ class CheckFailed(UserError):
     """Two things that must agree do not, told in one sentence. The command line prints it and exits with 1."""
 
 
-class CheckWarning(UserWarning):
+class Notice(UserWarning):
+    """Nothing is wrong, but it should be known; told in one sentence. The command line prints it."""
+
+
+class CheckWarning(Notice):
     """A check passed, but says little; why is told in one sentence."""
 
 

@@ -44,6 +44,7 @@ def command(
     download: bool,
     threads: int | None,
     preset: str | None,
+    as_published: bool,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -71,7 +72,7 @@ def command(
     given = {
         name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    settings = with_preset(preset, given)
+    settings = with_preset(preset, given, as_published)
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
@@ -92,6 +93,5 @@ def command(
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
-        highlight=False,
         soft_wrap=True,
     )

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.common.plain import patterns, whole
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
@@ -125,8 +126,8 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
-        exclude: Sequence[str] = PruningOptions.exclude,
-        include: Sequence[str] = PruningOptions.include,
+        exclude: str | Sequence[str] = PruningOptions.exclude,
+        include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
         sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
@@ -146,11 +147,12 @@ class Sparsifier:
             start=start,
             end=end,
             soft=soft,
-            exclude=tuple(exclude),
-            include=tuple(include),
+            exclude=patterns(exclude),
+            include=patterns(include),
             seed=seed,
             hyperparameters=hyperparameters,
         )
+        n, exclude, include = self.settings.n, self.settings.exclude, self.settings.include
         self.model = model
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
@@ -217,6 +219,8 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
+        epoch = whole("epoch", epoch)
+        require(epoch >= 0, f"epoch = {epoch}: epochs count from 0")
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -298,12 +302,7 @@ class Sparsifier:
         self._require_attached()
         if not self.settings.soft:
             return
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        trained = ((masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items())
-        masked = [(weight, mask) for weight, mask in trained if id(weight) in held]
-        require(bool(masked), "the optimizer holds none of the pruned weights: give it the parameters of this model")
-        for _, mask in masked:
-            mask.decay = 0.0
+        masked = [(masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items()]
         step_decay.add_in_steps(optimizer, masked, self._decay, lambda: self.attached)
 
     @property
