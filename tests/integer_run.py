@@ -111,9 +111,9 @@ def rounded(value: np.ndarray, limits: tuple[int, int], dtype: str) -> np.ndarra
     return np.clip(np.rint(value), *limits).astype(dtype)
 
 
-def per_channel(numbers: np.ndarray) -> np.ndarray:
-    """`[O]` as `[O, 1, 1]`."""
-    return numbers.reshape(-1, 1, 1)
+def per_channel(numbers: np.ndarray, axes: int = 2) -> np.ndarray:
+    """`[O]` as `[O, 1, 1]`, or with so many axes of 1."""
+    return numbers.reshape(-1, *[1] * axes)
 
 
 def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tuple[Rounding, list[np.ndarray]]:
@@ -131,9 +131,9 @@ def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tup
     return Rounding(float(coefficient[0]), float(bias[0]), (low, high), layer.dtype, fits), []
 
 
-def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray]) -> np.ndarray:
-    """What the layer's sums become."""
-    given = iter(map(per_channel, tensors))
+def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray], axes: int = 2) -> np.ndarray:
+    """What the layer's sums become; `axes` come after that of the channels."""
+    given = (per_channel(numbers, axes) for numbers in tensors)
     coefficient, bias = (
         next(given) if number is None else np.float32(number) for number in (rounding.coefficient, rounding.bias)
     )

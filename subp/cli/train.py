@@ -51,7 +51,8 @@ def command(
     with train.zip and val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or
     NAME:FOLDER for a data set of torchvision's, such as CIFAR10:data.
 
-    Several processes: torchrun --nproc-per-node 2 -m subp train DATA ...
+    Several processes: torchrun --nproc-per-node 2 -m -- subp train DATA ..., where -- keeps torchrun from taking
+    options of this command for its own.
     """
     import torch
     from rich.console import Console
@@ -59,8 +60,10 @@ def command(
     from subp.cli.terminal import console
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
+    from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
 
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     given = {

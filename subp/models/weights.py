@@ -9,16 +9,54 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from subp.pruning.masking import fold_state_dict
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, require
 
 _OURS = "subp"  # the key in a header that marks our checkpoints, see training/checkpoint.py
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
-_PREFIX = "module."  # of a model that was wrapped in DataParallel
+# What wrappers put before each name: DataParallel and averages (AveragedModel also counts, in `n_averaged`), and a
+# LightningModule that keeps its network as `model`, or `net`. torch.compile puts its own wherever it was applied.
+_PREFIXES = ("module.", "model.", "net.", "network.")
+_COMPILED, _COUNTER = "_orig_mod.", "n_averaged"
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads the state dict in a file, whose names and shapes must be the model's."""
-    fill(model, read_state_dict(path), f"{path} does not fit the model")
+    fill(model, unwrapped(read_state_dict(path), model), f"{path} does not fit the model")
+
+
+def unwrapped(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict as if its network had not been wrapped, by torch.compile, DistributedDataParallel, an average or a
+    LightningModule, when it was saved: of the ways to take wrappers off the first that gives most of the model's names.
+    """
+    own = model.state_dict().keys()
+    candidates = [state, {name.replace(_COMPILED, ""): value for name, value in state.items() if name != _COUNTER}]
+    for each in candidates:  # which grows: wrappers stand within each other
+        for prefix in _PREFIXES:
+            if inner := {name.removeprefix(prefix): value for name, value in each.items() if name.startswith(prefix)}:
+                candidates.append(inner)
+    return max(candidates, key=lambda each: (len(own & each.keys()), -len(each.keys() - own)))
+
+
+def is_state_dict(path: Path) -> bool:
+    """Whether a file is not of subp's: of torch.save, or of safetensors without our header. A damaged one of
+    safetensors is not: it is for the checkpoint's reader to tell.
+    """
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _OURS not in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
+def sizes(state: dict[str, Tensor]) -> dict[str, int]:
+    """{"num_classes", "in_channels"} of the network whose weights these are, as its last and first layers tell. Raises
+    UserError where there is no layer.
+    """
+    matrices = [tensor for tensor in state.values() if tensor.ndim > 1]
+    require(bool(matrices), "there is no weight in the file")
+    return {"num_classes": matrices[-1].shape[0], "in_channels": matrices[0].shape[1]}
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
@@ -43,7 +81,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict file by name: of .safetensors, of what torch.save wrote (also nested under
-    "state_dict", or with the prefix of DataParallel), or the folded network of a checkpoint of subp's, with averaged
+    "state_dict"; masks of a Sparsifier's folded), or the folded network of a checkpoint of subp's, with averaged
     weights where they were averaged.
 
     Nothing but tensors and plain values is unpickled. Raises UserError for a path that is none of these.
@@ -52,13 +90,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no file {path}")
     try:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds objects besides tensors, which are not loaded, or is damaged: save model.state_dict()"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a readable state dict file: {_reason(error)}") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than a state dict: save model.state_dict()")
-    if all(name.startswith(_PREFIX) for name in state):
-        state = {name.removeprefix(_PREFIX): value for name, value in state.items()}
-    return state
+    return fold_state_dict(state)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -78,8 +118,10 @@ def _read_pickle(path: Path) -> object:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what an error says; one of an empty or cut file may say nothing."""
-    return next(iter(str(error).splitlines()), "it is empty or cut short")
+    """What a system's error says; PyTorch's readers tell of their own insides."""
+    if isinstance(error, EOFError):
+        return "it is empty or cut short"
+    return error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or of another kind"
 
 
 def _first(names: list[str]) -> str:

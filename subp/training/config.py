@@ -8,6 +8,7 @@ from typing import Any
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
 from subp.pruning.settings import PruningOptions, flat, nested
+from subp.pruning.sparse_compute import WAYS
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
@@ -38,7 +39,7 @@ class Config(PruningOptions):
     channels_last: bool = False
     compile: bool = False
     qat: int = 0  # the last of the epochs, which train for 8 bits
-    sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
+    sparse_compute: str | None = None  # a way in sparse_compute.WAYS to leave pruned blocks out of the products
     workers: int = 0
     device: str = "cpu"
     skip_broken: bool = False
@@ -63,7 +64,7 @@ class Config(PruningOptions):
                 0 <= getattr(self, name) < math.inf, f"{name} = {getattr(self, name)} is not a number of at least 0"
             )
         require(0 <= self.random_erase <= 1, f"random_erase = {self.random_erase} is not in [0, 1]")
-        for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
+        for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT), ("sparse_compute", WAYS)):
             value = getattr(self, name)
             require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")
 
@@ -80,7 +81,7 @@ class Config(PruningOptions):
         """
         unknown = settings.keys() - cls.defaults().keys()
         require(not unknown, f"there is no setting {', '.join(sorted(unknown))}")
-        return cls(**nested(settings))
+        return cls(**nested(up_to_date(settings)))
 
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, JSON-able, hyperparameters among them."""
@@ -99,6 +100,12 @@ class Config(PruningOptions):
         if self.multiple is None and self.qat and self.method in METHODS and METHODS[self.method].keeps_multiples:
             given["multiple"] = DOT_PRODUCT
         return {"epochs": max(self.float_epochs, 1)} | given.pop("hyperparameters") | given
+
+
+def up_to_date(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an older version may have saved, as they are called now."""
+    was = settings.get("sparse_compute")  # yes or no, when there was one way
+    return {**settings, "sparse_compute": WAYS[0] if was else None} if isinstance(was, bool) else dict(settings)
 
 
 def as_typed(name: str, value: Any) -> str:

@@ -34,7 +34,7 @@ from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
 from subp.training import checkpoint, distributed, fake_quantised, quantised
 from subp.training.checkpoint import Checkpoint
-from subp.training.config import MACHINE, Config, as_typed
+from subp.training.config import MACHINE, Config, as_typed, up_to_date
 from subp.training.distributed import Ranks
 from subp.training.fake_quantised import FakeQuantised
 from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
@@ -153,7 +153,7 @@ class _Run:
         if self.sparsifier:
             self.sparsifier.decay_in(self.optimizer)
         if config.sparse_compute:
-            self._compute_sparsely()
+            self._compute_sparsely(config.sparse_compute)
         self.about = {
             "architecture": architecture,
             "classes": data.classes,
@@ -303,7 +303,6 @@ class _Run:
         self._parallel = ranks.parallel(network)
 
     def _fold(self, network: nn.Module) -> nn.Module:
-        sparse_compute.detach(network)
         return self.sparsifier.fold(network) if self.sparsifier else network
 
     @cached_property
@@ -322,17 +321,17 @@ class _Run:
         self.delivered.write_back(self.folded)
         return self.folded, fake_quantised.program(self.quantised, self.delivered.example)
 
-    def _compute_sparsely(self) -> None:
+    def _compute_sparsely(self, way: str) -> None:
         config = self.config
         plain = not (config.amp or config.channels_last or config.compile)
         require(
             plain and self.ranks.device.type == "cpu",
             "sparse_compute is for float32 on a CPU: leave out amp, channels_last, compile and other devices",
         )
-        layers = sparse_compute.attach(self.model)
+        layers = sparse_compute.attach(self.model, way) if self.sparsifier else 0
         require(
             layers > 0,
-            f"sparse_compute would change nothing: no 1x1 convolution is pruned in blocks of {sparse_compute.MIN_N} up",
+            "sparse_compute would change nothing: no convolution or linear layer is pruned in blocks",
         )
 
     @torch.no_grad()
@@ -363,7 +362,7 @@ def _settings(config: Config, model: nn.Module | None) -> dict:
 def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
     """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
     # A setting that is younger than the checkpoint was what it is by default.
-    was = Config.defaults() | saved["config"] | {"size": saved["preprocessing"]["size"]}
+    was = Config.defaults() | up_to_date(saved["config"]) | {"size": saved["preprocessing"]["size"]}
     now = _settings(config, model) | {"size": data.preprocessing.size}
     others = [
         f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"

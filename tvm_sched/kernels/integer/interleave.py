@@ -23,9 +23,12 @@ FOUR = 4
 MOST = 64  # pixels of a vector of bytes
 
 
-def interleave(sch: Schedule, loop, stride: int = 1) -> None:
-    """Marks the loop over pixels, each of which lies so many numbers behind the one before."""
-    sch.annotate(loop, INTERLEAVE, stride)
+def interleave(sch: Schedule, loop, stride: int = 1, needed: int | None = None) -> None:
+    """Marks the loop over pixels, each of which lies so many numbers behind the one before. Of those from `needed` on,
+    if it is given, nobody asks what they become: they are not read.
+    """
+    extent = int(sch.get(loop).extent)
+    sch.annotate(loop, INTERLEAVE, [stride, min(extent, needed or extent)])
 
 
 def interleaved(planes: list[Expr]) -> list[Expr]:

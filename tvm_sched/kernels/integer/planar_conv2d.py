@@ -12,13 +12,14 @@ the activation's zero point. Blocks are filled up to whole groups by zero weight
 """
 
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from tvm import relax, te, tirx
+from tvm.relax import op
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
@@ -29,6 +30,7 @@ from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
 MOST_PIXELS = 256  # of a tile
+TRANSPOSE_CYCLES = 1.0  # of a number
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 
 
@@ -53,13 +55,10 @@ def conv2d(
     own = indices is not None  # each block row reads channels of its own
 
     def pixel(b, c, phase, h, w):
-        if not layout.copied:
-            p = h * layout.plane[1] + w
-            return x[b, c, p // width, p % width]
         row, column = h * layout.stride[0] + phase - layout.padding[0], w - layout.padding[1]
         return padded_pixel(x, zero_point, (b, c), row, column)
 
-    planes = pixel
+    planes = None
     if layout.copied:
         planes = te.compute((batch, channels, down, *layout.plane), pixel, name=PLANES)
 
@@ -68,9 +67,13 @@ def conv2d(
         return indices[g, last] if own else tirx.min(last, channels - 1) if channels % group else last
 
     def grouped(_, b, g, t, k, phase_h, phase_w, m):
-        at = (t * layout.step + m // group) * layout.stride[1] + phase_w
-        place = at // layout.plane[1], at % layout.plane[1]
-        return planes(b, channel(g, k, m % group), phase_h, *place).astype(dot.x)
+        at, taken = m // group, channel(g, k, m % group)
+        if planes is None:  # a tile ends where its outputs do: what is behind them may be another's, or nobody's
+            p = t * layout.step + at
+            number = tirx.if_then_else(at < layout.pixels, x[b, taken, p // width, p % width], tirx.const(0, x.dtype))
+            return number.astype(dot.x)
+        at = (t * layout.step + at) * layout.stride[1] + phase_w
+        return planes(b, taken, phase_h, at // layout.plane[1], at % layout.plane[1]).astype(dot.x)
 
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.
@@ -120,7 +123,7 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
 
 
 class PlanarConv2d(Kernel):
-    """Takes every convolution of integers."""
+    """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
     dtypes = ("uint8", "int8")
@@ -128,12 +131,15 @@ class PlanarConv2d(Kernel):
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
-        if layer.dtype != dot.activation or layer.linear:
+        if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
+        pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
+        transposing = pixels * numbers * TRANSPOSE_CYCLES / target.cores if layer.linear else 0.0
         for n in pattern.SIZES:
             found = [planar_problem(layer, n, dot, layout) for layout in layouts(layer, target, dot.lanes)]
             problem = min(found, key=lambda each: least_cycles(self, each, target))
-            yield Form(self, layer, problem, n, "planar", least_cycles(self, problem, target), rank=0)
+            cycles = least_cycles(self, problem, target) + transposing
+            yield Form(self, layer, problem, n, "planar", cycles, rank=0)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem
@@ -158,7 +164,12 @@ class PlanarConv2d(Kernel):
         layer = form.layer
         options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
         options["rounding"] = rounding
-        return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+        if not layer.linear:
+            return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+        rows = layer.image[-1]
+        image = op.reshape(op.permute_dims(op.reshape(x, (rows, layer.channels))), (1, layer.channels, 1, rows))
+        made = builder.emit(fusable_call(builder, NAME, conv2d, builder.emit(image), *weights, **options, marks=marks))
+        return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
     problem = staticmethod(planar_schedule.problem_of)
     tiles = staticmethod(planar_schedule.tiles)
@@ -166,12 +177,7 @@ class PlanarConv2d(Kernel):
     schedule = staticmethod(planar_schedule.schedule)
 
     def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
-        (_, x_shape), *_ = infos
-        arrays = super().arguments(problem, infos, rng)
-        for i, (dtype, shape) in enumerate(infos):
-            if dtype == "int32" and len(shape) == 2:
-                arrays[i] = np.sort(rng.integers(0, x_shape[1], shape, "int32"))
-        return arrays
+        return with_channels(super().arguments(problem, infos, rng), problem.conv.channels, rng)
 
 
 def planar_problem(layer: Layer, n: int, dot: Dot, layout: Layout) -> PlanarProblem:

@@ -15,7 +15,7 @@ from tvm_sched.kernels.integer.dots import DOTS, Dot, sum_up
 from tvm_sched.kernels.integer.interleave import FOUR, interleave
 from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
@@ -23,6 +23,7 @@ NAME = "planar_conv2d"  # the block of products; the other stages' blocks are na
 PLANES, INTERLEAVED, ROUNDED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result"))
 DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
+SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
 UNROLLED = 256  # pixels that are interleaved by code without a loop
 STORED = 64  # bytes of a vector of results
 
@@ -174,7 +175,10 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     sch.compute_at(together, outer[-1] if conv.indexed else outer[0], preserve_unit_loops=True)
     read_interleaved(sch, product, problem, whole=False)
     _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
-    interleave(sch, m, layout.stride[1] if layout.copied else 1)
+    if layout.copied:
+        interleave(sch, m, layout.stride[1])
+    else:
+        interleave(sch, m, needed=layout.pixels)
     if planes is not None:
         *planes_outer, column = sch.get_loops(planes)
         copy_padded(sch, column, layout.padding[1], layout.image[1])
@@ -185,8 +189,18 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     if prod(conv.kernel) <= UNROLLED_TAPS:
         sch.unroll(r)
     sch.unroll(q)
+    if is_short(problem, tile, target):
+        keep_rolled(sch, k)
     sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
+
+
+def is_short(problem: PlanarProblem, tile: PlanarTile, target: Target) -> bool:
+    """Whether LLVM would unroll a register tile's sum, though what it reads does not fit the registers beside it and
+    each output's coefficient and bias.
+    """
+    steps, sums = problem.groups * prod(problem.conv.kernel), tile.outputs * tile.vectors
+    return steps * sums <= SHORT and steps * tile.vectors + sums + 2 * tile.outputs > target.registers
 
 
 def in_registers(sch: Schedule, product: SBlockRV, n: LoopRV, i: LoopRV, tile: PlanarTile, lanes: int) -> None:

@@ -91,8 +91,7 @@ class Layout:
     @property
     def copied(self) -> bool:
         """Whether planes are made of the image, rather than the image being planes as it is."""
-        plain = self.flat and self.stride == (1, 1) and self.output == self.image
-        return not plain or (self.tiles - 1) * self.step + self.reach > prod(self.image)
+        return not (self.flat and self.stride == (1, 1) and self.output == self.image)
 
     def phase(self, row: Any, column: Any) -> tuple:
         """The run that holds what a kernel's position takes."""

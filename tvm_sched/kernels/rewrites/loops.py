@@ -12,6 +12,7 @@ from tvm_sched.targets.sizes import HALF, LINE
 
 PARTITION = "pragma_loop_partition_hint"  # TVM's annotation
 PREFETCH = "tvm_sched.prefetch"  # ours, for passes/tir/insert_prefetches
+ROLLED = "tvm_sched.rolled"  # ours, for passes/integer/lower_dots
 BLOCK_STEPS = "tvm_sched.block_steps"  # ours, for passes/tir/sum_in_blocks
 FIRST_PRODUCT = "tvm_sched.first_product"  # ours, for passes/tir/first_products
 
@@ -48,6 +49,11 @@ def prefetch_weights(sch: Schedule, loop):
     block reads the weights first.
     """
     sch.annotate(loop, PREFETCH, 1)
+
+
+def keep_rolled(sch: Schedule, loop):
+    """The loop, the outermost of a sum of dot products, is not unrolled by LLVM."""
+    sch.annotate(loop, ROLLED, 1)
 
 
 def sum_in_blocks(sch: Schedule, loop, steps: int, target: Target) -> None:

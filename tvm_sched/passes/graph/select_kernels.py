@@ -124,7 +124,9 @@ class _Selector(PyExprMutator):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
-        layer = Layer("linear", weight, shape_of(call), channels, linear=True, **self.about(call, weight))
+        image = (1, prod(rows))
+        about = self.about(call, weight) | {"input_image": image}
+        layer = Layer("linear", weight, shape_of(call), channels, linear=True, **about)
         return self.layer(call, layer, shape, call.args[0])
 
     def about(self, call, weight):
@@ -168,11 +170,12 @@ class _Selector(PyExprMutator):
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
 
     def rounded(self, plan: Plan) -> dict:
-        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums; the layer then does
-        it.
+        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums, and the result is not
+        the network's; the layer then does it.
         """
         readers = self.readers.get(self.bound, [])
-        rounding = Rounding.of(self.rounders[readers[0]]) if len(readers) == 1 and readers[0] in self.rounders else None
+        alone = len(readers) == 1 and readers[0] in self.rounders and isinstance(readers[0], relax.DataflowVar)
+        rounding = Rounding.of(self.rounders[readers[0]]) if alone else None
         if rounding is None:
             return {}
         self.done.add(readers[0])

@@ -1,11 +1,15 @@
 """Interleaves by vectors, where a schedule asks for it (`kernels/integer/interleave.py`)."""
 
+from functools import partial
+
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import Expr
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
+from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
 
@@ -15,8 +19,8 @@ def interleave_bytes(func: PrimFunc) -> PrimFunc:
 
 
 def rewritten(loop: tirx.For):
-    """A marked loop `for p: for j: out[..., p * group + j] = x[...]` by vectors. For a group of four, p is a
-    multiple of the numbers in a 128-bit lane.
+    """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, or of what is computed of several x, by vectors.
+    For a group of four, p is a multiple of the numbers in a 128-bit lane.
     """
     if INTERLEAVE not in loop.annotations:
         return loop
@@ -24,34 +28,41 @@ def rewritten(loop: tirx.For):
     realize = inner.body
     values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     store = realize.block.body
-    pixels, group, stride = int(loop.extent), int(inner.extent), int(loop.annotations[INTERLEAVE])
-    load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
-    if not isinstance(load, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
+    group, (stride, pixels) = int(inner.extent), map(int, loop.annotations[INTERLEAVE])
+    value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+    value = value.args[1] if is_choice(value) else value
+    if not may_be_vectors(value, loop, values):
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
     def at(indices, pixel: int, j: int) -> list:
         return replaced(replaced(list(indices), values), {loop.loop_var: pixel, inner.loop_var: j})
 
-    stores, first = [], 0
-    while first < pixels:
-        longest = MOST * 8 // load.ty.dtype.bits
-        width = next(size for size in (longest >> shorter for shorter in range(7)) if size and size <= pixels - first)
-        planes = [strided(load, at(load.indices, first, j), stride, width) for j in range(group)]
+    def loaded(pixel: int, width: int, j: int, load: ir.TensorLoad) -> Expr:
+        """A tensor's numbers of so many pixels."""
+        place = at(load.indices, pixel, j)
+        if not varies(load, loop, values):
+            return tirx.Broadcast(load.source.vload(place), width) if width > 1 else load.source.vload(place)
+        return strided(load, place, stride, width)
+
+    stores = []
+    for first, width in vectors(0, pixels, MOST * 8 // value.ty.dtype.bits):
+        planes = [vectors_of(value, width, partial(loaded, first, width, j)) for j in range(group)]
+        if width == 1:
+            for j, number in enumerate(planes):
+                stores.append(
+                    tirx.BufferStore(store.buffer, number.astype(store.buffer.dtype), at(store.indices, first, j))
+                )
+            continue
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
             place = [*rest, tirx.Ramp(last, 1, width)]
-            wide = (
-                vector
-                if str(load.ty.dtype) == str(store.buffer.dtype)
-                else vector.astype(f"{store.buffer.dtype}x{width}")
-            )
+            wide = vector.astype(vector_type(store.buffer.dtype, width))
             stores.append(tirx.BufferStore(store.buffer, wide, place))
-        first += width
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]
 
 
 def strided(load: ir.TensorLoad, first: list, stride: int, width: int) -> Expr:
     """A vector of numbers, the first at these indices, each `stride` behind the one before."""
     *rest, last = first
-    vectors = [load.source.vload([*rest, last + i * width], f"{load.ty.dtype}x{width}") for i in range(stride)]
+    vectors = [load.source.vload([*rest, last + i * width], vector_type(load.ty.dtype, width)) for i in range(stride)]
     return vectors[0] if stride == 1 else Shuffle(vectors, list(range(0, stride * width, stride)))

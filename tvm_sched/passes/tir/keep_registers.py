@@ -22,10 +22,12 @@ def keep_registers(func: PrimFunc) -> PrimFunc:
 
     def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
         buffer = alloc.buffer.ty
+        if buffer.storage_scope != "local":
+            return alloc
         element = DataType(str(buffer.dtype))
         elements = reached.get(alloc.buffer, prod(int(extent) for extent in buffer.shape))
         size = elements * element.lanes * element.bits // 8
-        if buffer.storage_scope != "local" or size > MOST:
+        if size > MOST:
             return alloc
         return tirx.AllocBuffer(alloc.buffer, {**alloc.annotations, ON_STACK: tirx.const(1, "bool")})
 

@@ -15,6 +15,7 @@ from te_run import replays, scheduled, tiles
 from tvm_sched import codegen
 from tvm_sched.kernels.integer import planar_conv2d
 from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.kernels.integer.planar_schedule import PlanarTile
 from tvm_sched.records.database import Records
 
 KERNELS = ((1, 1), (1, 1), (1, 1), (3, 3), (3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (7, 7), (2, 3))
@@ -120,6 +121,15 @@ def test_dot_products_are_the_cpus_own_instructions(name, instruction):
     assert lines
     if name in ("x86-avx512", "x86-avx512-vnni"):
         assert all("zmm" in line for line in lines)
+
+
+def test_a_short_sum_leaves_what_it_reads_in_the_first_cache():
+    """LLVM would load it before the loop over outputs, into the stack."""
+    target = TARGETS["x86-avx512-vnni"]
+    function = function_of(Convolution(32, 16, (8, 8), (1, 1)), target, rounding="one")
+    tile = PlanarTile(4, 4, pixels_stay=True)
+    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target, tile).mod, target))
+    assert not [line for line in assembly.splitlines() if "zmm" in line and "(%rsp)" in line]
 
 
 def test_a_recorded_schedule_applies_in_a_fresh_process(tmp_path):
