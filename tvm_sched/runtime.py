@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cache
 from weakref import WeakSet
 
+from subp_contract.arguments import whole_number
 from subp_contract.errors import UserError
 
 # Workers must stay awake between two kernels of a network, as waking them costs some 10 us: while the virtual machine
@@ -77,7 +78,8 @@ def most_threads() -> int:
 
 def require_threads(count: int) -> None:
     """Raises UserError unless a pool of this process may use `count` threads."""
-    if type(count) is not int or not 1 <= count <= most_threads():
+    count = whole_number("threads", count)
+    if not 1 <= count <= most_threads():
         raise UserError(f"{count} threads asked for; this process may use 1 to {most_threads()}")
 
 

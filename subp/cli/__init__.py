@@ -35,6 +35,7 @@ COMMANDS = (
     "calibrate",
     "advise",
     "run",
+    "evaluate",
     "doctor",
 )
 

@@ -90,7 +90,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions

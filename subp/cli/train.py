@@ -59,7 +59,7 @@ def command(
     import torch
     from rich.console import Console
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
     from subp.models import elsewhere
     from subp.training import checkpoint, distributed, trainer

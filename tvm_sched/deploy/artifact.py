@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subp_contract import files
+from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
@@ -89,10 +90,19 @@ class Artifact:
         made, structure = self._run(shape, given), shape.signature.output_structure
         return unflatten(structure.of_arrays if type(made[0]) is np.ndarray else structure, made)
 
+    def __repr__(self) -> str:
+        inputs = "; ".join(", ".join(map(str, shape.signature.inputs)) for shape in self.shapes)
+        layers = self.manifest["layers"]
+        sparse = sum(layer["density"] < 1 for layer in layers)
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        about = f"{self.manifest['target']}, {self.manifest['precision']}, {threads}"
+        return f"<Artifact for {about}: {inputs}; {sparse} of {len(layers)} layers block-sparse>"
+
     def run_flat(self, inputs: Sequence) -> list:
         """The output tensors in the order of `signature.outputs` for the input tensors in the order of
         `signature.inputs`, as a call takes and gives them.
         """
+        require_kind("the inputs", inputs, Iterable, "a list of tensors")
         return self._run(self._only or self.shape_of(inputs), inputs)
 
     @property
@@ -220,9 +230,12 @@ class Artifact:
         file is replaced only by a whole one. `cc`: the command of a compiler to link with, else one is found. Raises
         UserError where there is none, or for an artifact that was itself loaded from a file.
         """
-        path = Path(path)
+        path = path_of("the file to save to", path)
         if self._target is None:
             raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
+        if path.is_dir() or not path.parent.is_dir():
+            what = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"{what}: save to a file, such as net.so")
         temporary = files.scratch(path) / f".{path.stem}.{os.getpid()}{path.suffix}"
         try:
             with quiet():
@@ -273,6 +286,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     import tvm  # noqa: F401, makes the loader of its executables known
     import tvm_ffi
 
+    path = path_of("the file to load", path)
     if threads is not None:
         runtime.require_threads(threads)
     manifest, arch = read_manifest(path)
