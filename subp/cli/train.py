@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from subp.cli.options.loop import loop_options
 from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
+from subp_contract.errors import require
 
 
 @click.command()
@@ -60,6 +61,7 @@ def command(
 
     from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
+    from subp.models import elsewhere
     from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
@@ -75,6 +77,12 @@ def command(
         resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
+        code = saved["config"]["model"]
+        require(
+            "model" in given or not elsewhere.is_file(code),
+            f"the run to resume trains a network that {code} makes, and making it runs that file: allow it by "
+            f"--model {code}",
+        )
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
     config = Config.of(settings)

@@ -156,6 +156,7 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     import torch
     from torch.utils._pytree import tree_map
 
+    from subp.common import exported_programs
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
@@ -169,8 +170,10 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     try:
         extra = {METADATA: ""}
         with unlogged():
-            program = torch.export.load(path, extra_files=extra)
+            program = exported_programs.load(path, extra_files=extra)
         metadata = json.loads(extra[METADATA] or "{}")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # its reader raises whatever the damage leads to
         raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
     if batch is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subp_contract import files
 from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
 from tvm_sched import runtime
@@ -49,18 +50,28 @@ class Cost:
 
 
 class Artifact:
-    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one Python thread at a
-    time, which need not be the same. Each runs on `threads` threads, whatever others of this process run on.
+    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: any Python thread may
+    call, and waits for those that do. Each call runs on `threads` threads, whatever others of this process run on
+    (docs/trust.md says how after a fork). Pickled and copied it is the path of its file, and loaded anew.
     """
 
-    def __init__(self, executable: Any, manifest: dict, target: Target | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        executable: Any,
+        manifest: dict,
+        target: Target | None = None,
+        threads: int | None = None,
+        path: Path | None = None,
+    ):
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
-        be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
+        be saved; `threads`: by default those that it was compiled for, as far as this process may use them; `path`: the
+        file that it is in.
         """
         self.manifest = manifest
         self.shapes = [Shape.of(each) for each in each_shape(manifest)]
         self.threads = threads or min(manifest["threads"], runtime.most_threads())
-        self._executable, self._target = executable, target
+        self._executable, self._target, self._path = executable, target, path
+        self._lock = runtime.call_lock()
         self._plain = self.signature.is_plain
         self._only = self.shapes[0] if len(self.shapes) == 1 else None
         self._machine: Any = None  # which the first call makes, and what 'prepare' gives
@@ -113,8 +124,17 @@ class Artifact:
 
     def _run(self, shape: "Shape", inputs: Sequence) -> list:
         """The outputs for inputs of that shape."""
-        runtime.set_threads(self.threads)
-        return (shape.entry or self._enter(shape))(inputs)
+        with self._lock:
+            runtime.set_threads(self.threads)
+            return (shape.entry or self._enter(shape))(inputs)
+
+    def __reduce__(self) -> tuple:
+        """By its file, as another process may have it: (what unpickles, its arguments). Raises UserError where there is
+        none.
+        """
+        if self._path is None:
+            raise UserError("an artifact that is in no file cannot be pickled or copied: save it, and load it again")
+        return _loaded_again, (self._path, self.threads, self.manifest)
 
     def timed(self, tell: Callable[[np.ndarray], Any]) -> "Artifact":
         """Another that runs the same code, but calls `tell(times)` after each run of 'main', which is one for each of
@@ -216,12 +236,13 @@ class Artifact:
         if path.is_dir() or not path.parent.is_dir():
             what = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{what}: save to a file, such as net.so")
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        temporary = files.scratch(path) / f".{path.stem}.{os.getpid()}{path.suffix}"
         try:
             with quiet():
                 link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
                 self._executable.export_library(str(temporary), fcompile=link)
-            os.replace(temporary, path)
+            files.put(temporary, path)
+            self._path = None if path.suffix == ".tar" else path.resolve()
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -276,7 +297,15 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
             # Of a name that it knows the system's loader gives what it has, though the file was replaced.
             alias = Path(folder, "net.so")
             alias.symlink_to(Path(path).resolve())
-            executable = tvm_ffi.load_module(alias)
+            executable = tvm_ffi.load_module(alias, keep_module_alive=False)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
-    return Artifact(executable, manifest, threads=threads)
+    return Artifact(executable, manifest, threads=threads, path=Path(path).resolve())
+
+
+def _loaded_again(path: Path, threads: int, manifest: dict) -> Artifact:
+    """The artifact that was pickled by its path. Raises UserError where the file holds another network by now."""
+    artifact = load(path, min(threads, runtime.most_threads()))
+    if json.dumps(artifact.manifest) != json.dumps(manifest):
+        raise UserError(f"{path} holds another network than when its artifact was pickled: load it anew")
+    return artifact

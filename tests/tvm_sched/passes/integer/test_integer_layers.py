@@ -187,6 +187,13 @@ def concatenation_of_two_scales(net, x):
     return net.convolution(net.through(net.emit(rx.concat([one, other], 1)), 0.041, 110), 16, 1)
 
 
+def concatenation_of_sums(net, x):
+    """Neither is stored for itself; and one that another reads."""
+    one, other = net.convolution(x, 8, 1), net.emit(rx.nn.relu(net.convolution(x, 16)))
+    both = net.through(net.emit(rx.concat([one, net.through(x, 0.103, 90), other], 1)), 0.04, 110)
+    return net.emit(rx.add(net.convolution(both, 8, 1), one))
+
+
 def max_pool(net, x):
     y = net.through(relu(net, x), 0.02, 0)
     return net.convolution(net.emit(rx.nn.max_pool2d(y, 3, 2, 1)), 8, 1)
@@ -255,6 +262,10 @@ def sigmoid_of_a_stored_value(net, x):
     return net.emit(rx.sigmoid(net.through(net.convolution(x))))
 
 
+def concatenation_of_curves(net, x):
+    return net.emit(rx.concat([silu(net, x), net.convolution(x, 8)], -3))
+
+
 def silu_with_several_readers(net, x):
     """One of fractions."""
     y = net.emit(rx.nn.silu(net.convolution(x, 8)))
@@ -284,6 +295,7 @@ GRAPHS = [
     (residual_of_two_stored_values, 2),
     (concatenation_of_one_scale, 3),
     (concatenation_of_two_scales, 3),
+    (concatenation_of_sums, 3),
     (max_pool, 2),
     (pools_of_the_greatest, 1),
     (averages, 1),
@@ -319,10 +331,17 @@ def test_activations_get_the_type_that_the_dot_products_take(target, signed, mak
     assert made.kernels.count("planar") == 2
 
 
-CURVES = [silu, silu_as_a_product, gelu_of_a_linear_layer, gelu_by_tanh, sigmoid_of_a_stored_value]
+CURVES = [
+    silu,
+    silu_as_a_product,
+    gelu_of_a_linear_layer,
+    gelu_by_tanh,
+    sigmoid_of_a_stored_value,
+    concatenation_of_curves,
+]
 
 
-@pytest.mark.parametrize("make", CURVES)
+@pytest.mark.parametrize("make", [*CURVES, concatenation_of_curves])
 def test_curves_are_polynomials_within_a_small_part_of_a_step(make):
     made = check(make, tie=1 / 128 + TIE, last=(0.01, 30))
     assert "dequantize" not in made.operators
