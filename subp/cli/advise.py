@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import model_options
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
 from subp_contract.errors import UserError
@@ -53,8 +54,9 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
     type=OutputFile(".png"),
     help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.",
 )
+@json_option("the predictions")
 def command(
-    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture
+    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture, json_file
 ) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
@@ -62,7 +64,7 @@ def command(
     lowered to kernels, a few seconds each, whose times are those of tuning records, or the machine model's where there
     is none. `subp bench` measures.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
     from functools import partial
 
     from rich.progress import track
@@ -86,6 +88,8 @@ def command(
         choices = advice.with_accuracies(choices, results, network or model, method)
     title = f"{model} at {x.shape[2]}x{x.shape[3]}, {target}, {threads} thread{'s' * (threads > 1)}: predicted"
     show(table(choices, title), terminal)
+    about = {"model": model, "input": list(x.shape), "target": target, "threads": threads}
+    write_json(json_file, about | {"choices": [asdict(each) for each in choices]})
     if picture:
         write_atomically(picture, draw(choices, title))
 

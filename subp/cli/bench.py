@@ -1,6 +1,5 @@
 """`subp bench`: an artifact's latency, beside other engines on the same network; or a whole suite's."""
 
-import json
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
     Finite,
     Names,
     Numbers,
-    OutputFile,
     not_an_input,
 )
 from subp_contract.errors import UserError
@@ -46,7 +45,7 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
     help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
 )
 @click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
-@click.option("--json", "json_file", type=OutputFile(), help="File for the rows and the machine's state.")
+@json_option("the rows and the machine's state")
 def command(
     artifact: Path | None,
     suite: str | None,
@@ -80,6 +79,8 @@ def command(
     if (artifact is None) == (suite is None):
         raise click.UsageError("give either NET.SO or --suite")
     if suite:
+        if json_file == STDOUT:
+            raise click.UsageError("a suite writes its JSON anew after each network: give --json a file")
         own = {"--model": model, "--threads": threads, "--layers": layers or None}
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
@@ -155,9 +156,8 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import show
+    from subp.cli.options.terminal import console, show
     from subp.deployment.checks import engine_check
-    from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
     from tvm_sched.signature import check_inputs
@@ -180,6 +180,8 @@ def run_one(
             engine.prepare()
             stage = f"{engine.name} on {model}"
             engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
+        if console().is_terminal:  # a bar would take time of the core that is measured
+            click.echo(f"measuring {len(ready)} engines in turn for {seconds:g} s, with {count} threads", err=True)
         measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
@@ -192,10 +194,9 @@ def run_one(
     click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
-    if json_file:
-        content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
-        content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
+    content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
+    write_json(json_file, content)
 
 
 def network_of(model: str, settings: dict, shape: list[int]) -> "Network":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.terminal import console, show
 from subp.cli.options.types import Finite, OutputFile, target_option
 from subp_contract.errors import require
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --rank: tiles of a kernel that are measured.",
 )
-@click.option("--json", "json_file", type=OutputFile(), help="File for the table and the machine's state.")
+@json_option("the table and the machine's state")
 def command(
     target: str, output: Path | None, seconds: float, networks: str | None, tiles: int, json_file: Path | None
 ) -> None:
@@ -82,9 +83,8 @@ def command(
         named = replace(after, name=output.stem)
         write_atomically(output, (json.dumps(file.content_of(named), indent=2) + "\n").encode())
         click.echo(f"{output}: for --target of compile, tune and advise")
-    if json_file:
-        content = {"target": before.name, "machine": asdict(state), "findings": [asdict(each) for each in findings]}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"target": before.name, "machine": asdict(state), "findings": [asdict(each) for each in findings]}
+    write_json(json_file, content)
 
 
 def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | None) -> None:
@@ -104,10 +104,8 @@ def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | Non
     click.echo(f"{len(rankings)} kernels: median tau {total.tau:.2f}, {total.share:.0%} of at least {ranking.GOOD}")
     click.echo(f"By the estimates' choice all calls take {total.regret:.3f} times what the best tiles do")
     click.echo(f"On {state}")
-    if json_file:
-        content = {"target": target, "machine": asdict(state), "agreement": asdict(total)}
-        content |= {"rankings": [asdict(each) for each in rankings]}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"target": target, "machine": asdict(state), "agreement": asdict(total)}
+    write_json(json_file, content | {"rankings": [asdict(each) for each in rankings]})
 
 
 def network_of(name: str, kept: float) -> "Network":

@@ -1,6 +1,5 @@
 """`subp evaluate`: accuracy and speed of a network on labelled images."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import model_options
-from subp.cli.options.types import SEED, OutputFile, not_an_input
+from subp.cli.options.output import json_option, write_json
+from subp.cli.options.types import SEED, not_an_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,7 @@ PAIRS = 10  # mistakes shown of more
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads to compute with [one for each core].")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
-@click.option("--json", "json_file", type=OutputFile(), help="File for all of it, with versions, date and machine.")
+@json_option("all of it")
 def command(
     model: str,
     data: str,
@@ -54,11 +54,9 @@ def command(
     import torch
 
     from subp.cli.options.terminal import show, tracked
-    from subp.common.provenance import provenance
     from subp.data.loaders import datasets
     from subp.deployment.classifier import opened
     from subp.deployment.evaluation import evaluate
-    from subp_contract.files import write_atomically
 
     not_an_input(json_file, model, data)
     if threads:
@@ -73,9 +71,7 @@ def command(
     count = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     click.echo(f"{found.images_per_s:,.0f} images/s in the network alone{count}, {classifier.batch} at a time")
     show(table(found))
-    if json_file:
-        content = {**provenance(), **asdict(found)}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    write_json(json_file, asdict(found))
 
 
 def table(found: "Evaluation") -> "Table":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, Finite, target_option, weights_option
 from subp_contract.errors import UserError
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds without any board that answers, before giving up.",
 )
+@json_option("what was measured")
 def command(
     model: str | None,
     settings: dict,
@@ -65,6 +67,7 @@ def command(
     key: str | None,
     jobs: int | None,
     wait: float,
+    json_file: Path | None,
 ) -> None:
     """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
@@ -109,6 +112,7 @@ def command(
     for line in farm.summary() if farm else ():
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
+    write_json(json_file, {"target": target, "records": str(records), **as_json(summary)})
     if best:
         from tvm_sched.records.fastest import write_best
 
@@ -181,6 +185,25 @@ def forms_table(summary: "TuningSummary") -> "Table":
         times = ", ".join(f"{form} {ms:.4f}" for form, ms in sorted(each.ms.items(), key=lambda item: item[1]))
         table.add_row(each.layer, each.shape, each.first, each.chosen, times)
     return table
+
+
+def as_json(summary: "TuningSummary") -> dict:
+    """The rows of the tables, for --json."""
+    kernels = [
+        {
+            "layers": list(each.task.layers),
+            "shape": each.task.shape,
+            "kernel": each.task.kernel,
+            "calls": each.task.calls,
+            "measured": each.measured,
+            "default_ms": each.default_ms,
+            "best_ms": each.best_ms,
+        }
+        for each in summary.tasks
+    ]
+    forms = [{"layer": each.layer, "shape": each.shape, "takes": each.chosen, "ms": each.ms} for each in summary.forms]
+    counts = {"built": summary.built, "failed": summary.failed, "seconds": summary.seconds}
+    return {"kernels": kernels, "forms": forms, **counts}
 
 
 def described(summary: "TuningSummary") -> str:

@@ -1,6 +1,7 @@
 """Where tables and progress bars go. Plain lines go through `click.echo`, which neither wraps nor colours them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -71,6 +72,18 @@ def _lines(column: Column) -> list[str]:
     """All that a column holds, line by line, a space standing for each character's place."""
     texts = [column.header, column.footer, *column.cells]
     return [" " * cell_len(line) for text in texts for line in (str(text).splitlines() or [""])]
+
+
+@contextmanager
+def working(on: str) -> Iterator[None]:
+    """Shows on a terminal what is worked on, and for how long, while the block runs."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    output = console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as shown:
+        shown.add_task(on, total=None)
+        yield
 
 
 def tracked(description: str) -> Callable[[Iterable, int], Iterable]:
