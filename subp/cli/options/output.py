@@ -64,7 +64,7 @@ def with_quiet(command: click.Command) -> click.Command:
 
 
 def _aside(ctx: click.Context, param: click.Parameter, file: Path | None) -> Path | None:
-    if file == STDOUT:
+    if file == STDOUT and _OWN not in ctx.meta:  # else it is quiet already
         _send_stdout_to(ctx, sys.stderr)
     return file
 
