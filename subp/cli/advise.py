@@ -63,7 +63,7 @@ def command(
 
     from rich.progress import track
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import targets

@@ -31,7 +31,7 @@ def command(model: str, settings: dict, threads: list[int] | None) -> None:
     With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
     thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
     """
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
 
     file = Path(model)
     if threads:

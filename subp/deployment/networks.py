@@ -5,7 +5,6 @@ What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,25 +156,26 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     import torch
     from torch.utils._pytree import tree_map
 
+    from subp.common import exported_programs
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
+    from tvm_sched.quiet import unlogged
     from tvm_sched.signature import check_inputs
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read the file, and raises besides
     try:
         extra = {METADATA: ""}
-        program = torch.export.load(path, extra_files=extra)
+        with unlogged():
+            program = exported_programs.load(path, extra_files=extra)
         metadata = json.loads(extra[METADATA] or "{}")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # its reader raises whatever the damage leads to
         raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
-    finally:
-        logging.disable(disabled)
     if batch is not None:
         if not torch_export.is_open(program):
             raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning import masking
+from subp.pruning.settings import WAYS
 from subp_contract.errors import require
 
-WAYS = ("kernels",)
 LEAST_ROWS = 64  # of a linear layer's input
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -70,17 +71,17 @@ def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
     name = f"{problem.key()};kept={kept};linear={linear}"
     try:
         known = json.loads(path.read_text())
-        seconds = {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in KINDS}
+        taken = {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in KINDS}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        seconds = _linear_seconds(problem, kept) if linear else _seconds(problem, kept)
-        _keep(path, name, seconds)
-    sparse = tuple(ours < dense for ours, dense in seconds.values())
+        taken = linear_seconds(problem, kept) if linear else seconds(problem, kept)
+        _keep(path, name, taken)
+    sparse = tuple(ours < dense for ours, dense in taken.values())
     if linear:
-        sparse = (sum(ours - dense for ours, dense in seconds.values()) < 0,) * len(KINDS)
-    return Choice(sparse, seconds)
+        sparse = (sum(ours - dense for ours, dense in taken.values()) < 0,) * len(KINDS)
+    return Choice(sparse, taken)
 
 
-def _keep(path, name: str, seconds: dict) -> None:
+def _keep(path: Path, name: str, seconds: dict) -> None:
     """Adds a measurement to the file, which other processes may be writing too: the last whole one stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,8 @@ def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 @torch.no_grad()
-def _seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+    """Kind -> least seconds (without the zeros, PyTorch's), `kept` blocks in each row."""
     p = problem
     x, dy, weight, index = _operands(p, kept)
     conv = p.stride, p.padding, p.dilation, p.groups
@@ -123,7 +125,7 @@ def _seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def _linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+def linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
     """Of a linear layer whose rows `problem` has as pixels of images, transpositions to and fro included."""
     p = problem
     x, dy, weight, index = _operands(p, kept)

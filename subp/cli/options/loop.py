@@ -6,7 +6,7 @@ import click
 
 from subp.cli.options.types import INPUT_FILE, setting
 from subp.data.policies import AUTO_AUGMENT
-from subp.pruning.sparse_compute import WAYS
+from subp.pruning.settings import WAYS
 from subp.training.config import AMP
 
 _OPTIONS = (
