@@ -141,7 +141,7 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
     attributes = None
     if len(scaled.terms) == 1:  # a kernel may do it itself
         pair = (scaled.terms[0].coefficient, scaled.bias)
-        numbers = [float(each) if np.size(each) == 1 else None for each in pair]
+        numbers = [float(np.asarray(each).item()) if np.size(each) == 1 else None for each in pair]
         attributes = Rounding(*numbers, **options).attributes
     return emit(builder, requantize, scaled, attributes, **options)
 
@@ -154,7 +154,7 @@ def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
 def emit(builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options) -> relax.Expr:
     """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
     arrays = [*(term.coefficient for term in value.terms), value.bias]
-    numbers = [float(array) if np.size(array) == 1 else None for array in arrays]
+    numbers = [float(np.asarray(array).item()) if np.size(array) == 1 else None for array in arrays]
     given = [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1]
     tensors = [term.tensor for term in value.terms]
     # TVM would call it a broadcast, of constants, and fuse none with what gives another type.
