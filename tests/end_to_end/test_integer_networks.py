@@ -88,7 +88,9 @@ def programs():
 
 def require_integers(artifact):
     """No layer is left in float32."""
-    assert [layer["name"] for layer in artifact.manifest["layers"] if not layer["kernel"].startswith(("planar", "integer"))] == []
+    assert [
+        layer["name"] for layer in artifact.manifest["layers"] if not layer["kernel"].startswith(("planar", "integer"))
+    ] == []
 
 
 @pytest.mark.parametrize(("name", "target"), [("mobilenet", "host"), ("resnet", "x86-avx2")])
