@@ -144,7 +144,7 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
     attributes = None
     if len(scaled.terms) == 1:  # a kernel may do it itself
         pair = (scaled.terms[0].coefficient, scaled.bias)
-        numbers = [float(each) if np.size(each) == 1 else None for each in pair]
+        numbers = [float(np.asarray(each).item()) if np.size(each) == 1 else None for each in pair]
         attributes = Rounding(*numbers, **options).attributes
     return emit(builder, requantize, scaled, attributes, **options)
 
@@ -167,7 +167,7 @@ class Operands:
         """Of a sum."""
         arrays = [*(term.coefficient for term in value.terms), value.bias]
         return Operands(
-            [float(array) if np.size(array) == 1 else None for array in arrays],
+            [float(np.asarray(array).item()) if np.size(array) == 1 else None for array in arrays],
             [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1],
             [term.tensor for term in value.terms],
         )
