@@ -36,10 +36,12 @@ from tvm_sched.passes.integer.linear_form import (
     quantised,
 )
 from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
+from tvm_sched.passes.integer.products import Product
 from tvm_sched.passes.integer.storing import Parts, stored
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
 IMAGE = 4  # axes of images `[B, C, H, W]`
+UNCOMPUTED = (Curve, Product, Parts)  # values that are computed where they are stored, or as the network has them
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
@@ -112,7 +114,7 @@ class _Walk:
             if id(made) not in self.made:
                 self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
             return self.made[id(made)][1]
-        if isinstance(made, (Curve, Parts)):
+        if isinstance(made, UNCOMPUTED):
             if id(made) not in self.made:
                 args = [self.tensor(arg) for arg in made.call.args]
                 self.made[id(made)] = (made, self.builder.emit(relax.Call(made.call.op, args, made.call.attrs)))
@@ -241,21 +243,33 @@ class _Walk:
         return one.plus(other)
 
     def multiply(self, call):
-        """Of a sum and constants."""
-        one, other = (self.linear(arg) for arg in call.args)
-        if one is None or other is None or bool(one.terms) == bool(other.terms):
-            return self.gated(call)
-        value, factor = (one, other) if one.terms else (other, one)
-        return value.times(factor.bias)
-
-    def gated(self, call):
-        """y sigmoid(y)."""
+        """Of a sum, or a product, and constants; or of two sums."""
         made = [self.convert(arg) for arg in call.args]
-        gates = [each for each in made if isinstance(each, Curve) and each.name == SIGMOID]
-        others = [each for each in made if isinstance(each, Linear)]
-        if len(gates) != 1 or len(others) != 1 or gates[0].value is not others[0]:
+        one, other = (self.linear(arg) for arg in call.args)
+        if one is None or other is None:
+            return self.gated(made, one or other, call)
+        if one.terms and other.terms:
+            return Product(one, other, 1.0, call)
+        value, factor = (one, other) if one.terms else (other, one)
+        return value.times(factor.bias) if value.terms else None
+
+    def gated(self, made: list, value: Linear | None, call):
+        """y sigmoid(y), of a sum y; or a product, and a number."""
+        (known,) = [each for each in made if isinstance(each, (Curve, Product))] or [None]
+        if isinstance(known, Curve) and known.name == SIGMOID and known.value is value:
+            return Curve(value, SILU, call)
+        if isinstance(known, Product) and value is not None and not value.terms and np.size(value.bias) == 1:
+            return known.times(float(np.max(value.bias)), call)
+        return None
+
+    def divide(self, call):
+        """By constants."""
+        value, divisor = self.convert(call.args[0]), self.linear(call.args[1])
+        if divisor is None or divisor.terms or not np.all(divisor.bias):
             return None
-        return Curve(gates[0].value, SILU, call)
+        if isinstance(value, Product) and np.size(divisor.bias) == 1:
+            return value.times(1 / float(np.max(divisor.bias)), call)
+        return value.times(1 / divisor.bias) if isinstance(value, Linear) and value.terms else None
 
     def relu(self, call):
         """Of a sum."""
@@ -297,9 +311,11 @@ class _Walk:
         values = self.convert(parts) if isinstance(parts, (relax.Tuple, relax.Var)) else None
         if axis is None or not isinstance(values, list):
             return None
-        if not all(isinstance(value, Curve) or (isinstance(value, Linear) and value.terms) for value in values):
+        if not all(
+            isinstance(value, (Curve, Product)) or (isinstance(value, Linear) and value.terms) for value in values
+        ):
             return None
-        each = [self.bytes_of(value) if isinstance(value, Linear) else None for value in values]
+        each = [self.bytes_of(value) if isinstance(value, Linear) and value.terms else None for value in values]
         first = each[0]
         if any(x is None or (x.scale, x.zero_point) != (first.scale, first.zero_point) for x in each):
             return Parts(tuple(values), int(axis), call)
@@ -371,6 +387,7 @@ HANDLERS = {
     "relax.permute_dims": _Walk.permute_dims,
     "relax.add": _Walk.add,
     "relax.multiply": _Walk.multiply,
+    "relax.divide": _Walk.divide,
     "relax.nn.relu": _Walk.relu,
     "relax.clip": _Walk.clip,
     "relax.concat": _Walk.concat,
