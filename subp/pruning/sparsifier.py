@@ -238,7 +238,10 @@ class Sparsifier:
             if not settled:
                 scored, active = SCORINGS[self.settings.scoring].of(weight, mask)
                 at = self._at(name, epoch, active=active, order=orders.get(name), gradient=self._masks[name].gradient)
-                mask.copy_(self._method.choose(scored, at))
+                chosen = self._method.choose(scored, at)
+                if self._method.returns_zero:
+                    weight.masked_fill_(block_masks.expand_mask(chosen & ~mask, weight.shape), 0)
+                mask.copy_(chosen)
             self._masks[name].forget_gradients()
         self.epoch = epoch
 
@@ -291,6 +294,8 @@ class Sparsifier:
             score=partial(score, criterion=s.criterion, options=of_criterion),  # type: ignore[arg-type]
             generator=generator(s.seed, "mask", name, epoch),
             options=self._options,
+            span=(s.start, s.end),
+            epoch=epoch,
             **state,
         )
 
