@@ -29,8 +29,8 @@ def patterns(value: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def settle(settings: Any) -> None:
-    """Makes the fields of a frozen dataclass what they are declared as, where that is int, float or tuple[str, ...], or
-    None besides. Raises UserError, naming the field, where that cannot be.
+    """Makes fields of a frozen dataclass what they are declared as: whole numbers, numbers, a single name a tuple.
+    Raises UserError, naming the field, where that cannot be.
     """
     for each in fields(settings):
         value = plain(getattr(settings, each.name))
@@ -40,6 +40,6 @@ def settle(settings: Any) -> None:
         elif value is not None and float in kinds:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             require(is_number, f"{each.name} = {value!r} is not a number")
-        elif each.type == tuple[str, ...]:
+        elif each.type == tuple[str, ...] and isinstance(value, str):
             value = patterns(value)
         object.__setattr__(settings, each.name, value)
