@@ -1,10 +1,13 @@
 """The exceptions that end a command with a sentence instead of a traceback."""
 
 
-class UserError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what to do. The command line prints it and exits with
-    2.
+class Error(ValueError):
+    """What the caller can mend, told in one sentence: what is wrong, where, and what to do. Users catch it as
+    `subp.Error` or `tvm_sched.Error`, which are the same; the command line prints it and exits with 2.
     """
+
+
+UserError = Error  # its name within the house
 
 
 class CheckFailed(UserError):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning.block_masks import expand_mask
+from subp_contract.arguments import require_kind
 from subp_contract.errors import require
 
 _TRAINED = re.compile(r"(.*?)parametrizations\.(\w+)\.original")  # a masked weight's entry in a state dict
@@ -184,6 +185,7 @@ def masked_weights(layer: nn.Module) -> list[str]:
 
 def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
+    require_kind("model", model, nn.Module, "a torch.nn.Module")
     for layer in model.modules():
         names, masked_class = masked_weights(layer), type(layer)
         if not names:

@@ -113,6 +113,11 @@ class Settings:
         """The hyperparameters of that class, given or by default."""
         return cls.among(self.hyperparameters)
 
+    @property
+    def words(self) -> str:
+        """The main ones, for whoever looks at an object."""
+        return f"{self.method}, n = {self.n}, sparsity = {self.sparsity}, {self.epochs} epochs"
+
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, JSON-able, for files: every hyperparameter there is stands among the others."""
         return flat(asdict(self))

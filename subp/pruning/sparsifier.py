@@ -43,6 +43,7 @@ from subp.pruning.methods.base import SoftTraining
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -132,6 +133,7 @@ class Sparsifier:
         sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
+        require_kind("model", model, nn.Module, "a torch.nn.Module")
         self.settings = Settings.completed(
             n=n,
             sparsity=sparsity,
@@ -201,6 +203,9 @@ class Sparsifier:
             self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
         )
 
+    def __repr__(self) -> str:
+        return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
+
     @property
     def masks(self) -> dict[str, Tensor]:
         """Layer name -> its mask, bool, [G, I] of blocks or of the method's other unit; the live buffers. Everything is
@@ -219,8 +224,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
-        epoch = whole("epoch", epoch)
-        require(epoch >= 0, f"epoch = {epoch}: epochs count from 0")
+        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -376,9 +380,7 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes sparsities, masks and epoch from `state`. Raises UserError, naming what differs, for other settings or
-        layers.
-        """
+        """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
         saved_state.check(state, self.settings.as_dict(), self.masks)
         self.load_sparsities(state["sparsities"])
         for name, mask in self.masks.items():

@@ -33,6 +33,7 @@ from subp import models
 from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
+from subp_contract.arguments import path_of
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
 
@@ -86,7 +87,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def load(path: str | Path) -> Checkpoint:
     """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
-    path = Path(path)
+    path = path_of("the checkpoint", path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:

@@ -52,6 +52,17 @@ def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
         call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
 
 
+def test_resuming_runs_no_file_that_only_the_checkpoint_names(run, tmp_path):
+    held = checkpoint.load(run[0] / "checkpoint.safetensors")
+    held.metadata["config"]["model"] = f"{tmp_path}/mine.py:net"
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    checkpoint.save(tmp_path / "checkpoint.safetensors", held)
+    for how in ("--resume", "--auto-resume"):
+        with pytest.raises(UserError, match=r"run only if you name it: add --model .*mine\.py:net"):
+            call(train, "digits", how, "-o", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     "options, told",
     [
@@ -83,7 +94,7 @@ def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begin
     with pytest.raises(UserError, match=r"the run to resume has --model resnet20 \(not --model resnet32\)"):
         call(train, "digits", "--resume", "-o", output, "--model", "resnet32")
     assert "finished" in call(train, "digits", "--auto-resume", "-o", output).output
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match="there is no file"):
         call(train, *RUN, "--resume", "-o", tmp_path / "none")
     begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
     assert "epoch 1/1" in begun.output and "resumes" not in begun.output
