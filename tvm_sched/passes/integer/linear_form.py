@@ -167,7 +167,7 @@ class Operands:
         """Of a sum."""
         arrays = [*(term.coefficient for term in value.terms), value.bias]
         return Operands(
-            [float(array) if np.size(array) == 1 else None for array in arrays],
+            [float(np.asarray(array).item()) if np.size(array) == 1 else None for array in arrays],
             [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1],
             [term.tensor for term in value.terms],
         )
@@ -175,7 +175,6 @@ class Operands:
 
 def emit(builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options) -> relax.Expr:
     """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
-<<<<<<< HEAD
     each = Operands.of(value)
     made = partial(compute, numbers=each.numbers, **options)
     return emitted(builder, compute.__name__, made, [*each.tensors, *each.given], attributes)
@@ -185,12 +184,6 @@ def emitted(
     builder: relax.BlockBuilder, name: str, compute: Callable, args: list[relax.Expr], attributes: dict | None = None
 ) -> relax.Expr:
     """A call of a compute of single elements, as a function of that name."""
-=======
-    arrays = [*(term.coefficient for term in value.terms), value.bias]
-    numbers = [float(np.asarray(array).item()) if np.size(array) == 1 else None for array in arrays]
-    given = [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1]
-    tensors = [term.tensor for term in value.terms]
->>>>>>> x_numbers
     # TVM would call it a broadcast, of constants, and fuse none with what gives another type.
     attrs = {"op_pattern": ELEMENTWISE, **(attributes or {})}
     return builder.emit(builder.call_te(compute, *args, primfunc_name_hint=name, primfunc_attrs=attrs))
