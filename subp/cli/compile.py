@@ -129,7 +129,7 @@ def command(
     check = artifact.manifest["check"]
     if explain:
         show(artifact.explain_table())
-        for note in check["notes"]:
+        for note in (*artifact.manifest["remarks"], *check["notes"]):
             click.echo(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
