@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp.common.plain import patterns, whole
+from subp.common.plain import patterns
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
@@ -224,7 +224,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
-        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
+        epoch = whole_number("epoch", epoch, 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
