@@ -37,6 +37,7 @@ COMMANDS = (
     "advise",
     "run",
     "evaluate",
+    "report",
     "doctor",
 )
 
