@@ -67,6 +67,7 @@ def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
     ("word", "target", "reason"),
     [
         ("float12", "host", "unknown precision 'float12': choose one of float32, float16, int8, auto"),
+        ("bfloat16", "host", "precision bfloat16 is not there"),
         (
             "float16",
             "x86-avx512",
