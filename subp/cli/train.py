@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from subp.cli.options.loop import loop_options
 from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
+from subp_contract.errors import require
 
 
 @click.command()
@@ -20,7 +21,11 @@ from subp.training.config import Config
     show_default=True,
     help="Folder for checkpoint.safetensors, log.csv and at the end model.safetensors, the folded network.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder, with its settings.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint in the output folder, with its settings; name a FILE.py:FUNCTION again.",
+)
 @click.option("--auto-resume", is_flag=True, help="Resume if the output folder holds a checkpoint, or else begin.")
 @click.option(
     "--model",
@@ -43,6 +48,7 @@ def command(
     download: bool,
     threads: int | None,
     preset: str | None,
+    as_published: bool,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -57,7 +63,7 @@ def command(
     import torch
     from rich.console import Console
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
@@ -69,11 +75,12 @@ def command(
     given = {
         name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    settings = with_preset(preset, given)
+    settings = with_preset(preset, given, as_published)
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
+        require_no_code(saved["config"], settings)
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
     config = Config.of(settings)
@@ -84,6 +91,16 @@ def command(
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
-        highlight=False,
         soft_wrap=True,
+    )
+
+
+def require_no_code(saved: dict, given: dict) -> None:
+    """Raises UserError where resuming would run a file that only the checkpoint names: who resumes must name it too."""
+    from subp.models import elsewhere
+
+    name = str(saved.get("model"))
+    require(
+        "model" in given or not elsewhere.is_file(name),
+        f"the run to resume trains a network that code makes, which is run only if you name it: add --model {name}",
     )

@@ -5,7 +5,6 @@ What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,7 +136,8 @@ def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple[
     missing = {"num_classes", "in_channels"} - architecture.keys()
     if missing:
         raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
-    return checkpoint.load_model(path, models.create(**architecture | {"name": code}), as_trained=as_trained)
+    module = models.create(code, architecture["num_classes"], architecture["in_channels"])
+    return checkpoint.load_model(path, module, as_trained=as_trained)
 
 
 def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
@@ -157,6 +157,7 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     import torch
     from torch.utils._pytree import tree_map
 
+    from subp.common import programs
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
@@ -166,16 +167,11 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read the file, and raises besides
+    program, extra = programs.read(path)
     try:
-        extra = {METADATA: ""}
-        program = torch.export.load(path, extra_files=extra)
-        metadata = json.loads(extra[METADATA] or "{}")
-    except Exception as error:  # its reader raises whatever the damage leads to
-        raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
-    finally:
-        logging.disable(disabled)
+        metadata = json.loads(extra.get(METADATA) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its {METADATA} cannot be read") from error
     if batch is not None:
         if not torch_export.is_open(program):
             raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")

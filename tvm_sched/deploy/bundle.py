@@ -16,6 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tvm_sched.deploy import huge_pages, toolchain, wheels
 from tvm_sched.deploy.manifest import expected_outputs, limits, read_manifest
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, numpy_dtype
 
-FORMAT = 2  # of network.txt
+FORMAT = 3  # of network.txt
 SOURCES = Path(__file__).parent / "board"
 PROGRAMS = ("run.sh", "bin/runner")
 
@@ -51,7 +52,7 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
     signature = Signature.from_json(manifest)
     given = check_inputs(signature.inputs, manifest["check"]["seed"])
     files |= {
-        "network.txt": description(manifest, arch).encode(),
+        "network.txt": description(manifest, arch, files["net.so"]).encode(),
         "check/inputs.npz": npz(dict(zip((spec.name for spec in signature.inputs), given, strict=True))),
         "check/outputs.npz": npz({spec.name: numbers for spec, numbers in expected_outputs(manifest)}),
         "run.sh": (SOURCES / "run.sh").read_bytes(),
@@ -73,11 +74,14 @@ def require_runnable(manifest: dict, library: Path) -> None:
         )
 
 
-def description(manifest: dict, arch: str) -> str:
-    """The text that the runner reads: a key and its words a line."""
+def description(manifest: dict, arch: str, library: bytes) -> str:
+    """The text that the runner reads: a key and its words a line. With the CRC-32 of the library's bytes and, at its
+    end, its own, so that the runner loads nothing that was damaged.
+    """
     entries = {
         "format": FORMAT,
         "arch": arch,
+        "library": zlib.crc32(library),
         "target": manifest["target"],
         "cpu_flags": " ".join(manifest["cpu_flags"]),
         "threads": manifest["threads"],
@@ -90,7 +94,12 @@ def description(manifest: dict, arch: str) -> str:
         lines.append(tensor_line("input", spec, spec.range[0] if spec.range else 0))
     outputs = Signature.from_json(manifest).outputs
     lines += [tensor_line("output", spec, limit) for spec, limit in zip(outputs, limits(manifest), strict=True)]
-    return "".join(line + "\n" for line in lines)
+    return summed("".join(line + "\n" for line in lines))
+
+
+def summed(text: str) -> str:
+    """The text with its checksum as the last line."""
+    return f"{text}checksum {zlib.crc32(text.encode())}\n"
 
 
 def tensor_line(key: str, spec: TensorSpec, number: float) -> str:

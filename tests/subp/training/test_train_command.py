@@ -52,6 +52,17 @@ def test_resuming_takes_the_runs_own_settings_and_refuses_others(run):
         call(train, "digits", "--resume", "-o", output, "--lr", "0.2")
 
 
+def test_resuming_runs_no_file_that_only_the_checkpoint_names(run, tmp_path):
+    held = checkpoint.load(run[0] / "checkpoint.safetensors")
+    held.metadata["config"]["model"] = f"{tmp_path}/mine.py:net"
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    checkpoint.save(tmp_path / "checkpoint.safetensors", held)
+    for how in ("--resume", "--auto-resume"):
+        with pytest.raises(UserError, match=r"run only if you name it: add --model .*mine\.py:net"):
+            call(train, "digits", how, "-o", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     "options, told",
     [
@@ -131,7 +142,7 @@ def test_wrong_input_is_told_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match="the network cannot take images of 1x8x8"):
         call(train, "digits", "--model", "alexnet", "--size", "8", "-o", tmp_path / "d")
     assert call(train, "digits", "--size", "0", "-o", tmp_path / "e").exit_code == 2
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match=r"there is no file .*none.safetensors"):
         call(inspect, tmp_path / "none.safetensors")
     assert list(tmp_path.iterdir()) == []
 

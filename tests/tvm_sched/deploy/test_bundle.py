@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_a_wrong_command_line_is_told(unpacked, arguments, words):
 def edit(path, old, new):
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(bundle.summed(text.rpartition("checksum ")[0].replace(old, new)))
 
 
 def test_a_machine_of_another_architecture_is_told(unpacked):
@@ -212,7 +213,7 @@ def test_a_processor_that_lacks_instructions_is_told(unpacked):
 
 def test_a_damaged_bundle_is_told(unpacked):
     (unpacked / "net.so").write_bytes(b"")
-    assert "net.so" in run(unpacked, "--check", code=2)
+    assert "net.so is damaged: its checksum is wrong" in run(unpacked, "--check", code=2)
     (unpacked / "network.txt").write_text(f"arch {targets.host().arch}\n")
     assert "unpack the bundle again" in run(unpacked, "--check", code=2)
 
@@ -220,10 +221,12 @@ def test_a_damaged_bundle_is_told(unpacked):
 def test_what_the_runner_reads(compiled):
     manifest = compiled.manifest | {"cpu_flags": ["asimd", "asimddp"], "target": "some-core", "threads": 4}
     manifest |= {"memory": {"weights": 8 << 20}, "check": {"seed": 0, "outputs": [[0.5, -4.0], [0.5]]}, "prepare": None}
-    assert bundle.description(manifest, "aarch64") == (
-        "format 2\narch aarch64\ntarget some-core\ncpu_flags asimd asimddp\nthreads 4\nparts 2\nprepare\nhuge_pages 1\n"
+    lines = (
+        "format 3\narch aarch64\nlibrary 907060870\ntarget some-core\ncpu_flags asimd asimddp\n"
+        "threads 4\nparts 2\nprepare\nhuge_pages 1\n"
         "input x <f4 0 2 3 112 112\noutput output_0 <f4 0.004 2 64\noutput output_1 <f4 0.001 2 2 112 112\n"
     )
+    assert bundle.description(manifest, "aarch64", b"hello") == f"{lines}checksum {zlib.crc32(lines.encode())}\n"
 
 
 def test_the_check_input_is_the_manifests(compiled, contents):

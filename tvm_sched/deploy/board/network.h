@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -33,7 +34,11 @@ struct Tensor {
 class Description {
  public:
   explicit Description(const std::string& path) {
-    std::ifstream file(path);
+    const std::vector<char> bytes = npy::content(path);
+    const std::string all(bytes.begin(), bytes.end());
+    // The last line is the checksum of those before it.
+    const size_t end = all.rfind("\nchecksum ") + 1;
+    std::istringstream file(all.substr(0, end));
     for (std::string line; std::getline(file, line);) {
       std::istringstream text(line);
       std::string key;
@@ -42,7 +47,8 @@ class Description {
       for (std::string word; text >> word;) words.push_back(word);
       lines_.emplace_back(key, words);
     }
-    if (text("format") != "2") throw std::runtime_error(path + " is missing, damaged, or of another version: unpack the bundle again");
+    if (text("format") != "3" || all.substr(end) != "checksum " + std::to_string(npz::crc32(all.data(), end)) + "\n")
+      throw std::runtime_error(path + " is damaged, or of another version: unpack the bundle again");
   }
   std::vector<std::string> words(const std::string& key) const {
     for (const auto& [each, words] : lines_)
@@ -50,14 +56,24 @@ class Description {
     return {};
   }
   std::string text(const std::string& key) const { return words(key).empty() ? "" : words(key)[0]; }
-  double number(const std::string& key) const { return std::atof(text(key).c_str()); }
+  // A whole number of a line, which a hostile file may make any.
+  size_t number(const std::string& key, size_t least, size_t most) const {
+    const std::string word = text(key);
+    const bool digits = !word.empty() && word.size() < 10 && word.find_first_not_of("0123456789") == std::string::npos;
+    const size_t value = digits ? std::stoul(word) : 0;
+    if (!digits || value < least || value > most) throw std::runtime_error("network.txt has no such " + key + " as networks have: unpack the bundle again");
+    return value;
+  }
   // Those of the lines "input ..." or "output ...", in order.
   std::vector<Tensor> tensors(const std::string& key) const {
     std::vector<Tensor> found;
     for (const auto& [each, words] : lines_) {
       if (each != key) continue;
-      Tensor tensor{words.at(0), words.at(1), std::atof(words.at(2).c_str()), {}};
-      for (size_t i = 3; i < words.size(); ++i) tensor.shape.push_back(std::atoll(words[i].c_str()));
+      const std::string wrong = "network.txt has a damaged line of an " + key + ": unpack the bundle again";
+      if (words.size() < 3 || !npy::is_number(words[1])) throw std::runtime_error(wrong);
+      Tensor tensor{words[0], words[1], std::atof(words[2].c_str()), {}};
+      for (size_t i = 3; i < words.size(); ++i) tensor.shape.push_back(std::strtoll(words[i].c_str(), nullptr, 10));
+      if (!npy::has_size(tensor.shape, tensor.dtype)) throw std::runtime_error(wrong);
       found.push_back(tensor);
     }
     return found;
@@ -78,14 +94,19 @@ inline DLDataType dlpack(const std::string& dtype) {
 class Network {
  public:
   Network(const std::string& library, const Description& about, int threads)
-      : parts_(static_cast<size_t>(about.number("parts"))), inputs_(about.tensors("input")), outputs_(about.tensors("output")) {
+      : parts_(about.number("parts", 1, 1u << 20)), inputs_(about.tensors("input")), outputs_(about.tensors("output")) {
+    for (const std::vector<Tensor>* each : {&inputs_, &outputs_})
+      for (const Tensor& tensor : *each)
+        if (parts_ > 1 && (tensor.shape.empty() || tensor.shape[0] % static_cast<int64_t>(parts_)))
+          throw std::runtime_error("network.txt has parts that do not divide '" + tensor.name + "': unpack the bundle again");
+    require_whole(library, about);
     tvm_c::global("runtime.config_threadpool")({0, threads});
     machine_ = tvm_c::member(loaded(library), "vm_load_executable")({});
     constexpr int pooled = 2;  // TVM's kind of allocator
     tvm_c::member(machine_, "vm_initialization")({int{kDLCPU}, 0, pooled});
 
     for (Tensor& input : inputs_) {
-      if (parts_ > 1) input.shape.at(0) /= static_cast<int64_t>(parts_);
+      if (parts_ > 1) input.shape[0] /= static_cast<int64_t>(parts_);
       buffers_.push_back(buffer_of(input));
       arguments_.push_back(tvm_c::view(buffers_.back().get(), input.shape, dlpack(input.dtype)));
     }
@@ -93,7 +114,7 @@ class Network {
       for (tvm_c::Value& each : tvm_c::tensors(tvm_c::member(machine_, prepare)({}))) arguments_.push_back(std::move(each));
     main_ = tvm_c::member(machine_, "main");
     main_(arguments_);  // takes its memory
-    if (about.number("huge_pages")) machine::huge_pages();
+    if (about.number("huge_pages", 0, 1)) machine::huge_pages();
   }
 
   // Calls `take` with what each part of the batch becomes, before the next is computed. inputs: one array each, in order.
@@ -115,8 +136,12 @@ class Network {
       for (size_t i = 0; i < outputs.size(); ++i) {
         const DLTensor& tensor = tensors.at(i).tensor();
         const char* start = static_cast<const char*>(tensor.data) + tensor.byte_offset;
+        size_t size = tensor.dtype.bits / 8u;
+        for (int axis = 0; axis < tensor.ndim; ++axis) size *= static_cast<size_t>(tensor.shape[axis]);
+        if (size != outputs_[i].bytes() / parts_)
+          throw std::runtime_error("network.txt tells of another output '" + outputs_[i].name + "' than the network gives: unpack the bundle again");
         std::vector<char>& bytes = outputs[i].second.bytes;
-        bytes.insert(bytes.end(), start, start + outputs_[i].bytes() / parts_);
+        bytes.insert(bytes.end(), start, start + size);
       }
     });
     return outputs;
@@ -128,6 +153,13 @@ class Network {
   };
   using Buffer = std::unique_ptr<char, Free>;
 
+  // Loading runs code in the library: not one that was damaged on its way.
+  static void require_whole(const std::string& library, const Description& about) {
+    const std::vector<char> bytes = npy::content(library);
+    if (about.text("library") != std::to_string(npz::crc32(bytes.data(), bytes.size())))
+      throw std::runtime_error(library + " is damaged: its checksum is wrong; unpack the bundle again");
+  }
+
   static tvm_c::Value loaded(const std::string& library) {
     const machine::Quiet quiet;
     return tvm_c::global("ffi.ModuleLoadFromFile")({library.c_str()});
@@ -138,7 +170,8 @@ class Network {
     constexpr size_t alignment = 64;
     Buffer buffer(static_cast<char*>(std::aligned_alloc(alignment, (input.bytes() / alignment + 1) * alignment)));
     std::memset(buffer.get(), 0, input.bytes());
-    const auto whole = static_cast<int64_t>(input.number);  // whose first bytes are those of a shorter number
+    constexpr double most = 9e18;
+    const auto whole = std::fabs(input.number) < most ? static_cast<int64_t>(input.number) : 0;  // whose first bytes are those of a shorter number
     const size_t width = npy::width(input.dtype);
     for (size_t at = 0; whole && at < input.bytes(); at += width) std::memcpy(buffer.get() + at, &whole, width);
     return buffer;

@@ -1,6 +1,10 @@
 // NumPy's .npy files of numbers in C order (format: numpy.lib.format's documentation, version 1.0).
 #pragma once
 
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +26,24 @@ inline size_t volume(const std::vector<int64_t>& shape) {
 
 // Bytes of a number of NumPy's type: 4 of "<f4".
 inline size_t width(const std::string& dtype) { return std::strtoul(dtype.c_str() + 2, nullptr, 10); }
+
+// Whether it is the type of a number that networks take or give.
+inline bool is_number(const std::string& dtype) {
+  static const char* const known[] = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "V2"};
+  return dtype.size() == 3 && std::strchr("<|", dtype[0]) &&
+         std::any_of(std::begin(known), std::end(known), [&](const char* each) { return !dtype.compare(1, 2, each); });
+}
+
+// Whether an array of the type has a size, below 2^48 bytes.
+inline bool has_size(const std::vector<int64_t>& shape, const std::string& dtype) {
+  constexpr int64_t most = int64_t{1} << 48;
+  int64_t bytes = static_cast<int64_t>(width(dtype));
+  for (int64_t extent : shape) {
+    if (extent < 0 || (extent && bytes > most / extent)) return false;
+    bytes *= extent;
+  }
+  return true;
+}
 
 struct Array {
   std::vector<int64_t> shape;
@@ -81,8 +103,11 @@ inline std::string between(const std::string& text, const std::string& before, c
 }
 
 inline std::vector<char> content(const std::string& path) {
+  struct stat about {};
+  if (stat(path.c_str(), &about)) throw std::runtime_error("there is no file " + path);
+  if (!S_ISREG(about.st_mode)) throw std::runtime_error(path + " is no regular file");
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("there is no file " + path);
+  if (!file) throw std::runtime_error("cannot read " + path);
   return std::vector<char>((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
 }
 
@@ -96,8 +121,8 @@ inline Array parsed(const std::vector<char>& all, const std::string& name) {
   std::string header(all.data() + start, length);
   Array array;
   array.dtype = between(header, "'descr': '", "'");
-  if (array.dtype.size() < 3 || !std::strchr("<|", array.dtype[0]) || !std::strchr("fiubV", array.dtype[1]) || !width(array.dtype) || width(array.dtype) > 8)
-    throw std::runtime_error(name + " holds '" + array.dtype + "', which are no numbers that networks take");
+  if (!is_number(array.dtype))
+    throw std::runtime_error(name + " holds '" + array.dtype.substr(0, 20) + "', which are no numbers that networks take");
   if (between(header, "'fortran_order': ", ",") != "False") throw std::runtime_error(name + " is in Fortran's order; save a C-contiguous array");
   std::string extents = between(header, "'shape': (", ")");
   for (const char* at = extents.c_str(); *at;) {
@@ -107,6 +132,7 @@ inline Array parsed(const std::vector<char>& all, const std::string& name) {
     array.shape.push_back(extent);
     at = end + std::strspn(end, ", ");
   }
+  if (!has_size(array.shape, array.dtype)) throw std::runtime_error(name + " tells of a size that no array has");
   array.bytes.assign(all.begin() + static_cast<long>(start + length), all.end());
   if (array.bytes.size() != volume(array.shape) * width(array.dtype))
     throw std::runtime_error(name + " is truncated, or has more than its " + words(array.shape) + " numbers");
@@ -129,14 +155,18 @@ inline std::vector<char> file_of(const Array& array) {
   return file;
 }
 
-// Replaces an existing file only by a whole one.
+// Replaces an existing file only by a whole one; a link stays one, and what is no regular file is written to.
 inline void write(const std::string& path, const std::vector<char>& bytes) {
-  std::string temporary = path + ".part";
+  std::string target = path;
+  if (char* followed = realpath(path.c_str(), nullptr)) target = followed, std::free(followed);
+  struct stat about {};
+  const bool through = !stat(target.c_str(), &about) && !S_ISREG(about.st_mode);
+  const std::string temporary = through ? target : target + "." + std::to_string(getpid()) + ".part";
   std::ofstream file(temporary, std::ios::binary);
   file.write(bytes.data(), static_cast<long>(bytes.size()));
   file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str())) {
-    std::remove(temporary.c_str());
+  if (!file || (!through && std::rename(temporary.c_str(), target.c_str()))) {
+    if (!through) std::remove(temporary.c_str());
     throw std::runtime_error("cannot write " + path);
   }
 }

@@ -65,6 +65,7 @@ inline Arrays read(const std::string& path) {
   const Reader file(bytes, path);
   auto [entry, count] = file.directory();
   Arrays arrays;
+  size_t total = 0;  // of members that may lie over each other
   for (size_t i = 0; i < count; ++i) {
     if (file.number(entry, 4) != ENTRY) throw std::runtime_error(path + " is truncated or not a .npz file");
     const uint32_t method = file.number(entry + 10, 2), sum = file.number(entry + 16, 4), size = file.number(entry + 24, 4);
@@ -73,6 +74,7 @@ inline Arrays read(const std::string& path) {
     if (method) throw std::runtime_error(path + " is compressed; write it with numpy.savez, not numpy.savez_compressed");
     const size_t start = size_t{local} + 30 + file.number(local + 26, 2) + file.number(local + 28, 2);
     const char* from = file.at(start, size);
+    if ((total += size) > bytes.size()) throw std::runtime_error(path + " has members that lie over each other");
     if (crc32(from, size) != sum) throw std::runtime_error(name + " in " + path + " is damaged");
     npy::Array array = npy::parsed(std::vector<char>(from, from + size), name + " in " + path);
     if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);

@@ -100,7 +100,12 @@ int check(Network& network, const Options& options, const Description& about) {
   const std::vector<Tensor> wanted = about.tensors("output");
   const npz::Arrays expected = npz::read(options.folder + "/check/outputs.npz");
   const npz::Arrays outputs = network(bundle::read_inputs(options.folder + "/check/inputs.npz", about.tensors("input")));
-  bool well = expected.size() == outputs.size();
+  constexpr size_t most = 1000;  // numbers of each output, as tvm_sched/deploy/manifest.py keeps
+  bool whole = expected.size() == outputs.size();
+  for (size_t i = 0; whole && i < expected.size(); ++i)
+    whole = expected[i].first == outputs[i].first && expected[i].second.count() == std::min(most, outputs[i].second.count());
+  if (!whole) throw std::runtime_error("check/outputs.npz does not hold what the network's check needs: unpack the bundle again");
+  bool well = true;
   double error = 0, limit = 0, worst = -1;
   std::string name;
   for (size_t i = 0; i < std::min(expected.size(), outputs.size()); ++i) {
@@ -243,7 +248,7 @@ int start(Options options) {
   const int most = static_cast<int>(cores.size());
   if (options.threads > most)
     throw std::runtime_error(std::to_string(options.threads) + " threads asked for, and cores " + machine::words(cores) + " to run them on");
-  if (!options.threads) options.threads = std::min(most, static_cast<int>(about.number("threads")));
+  if (!options.threads) options.threads = std::min(most, static_cast<int>(about.number("threads", 1, 1u << 16)));
   if (!machine::bind(cores)) throw std::runtime_error("this system does not let a program choose its cores: " + machine::words(cores));
   // Read when TVM's threads are made: as many as may be used, none tied to a core by TVM. An idle one yields so many times before it sleeps, by
   // default 300,000 times, which the program waits for at its end; see tvm_sched/runtime.py for the number.
