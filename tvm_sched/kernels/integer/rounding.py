@@ -13,15 +13,17 @@ INT16 = (-(1 << 15), (1 << 15) - 1)
 
 @dataclass(frozen=True)
 class Rounding:
-    """clip(round(coefficient * sum + bias)). A coefficient and a bias that differ from channel to channel are tensors
-    besides, in this order, and None here.
+    """clip(round(coefficient * sum + bias)), or of two terms, a layer's sums and a residual: clip(round(c1 * t1 + (c0 *
+    t0 + bias))). Coefficients and a bias that differ from channel to channel are tensors besides, in this order, and
+    None here.
     """
 
-    coefficient: float | None
+    coefficients: tuple[float | None, ...]
     bias: float | None
     limits: tuple[int, int]
     dtype: str
     fits: bool  # whether what is rounded is known to fit 32 bits
+    own: int = 0  # which term is the layer's sums
 
     @property
     def attributes(self) -> dict:
@@ -34,16 +36,26 @@ class Rounding:
         if ROUNDING not in (attributes or {}):
             return None
         values = json.loads(str(attributes[ROUNDING]))
-        return Rounding(**values | {"limits": tuple(values["limits"])})
+        return Rounding(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
-    def of_channel(self, total: Expr, tensors: Sequence[te.Tensor], channel: Expr) -> Expr:
-        """A sum of that output channel, rounded; the tensors are `[O]`."""
+    @property
+    def adds(self) -> bool:
+        """Whether there is a residual."""
+        return len(self.coefficients) > 1
+
+    def of_channel(
+        self, total: Expr, tensors: Sequence[te.Tensor], channel: Expr, residual: Expr | None = None
+    ) -> Expr:
+        """A sum of that output channel, rounded, the residual added; the tensors are `[O]`."""
         given = iter(tensors)
-        coefficient, bias = (
+        *coefficients, value = (
             next(given)[channel] if number is None else tirx.const(number, "float32")
-            for number in (self.coefficient, self.bias)
+            for number in (*self.coefficients, self.bias)
         )
-        return rounded(total.astype("float32") * coefficient + bias, self.limits, self.dtype, self.fits)
+        terms = [total] if residual is None else [total, residual] if self.own == 0 else [residual, total]
+        for term, coefficient in zip(terms, coefficients, strict=True):
+            value = term.astype("float32") * coefficient + value
+        return rounded(value, self.limits, self.dtype, self.fits)
 
 
 def rounded(value: Expr, limits: tuple[int, int], dtype: str, fits: bool) -> Expr:

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_sched.kernels.base import Kernel
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
@@ -57,7 +58,8 @@ class _Selector(PyExprMutator):
         self.rounders = {
             var: mod[value.args[0]].attrs for var, value in self.values.items() if is_op(value, "relax.call_tir")
         }
-        self.done: set[relax.Var] = set()  # whose value another computes
+        self.done: dict[relax.Var, relax.Var] = {}  # whose value another computes
+        self.known = set(main.params)  # parameters, and variables that are bound by now
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
         # (weight, how it is applied) -> its plan and packed constants: a layer that runs several times is stored once
@@ -65,8 +67,9 @@ class _Selector(PyExprMutator):
 
     def visit_var_binding_(self, binding):
         self.bound = binding.var
+        self.known.add(binding.var)
         if binding.var in self.done:  # the layer has rounded
-            self.set_var_remap(binding.var, self.visit_expr(binding.value.args[1].fields[0]))
+            self.set_var_remap(binding.var, self.visit_expr(self.done[binding.var]))
             return
         super().visit_var_binding_(binding)
 
@@ -154,7 +157,7 @@ class _Selector(PyExprMutator):
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
-        options = self.rounded(plan) if plan.form.kernel.rounds else {}
+        options = self.rounded(plan.form.kernel) if plan.form.kernel.rounds else {}
         choice = plan.choice(name, shape, layer, stored)
         if layer.weight_types == (None,) and (reason := left_out(layer.weight, self.weights)):
             choice = replace(choice, why=f"{choice.why}; {reason}")
@@ -167,17 +170,23 @@ class _Selector(PyExprMutator):
         weights = [*weights, *options.pop("tensors", [])]
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
 
-    def rounded(self, plan: Plan) -> dict:
-        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums; the layer then does
-        it.
+    def rounded(self, kernel: Kernel) -> dict:
+        """`rounding` and its `tensors`, of the new function, where rounding is all that is done with the layer's sums,
+        or adding a residual that is known by now; the layer then does it.
         """
         readers = self.readers.get(self.bound, [])
         rounding = Rounding.of(self.rounders[readers[0]]) if len(readers) == 1 and readers[0] in self.rounders else None
         if rounding is None:
             return {}
-        self.done.add(readers[0])
-        tensors = [constant(as_array(each).reshape(-1)) for each in self.values[readers[0]].args[1].fields[1:]]
-        return {"rounding": rounding, "tensors": tensors}
+        given, count = list(self.values[readers[0]].args[1].fields), len(rounding.coefficients)
+        terms, tensors = given[:count], given[count:]
+        own = next(i for i, term in enumerate(terms) if term.same_as(self.bound))
+        del terms[own]
+        if not all(kernel.adds and term in self.known and shape_of(term) == shape_of(self.bound) for term in terms):
+            return {}
+        self.done[readers[0]] = self.bound
+        tensors = [constant(as_array(each).reshape(-1)) for each in tensors]
+        return {"rounding": replace(rounding, own=own), "tensors": [*map(self.visit_expr, terms), *tensors]}
 
 
 def convolution_in_words(weight: np.ndarray, stride: tuple, dilation: tuple, groups: int) -> str:
