@@ -6,7 +6,8 @@ many.
     pack these two                    8 bits: in lane l the numbers 4 l ... 4 l + 3 of x0, x1, x2, x3
     permute fours                     in order
 
-What the last pack clips to is a byte's own range; narrower limits are left to do before.
+What the last pack clips to is a byte's own range; narrower limits are left to do before. Four vectors of 16 that go to
+different places, one after the other, are packed together too.
 """
 
 import tvm_ffi
@@ -29,7 +30,45 @@ def narrow_bytes(func: PrimFunc) -> PrimFunc:
     target = (func.attrs or {}).get("target") or Target.current()
     if not packs(target):
         return func
-    return tvm_ffi.structural_map(func, (tirx.Cast, packed))
+    return tvm_ffi.structural_map(func, [(tirx.Cast, packed), (tirx.SeqStmt, stored_together)])
+
+
+def stored_together(sequence: tirx.SeqStmt):
+    """The statements, in which stores of 16 narrowed numbers are made four at a time. Where a value is computed of what
+    it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes nothing.
+    """
+    made: list = []
+    waiting: list = []  # (store, what its numbers are narrowed from)
+    for statement in sequence.seq:
+        found = narrowed(statement.value) if isinstance(statement, tirx.BufferStore) else None
+        if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS:
+            if waiting and (waiting[0][1][1:] != found[1:] or not waiting[0][0].buffer.same_as(statement.buffer)):
+                made, waiting = [*made, *(store for store, _ in waiting)], []
+            waiting.append((statement, found))
+            if len(waiting) == PARTS:
+                made, waiting = [*made, *four_at_once(waiting)], []
+        else:
+            if not isinstance(statement, tirx.Bind):
+                made, waiting = [*made, *(store for store, _ in waiting)], []
+            made.append(statement)
+    made += [store for store, _ in waiting]
+    return tirx.SeqStmt(made) if len(made) > 1 else made[0]
+
+
+def four_at_once(waiting: list) -> list:
+    """Statements for four stores."""
+    _, limits, dtype = waiting[0][1]
+    together = tirx.Var("narrowed", f"{dtype}x{BYTES}")
+    bind = tirx.Bind(together, saturated([whole for _, (whole, *_) in waiting], limits, dtype))
+    size = BYTES // PARTS
+    orders = [[lane * size + FOURS * part + i for lane in range(LANES) for i in range(FOURS)] for part in range(PARTS)]
+    return [
+        bind,
+        *(
+            tirx.BufferStore(store.buffer, Shuffle([together], order), store.indices)
+            for (store, _), order in zip(waiting, orders, strict=True)
+        ),
+    ]
 
 
 def packed(cast: tirx.Cast) -> Expr:

@@ -135,6 +135,16 @@ def test_a_short_sum_leaves_what_it_reads_in_the_first_cache():
     assert not [line for line in assembly.splitlines() if "zmm" in line and "(%rsp)" in line]
 
 
+def test_vectors_on_the_stack_are_aligned():
+    target = TARGETS["x86-avx512-vnni"]
+    function = function_of(Convolution(64, 32, (8, 8), (1, 1)), target, rounding="each")
+    tile = PlanarTile(16, 1, pixels_stay=True)
+    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target, tile).mod, target))
+    spilled = [line for line in assembly.splitlines() if "zmm" in line and "(%rsp)" in line]
+    assert spilled  # each output's coefficient and bias
+    assert "andq\t$-64, %rsp" in assembly
+
+
 def test_a_recorded_schedule_applies_in_a_fresh_process(tmp_path):
     target = TARGETS["host"]
     function = function_of(RECORDED, target, rounding="each")
