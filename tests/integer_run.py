@@ -111,9 +111,9 @@ def rounded(value: np.ndarray, limits: tuple[int, int], dtype: str) -> np.ndarra
     return np.clip(np.rint(value), *limits).astype(dtype)
 
 
-def per_channel(numbers: np.ndarray) -> np.ndarray:
-    """`[O]` as `[O, 1, 1]`."""
-    return numbers.reshape(-1, 1, 1)
+def per_channel(numbers: np.ndarray, axes: int = 2) -> np.ndarray:
+    """`[O]` as `[O, 1, 1]`, or with so many axes of 1."""
+    return numbers.reshape(-1, *[1] * axes)
 
 
 def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tuple[Rounding, list[np.ndarray]]:
@@ -150,13 +150,13 @@ def with_residual(
     return replace(rounding, coefficients=coefficients, own=own), [residual, *scales, bias]
 
 
-def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray]) -> np.ndarray:
-    """What the layer's sums become."""
+def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray], axes: int = 2) -> np.ndarray:
+    """What the layer's sums become; `axes` come after that of the channels."""
     terms = [total]
     if rounding.adds:
         residual, *tensors = tensors
         terms.insert(1 - rounding.own, residual)
-    given = iter(map(per_channel, tensors))
+    given = (per_channel(numbers, axes) for numbers in tensors)
     *coefficients, value = (
         next(given) if number is None else np.float32(number) for number in (*rounding.coefficients, rounding.bias)
     )

@@ -21,6 +21,7 @@ from tvm_sched.passes.integer.copy_bytes import copy_bytes
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 from tvm_sched.passes.integer.lower_dots import lower_dots
 from tvm_sched.passes.integer.narrow_bytes import narrow_bytes
+from tvm_sched.passes.nonfinite.propagate_nan import propagate_nan
 from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
@@ -75,6 +76,8 @@ FINISHING = (
     CodePhase("keep_registers", each(keep_registers)),
     # TVM's own: what is left of its built-in functions.
     CodePhase("lower_builtins", lambda mod: TVM_FINISHING()(mod)),
+    # The larger and the smaller of two numbers are NaN where one of them is.
+    CodePhase("propagate_nan", each(propagate_nan)),
 )
 PHASES = (*LOWERING, *FINISHING)
 

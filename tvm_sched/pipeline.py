@@ -30,6 +30,7 @@ from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
 from tvm_sched.passes.integer.integer_layers import integer_layers
+from tvm_sched.passes.nonfinite.skipped import with_guards
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
@@ -98,14 +99,14 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
     restrictions, weights = compilation.restrictions, compilation.weights
-    mod, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
+    selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
     compilation.choices = {
         mark: replace(choice, why=f"{choice.why}; {compilation.wide[choice.name]}")
         if choice.name in compilation.wide
         else choice
         for mark, choice in choices.items()
     }
-    return mod
+    return with_guards(mod, selected, {choice.name for choice in choices.values() if choice.density < 1})
 
 
 def schedule(mod: IRModule, compilation: Compilation) -> IRModule:
@@ -161,7 +162,7 @@ BUILDING = (
     # 14. Steps become one function that calls the kernels with pointers.
     Phase("call_directly", direct),
 )
-# 15 to 28 are codegen's; machine code comes last.
+# 15 to 29 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 
 

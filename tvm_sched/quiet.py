@@ -1,5 +1,6 @@
 """Keeps TVM's chatter, and PyTorch's, from the user's terminal."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -13,6 +14,17 @@ CHATTER = (
     b"Warning: Fast mode segfaults",
     b"BlockBuilder destroyed",
 )
+
+
+@contextmanager
+def unlogged():
+    """Keeps PyTorch from logging tracebacks of errors that it raises besides, while the block runs."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 
 import errno
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 import click
 
-from subp_contract.errors import CheckFailed, CheckWarning, UserError
+from subp_contract.errors import CheckFailed, Notice, UserError
 
 COMMANDS = (
     "quickstart",
@@ -34,6 +35,7 @@ COMMANDS = (
     "calibrate",
     "advise",
     "run",
+    "evaluate",
     "doctor",
 )
 
@@ -72,6 +74,9 @@ def group(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line (default: the process's own) and exits."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding, stream.errors) != ("utf-8", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(arguments))
 
 
@@ -81,7 +86,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec", category=FutureWarning
         )  # torch.export's, of its own code
-        warnings.simplefilter("always", CheckWarning)
+        warnings.simplefilter("always", Notice)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return _exit_code(arguments)
 
@@ -108,7 +113,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 
 def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
     """One of ours as a sentence, others as Python shows them."""
-    if issubclass(category, CheckWarning):
+    if issubclass(category, Notice):
         click.echo(f"subp: warning: {message}", err=True)
     else:
         show(message, category, *rest)

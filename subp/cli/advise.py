@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.model import model_options
 from subp.cli.options.types import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
 from subp_contract.errors import UserError
@@ -21,8 +22,8 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 
 @click.command()
 @click.argument("model")
+@model_options("size", "code")
 @target_option
-@click.option("--size", type=click.IntRange(1), help="Height and width of the images [the checkpoint's, or 224].")
 @click.option(
     "--n", "sizes", type=Numbers(), default=SIZES, help="Block sizes, comma-separated.  [default: 4,8,16,32,64]"
 )
@@ -37,9 +38,6 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
 @click.option("--ghz", type=float, help="The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else 3]")
 @click.option(
-    "--code", help="FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."
-)
-@click.option(
     "--results",
     type=INPUT_FILE,
     help="CSV of scripts/compare_methods.py: measured accuracies stand beside the latencies.",
@@ -52,11 +50,11 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
     help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.",
 )
 def command(
-    model, target, size, sizes, sparsities, threads, records, ghz, code, results, network, method, picture
+    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture
 ) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
-    MODEL is a network's name, a checkpoint or an ONNX file. Nothing is measured: each choice of N and sparsity is
+    Nothing is measured: each choice of N and sparsity is
     lowered to kernels, a few seconds each, whose times are those of tuning records, or the machine model's where there
     is none. `subp bench` measures.
     """
@@ -65,7 +63,7 @@ def command(
 
     from rich.progress import track
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import targets
@@ -74,7 +72,7 @@ def command(
     if any(sparsity >= 100 for sparsity in sparsities):
         raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
     cpu = replace(targets.get(target), cores=threads)
-    module, x = advice.network_of(model, size, code)
+    module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
     shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)

@@ -112,7 +112,7 @@ def run_suite(
     chosen = suite.read(name)
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched.bench import latency, rows
 
@@ -154,7 +154,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment.checks import engine_check
     from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.terminal import console
 from subp.cli.options.types import OutputFile, target_option
-from subp.cli.terminal import console
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
 

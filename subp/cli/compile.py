@@ -1,6 +1,5 @@
 """`subp compile`: a network as one .so for a CPU."""
 
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ from subp.cli.options.types import (
     weights_option,
 )
 from subp.deployment import networks
+from subp_contract import files
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions
@@ -131,12 +131,12 @@ def command(
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=files.scratch(output), prefix=f".{output.name}.") as folder:
         unchecked = Path(folder) / output.name
         artifact.save(unchecked, cc)
         if check["verified"]:
             check_written(unchecked, artifact)
-        os.replace(unchecked, output)
+        files.put(unchecked, output)
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import Numbers
+from subp.deployment import networks
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,35 +19,45 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--code", help="FILE.py:FUNCTION that makes the network of a checkpoint of your own; the file is run.")
+@click.argument("model", metavar="MODEL|NET.SO")
+@model_options("n", "sparsity", "seed", "size", "code")
 @click.option(
     "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
 )
-def command(file: Path, code: str | None, threads: list[int] | None) -> None:
-    """Show FILE's layers: block size, density, uniform or not, multiply-accumulates, bytes dense and as BSR.
-
-    FILE is a checkpoint or a folded network of `subp train`, an exported program (.pt2), an ONNX file, or what `subp
-    compile` wrote: of that also the kernels.
+def command(model: str, settings: dict, threads: list[int] | None) -> None:
+    """Show the layers of MODEL, or of what `subp compile` wrote: block size, density, uniform or not,
+    multiply-accumulates, bytes dense and as BSR; of NET.SO also the kernels.
 
     With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
     thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
     """
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
 
+    file = Path(model)
     if threads:
         if file.suffix != ".so":
             raise UserError(f"--threads tells of a compiled file, NAME.so, not of {file}")
         return console().print(threads_table(file, threads))
-    tables = {".so": compiled_table, ".onnx": onnx_table, ".pt2": program_table}
-    if file.suffix in tables:
-        console().print(tables[file.suffix](file))
-    else:
-        console().print(checkpoint_table(file, code))
+    console().print(compiled_table(file) if file.suffix == ".so" else model_table(model, settings))
+
+
+def model_table(model: str, settings: dict) -> "Table":
+    """The layers of a MODEL. Raises UserError where settings do not fit it."""
+    kind, path = networks.kind_of(model)
+    if kind == "name":
+        from subp.pruning import summary
+
+        network, _ = load_network(model, settings)
+        return summary.table(summary.inspect(network.module, network.only_input().shape[1:]), model)
+    foreign = settings if kind in ("onnx", "program") else ("n", "sparsity", "seed", "size")
+    networks.refuse(settings, foreign, f"{model} says this itself")
+    if kind == "onnx":
+        return onnx_table(path)
+    return program_table(path) if kind == "program" else checkpoint_table(path, settings["code"])
 
 
 def checkpoint_table(file: Path, code: str | None = None) -> "Table":
-    """The layers of a checkpoint, whose network `code` makes if it is one of the user's own."""
+    """The layers of a checkpoint or a state dict, whose network `code` makes if it is one of the user's own."""
     from subp.deployment.networks import load_coded
     from subp.pruning import summary
 
@@ -57,7 +69,7 @@ def checkpoint_table(file: Path, code: str | None = None) -> "Table":
 
 def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
     """What the metadata tells of the network, as far as it does."""
-    parts = [metadata["architecture"]["name"]]
+    parts = [(metadata.get("architecture") or {}).get("name", "a network of your own")]
     if "classes" in metadata:
         parts.append(f"{len(metadata['classes'])} classes")
     if input_shape:

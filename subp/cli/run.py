@@ -125,7 +125,7 @@ def summary(value: "np.ndarray") -> str:
 
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's only input [1, C, H, W], prepared as the manifest says, else the standard way."""
-    from subp.data.images import open_image
+    from subp.data.decoding import open_image
     from subp.data.transforms import Preprocessing, evaluation
 
     if len(manifest["inputs"]) != 1:

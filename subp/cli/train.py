@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from subp.cli.options.loop import loop_options
 from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
+from subp_contract.errors import require
 
 
 @click.command()
@@ -43,6 +44,7 @@ def command(
     download: bool,
     threads: int | None,
     preset: str | None,
+    as_published: bool,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -51,26 +53,36 @@ def command(
     with train.zip and val.zip or test.zip of such; a folder with MNIST's idx files; digits, which needs no files; or
     NAME:FOLDER for a data set of torchvision's, such as CIFAR10:data.
 
-    Several processes: torchrun --nproc-per-node 2 -m subp train DATA ...
+    Several processes: torchrun --nproc-per-node 2 -m -- subp train DATA ..., where -- keeps torchrun from taking
+    options of this command for its own.
     """
     import torch
     from rich.console import Console
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
+    from subp.models import elsewhere
     from subp.training import checkpoint, distributed, trainer
+    from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
 
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     given = {
         name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    settings = with_preset(preset, given)
+    settings = with_preset(preset, given, as_published)
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
+        code = saved["config"]["model"]
+        require(
+            "model" in given or not elsewhere.is_file(code),
+            f"the run to resume trains a network that {code} makes, and making it runs that file: allow it by "
+            f"--model {code}",
+        )
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
     config = Config.of(settings)
@@ -81,6 +93,5 @@ def command(
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
-        highlight=False,
         soft_wrap=True,
     )

@@ -83,7 +83,7 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from tvm_sched import targets
 
     machine = targets.get(target)

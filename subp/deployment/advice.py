@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tvm import IRModule
 
 from subp import models
-from subp.deployment.networks import DEFAULTS, checkpoint_network, onnx_network
+from subp.deployment.networks import DEFAULTS, kind_of, load_network
 from subp.deployment.random_networks import CLASSES
 from subp.pruning.masking import trained_weight
 from subp.pruning.methods import DENSE, random_uniform
@@ -58,16 +58,17 @@ class Choice:
 
 
 def network_of(model: str, size: int | None, code: str | None) -> tuple[nn.Module, Tensor]:
-    """(the network of a MODEL that is a name, a checkpoint or an ONNX file, an input); size and code as of
-    `checkpoint_network`.
+    """(the network of a MODEL, dense where it is a name; an input); size and code as of `networks.load_network`. Raises
+    UserError for an exported program, whose layers cannot be pruned.
     """
-    if model.endswith(".onnx"):
-        loaded = onnx_network(Path(model), size, None)
-        return loaded.module, loaded.example_input
-    if not model.endswith(".safetensors"):
+    kind, path = kind_of(model)
+    if kind == "name":
         return models.create(model, CLASSES), torch.zeros(1, 3, *[size or DEFAULTS["size"]] * 2)
-    network, _ = checkpoint_network(Path(model), size, 1, code)
-    return network.module, network.example_input
+    require(
+        kind != "program", f"{path} is an exported program, whose layers cannot be pruned: give what it was made of"
+    )
+    network, _ = load_network(model, dict.fromkeys(DEFAULTS) | {"size": size, "code": code})
+    return network.module, network.only_input()
 
 
 def lowered(

@@ -1,11 +1,10 @@
-"""The network that a MODEL stands for: a checkpoint (.safetensors), an exported program (.pt2), an ONNX file (.onnx),
-or a name, for one of random weights.
+"""The network that a MODEL stands for: a checkpoint or its folder, an exported program, an ONNX file, a network's name,
+or a state dict whose network --code makes. Every command takes these, and MODEL_IS says so in help and refusals.
 
 What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,42 @@ if TYPE_CHECKING:
 
 METADATA = "subp.json"  # the member of a .pt2 file with classes and preprocessing
 DEFAULTS = {"n": 16, "sparsity": 0.75, "seed": 0, "size": 224, "batch": 1}  # of a named network
+MODEL_IS = (
+    "a checkpoint of `subp train` (.safetensors) or its folder, an exported program (.pt2), an ONNX file (.onnx), a "
+    "network's name, such as resnet18, for one with random weights, or with --code a state dict (.pth, .pt, .ckpt, "
+    ".safetensors)"
+)
+HELD = ("model.safetensors", "checkpoint.safetensors")  # in a folder of `subp train`, the first that is there
+KINDS = {".pt2": "program", ".onnx": "onnx", ".safetensors": "checkpoint"}  # by the ending
+STATES = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # what torch.save wrote
+
+
+def kind_of(model: str) -> tuple[str, Path]:
+    """What a MODEL is, and its file: "checkpoint" (its folder's where it is one; or a state dict of .safetensors),
+    "state", "program", "onnx", or "name". Raises UserError, with what a MODEL may be, where it can be none of these.
+    """
+    path = Path(model)
+    for name in HELD if path.is_dir() else ():
+        if (path / name).is_file():
+            return "checkpoint", path / name
+    ending = path.suffix.lower()
+    kind = KINDS.get(ending) or ("state" if ending in STATES else "name")
+    if kind != "name" and not path.is_file():
+        raise UserError(f"there is no file {model}")
+    if kind == "name" and (path.exists() or path.suffix == ".so") and not _is_network(model):
+        what = "a folder without a checkpoint" if path.is_dir() else "compiled" if path.suffix == ".so" else "a file"
+        raise UserError(f"{model} is no MODEL, but {what}: give {MODEL_IS}")
+    if kind == "name" and not _is_network(model):
+        from subp import models
+
+        raise UserError(f"there is neither a file nor a network {model} ({models.hint(model)}): give {MODEL_IS}")
+    return kind, path
+
+
+def _is_network(name: str) -> bool:
+    from subp import models
+
+    return models.is_known(name)
 
 
 def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambda line: None) -> tuple["Network", dict]:
@@ -28,19 +63,17 @@ def load_network(model: str, settings: dict, tell: Callable[[str], None] = lambd
     tell:     gets a line about a network of random weights
     Raises UserError where there is no such network, or where settings do not fit it.
     """
-    path = Path(model)
-    if path.suffix == ".pt2":
+    kind, path = kind_of(model)
+    if kind == "program":
         own = [name for name in settings if name != "batch"]
         refuse(settings, own, f"{model} is an exported program with weights and an input shape of its own")
         return exported_network(path, settings.get("batch"))
-    if path.suffix == ".onnx":
+    if kind == "onnx":
         refuse(settings, ("n", "sparsity", "seed", "code"), f"{model} is an ONNX file with weights of its own")
         return onnx_network(path, settings["size"], settings["batch"]), {}
-    if path.suffix == ".safetensors":
-        refuse(settings, ("n", "sparsity", "seed"), f"{model} is a checkpoint with weights of its own")
+    if kind in ("checkpoint", "state"):
+        refuse(settings, ("n", "sparsity", "seed"), f"{model} has weights of its own")
         return checkpoint_network(path, settings["size"], settings["batch"] or 1, settings.get("code"))
-    if path.is_file():
-        raise UserError(f"{model} is no checkpoint (.safetensors), exported program (.pt2) or ONNX file (.onnx)")
     refuse(settings, ("code",), f"{model} is the name of a network, not a checkpoint")
     chosen = {name: default if settings[name] is None else settings[name] for name, default in DEFAULTS.items()}
     from subp.deployment.random_networks import random_network
@@ -59,8 +92,8 @@ def refuse(settings: dict, names: Iterable[str], reason: str) -> None:
 
 
 def checkpoint_network(path: Path, size: int | None, batch: int, code: str | None = None) -> tuple["Network", dict]:
-    """The folded network of a checkpoint, taking images of its own size unless another is given; so does the metadata's
-    preprocessing. code: what makes the network, if it is a file of the user's.
+    """The folded network of a checkpoint or a state dict, taking images of its own size unless another is given; so
+    does the metadata's preprocessing. code: what makes the network, if the file does not say it.
     """
     import torch
 
@@ -71,7 +104,7 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     about = metadata.get("preprocessing") or {}
     if isinstance(module, torch.fx.GraphModule) and about and size not in (None, about["size"]):
         raise UserError(f"{path} is quantised for images of {about['size']} pixels: leave out --size")
-    channels = about.get("channels", 3)
+    channels = about.get("channels") or (metadata.get("architecture") or {}).get("in_channels", 3)
     if about and size not in (None, about["size"]):
         metadata["preprocessing"] = Preprocessing.standard(size, channels).as_dict()
     size = size or about.get("size", DEFAULTS["size"])
@@ -80,10 +113,23 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
 
 
 def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple["nn.Module", dict]:
-    """`checkpoint.load_model`, of a network that `code` makes if that is given."""
+    """`checkpoint.load_model`; or the network that `code` makes, with the weights of a checkpoint or a state dict: its
+    classes and channels are those of its last and first layer.
+    """
     from subp import models
+    from subp.models import weights
     from subp.training import checkpoint
 
+    if weights.is_state_dict(path):
+        if code is None:
+            raise UserError(
+                f"{path} is a state dict without its network: name that by --code, FILE.py:FUNCTION or a name"
+            )
+        state = weights.read_state_dict(path)
+        architecture = {"name": code, **weights.sizes(state)}
+        module = models.create(**architecture)
+        weights.fill(module, weights.unwrapped(state, module), f"{path} does not fit {code}")
+        return module.eval(), {"architecture": architecture}
     if code is None:
         return checkpoint.load_model(path, as_trained=as_trained)
     architecture = checkpoint.load(path).metadata.get("architecture") or {}
@@ -110,25 +156,26 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     import torch
     from torch.utils._pytree import tree_map
 
+    from subp.common import exported_programs
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
+    from tvm_sched.quiet import unlogged
     from tvm_sched.signature import check_inputs
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read the file, and raises besides
     try:
         extra = {METADATA: ""}
-        program = torch.export.load(path, extra_files=extra)
+        with unlogged():
+            program = exported_programs.load(path, extra_files=extra)
         metadata = json.loads(extra[METADATA] or "{}")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # its reader raises whatever the damage leads to
         raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
-    finally:
-        logging.disable(disabled)
     if batch is not None:
         if not torch_export.is_open(program):
             raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")

@@ -50,17 +50,26 @@ def create(name: str, num_classes: int, in_channels: int = 3, weights_file: str 
     return model
 
 
+def is_known(name: str) -> bool:
+    """Whether `create` knows the name; of timm's and one's own, whether it looks like such a name."""
+    return name.startswith(elsewhere.TIMM) or elsewhere.is_file(name) or name in (*OWN, *_torchvision_names())
+
+
+def hint(name: str) -> str:
+    """The names that are closest to an unknown one, in words."""
+    close = difflib.get_close_matches(name, [*OWN, *_torchvision_names()], n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "take a name of torchvision's, such as resnet18"
+
+
+def _torchvision_names() -> list[str]:
+    models = import_torchvision().models
+    return models.list_models(module=models)
+
+
 def _from_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
     models = import_torchvision().models
-    known = models.list_models(module=models)
-    if name not in known:
-        close = difflib.get_close_matches(name, [*OWN, *known], n=3)
-        hint = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "take a name of torchvision's, such as resnet18, or resnet20"
-        )
-        raise UserError(f"there is no model {name!r}: {hint}")
+    if not is_known(name):
+        raise UserError(f"there is no model {name!r}: {hint(name)}")
     model = models.get_model(name, weights=None, num_classes=num_classes, **_WITHOUT_AUXILIARY.get(name, {}))
     return model if in_channels == 3 else _with_input_channels(model, in_channels)
 

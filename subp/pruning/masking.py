@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning.block_masks import expand_mask
+from subp_contract.arguments import require_kind
+from subp_contract.errors import require
 
 _TRAINED = re.compile(r"(.*?)parametrizations\.(\w+)\.original")  # a masked weight's entry in a state dict
 
@@ -28,8 +30,8 @@ class Mask(nn.Module):
     soft:    the gradient passes straight through to every weight, plus `decay` * weight on the pruned ones (SR-STE,
              arXiv 2102.04010). Otherwise pruned weights get no gradient. The term is added in every backward pass
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
-             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. `add_decay`, with `decay`
-             0, adds it once a step instead.
+             accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. step_decay.py, with
+             `decay` 0 here, adds it once a step instead.
     follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays
              until it is set
     average_gradients:  keep the mean of the gradients by the masked weight, of pruned weights too, in the buffer
@@ -56,7 +58,7 @@ class Mask(nn.Module):
         self.register_buffer("gradients_seen", self.mask.new_zeros((), dtype=torch.long) if average_gradients else None)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.follow and self.training and torch.is_grad_enabled():
+        if self.follow and self.training:  # without gradients too: so checkpointed activations are computed first
             self.mask.copy_(self.follow(weight.detach()))
         mask = expand_mask(self.mask, weight.shape)
         masked = _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
@@ -95,14 +97,9 @@ def follow_weights(model: nn.Module) -> None:
                 mask.mask.copy_(mask.follow(trained_weight(layer, name)))
 
 
-@torch.no_grad()
-def add_decay(weight: Tensor, mask: Tensor, decay: float) -> None:
-    """Adds SR-STE's term to the gradient of a trained weight, where it has one: `decay` * weight on pruned blocks."""
-    if weight.grad is not None:
-        weight.grad.add_(torch.where(expand_mask(mask, weight.shape), 0, weight), alpha=decay)
-
-
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
         return torch.where(mask, weight, 0)
@@ -188,6 +185,7 @@ def masked_weights(layer: nn.Module) -> list[str]:
 
 def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
+    require_kind("model", model, nn.Module, "a torch.nn.Module")
     for layer in model.modules():
         names, masked_class = masked_weights(layer), type(layer)
         if not names:
@@ -195,6 +193,7 @@ def fold(model: nn.Module) -> nn.Module:
         # A copy of a layer shares the class that removal takes the weights' properties from: give it one of its own.
         layer.__class__ = type(masked_class.__name__, masked_class.__bases__, dict(vars(masked_class)))
         for name in names:
+            mask_of(layer, name).follow = None  # the zeros are the mask's as it is
             parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         _in_order(layer, layer._flat_weights_names if isinstance(layer, nn.RNNBase) else names)
     return model
@@ -209,7 +208,9 @@ def _in_order(layer: nn.Module, first: list[str]) -> None:
 
 
 def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is."""
+    """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is.
+    Raises UserError where masks were averaged.
+    """
     folded: dict[str, Tensor] = {}
     masks: set[str] = set()
     for name, tensor in state.items():
@@ -218,7 +219,12 @@ def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if trained is None or f"{buffers}mask" not in state:
             folded[name] = tensor
             continue
-        mask = expand_mask(state[f"{buffers}mask"], tensor.shape)
+        mask = state[f"{buffers}mask"]
+        require(
+            mask.dtype == torch.bool,
+            f"{buffers}mask is no mask but an average of some: fold averages by the sparsifier's fold(average)",
+        )
+        mask = expand_mask(mask, tensor.shape)
         folded[trained[1] + trained[2]] = torch.where(mask, tensor, 0)
         masks.add(buffers)
     return {name: tensor for name, tensor in folded.items() if not name.startswith(tuple(masks))}

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from subp.pruning.masking import weight_names, weight_of
@@ -35,8 +36,15 @@ def select_layers(
     As the authors do, the stem (first convolution), depthwise convolutions and the classifier (last linear layer;
     without any, the last layer of all) stay dense; so do layers whose name matches a pattern of `exclude`, and those
     that blocks of n do not fit. Stem or classifier are pruned after all where `include` matches. Raises UserError if
-    nothing is left to prune, or if a pattern matches no layer that could be pruned.
+    nothing is left to prune, if a pattern matches no layer that could be pruned, or where lazy layers have not run yet.
     """
+    lazy = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, PRUNABLE) and any(map(is_lazy, layer.parameters(recurse=False)))
+    ]
+    if lazy:
+        raise UserError(f"{', '.join(lazy[:3])} has no weight yet: run a batch through the model first")
     weighted = {name: layer for name, layer in model.named_modules() if _has_matrix(layer)}
     candidates = {name: layer for name, layer in weighted.items() if isinstance(layer, PRUNABLE)}
     if not candidates:

@@ -1,120 +1,199 @@
-"""1x1 convolutions that leave the pruned blocks out of their products while training on a CPU.
+"""Masked layers that leave their pruned blocks out of a training step's products, on a CPU: forward, gradient of the
+input, gradient of the weight.
 
-A layer's three products, per group g of N outputs with its K kept channels idx_g, image by image so that what is
-gathered stays in the cache (X is [I, P], P pixels):
+    sparse_compute.attach(model)      # layers with block masks compute by kernels where these are faster
+    sparse_compute.detach(model)      # as their classes do again
 
-    Y_g = W_g X[idx_g]            [N, K] x [K, P]
-    dX[idx_g] += W_g^T dY_g       [K, N] x [N, P]
-    dW_g = dY_g X[idx_g]^T        [N, P] x [P, K]       hard training; soft training needs the gradient of pruned blocks
-                                                        too, so there dW is PyTorch's dense one
-
-results/sparse_training.csv has what that gains, and why 3x3 convolutions, whose patches would be gathered nine times,
-stay dense. So do, for as long as it lasts, layers that keep more than half of their blocks, or unequal numbers of them.
+For convolutions and linear layers in float32 (or float64) whose block rows keep equally many blocks, whatever the
+method, and for depthwise convolutions, which no method prunes, as blocks of which all are kept: PyTorch's own are slow.
+Masks may change at any time. Where the mask lets gradients through to pruned blocks (soft training, methods that regrow
+by gradients) the weight's gradient is PyTorch's own, of all blocks. What each layer does is chosen when it first runs
+at a size (subp/sparse_products/choice.py), and `computation` tells. docs/sparse_training.md says what is gained.
 """
 
 import types
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 from torch.nn.utils import parametrize
 
 from subp.pruning import masking
+from subp.pruning.settings import WAYS
+from subp_contract.errors import require
 
-MIN_N = 16  # below, the products are too small to outrun the gathering
-MAX_DENSITY = 0.5
+LEAST_ROWS = 64  # of a linear layer's input
 
 
-def attach(model: nn.Module) -> int:
-    """Lets those of a masked model's layers that this is for compute so, until `detach`. Returns how many."""
+@dataclass
+class _State:
+    """Of a layer: the kept inputs [G, K], of the mask as it was at `version`, None while rows keep unequally many; and
+    how it computed last.
+    """
+
+    version: int = -1
+    index: Tensor | None = None
+    told: str = "not run yet"
+
+    def __reduce__(self) -> tuple:
+        """A copy knows nothing yet: its mask is another one."""
+        return _State, ()
+
+
+def attach(model: nn.Module, way: str = WAYS[0]) -> int:
+    """Lets the layers that this is for compute so, until `detach`. Returns how many. Raises UserError for another way
+    than WAYS.
+    """
+    require(way in WAYS, f"sparse_compute is one of {', '.join(WAYS)}, not {way!r}")
     suited = [layer for layer in model.modules() if _suits(layer)]
     for layer in suited:
-        layer.forward = types.MethodType(_forward, layer)
+        layer.forward = types.MethodType(_conv2d if isinstance(layer, nn.Conv2d) else _linear, layer)
+        layer._sparse_compute = _State()  # type: ignore[assignment]
     return len(suited)
 
 
 def detach(model: nn.Module) -> None:
     """Every layer of the model computes as its class does again."""
-    for layer in model.modules():
-        if getattr(layer.forward, "__func__", None) is _forward:
-            del layer.forward
+    for layer in _attached(model):
+        del layer.forward, layer._sparse_compute
+
+
+def computation(model: nn.Module) -> dict[int, str]:
+    """id of each attached layer -> how it computed last, in words."""
+    return {id(layer): _state(layer).told for layer in _attached(model)}
+
+
+def _attached(model: nn.Module) -> Iterator[nn.Module]:
+    return (layer for layer in model.modules() if "_sparse_compute" in vars(layer))
+
+
+def _state(layer: nn.Module) -> _State:
+    state = vars(layer)["_sparse_compute"]
+    assert isinstance(state, _State)
+    return state
 
 
 def _suits(layer: nn.Module) -> bool:
-    if not isinstance(layer, nn.Conv2d) or not masking.masked_weights(layer):
+    if isinstance(layer, nn.Conv2d) and _padding(layer) is None:
         return False
-    if layer.kernel_size != (1, 1) or layer.groups > 1 or layer.padding != (0, 0):
+    if _depthwise(layer):
+        return True
+    if not isinstance(layer, (nn.Conv2d, nn.Linear)) or masking.masked_weights(layer) != ["weight"]:
         return False
-    parametrization = masking.mask_of(layer)
-    groups, *inputs = parametrization.mask.shape  # [G, I], if it is one of blocks
-    if parametrization.follow is not None or parametrization.gradient is not None:  # both look at the masked weight
-        return False
-    return inputs == [layer.in_channels] and layer.out_channels // groups >= MIN_N
+    mask, (outputs, inputs, *_) = masking.mask_of(layer).mask, masking.trained_weight(layer).shape
+    return mask.ndim == 2 and mask.shape[1] == inputs and outputs % mask.shape[0] == 0
 
 
-def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def _depthwise(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv2d) or parametrize.is_parametrized(layer):
+        return False
+    return layer.groups == layer.in_channels > 1
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
+    """On each side, rows and columns; None where sides differ, or are padded with something else than zeros."""
+    if layer.padding_mode != "zeros":
+        return None
+    if not isinstance(layer.padding, str):
+        return layer.padding
+    if layer.padding == "valid":
+        return 0, 0
+    around = [spread * (taps - 1) for spread, taps in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return None if any(total % 2 for total in around) else tuple(total // 2 for total in around)
+
+
+def _index(layer: nn.Module) -> Tensor | None:
+    """The inputs that each block row keeps, [G, K] int32, sorted; None where rows differ in their number."""
+    state = _state(layer)
+    if _depthwise(layer):
+        if state.index is None:
+            state.index = torch.zeros(_trained(layer).shape[0], 1, dtype=torch.int32)
+        return state.index
     parametrization = masking.mask_of(layer)
-    mask, soft = parametrization.mask, parametrization.soft
-    kept = mask.sum(1)
-    if kept[0] > MAX_DENSITY * mask.shape[1] or (kept != kept[0]).any():
-        own: type[nn.Conv2d] = parametrize.type_before_parametrizations(layer)
-        return own.forward(layer, x)
-    index = mask.nonzero()[:, 1].view(len(mask), -1)
-    rows, columns = layer.stride
-    x = x[:, :, ::rows, ::columns]
-    y = _Product.apply(x.flatten(2), masking.trained_weight(layer), index, soft).unflatten(2, x.shape[2:])
+    if parametrization.follow:
+        masking.weight_of(layer)  # chooses the mask anew
+    mask = parametrization.mask
+    if state.version != mask._version:
+        kept = mask.sum(1)
+        uniform = bool((kept == kept[0]).all())
+        state.index = mask.nonzero()[:, 1].view(len(mask), -1).int() if uniform else None
+        state.version = mask._version
+    return state.index
+
+
+def _trained(layer: nn.Module) -> Tensor:
+    return layer.weight if _depthwise(layer) else masking.trained_weight(layer)  # type: ignore[return-value]
+
+
+def _soft(layer: nn.Module) -> bool:
+    """Whether the gradient of pruned blocks is wanted."""
+    if _depthwise(layer):
+        return False
+    mask = masking.mask_of(layer)
+    return mask.soft or mask.gradient is not None
+
+
+def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
+    """What the products take: the trained weight itself where none of them reads its pruned blocks and the mask would
+    change no gradient, which saves two passes over it.
+    """
+    if _depthwise(layer):
+        return _trained(layer)
+    mask = masking.mask_of(layer)
+    reads = not all(sparse[:2]) or not (mask.soft or sparse[2])
+    if reads or mask.follow or mask.gradient is not None or (mask.soft and mask.decay):
+        return masking.weight_of(layer)
+    return _trained(layer)
+
+
+def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
+    _state(layer).told = f"dense: {why}"
+    own: Any = parametrize.type_before_parametrizations(layer)
+    return own.forward(layer, x)
+
+
+def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    from subp.sparse_products import choice, operator
+
+    if not _suits(layer):
+        return _dense(layer, x, "it is not masked any more")
+    weight, index = _trained(layer), _index(layer)
+    if index is None:
+        return _dense(layer, x, "its rows keep unequally many blocks")
+    if x.ndim != 4 or x.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return _dense(layer, x, "only for float32 and batches of images on a CPU")
+    geometry = layer.stride, _padding(layer), layer.dilation
+    problem = operator.problem_of(x, weight, index, geometry, layer.groups)  # type: ignore[arg-type]
+    chosen = choice.choose(problem, index.shape[1])
+    if not any(chosen.sparse):
+        return _dense(layer, x, str(chosen).removeprefix("dense: "))
+    _state(layer).told = str(chosen)
+    y = operator.block_conv2d(
+        x, _weight(layer, chosen.sparse), index, *geometry, layer.groups, chosen.sparse, _soft(layer)
+    )
     return y if layer.bias is None else y + layer.bias[:, None, None]
 
 
-class _Product(torch.autograd.Function):
-    """(x [B, I, P], weight [O, I, 1, 1], index [G, K], soft) -> [B, O, P]."""
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    from subp.sparse_products import choice, operator
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, index: Tensor, soft: bool) -> Tensor:
-        ctx.save_for_backward(x, weight, index)
-        ctx.soft = soft
-        packed = _packed(weight, index)
-        y = x.new_empty(x.shape[0], weight.shape[0], x.shape[2])
-        for image, output in zip(x, y, strict=True):
-            torch.bmm(packed, _gathered(image, index), out=output.view(*packed.shape[:2], -1))
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, index = ctx.saved_tensors
-        dy = dy.contiguous()
-        packed = _packed(weight, index)
-        groups, n, _ = packed.shape
-        dx = dw = None
-        if ctx.needs_input_grad[0]:
-            dx, transposed = torch.zeros_like(x), packed.transpose(1, 2)
-            for image, gradient in zip(dx, dy, strict=True):
-                image.index_add_(0, index.flatten(), torch.bmm(transposed, gradient.view(groups, n, -1)).flatten(0, 1))
-        if ctx.needs_input_grad[1] and ctx.soft:
-            dw = conv2d_weight(x.unsqueeze(2), weight.shape, dy.unsqueeze(2))
-        elif ctx.needs_input_grad[1]:
-            kept = torch.zeros_like(packed)
-            for image, gradient in zip(x, dy, strict=True):
-                kept.baddbmm_(gradient.view(groups, n, -1), _gathered(image, index).transpose(1, 2))
-            dw = torch.zeros_like(weight).view(groups, n, -1).scatter_(2, _wide(index, n), kept).view(weight.shape)
-        return dx, dw, None, None
-
-
-def _wide(index: Tensor, n: int) -> Tensor:
-    """[G, K] -> [G, n, K]."""
-    return index.unsqueeze(1).expand(-1, n, -1)
-
-
-def _packed(weight: Tensor, index: Tensor) -> Tensor:
-    """The kept blocks, [G, N, K]."""
-    groups = len(index)
-    split = weight.reshape(groups, -1, weight.shape[1])
-    return split.gather(2, _wide(index, split.shape[1]))
-
-
-def _gathered(image: Tensor, index: Tensor) -> Tensor:
-    """[I, P] -> the channels that each group keeps, [G, K, P]."""
-    return image.index_select(0, index.flatten()).view(*index.shape, -1)
+    if not _suits(layer):
+        return _dense(layer, x, "it is not masked any more")
+    weight, index = _trained(layer), _index(layer)
+    rows = x.numel() // max(1, x.shape[-1])
+    if index is None:
+        return _dense(layer, x, "its rows keep unequally many blocks")
+    if rows < LEAST_ROWS or x.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return _dense(layer, x, f"only for float32 on a CPU, and from {LEAST_ROWS} rows on")
+    problem = choice.rows_problem(rows, weight, weight.shape[0] // index.shape[0])
+    chosen = choice.choose(problem, index.shape[1], linear=True)
+    if not any(chosen.sparse):
+        return _dense(layer, x, str(chosen).removeprefix("dense: "))
+    _state(layer).told = str(chosen)
+    planes = x.reshape(problem.batch, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)  # [B, I, 1, rows]
+    weight = _weight(layer, chosen.sparse)[:, :, None, None]
+    y = operator.block_conv2d(planes, weight, index, (1, 1), (0, 0), (1, 1), 1, chosen.sparse, _soft(layer))
+    y = y.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    return y if layer.bias is None else y + layer.bias

@@ -23,15 +23,16 @@ state as the masks are. Data-parallel ranks must then all call `step`, which ave
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.common.plain import patterns, whole
 from subp.common.seeds import generator
-from subp.pruning import block_masks, masking, schedules
+from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
+from subp.pruning import sparse_compute as computing
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
 from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
@@ -39,17 +40,17 @@ from subp.pruning.channels.regrouping import Regrouping
 from subp.pruning.criteria import CRITERIA, score
 from subp.pruning.methods import METHODS, MethodStep
 from subp.pruning.methods.base import SoftTraining
-from subp.pruning.methods.registry import hyperparameters as known_hyperparameters
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
 @dataclass(frozen=True)
 class LayerState:
     """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
-    without blocks.
+    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerState:
     n: int | None
     density: float
     reason: str | None
+    computes: str | None = None
 
 
 class Sparsifier:
@@ -94,6 +96,8 @@ class Sparsifier:
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
+    sparse_compute:  "kernels": on a CPU, leave the pruned blocks out of the products of a step, see sparse_compute.py;
+                     `summary` says of each layer how it computes. None: PyTorch's products of the masked weights
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
                      described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
                      training is added in every backward pass: twice for a layer used twice, once a micro-batch where
@@ -123,11 +127,13 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
-        exclude: Sequence[str] = PruningOptions.exclude,
-        include: Sequence[str] = PruningOptions.include,
+        exclude: str | Sequence[str] = PruningOptions.exclude,
+        include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
+        sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
+        require_kind("model", model, nn.Module, "a torch.nn.Module")
         self.settings = Settings.completed(
             n=n,
             sparsity=sparsity,
@@ -143,11 +149,12 @@ class Sparsifier:
             start=start,
             end=end,
             soft=soft,
-            exclude=tuple(exclude),
-            include=tuple(include),
+            exclude=patterns(exclude),
+            include=patterns(include),
             seed=seed,
             hyperparameters=hyperparameters,
         )
+        n, exclude, include = self.settings.n, self.settings.exclude, self.settings.include
         self.model = model
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
@@ -172,6 +179,7 @@ class Sparsifier:
             "with",
         )
         names = parameter_names(model, self.places)
+        self._sizes = {name: weight.numel() for name, weight in weights.items()}
         self.rearranged = self._rearranged(names.values(), input_shape) if rearrange and input_shape else []
         self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
         self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups and input_shape else None
@@ -187,11 +195,16 @@ class Sparsifier:
             )
             for name, (layer, weight) in self.places.items()
         }
+        if sparse_compute is not None:
+            computing.attach(model, sparse_compute)
 
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
         return rearrange_filters(
             self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
         )
+
+    def __repr__(self) -> str:
+        return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -202,19 +215,22 @@ class Sparsifier:
 
     @property
     def density(self) -> float:
-        """Fraction of the masked layers' weights that is kept."""
-        sizes = {name: masking.trained_weight(*place).numel() for name, place in self.places.items()}
-        return sum(block_masks.density(mask) * sizes[name] for name, mask in self.masks.items()) / sum(sizes.values())
+        """Fraction of the masked layers' weights that is kept; once they are folded, that was kept then."""
+        self._require_present()
+        kept = sum(block_masks.density(mask) * self._sizes[name] for name, mask in self.masks.items())
+        return kept / sum(self._sizes.values())
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
-        require(self.attached, "this model is folded: its masks cannot move any more")
-        settled = self._method.settles and self.epoch is not None and self.epoch >= self.settings.end
+        self._require_attached()
+        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
+        settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
         for name, place in self.places.items():
             weight, mask = masking.trained_weight(*place), self._masks[name].mask
+            require(not weight.is_meta, f"{name} is on the meta device, which has no numbers: load the weights first")
             require(
                 bool(weight.isfinite().all()),
                 f"{name} holds weights that are not finite: training diverged, try a lower learning rate",
@@ -225,6 +241,16 @@ class Sparsifier:
                 mask.copy_(self._method.choose(scored, at))
             self._masks[name].forget_gradients()
         self.epoch = epoch
+
+    def _settled(self, epoch: int) -> bool:
+        """Whether the masks stay from here on. Past epoch `end` it is enough that some weight is masked: a loop may
+        have resumed by the model's state alone, masks among it.
+        """
+        if not self._method.settles:
+            return False
+        if self.epoch is None:
+            return epoch > self.settings.end and not all(bool(mask.all()) for mask in self.masks.values())
+        return self.epoch >= self.settings.end
 
     @torch.no_grad()
     def share_gradients(self) -> None:
@@ -274,49 +300,73 @@ class Sparsifier:
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
-        passes: once, however gradients came about (accumulated, scaled, averaged over processes).
+        passes: once, however gradients came about (accumulated, scaled, averaged over processes, by a closure). Weights
+        that it does not hold keep the pull of the backward passes. Raises UserError if it holds none.
         """
+        self._require_attached()
         if not self.settings.soft:
             return
-        for mask in self._masks.values():
-            mask.decay = 0.0
-
-        def add(*_: Any) -> None:
-            for name, mask in self.masks.items() if self.attached else ():
-                masking.add_decay(masking.trained_weight(*self.places[name]), mask, self._decay)
-
-        optimizer.register_step_pre_hook(add)
+        masked = [(masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items()]
+        step_decay.add_in_steps(optimizer, masked, self._decay, lambda: self.attached)
 
     @property
     def attached(self) -> bool:
         """Whether the masks are still on the model: False once it is folded."""
         return all(weight in masking.masked_weights(layer) for layer, weight in self.places.values())
 
+    def _require_attached(self) -> None:
+        self._require_present()
+        require(self.attached, "this model is folded: its masks cannot move any more")
+
+    def _require_present(self) -> None:
+        copies.require_present(self.model, self.places)
+
+    @torch.no_grad()
+    def share_masks(self, model: nn.Module) -> nn.Module:
+        """Gives a copy of the model this one's masks, as `fold` does: before an average is evaluated of which buffers,
+        and so masks, were averaged too. Masks that follow the weights follow the copy's.
+
+        model:  with a mask on each layer that has one here; perhaps wrapped, as by AveragedModel. Returns it unwrapped.
+                Raises UserError for another one.
+        """
+        copy, masks = copies.masks_of_copy(model, self.masks)
+        for name, mask in self.masks.items():
+            masks[name].mask.copy_(mask)
+        if self._method.every_forward:
+            masking.follow_weights(copy)
+        return copy
+
     def fold(self, model: nn.Module | None = None) -> nn.Module:
         """Writes the zeros into the weights and takes the masks off, in place; returns the model, plain again. Where
         the method regroups, the outputs of a group then stand side by side, and the model computes what it did.
 
-        model: another one with this one's masks, such as a copy whose weights are averaged
+        model: a copy instead, such as one whose weights are averaged; it gets this one's masks first (`share_masks`)
         """
-        model = self.model if model is None else model
-        masked = any(masking.masked_weights(layer) for layer in model.modules())
+        self._require_present()
+        if model is None or model is self.model:
+            model, masked = self.model, self.model if self.attached else None
+        else:
+            masked = self.share_masks(model)
+        computing.detach(model)
         masking.fold(model)
         if masked and self._regrouping:
-            self._regrouping.fold(model, self.masks)
+            self._regrouping.fold(masked, self.masks)
         return model
 
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
-        masks = self.masks
+        self._require_present()
+        masks, computes = self.masks, computing.computation(self.model)
         rows = []
         for layer_name, layer in self.model.named_modules():
             kind = parametrize.type_before_parametrizations(layer).__name__
             for name in {layer_name: None} | places_of(layer_name, layer):
                 if name in masks:
                     n = self._n[name] if self._method.uses_n else None
-                    rows.append(LayerState(name, kind, n, block_masks.density(masks[name]), None))
+                    density = block_masks.density(masks[name])
+                    rows.append(LayerState(name, kind, n, density, None, computes.get(id(layer))))
                 elif name in self.skipped:
-                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name]))
+                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name], computes.get(id(layer))))
         return rows
 
     def state_dict(self) -> dict:
@@ -330,45 +380,16 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes sparsities, masks and epoch from `state`; lists in its settings, as JSON has them, stand for tuples.
-
-        Raises UserError, naming what differs, for other settings or layers.
-        """
-        settings, masks = self.settings.as_dict(), self.masks
-        was_settings = {name: each.default for name, each in known_hyperparameters().items()} | {"multiple": 1}
-        was_settings |= state["settings"]
-        for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):
-            others = sorted(ours.keys() ^ theirs.keys())
-            names = ", ".join(others)
-            require(not others, f"the {part} of the saved state and of this sparsifier differ: {names} in one only")
-        for key, own in settings.items():
-            saved = was_settings[key]
-            saved = tuple(saved) if isinstance(saved, list) else saved
-            require(
-                saved == own,
-                f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
-            )
-        for name, mask in masks.items():
-            saved = state["masks"][name]
-            require(
-                saved.shape == mask.shape,
-                f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
-            )
+        """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
+        saved_state.check(state, self.settings.as_dict(), self.masks)
         self.load_sparsities(state["sparsities"])
-        for name, mask in masks.items():
+        for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
 
     def load_sparsities(self, saved: dict[str, float]) -> None:
         """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, which
-        these need not be. Raises UserError, naming what differs, for other layers, or where they follow from the
-        settings and are not these.
+        these need not be. Raises UserError, naming what differs, for others (saved_state.check_sparsities).
         """
-        others = sorted(self.sparsities.keys() ^ saved.keys())
-        require(not others, f"the sparsities saved are of other layers: {', '.join(others)} in one only")
-        for name, own in self.sparsities.items():
-            free = self.settings.allocation == "global" and isinstance(saved[name], float) and 0 <= saved[name] < 1
-            require(
-                free or saved[name] == own, f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {own}"
-            )
+        saved_state.check_sparsities(saved, self.sparsities, self.settings.allocation)
         self.sparsities = dict(saved)

@@ -9,6 +9,7 @@ Metadata, JSON under the header key "subp":
     architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
     classes         names, in the order of the logits
     preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see data.transforms.Preprocessing
+    data            {"training", "validation"}: [number of images, a digest], see data.fingerprint
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     config          the training's settings
@@ -32,6 +33,7 @@ from subp import models
 from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
+from subp_contract.arguments import path_of
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
 
@@ -44,6 +46,7 @@ _KINDS: dict[str, Any] = {  # of the metadata's values, where they are there; a 
     "architecture": {"name": str, "num_classes": int, "in_channels": int},
     "classes": [str],
     "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
+    "data": {"training": [(int, str)], "validation": [(int, str)]},
     "sparsifier": {},
     "sparsities": {},
     "config": {},
@@ -76,7 +79,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         # safetensors takes neither views nor shared memory
         f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
         for part, named in parts.items()
-        for name, tensor in named.items()
+        for name, tensor in weights.as_tensors(named).items()
     }
     metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
@@ -84,7 +87,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def load(path: str | Path) -> Checkpoint:
     """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
-    path = Path(path)
+    path = path_of("the checkpoint", path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
@@ -111,7 +114,7 @@ def load(path: str | Path) -> Checkpoint:
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
-    return Checkpoint(metadata=metadata, **parts)
+    return Checkpoint(metadata=metadata, **{part: weights.from_tensors(named) for part, named in parts.items()})
 
 
 def _wrong(metadata: dict) -> Iterator[str]:

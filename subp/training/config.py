@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from subp.common.plain import settle
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
-from subp.pruning.settings import PruningOptions, flat, nested
+from subp.pruning.settings import WAYS, PruningOptions, flat, nested
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
@@ -38,13 +39,14 @@ class Config(PruningOptions):
     channels_last: bool = False
     compile: bool = False
     qat: int = 0  # the last of the epochs, which train for 8 bits
-    sparse_compute: bool = False  # leave pruned blocks out of 1x1 convolutions' products
+    sparse_compute: str | None = None  # a name in WAYS, to leave pruned blocks out of the products
     workers: int = 0
     device: str = "cpu"
     skip_broken: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers", "qat"):
@@ -63,7 +65,7 @@ class Config(PruningOptions):
                 0 <= getattr(self, name) < math.inf, f"{name} = {getattr(self, name)} is not a number of at least 0"
             )
         require(0 <= self.random_erase <= 1, f"random_erase = {self.random_erase} is not in [0, 1]")
-        for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT)):
+        for name, known in (("amp", AMP), ("auto_augment", AUTO_AUGMENT), ("sparse_compute", WAYS)):
             value = getattr(self, name)
             require(value is None or value in known, f"there is no {name} {value!r}: choose from {', '.join(known)}")
 
@@ -80,7 +82,7 @@ class Config(PruningOptions):
         """
         unknown = settings.keys() - cls.defaults().keys()
         require(not unknown, f"there is no setting {', '.join(sorted(unknown))}")
-        return cls(**nested(settings))
+        return cls(**nested(up_to_date(settings)))
 
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, JSON-able, hyperparameters among them."""
@@ -99,6 +101,12 @@ class Config(PruningOptions):
         if self.multiple is None and self.qat and self.method in METHODS and METHODS[self.method].keeps_multiples:
             given["multiple"] = DOT_PRODUCT
         return {"epochs": max(self.float_epochs, 1)} | given.pop("hyperparameters") | given
+
+
+def up_to_date(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an older version may have saved, as they are called now."""
+    was = settings.get("sparse_compute")  # yes or no, when there was one way
+    return {**settings, "sparse_compute": WAYS[0] if was else None} if isinstance(was, bool) else dict(settings)
 
 
 def as_typed(name: str, value: Any) -> str:

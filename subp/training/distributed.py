@@ -3,6 +3,7 @@ LOCAL_RANK) started, and the collectives that training needs. In a process alone
 """
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), own) if dist.is_initialized() else Ranks(0, 1, own)
     finally:
         if ours:
+            # A DistributedDataParallel that outlives the group holds its threads, and gloo's cannot end with the
+            # interpreter: the process then aborts or hangs. Callers let go of theirs; those in cycles go here.
+            gc.collect()
             dist.destroy_process_group()
 
 

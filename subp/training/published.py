@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subp import models
+from subp.models.weights import sizes
 from subp.pruning.block_masks import expand_mask
 from subp_contract.errors import UserError, require
 
@@ -45,11 +46,8 @@ def recognised(state: dict[str, Tensor], names: Iterable[str] = ARCHITECTURES) -
     order, whatever the layers are called. Raises UserError if no network among `names` is like that.
     """
     state = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
-    matrices = [tensor for tensor in state.values() if tensor.ndim > 1]
-    require(bool(matrices), "there is no weight in the file")
-    sizes = {"num_classes": matrices[-1].shape[0], "in_channels": matrices[0].shape[1]}
     for name in names:
-        architecture = {"name": name, **sizes}
+        architecture = {"name": name, **sizes(state)}
         with torch.device("meta"):
             own = models.create(**architecture).state_dict()
         renamed = _renamed(state, [(key, tensor.shape) for key, tensor in own.items() if not key.endswith(_COUNTER)])

@@ -8,6 +8,7 @@ import torch.ao.quantization.fx._decomposed  # registers the operators of quanti
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from subp.common import exported_programs
 from subp_contract.errors import UserError
 
 _PROGRAM = "program"
@@ -23,7 +24,9 @@ def packed(program: ExportedProgram) -> dict[str, Tensor]:
 def unpacked(tensors: dict[str, Tensor], path: str | Path) -> ExportedProgram:
     """What was `packed`. Raises UserError, naming the checkpoint's path, where it is damaged."""
     try:
-        return torch.export.load(io.BytesIO(tensors[_PROGRAM].numpy().tobytes()))
+        return exported_programs.load(tensors[_PROGRAM].numpy().tobytes())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # its reader raises whatever the damage leads to
         raise UserError(f"{path} is damaged: its quantised network cannot be read") from error
 

@@ -57,5 +57,5 @@ def test_another_file_than_one_of_results_is_told(content, tmp_path):
 def test_wrong_input_is_told():
     with pytest.raises(UserError, match="sparsities are per cent below 100, not 100"):
         call("resnet20", "--sparsity", "100")
-    with pytest.raises(UserError, match="there is no model"):
+    with pytest.raises(UserError, match=r"neither a file nor a network resnet21 .did you mean resnet"):
         call("resnet21", *FEW)

@@ -20,7 +20,7 @@ from tvm_sched.kernels import (
     winograd_lanes_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
-from tvm_sched.kernels.integer import planar_conv2d, planar_depthwise, planar_stem
+from tvm_sched.kernels.integer import integer_linear, planar_conv2d, planar_depthwise, planar_pool, planar_stem
 from tvm_sched.targets import Target
 
 KERNELS: list[Kernel] = [
@@ -33,8 +33,10 @@ KERNELS: list[Kernel] = [
     planar_conv2d.KERNEL,
     planar_depthwise.KERNEL,
     planar_stem.KERNEL,
+    integer_linear.KERNEL,
 ]
-TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule}  # before a kernel: name -> its one schedule
+# Functions of ours without weights, for which there is nothing to choose: name -> its one schedule.
+TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule, planar_pool.NAME: planar_pool.schedule}
 
 
 def kernel_of(func: PrimFunc) -> Kernel | None:

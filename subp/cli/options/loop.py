@@ -6,6 +6,7 @@ import click
 
 from subp.cli.options.types import INPUT_FILE, setting
 from subp.data.policies import AUTO_AUGMENT
+from subp.pruning.settings import WAYS
 from subp.training.config import AMP
 
 _OPTIONS = (
@@ -33,7 +34,9 @@ _OPTIONS = (
         type=int,
     ),
     setting(
-        "--sparse-compute", "Leave pruned blocks out of the products of 1x1 convolutions, on a CPU, for n of 16 up."
+        "--sparse-compute",
+        "Leave pruned blocks out of the products of a step, on a CPU, by kernels built for the network's layers.",
+        type=click.Choice(list(WAYS)),
     ),
     click.option(
         "--size",

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.deployment import networks
-from subp.deployment.networks import DEFAULTS
+from subp.deployment.networks import DEFAULTS, MODEL_IS
 
 if TYPE_CHECKING:
     from tvm_sched.bench.engines import Network
-
-MODEL_HELP = (
-    "a checkpoint (.safetensors), an exported program (.pt2), an ONNX file (.onnx), or the name of a network, for one "
-    "with random weights"
-)
 
 _OPTIONS = {
     "n": (click.IntRange(1), f"Block size of a named network [{DEFAULTS['n']}]."),
@@ -27,7 +22,11 @@ _OPTIONS = {
     "seed": (int, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
     "size": (click.IntRange(1), f"Height and width of the images [the file's, or {DEFAULTS['size']}]."),
     "batch": (click.IntRange(1), f"Images at a time [{DEFAULTS['batch']}, or the file's]."),
-    "code": (str, "FILE.py:FUNCTION that makes a checkpoint's network, for one of your own; the file is run."),
+    "code": (
+        str,
+        "What makes the network of a state dict, or of a checkpoint of your own: "
+        "FILE.py:FUNCTION, which is run, or a network's name.",
+    ),
 }
 
 
@@ -44,7 +43,7 @@ def model_options(*names: str) -> Callable:
             settings = {name: kwargs.pop(name, None) for name in _OPTIONS}
             return command(*args, settings=settings, **kwargs)
 
-        with_settings.__doc__ = f"{inspect.cleandoc(command.__doc__)}\n\nMODEL is {MODEL_HELP}."
+        with_settings.__doc__ = f"{inspect.cleandoc(command.__doc__)}\n\nMODEL is {MODEL_IS}."
         for name in reversed(names):
             kind, help_ = _OPTIONS[name]
             with_settings = click.option(f"--{name}", type=kind, help=help_)(with_settings)

@@ -1,6 +1,7 @@
 """Training over two processes, gloo on CPUs, as torchrun starts them."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, net
 
+from subp.cli import train
 from subp.training import checkpoint, trainer
 from subp.training.distributed import Ranks
 from subp_contract.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +76,19 @@ def test_one_rank_alone_writes(ranks):
 
 def test_the_command_trains_with_two_processes_of_which_one_talks(tmp_path):
     options = ["--model", "resnet20", "--size", "8", "--batch-size", "512", "--epochs", "1", "--threads", "1"]
-    told = torchrun("-m", "subp", "train", "digits", *options, "-o", str(tmp_path / "run"))
+    command = str(Path(__file__).with_name("command_of_ranks.py"))
+    told = torchrun("--", command, "train", "digits", "--n", "16", *options, "-o", str(tmp_path / "run"))
+    assert told.count("wrappers left: 0") == 2  # else a process may abort, or never end, after its work
     assert told.count("epoch 1/1") == told.count("validation accuracy ") - 1 == 1
     assert checkpoint.load(tmp_path / "run" / trainer.CHECKPOINT).metadata["epoch"] == 1
+
+
+def test_the_documented_line_leaves_every_option_to_the_command():
+    options = [name for option in train.command.params for name in option.opts if name.startswith("--")]
+    line = re.search("^ +torchrun (.* subp train) DATA --n 16", (ROOT / "docs/training.md").read_text(), re.MULTILINE)
+    given = get_args_parser().parse_args([*line[1].split(), "DATA", *options])
+    assert (given.module, given.training_script) == (True, "subp")
+    assert given.training_script_args == ["train", "DATA", *options]
 
 
 def test_a_batch_must_divide_among_the_ranks():

@@ -11,7 +11,6 @@ from torch import nn
 
 from subp.data import loaders, transforms
 from subp.pruning.methods import METHODS
-from subp.pruning.sparsifier import Sparsifier
 from subp.training import checkpoint, loop, trainer
 from subp.training.config import AUTO_AUGMENT, Config
 from subp.training.precision import Precision
@@ -62,22 +61,6 @@ def test_other_ways_to_compute_give_the_same_weights_up_to_their_precision(plain
         assert got.dtype == expected.dtype
         error = (got - expected).double().norm() / expected.double().norm().clamp_min(1e-2)
         assert error <= tolerance, name
-
-
-@pytest.mark.parametrize("scale, parts", [(1.0, 1), (1024.0, 1), (1.0, 4)])
-def test_the_pull_on_pruned_weights_is_added_once_a_step_however_losses_are_scaled_or_split(scale, parts):
-    model = net().requires_grad_(False)
-    sparsifier = Sparsifier(model, n=4, sparsity=0.5, epochs=1, decay=0.25)
-    sparsifier.step(0)
-    weight = model[2].parametrizations.weight.original.requires_grad_()
-    before, mask = weight.detach().clone(), model[2].weight.detach() != 0
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    sparsifier.decay_in(optimizer)
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    for _ in range(parts):
-        scaler.scale((model[2](torch.zeros(1, 8, 5, 5))).sum()).backward()  # the loss's own gradient is 0
-    scaler.step(optimizer)
-    torch.testing.assert_close(weight.detach(), torch.where(mask, before, 0.75 * before))
 
 
 class Recording(Progress):

@@ -70,6 +70,20 @@ def test_what_differs_from_the_run_to_resume_is_told_as_it_is_typed(run, options
     assert str(refused.value) == f"the run to resume has {told}: resume it with its own options"
 
 
+def test_a_file_that_a_checkpoint_names_runs_only_where_it_is_named_again(run, tmp_path):
+    trap, made = tmp_path / "trap.py", tmp_path / "made"
+    trap.write_text(f"open({str(made)!r}, 'w')\ndef net(num_classes, in_channels): raise ValueError\n")
+    saved = checkpoint.load(run[0] / "checkpoint.safetensors")
+    saved.metadata["config"]["model"] = f"{trap}:net"
+    checkpoint.save(tmp_path / "checkpoint.safetensors", saved)
+    with pytest.raises(UserError, match=r"making it runs that file: allow it by --model .*trap\.py:net"):
+        call(train, "digits", "--resume", "-o", tmp_path)
+    assert not made.exists()
+    with pytest.raises(UserError, match="trap"):
+        call(train, "digits", "--resume", "-o", tmp_path, "--model", f"{trap}:net")
+    assert made.exists()
+
+
 def test_of_a_finished_run_only_that_is_told(tmp_path):
     options = [*RUN, "--epochs", "1", "--rearrange", "--auto-resume", "-o", tmp_path]
     begun = call(train, *options).output.splitlines()
@@ -131,7 +145,7 @@ def test_wrong_input_is_told_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match="the network cannot take images of 1x8x8"):
         call(train, "digits", "--model", "alexnet", "--size", "8", "-o", tmp_path / "d")
     assert call(train, "digits", "--size", "0", "-o", tmp_path / "e").exit_code == 2
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match=r"there is no file .*none.safetensors"):
         call(inspect, tmp_path / "none.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,8 @@
 // NumPy's .npy files of numbers in C order (format: numpy.lib.format's documentation, version 1.0).
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -129,8 +131,20 @@ inline std::vector<char> file_of(const Array& array) {
   return file;
 }
 
-// Replaces an existing file only by a whole one.
-inline void write(const std::string& path, const std::vector<char>& bytes) {
+// Replaces an existing file only by a whole one. Follows links, and writes to what is no regular file.
+inline void write(const std::string& given, const std::vector<char>& bytes) {
+  std::string path = given;
+  if (char* real = ::realpath(given.c_str(), nullptr)) {
+    path = real;
+    std::free(real);
+  }
+  struct stat there;
+  if (!::stat(path.c_str(), &there) && !S_ISREG(there.st_mode)) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(bytes.data(), static_cast<long>(bytes.size()));
+    if (!file.flush()) throw std::runtime_error("cannot write " + given);
+    return;
+  }
   std::string temporary = path + ".part";
   std::ofstream file(temporary, std::ios::binary);
   file.write(bytes.data(), static_cast<long>(bytes.size()));

@@ -175,6 +175,8 @@ def scaled(builder: Builder, x: relax.Expr, factor: float) -> relax.Expr:
 @converts("mul")
 def mul(builder: Builder, x: Operand, y: Operand) -> relax.Expr:
     """x y; of booleans x and y."""
+    if isinstance(y, int | float) and y == 0 and "float" in dtype_of(x):
+        return emitted(builder, lambda a: rx.subtract(a, a), x)  # TVM takes x 0 for 0, whatever x is
     return emitted(builder, rx.logical_and if builder.dtype == "bool" else rx.multiply, x, y)
 
 

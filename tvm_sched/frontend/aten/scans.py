@@ -148,9 +148,11 @@ def ordered(
         return x, builder.number(0, "int64")
     axis = dim % len(shape)
     numbers = builder.cast(x, "int32" if dtype in ("bool", "uint8", "int8", "int16") else computing(dtype))
-    if "float" in dtype:  # what is not a number stands with the largest
+    if "float" in dtype:  # NaN stands above infinity, and that with the largest number
         numbers = builder.pointwise(
-            lambda a: tirx.Select(tirx.isnan(a), tirx.const(inf, a.ty.dtype), a), numbers, name="order"
+            lambda a: tirx.Select(tirx.isnan(a), tirx.const(inf, a.ty.dtype), tirx.min(a, tirx.max_value(a.ty.dtype))),
+            numbers,
+            name="order",
         )
     places = builder.emit(rx.argsort(numbers, axis, descending, "int32"))
     if most is not None:

@@ -3,7 +3,9 @@
     sums[lane] += sum_j x[lane, j] * w[j]        j < group
 
 `x` holds a group of channels for each of a vector's pixels, side by side; `w`, the weights of one output, goes to all
-lanes. What differs from one CPU to another is the length of a group and what the numbers are widened to before:
+lanes. Or the other way round, where there are few pixels: `w` holds the weights of a vector's outputs, and `x`, one
+pixel's, goes to all lanes. What differs from one CPU to another is the length of a group and what the numbers are
+widened to before:
 
     vnni    vpdpbusd             4   uint8 x int8        AVX-512 VNNI, and AVX-VNNI with half as many lanes
     madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
@@ -30,8 +32,8 @@ from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 from tvm_sched.targets import Target
 
-PREFIX = "dot_"  # of the intrinsics' names
-NAME = re.compile(PREFIX + r"(\w+)_(\d+)")
+PREFIX, OF_OUTPUTS = "dot_", "dot_of_outputs_"  # of the intrinsics' names
+NAME = re.compile(f"({OF_OUTPUTS}|{PREFIX})" + r"([a-z_]+?)(?:_(\d+))?")
 CALL = "subp.dot."  # with the name of a dot product: an external function that nothing links
 
 
@@ -90,10 +92,11 @@ def sum_up(
     pixel: LoopRV,
     dot: Dot,
     output: LoopRV | None = None,
+    of_outputs: bool = False,
 ) -> None:
     """Takes the zeroing of sums out of the loop `outermost`. Of what is left, the loops over a vector's pixels and a
     group become dot products, and those outside of them are unrolled: one over outputs, which have weights of their
-    own, if there is one, then `registers`.
+    own, if there is one, then `registers`. `of_outputs`: a vector is of outputs, not of pixels.
     """
     few = None
     if output is not None:
@@ -109,7 +112,8 @@ def sum_up(
         sch.unroll(loop)
     if dot.group > 1:
         sch.vectorize(lane)
-        sch.tensorize(few or pixel, tensor_intrinsic(dot, dot.outputs if few else 1))
+        name = outputs_intrinsic(dot) if of_outputs else tensor_intrinsic(dot, dot.outputs if few else 1)
+        sch.tensorize(few or pixel, name)
 
 
 def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
@@ -128,26 +132,51 @@ def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
     return name
 
 
+def outputs_intrinsic(dot: Dot) -> str:
+    """Likewise, that of one pixel's dot products with the weights of a vector's outputs.
+
+    `x [group]` and `w [lanes, group]`, as int8, in memory, `sums [lanes]` in registers.
+    """
+    name = f"{OF_OUTPUTS}{dot.name}"
+    if TensorIntrin.get(name, allow_missing=True) is None:
+        sizes = {"w": (dot.lanes, dot.group), "x": (dot.group,), "sums": (dot.lanes,)}
+        both = (
+            arguments_of(dot, name, sizes, body, w_dtype="int8")
+            for name, body in (("description", loops_of_outputs), ("implementation", vectors_of_outputs))
+        )
+        TensorIntrin.register(name, *both)
+    return name
+
+
 def make_needed(trace: list) -> None:
     """As `rewrites.transpose.make_needed`."""
     instructions, _ = trace
     for kind, _, attributes, _ in instructions:
         if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
-            tensor_intrinsic(DOTS[named[1]], int(named[2]))
+            if named[1] == OF_OUTPUTS:
+                outputs_intrinsic(DOTS[named[2]])
+            else:
+                tensor_intrinsic(DOTS[named[2]], int(named[3]))
 
 
 def function(dot: Dot, outputs: int, name: str, body) -> PrimFunc:
+    """A function of w, x and sums for so many outputs of a vector of pixels."""
+    few = (outputs, 1) if outputs > 1 else ()
+    sizes = {"w": (*few[:1], dot.group), "x": (dot.lanes * dot.group,), "sums": (*few, dot.lanes)}
+    return arguments_of(dot, name, sizes, lambda dot, *buffers: body(dot, outputs, *buffers), w_dtype=dot.w)
+
+
+def arguments_of(dot: Dot, name: str, sizes: dict[str, tuple], body, w_dtype: str) -> PrimFunc:
     """A function of w, x and sums, parts of larger buffers, whose root block holds what `body` emits."""
-    numbers, few = dot.lanes * dot.group, (outputs, 1) if outputs > 1 else ()
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        w = argument("w", (*few[:1], dot.group), dot.w, "global")
-        x = argument("x", (numbers,), dot.x, "global")
-        sums = argument("sums", (*few, dot.lanes), "int32", "local")
+        w = argument("w", sizes["w"], w_dtype, "global")
+        x = argument("x", sizes["x"], dot.x, "global")
+        sums = argument("sums", sizes["sums"], "int32", "local")
         with T.sblock("root"):
             T.reads(whole(sums), whole(w), whole(x))
             T.writes(whole(sums))
-            body(dot, outputs, w, x, sums)
+            body(dot, w, x, sums)
     return builder.get()
 
 
@@ -191,6 +220,23 @@ def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
         T.buffer_store(sums, after, [*place, T.ramp(T.int32(0), 1, dot.lanes)])
 
 
+def loops_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
+    """`loops` of a vector of outputs."""
+    with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
+        vlane, vj = T.axis.remap("SR", [lane, j])
+        product = w[vlane, vj].astype("int32") * x[vj].astype("int32")
+        T.buffer_store(sums, sums[vlane] + product, [vlane])
+
+
+def vectors_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
+    """`vectors` of a vector of outputs."""
+    numbers = dot.lanes * dot.group
+    before, pixel = sums.vload([0], f"int32x{dot.lanes}"), x.vload([0], f"{dot.x}x{dot.group}")
+    weights = w.vload([0, 0], f"int8x{numbers}").astype(f"{dot.w}x{numbers}")
+    after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixel, weights)
+    T.buffer_store(sums, after, [T.ramp(T.int32(0), 1, dot.lanes)])
+
+
 def lowered(call: Call, target) -> Expr:
     """A call of CALL in instructions of a TVM target."""
     name, before, pixels, weights = call.args
@@ -200,20 +246,28 @@ def lowered(call: Call, target) -> Expr:
 
 
 def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
-    """int32 x lanes: `before` and the products of a vector of pixels with the weights of one output."""
+    """int32 x lanes: `before` and the products of pixels with weights, of which the one is a vector and the other one
+    group.
+    """
     vector = f"{dot.w}x{dot.lanes * dot.group}"
-    everywhere = tirx.reinterpret(vector, tirx.Broadcast(tirx.reinterpret("int32", weights), dot.lanes))
-    pixels = tirx.reinterpret(vector, pixels)  # LLVM knows no signs of vectors
+
+    def spread(numbers: Expr) -> Expr:  # reinterpreted: LLVM knows no signs of vectors
+        if int(numbers.ty.dtype.lanes) == dot.group:
+            numbers = tirx.Broadcast(tirx.reinterpret("int32", numbers), dot.lanes)
+        return tirx.reinterpret(vector, numbers)
+
+    both = spread(pixels), spread(weights)
     if dot.adds:
-        return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, pixels, everywhere)
-    return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, pixels, everywhere)
+        return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
+    return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
 
 
 def arithmetic(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
     """The same for any CPU."""
-    total = before
-    for j in range(dot.group):
-        some = pixels if dot.group == 1 else Shuffle([pixels], list(range(j, dot.lanes * dot.group, dot.group)))
-        weight = weights if dot.group == 1 else Shuffle([weights], [j])
-        total += some.astype(before.ty.dtype) * tirx.Broadcast(weight.astype("int32"), dot.lanes)
-    return total
+
+    def of_lanes(numbers: Expr, j: int) -> Expr:
+        if int(numbers.ty.dtype.lanes) == dot.group:
+            return tirx.Broadcast(Shuffle([numbers], [j]).astype("int32"), dot.lanes)
+        return Shuffle([numbers], list(range(j, dot.lanes * dot.group, dot.group))).astype(before.ty.dtype)
+
+    return sum((of_lanes(pixels, j) * of_lanes(weights, j) for j in range(dot.group)), before)

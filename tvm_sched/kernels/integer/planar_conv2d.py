@@ -12,13 +12,14 @@ the activation's zero point. Blocks are filled up to whole groups by zero weight
 """
 
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from tvm import relax, te, tirx
+from tvm.relax import op
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
+from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.planar_schedule import (
@@ -37,6 +38,7 @@ from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
 MOST_PIXELS = 256  # of a tile
+TRANSPOSE_CYCLES = 1.0  # of a number
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 
 
@@ -146,7 +148,7 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
 
 
 class PlanarConv2d(Kernel):
-    """Takes every convolution of integers."""
+    """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
     dtypes = ("uint8", "int8")
@@ -155,12 +157,15 @@ class PlanarConv2d(Kernel):
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
-        if layer.dtype != dot.activation or layer.linear:
+        if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
+        pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
+        transposing = pixels * numbers * TRANSPOSE_CYCLES / target.cores if layer.linear else 0.0
         for n in pattern.SIZES:
             found = [planar_problem(layer, n, dot, layout) for layout in layouts(layer, target, dot.lanes)]
             problem = min(found, key=lambda each: least_cycles(self, each, target))
-            yield Form(self, layer, problem, n, "planar", least_cycles(self, problem, target), rank=0)
+            cycles = least_cycles(self, problem, target) + transposing
+            yield Form(self, layer, problem, n, "planar", cycles, rank=0)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem
@@ -185,7 +190,12 @@ class PlanarConv2d(Kernel):
         layer = form.layer
         options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
         options["rounding"] = rounding
-        return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+        if not layer.linear:
+            return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+        rows = layer.image[-1]
+        image = op.reshape(op.permute_dims(op.reshape(x, (rows, layer.channels))), (1, layer.channels, 1, rows))
+        made = builder.emit(fusable_call(builder, NAME, conv2d, builder.emit(image), *weights, **options, marks=marks))
+        return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
     problem = staticmethod(planar_schedule.problem_of)
     tiles = staticmethod(planar_schedule.tiles)
@@ -193,12 +203,7 @@ class PlanarConv2d(Kernel):
     schedule = staticmethod(planar_schedule.schedule)
 
     def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
-        (_, x_shape), *_ = infos
-        arrays = super().arguments(problem, infos, rng)
-        for i, (dtype, shape) in enumerate(infos):
-            if dtype == "int32" and len(shape) == 2:
-                arrays[i] = np.sort(rng.integers(0, x_shape[1], shape, "int32"))
-        return arrays
+        return with_channels(super().arguments(problem, infos, rng), problem.conv.channels, rng)
 
 
 def planar_problem(layer: Layer, n: int, dot: Dot, layout: Layout) -> PlanarProblem:

@@ -8,6 +8,8 @@ tensors between. A function of TIR calls them with plain pointers, in some nanos
     main(x, u):  main_inputs(x); workspace = storage; y = tensor; main_steps(x, w, v, workspace, y)
     main_timed(x, u, times): the same, with the time before each step and after the last in `times`
 
+Behind them all stand the functions that look for inputs which are not finite (`nonfinite/guard.py`).
+
 What is anything else, a builtin of the machine's that is no view or a call of another function, stays a step of the
 machine's, and divides the calls around it into two such functions.
 """
@@ -25,6 +27,8 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.passes.graph.hoist_constants import INPUTS, mains
 from tvm_sched.passes.graph.relax_tools import is_op
+from tvm_sched.passes.nonfinite.guard import guard_function
+from tvm_sched.passes.nonfinite.skipped import guards
 from tvm_sched.passes.tir.direct_calls import ALIGNMENT, DirectCall, steps_function
 from tvm_sched.passes.tir.marks import DIRECT, INTERNAL, SCHEDULED
 from tvm_sched.planning.explain import TIMED
@@ -70,11 +74,13 @@ def call_directly(mod: IRModule) -> tuple[IRModule, Steps]:
     stepwise = [function.body for function in others.values() if isinstance(function, relax.Function)]
     stepwise += [item.value for each in straight.values() for item in each.items if not isinstance(item, Run)]
     boxed = set(functions_in(stepwise))
+    guards = {var: function for each in straight.values() for var, function in each.guards.items()}
+    known = {**mod.functions, **guards}
     called = {function for each in straight.values() for run in each.runs for function, _ in run.calls}
     # What is called in both ways is there twice.
     direct = {var: GlobalVar(f"{var.name_hint}_direct") if var in boxed else var for var in called}
     made = {var: mod[var].with_attr(INTERNAL, True) for var in boxed if isinstance(mod[var], PrimFunc)}
-    made |= {new: mod[var].with_attrs({DIRECT: True, SYMBOL: new.name_hint}) for var, new in direct.items()}
+    made |= {new: known[var].with_attrs({DIRECT: True, SYMBOL: new.name_hint}) for var, new in direct.items()}
     for var, each in straight.items():
         made |= each.functions(var, direct)
     steps = {var.name_hint: [run.names for run in each.runs] for var, each in straight.items()}
@@ -94,6 +100,8 @@ class Straight:
         self.items: list[relax.Binding | Run] = []
         for binding in self.bindings:
             self.take(binding)
+        self.guards: dict[GlobalVar, PrimFunc] = {}
+        self.guard()
 
     @property
     def runs(self) -> list[Run]:
@@ -158,6 +166,32 @@ class Straight:
         stays = self.is_other(value) or is_op(value, "relax.null_value") or self.is_check(value)
         if stays or var in self.kept:
             self.emit(binding, behind=self.is_other(value))
+
+    def guard(self) -> None:
+        """Calls, behind all others, what makes outputs NaN where an input is not finite that layers skip. Constants and
+        inputs that are given back are left alone.
+        """
+        result = self.main.body.body
+        makers = {binding.var: binding.value for binding in self.bindings}
+        made = makers.get(result, result)
+        outputs = list(made.fields) if isinstance(made, relax.Tuple) else [result]
+        found = guards(self.main)
+        for number in sorted({each.input for each in found}):
+            of_input = [each for each in found if each.input == number and self.is_made(outputs[each.output])]
+            if not of_input:
+                continue
+            function = GlobalVar(f"{self.main.attrs[SYMBOL]}_guard{number or ''}")
+            x, made_of = self.main.params[number], [outputs[each.output] for each in of_input]
+            self.guards[function] = guard_function(function.name_hint, x, list(zip(of_input, made_of, strict=True)))
+            if not self.items or not isinstance(self.items[-1], Run):
+                self.items.append(Run())
+            self.items[-1].calls.append((function, [self.places.get(each, (each, 0)) for each in (x, *made_of)]))
+
+    def is_made(self, output: relax.Expr) -> bool:
+        """Whether an output of static shape lies in memory of its own."""
+        base, _ = self.places.get(output, (output, 0))
+        makers = {binding.var: binding.value for binding in self.bindings}
+        return is_static(output) and is_op(makers.get(base), "relax.vm.alloc_tensor")
 
     def emit(self, binding: relax.Binding, behind: bool) -> None:
         """Keeps a binding, `behind` the calls before it; else before them, as what makes objects computes nothing."""

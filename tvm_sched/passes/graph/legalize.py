@@ -1,4 +1,4 @@
-"""Lowers Relax operators to TIR functions: TVM's own lowering, but for four.
+"""Lowers Relax operators to TIR functions: TVM's own lowering, but for these.
 
 TVM's concatenation asks piece after piece whether an element is in it; with the 31 pieces of a DenseNet, TVM then takes
 20 seconds to resolve these questions in one function. Ours halves the pieces at each question.
@@ -8,14 +8,20 @@ of data.
 
 Where TVM quantises it rounds halves away from zero, one element at a time. Ours rounds as PyTorch and ONNX do, in
 vectors. The scales are arguments of the functions, so that layers which differ in them share one.
+
+Where TVM looks for the largest number it begins with the least finite one, which it then gives for infinities. Ours
+begins with infinity.
 """
+
+from math import inf
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, te, tirx
 
 from tvm_sched.passes.graph.broadcasts_apart import INJECTIVE
-from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, shape_of
+from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of
 
 
 def concatenate(*pieces, axis: int):
@@ -127,11 +133,30 @@ def lower_dequantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Exp
     return builder.call_te(dequantize, q, *known, axis=axis, primfunc_name_hint="dequantize")
 
 
+def lower_extreme(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """TVM's maximum or minimum over axes or windows, which begins with infinity."""
+    made = call.op.get_attr("FLegalize")(builder, call)
+    if is_op(made, "relax.call_tir"):
+        builder.update_func(made.args[0], tvm_ffi.structural_map(builder.get()[made.args[0]], (tirx.FloatImm, endless)))
+    return made
+
+
+def endless(number: tirx.FloatImm) -> tirx.FloatImm:
+    """Infinity for the largest and the least finite number of its type, any other number as it is."""
+    dtype = str(number.ty.dtype)
+    if dtype in FINITE and abs(number.value) >= FINITE[dtype]:
+        return tirx.FloatImm(dtype, inf if number.value > 0 else -inf)
+    return number
+
+
+FINITE = {dtype: float(np.finfo(dtype).max) for dtype in ("float16", "float32", "float64")}
+EXTREMES = ("nn.max_pool1d", "nn.max_pool2d", "nn.max_pool3d", "nn.adaptive_max_pool2d", "max", "min")
 LOWERINGS = {
     "relax.concat": lower_concat,
     "relax.take": lower_take,
     "relax.quantize": lower_quantize,
     "relax.dequantize": lower_dequantize,
+    **{f"relax.{name}": lower_extreme for name in EXTREMES},
 }
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sched.kernels.base import Kernel
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
@@ -67,11 +66,11 @@ class _Selector(PyExprMutator):
 
     def visit_var_binding_(self, binding):
         self.bound = binding.var
-        self.known.add(binding.var)
         if binding.var in self.done:  # the layer has rounded
             self.set_var_remap(binding.var, self.visit_expr(self.done[binding.var]))
-            return
-        super().visit_var_binding_(binding)
+        else:
+            super().visit_var_binding_(binding)
+        self.known.add(binding.var)
 
     def visit_call_(self, call):
         call = super().visit_call_(call)
@@ -127,7 +126,9 @@ class _Selector(PyExprMutator):
         """`x @ matrix`, weight `[O, I, 1, 1]`."""
         *rows, channels = shape_of(call.args[0])
         shape = f"{'x'.join(map(str, rows))}x{channels} -> {len(weight)}"
-        layer = Layer("linear", weight, shape_of(call), channels, linear=True, **self.about(call, weight))
+        image = (1, prod(rows))
+        about = self.about(call, weight) | {"input_image": image}
+        layer = Layer("linear", weight, shape_of(call), channels, linear=True, **about)
         return self.layer(call, layer, shape, call.args[0])
 
     def about(self, call, weight):
@@ -157,7 +158,7 @@ class _Selector(PyExprMutator):
             self.choices[mark] = LayerChoice(name, layer.op, shape, **sizes, kernel=ZEROS, why="no block is kept")
             return relax.op.zeros(call.ty.shape, call.ty.dtype)
         plan, weights = self.packings[key]
-        options = self.rounded(plan.form.kernel) if plan.form.kernel.rounds else {}
+        options = self.rounded(plan) if plan.form.kernel.rounds else {}
         choice = plan.choice(name, shape, layer, stored)
         if layer.weight_types == (None,) and (reason := left_out(layer.weight, self.weights)):
             choice = replace(choice, why=f"{choice.why}; {reason}")
@@ -170,19 +171,21 @@ class _Selector(PyExprMutator):
         weights = [*weights, *options.pop("tensors", [])]
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
 
-    def rounded(self, kernel: Kernel) -> dict:
+    def rounded(self, plan: Plan) -> dict:
         """`rounding` and its `tensors`, of the new function, where rounding is all that is done with the layer's sums,
-        or adding a residual that is known by now; the layer then does it.
+        or adding a residual that is known by now, and the result is not the network's; the layer then does it.
         """
         readers = self.readers.get(self.bound, [])
-        rounding = Rounding.of(self.rounders[readers[0]]) if len(readers) == 1 and readers[0] in self.rounders else None
+        alone = len(readers) == 1 and readers[0] in self.rounders and isinstance(readers[0], relax.DataflowVar)
+        rounding = Rounding.of(self.rounders[readers[0]]) if alone else None
         if rounding is None:
             return {}
         given, count = list(self.values[readers[0]].args[1].fields), len(rounding.coefficients)
         terms, tensors = given[:count], given[count:]
         own = next(i for i, term in enumerate(terms) if term.same_as(self.bound))
         del terms[own]
-        if not all(kernel.adds and term in self.known and shape_of(term) == shape_of(self.bound) for term in terms):
+        adds = plan.form.kernel.adds and not plan.form.layer.linear
+        if not all(adds and term in self.known and shape_of(term) == shape_of(self.bound) for term in terms):
             return {}
         self.done[readers[0]] = self.bound
         tensors = [constant(as_array(each).reshape(-1)) for each in tensors]

@@ -1,8 +1,10 @@
 """Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such
-loops into bytes.
+loops into bytes. What is computed of the bytes on the way, a clip or the greatest of several rows, is computed so too.
 
 A row takes vectors of a power of two; the last lies over the one before where the row is no multiple.
 """
+
+from functools import partial
 
 import tvm_ffi
 from tvm import ir, tirx
@@ -11,6 +13,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.integer.planes import COPY
 from tvm_sched.kernels.rewrites.tir_blocks import CHOICE
+from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
 MOST = 64  # bytes of a vector
@@ -22,7 +25,9 @@ def copy_bytes(func: PrimFunc) -> PrimFunc:
 
 
 def rewritten(loop: tirx.For):
-    """A marked loop `for w: y[..., w] = x[..., w - left]`, if the row and the column are inside, by vectors."""
+    """A marked loop `for w: y[..., w] = x[..., w - left]`, if the row and the column are inside, by vectors; or of what
+    is computed of several x.
+    """
     if COPY not in loop.annotations:
         return loop
     left, width = (int(number) for number in loop.annotations[COPY])
@@ -32,20 +37,24 @@ def rewritten(loop: tirx.For):
     value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
 
     taken = value.args[1] if is_choice(value) else value
-    if not isinstance(taken, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
+    if not may_be_vectors(taken, loop, values):
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, realize)
 
     def at(expressions, column: int) -> list:
         return replaced(replaced(list(expressions), values), {loop.loop_var: column})
 
-    def stores(first: int, end: int, load: ir.TensorLoad | None) -> list:
-        """Of columns `first` to `end`, copied or filled."""
+    def loaded(column: int, lanes: int, load: ir.TensorLoad) -> Expr:
+        """A tensor's numbers of so many columns."""
+        if not varies(load, loop, values):
+            number = load.source.vload(at(load.indices, column))
+            return number if lanes == 1 else tirx.Broadcast(number, lanes)
+        return load.source.vload(at(load.indices, column), vector_type(load.ty.dtype, lanes))
+
+    def stores(first: int, end: int, value: Expr) -> list:
+        """Of columns `first` to `end`."""
         made = []
         for column, lanes in vectors(first, end):
-            vector = (
-                zero if load is None else load.source.vload(at(load.indices, column), lanes_of(load.ty.dtype, lanes))
-            )
-            vector = tirx.Broadcast(vector, lanes) if load is None and lanes > 1 else vector
+            vector = vectors_of(value, lanes, partial(loaded, column, lanes))
             made.append(stored(store, at(store.indices, column), vector, lanes))
         return made
 
@@ -56,11 +65,11 @@ def rewritten(loop: tirx.For):
 
     if not is_choice(value):
         return where(sequence(stores(0, extent, value)))
-    inside, load, zero = value.args
+    inside, taken, zero = value.args
     end = min(left + width, extent)
-    copied = [*stores(0, left, None), *stores(left, end, load), *stores(end, extent, None)]
+    copied = [*stores(0, left, zero), *stores(left, end, taken), *stores(end, extent, zero)]
     (inside,) = at([inside], left)  # of a column that is copied: what is left to ask is the row
-    return where(tirx.IfThenElse(inside, sequence(copied), sequence(stores(0, extent, None))))
+    return where(tirx.IfThenElse(inside, sequence(copied), sequence(stores(0, extent, zero))))
 
 
 def vectors(first: int, end: int, most: int = MOST) -> list[tuple[int, int]]:
@@ -78,16 +87,11 @@ def vectors(first: int, end: int, most: int = MOST) -> list[tuple[int, int]]:
     return found
 
 
-def lanes_of(dtype, lanes: int) -> str:
-    """A vector's type."""
-    return f"{dtype}x{lanes}" if lanes > 1 else str(dtype)
-
-
 def stored(store: tirx.BufferStore, place: list, vector: Expr, lanes: int) -> tirx.BufferStore:
     """A vector in the type and at the place of what is stored."""
     *rest, last = place
     last = tirx.Ramp(last, 1, lanes) if lanes > 1 else last
-    return tirx.BufferStore(store.buffer, vector.astype(lanes_of(store.buffer.dtype, lanes)), [*rest, last])
+    return tirx.BufferStore(store.buffer, vector.astype(vector_type(store.buffer.dtype, lanes)), [*rest, last])
 
 
 def is_true(predicate: Expr) -> bool:

@@ -14,17 +14,32 @@ zero points are.
 """
 
 from dataclasses import replace
-from math import inf
+from math import inf, prod
 
 import numpy as np
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
+from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
-from tvm_sched.passes.integer.linear_form import BYTE, INT32, Linear, Quantised, Term, fractions, integers, quantised
+from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve
+from tvm_sched.passes.integer.linear_form import (
+    BYTE,
+    INT32,
+    Linear,
+    Quantised,
+    Term,
+    Weight,
+    fractions,
+    integers,
+    quantised,
+)
+from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
+from tvm_sched.passes.integer.storing import Parts, stored
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
+IMAGE = 4  # axes of images `[B, C, H, W]`
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
@@ -47,36 +62,9 @@ def integer_layers(mod: IRModule, activation: str) -> IRModule:
     return with_main(mod, walk.builder.finalize(), "main_integers")
 
 
-class _Weight:
-    """A dequantised constant: integers, a scale for each output channel or one for all, axis 0 being the output's."""
-
-    def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray, transposed: bool = False):
-        self.call, self.array, self.scale = call, array, scale
-        self.transposed = transposed  # whether the network's value is the array's transpose
-
-    @property
-    def of_outputs(self) -> "_Weight | None":
-        """Of a matrix that the network multiplies by: its transpose, whose rows are the outputs'; None where scales are
-        not theirs.
-        """
-        if self.array.ndim != 2 or (self.scale.size > 1 and not self.transposed):
-            return None
-        return self if self.transposed else _Weight(self.call, self.array.T, self.scale, transposed=True)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """`[O, -1]`, int64: what is summed for each output."""
-        return self.array.reshape(len(self.array), -1).astype("int64")
-
-    @property
-    def most(self) -> int:
-        """A bound of its sums' magnitude."""
-        return BYTE * int(np.abs(self.rows).sum(axis=1).max(initial=0))
-
-
 class _Walk:
     """The state of the pass: the builder of the new function, and what each variable of the old one has become: an
-    expression, a Linear, a _Weight, or a list of these for a tuple.
+    expression, a Linear, a Weight, or a list of these for a tuple.
     """
 
     def __init__(self, builder: relax.BlockBuilder, activation: str):
@@ -124,7 +112,12 @@ class _Walk:
             if id(made) not in self.made:
                 self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
             return self.made[id(made)][1]
-        if isinstance(made, _Weight):
+        if isinstance(made, (Curve, Parts)):
+            if id(made) not in self.made:
+                args = [self.tensor(arg) for arg in made.call.args]
+                self.made[id(made)] = (made, self.builder.emit(relax.Call(made.call.op, args, made.call.attrs)))
+            return self.made[id(made)][1]
+        if isinstance(made, Weight):
             value = self.builder.emit(made.call)
             return self.builder.emit(rx.permute_dims(value)) if made.transposed else value
         if made in self.moved:
@@ -165,7 +158,7 @@ class _Walk:
             fits = array.dtype == np.int8 and not zero_point.any()
             if not fits or (scale.size > 1 and int(call.attrs.axis) % array.ndim):
                 return None
-            return _Weight(call, array, scale.reshape(-1))
+            return Weight(call, array, scale.reshape(-1))
         if scale.size > 1 or dtype_of(call.args[0]) not in BYTES:
             return None
         x = self.of_target(call.args[0])
@@ -183,19 +176,17 @@ class _Walk:
 
     def quantize(self, call):
         """Integers of the target's 8-bit type."""
-        value, (scale, zero_point) = self.linear(call.args[0]), (as_array(arg) for arg in call.args[1:])
+        scale, zero_point = (as_array(arg) for arg in call.args[1:])
         dtype = dtype_of(call)
         if dtype not in BYTES or scale is None or zero_point is None or scale.size > 1:
             return None
         by = BYTES[self.activation] - BYTES[dtype]
         zero = int(zero_point.reshape(-1)[0]) + by
-        if value is None or not value.terms:  # fractions: the network's input, or what stayed in float32
+        made = stored(self.builder, self.convert(call.args[0]), float(scale.reshape(-1)[0]), zero, self.activation)
+        if made is None:  # fractions: the network's input, or what stayed in float32
             kind = self.activation if dtype_of(call.args[2]) == dtype else "int32"  # as `legalize` tells ONNX's
-            made = rx.quantize(
-                self.tensor(call.args[0]), call.args[1], relax.const(zero, kind), out_dtype=self.activation
-            )
-            return self.keep(self.builder.emit(made), by)
-        made = integers(self.builder, value, float(scale.reshape(-1)[0]), zero, self.activation)
+            fraction, zero = self.tensor(call.args[0]), relax.const(zero, kind)
+            made = self.builder.emit(rx.quantize(fraction, call.args[1], zero, out_dtype=self.activation))
         return self.keep(made, by)
 
     def keep(self, tensor, by: int):
@@ -207,7 +198,7 @@ class _Walk:
     def conv2d(self, call):
         """An integer convolution, its padding before it."""
         x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
-        if x is None or not isinstance(weight, _Weight) or call.attrs.data_layout != "NCHW" or weight.most >= INT32:
+        if x is None or not isinstance(weight, Weight) or call.attrs.data_layout != "NCHW" or weight.most >= INT32:
             return None
         data, padding = x.tensor, [int(each) for each in call.attrs.padding]
         if any(padding):
@@ -221,13 +212,13 @@ class _Walk:
     def matmul(self, call):
         """A product with a constant matrix, which is one transposed."""
         x, weight = self.bytes(call.args[0]), self.convert(call.args[1])
-        weight = weight.of_outputs if isinstance(weight, _Weight) else None
+        weight = weight.of_outputs if isinstance(weight, Weight) else None
         if x is None or weight is None or weight.most >= INT32:
             return None
         made = rx.matmul(x.tensor, constant(weight.array.T), out_dtype="int32")
         return self.product(made, x, weight, (-1,))
 
-    def product(self, made, x: Quantised, weight: _Weight, shape: tuple) -> Linear:
+    def product(self, made, x: Quantised, weight: Weight, shape: tuple) -> Linear:
         """What a layer's integers stand for. `shape`: of a number for each output channel."""
         tensor = emit_layer(self.builder, made, self.layer)
         scale = (x.scale * weight.scale).reshape(shape if weight.scale.size > 1 else ())
@@ -238,8 +229,8 @@ class _Walk:
     def permute_dims(self, call):
         """Of a weight, a matrix: it stays one."""
         weight = self.convert(call.args[0])
-        if isinstance(weight, _Weight) and weight.array.ndim == 2 and not weight.transposed:
-            return _Weight(weight.call, weight.array, weight.scale, transposed=True)
+        if isinstance(weight, Weight) and weight.array.ndim == 2 and not weight.transposed:
+            return Weight(weight.call, weight.array, weight.scale, transposed=True)
         return self.moving(call)
 
     def add(self, call):
@@ -253,9 +244,18 @@ class _Walk:
         """Of a sum and constants."""
         one, other = (self.linear(arg) for arg in call.args)
         if one is None or other is None or bool(one.terms) == bool(other.terms):
-            return None
+            return self.gated(call)
         value, factor = (one, other) if one.terms else (other, one)
         return value.times(factor.bias)
+
+    def gated(self, call):
+        """y sigmoid(y)."""
+        made = [self.convert(arg) for arg in call.args]
+        gates = [each for each in made if isinstance(each, Curve) and each.name == SIGMOID]
+        others = [each for each in made if isinstance(each, Linear)]
+        if len(gates) != 1 or len(others) != 1 or gates[0].value is not others[0]:
+            return None
+        return Curve(gates[0].value, SILU, call)
 
     def relu(self, call):
         """Of a sum."""
@@ -270,6 +270,11 @@ class _Walk:
             by = self.moved[made]
             return self.keep(self.builder.emit(rx.clip(made, int(low) + by, int(high) + by)), by)
         return None if value is None or not value.terms else value.clip(low, high)
+
+    def curve(self, call):
+        """Of a sum."""
+        value = self.linear(call.args[0])
+        return None if value is None or not value.terms or value.clipped else Curve(value, call.op.name, call)
 
     def moving(self, call):
         """What moves numbers, or picks the greatest, does so with integers."""
@@ -287,19 +292,46 @@ class _Walk:
         return Quantised(made, x.scale, x.zero_point).linear
 
     def concat(self, call):
-        """Of integers of one scale."""
-        parts = call.args[0]
-        if not isinstance(parts, (relax.Tuple, relax.Var)):
+        """Of integers of one scale, or of several that are to be rounded to one."""
+        parts, axis = call.args[0], call.attrs.axis
+        values = self.convert(parts) if isinstance(parts, (relax.Tuple, relax.Var)) else None
+        if axis is None or not isinstance(values, list):
             return None
-        values = self.convert(parts)
-        if not isinstance(values, list) or not all(isinstance(value, Linear) for value in values):
+        if not all(isinstance(value, Curve) or (isinstance(value, Linear) and value.terms) for value in values):
             return None
-        each = [self.bytes_of(value) for value in values]
+        each = [self.bytes_of(value) if isinstance(value, Linear) else None for value in values]
         first = each[0]
         if any(x is None or (x.scale, x.zero_point) != (first.scale, first.zero_point) for x in each):
-            return None
+            return Parts(tuple(values), int(axis), call)
         made = self.builder.emit(rx.concat([x.tensor for x in each], int(call.attrs.axis)))
         return Quantised(made, first.scale, first.zero_point).linear
+
+    def max_pool(self, call):
+        """Of integers."""
+        x, pool = self.bytes(call.args[0]), pool_of(call)
+        if x is None or pool is None:
+            return self.moving(call)
+        return replace(x, tensor=pool.greatest(self.builder, x.tensor)).linear
+
+    def average_pool(self, call):
+        """Sums of integers, divided by how many they are; the margin is of the zero point."""
+        pool = pool_of(call)
+        return None if pool is None else self.sums(call.args[0], pool, divisors(call, pool))
+
+    def adaptive_average_pool(self, call):
+        """A mean over the whole image, or over windows that do not overlap."""
+        if call.attrs.layout == "NCHW" and shape_of(call)[2:] == (1, 1):
+            return self.mean(rx.mean(call.args[0], [2, 3], True))
+        pool = adaptive_pool(call)
+        return None if pool is None else self.sums(call.args[0], pool, np.float64(prod(pool.window)))
+
+    def sums(self, value, pool: Pool, by: np.ndarray) -> Linear | None:
+        """The windows' sums divided `by` numbers, of 8-bit integers."""
+        x, count = self.bytes(value), prod(pool.window)
+        if x is None or count > MOST_SUMMED:
+            return None
+        made = pool.sums(self.builder, x.tensor, x.zero_point)
+        return Linear((Term(made, x.scale / by, BYTE * count),), -x.scale * x.zero_point * count / by)
 
     def mean(self, call):
         """Over an image: a sum's mean is the mean of its terms."""
@@ -309,16 +341,14 @@ class _Walk:
         (term,) = value.terms
         if np.size(term.coefficient) > 1:
             return None
-        axes, keep = [int(axis) for axis in call.attrs.axis or ()], bool(call.attrs.keepdims)
+        rank, keep = len(shape_of(call.args[0])), bool(call.attrs.keepdims)
+        axes = [int(axis) % rank for axis in call.attrs.axis or ()]
+        if rank == IMAGE and sorted(axes) == [2, 3] and dtype_of(term.tensor) in BYTES:
+            count = prod(shape_of(call.args[0])[2:])
+            made = image_sums(self.builder, term.tensor, keep)
+            return Linear((Term(made, term.coefficient / count, BYTE * count),), value.bias)
         made = self.builder.emit(rx.mean(self.builder.emit(rx.astype(term.tensor, "float32")), axes, keep))
         return Linear((replace(term, tensor=made),), value.bias)
-
-    def global_pool(self, call):
-        """An average over a whole image is a mean."""
-        value = self.linear(call.args[0])
-        if value is None or not value.terms or call.attrs.layout != "NCHW" or shape_of(call)[2:] != (1, 1):
-            return None
-        return self.mean(relax.op.mean(call.args[0], [2, 3], True))
 
 
 MOVING = (
@@ -326,7 +356,6 @@ MOVING = (
     "relax.flatten",
     "relax.squeeze",
     "relax.expand_dims",
-    "relax.nn.max_pool2d",
     "relax.nn.adaptive_max_pool2d",
     "relax.strided_slice",
     "relax.split",
@@ -346,6 +375,9 @@ HANDLERS = {
     "relax.clip": _Walk.clip,
     "relax.concat": _Walk.concat,
     "relax.mean": _Walk.mean,
-    "relax.nn.adaptive_avg_pool2d": _Walk.global_pool,
+    "relax.nn.max_pool2d": _Walk.max_pool,
+    "relax.nn.avg_pool2d": _Walk.average_pool,
+    "relax.nn.adaptive_avg_pool2d": _Walk.adaptive_average_pool,
+    **dict.fromkeys(FALLING, _Walk.curve),
     **dict.fromkeys(MOVING, _Walk.moving),
 }

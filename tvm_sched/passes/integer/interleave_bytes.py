@@ -1,5 +1,7 @@
 """Interleaves by vectors, where a schedule asks for it (`kernels/integer/interleave.py`)."""
 
+from functools import partial
+
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import Expr
@@ -10,6 +12,7 @@ from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
 from tvm_sched.kernels.integer.rounding import narrow, narrowed
 from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
 from tvm_sched.passes.integer.narrow_bytes import packs, side_by_side
+from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
 FULL = 16  # 32-bit numbers of a vector that is packed
@@ -17,14 +20,15 @@ FULL = 16  # 32-bit numbers of a vector that is packed
 
 def interleave_bytes(func: PrimFunc) -> PrimFunc:
     """The function with vectors in the place of its marked loops. To run before blocks are lowered."""
-    target = (func.attrs or {}).get("target") or Target.current()
-    return tvm_ffi.structural_map(func, (tirx.For, lambda loop: rewritten(loop, packs(target))))
+    target = (func.attrs or {}).get("target") or Target.current(allow_none=True)
+    packing = target is not None and packs(target)
+    return tvm_ffi.structural_map(func, (tirx.For, lambda loop: rewritten(loop, packing)))
 
 
 def rewritten(loop: tirx.For, packing: bool):
-    """A marked loop `for p: for j: out[..., p * group + j] = x[...]` by vectors. For a group of four, p is a
-    multiple of the numbers in a 128-bit lane. Or of 32-bit numbers that are narrowed on the way (`rounding.narrow`), of
-    two or four vectors of 16 by packs, where the CPU has them (`packing`).
+    """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, or of what is computed of several x, by vectors.
+    For a group of four, p is a multiple of the numbers in a 128-bit lane. Numbers of 32 bits that are narrowed on the
+    way (`rounding.narrow`), two or four vectors of 16, are so by packs where the CPU has them (`packing`).
     """
     if INTERLEAVE not in loop.annotations:
         return loop
@@ -34,24 +38,30 @@ def rewritten(loop: tirx.For, packing: bool):
     store = realize.block.body
     group, (stride, pixels) = int(inner.extent), map(int, loop.annotations[INTERLEAVE])
     narrowing = narrowed(store.value)
-    load = store.value.value if isinstance(store.value, tirx.Cast) else store.value
-    load = load.args[1] if is_choice(load) else load
-    load = narrowing[0] if narrowing else load
-    if not isinstance(load, ir.TensorLoad):  # something is computed on the way, which was fused before the layer
+    value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
+    value = value.args[1] if is_choice(value) else value
+    value = narrowing[0] if narrowing else value
+    if not may_be_vectors(value, loop, values):
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
     def at(indices, pixel: int, j: int) -> list:
         return replaced(replaced(list(indices), values), {loop.loop_var: pixel, inner.loop_var: j})
 
+    def loaded(pixel: int, width: int, j: int, load: ir.TensorLoad) -> Expr:
+        """A tensor's numbers of so many pixels."""
+        place = at(load.indices, pixel, j)
+        if not varies(load, loop, values):
+            return tirx.Broadcast(load.source.vload(place), width) if width > 1 else load.source.vload(place)
+        return strided(load, place, stride, width)
+
     stores = []
-    for first, width in vectors(0, pixels, MOST * 8 // int(load.ty.dtype.bits)):
+    for first, width in vectors(0, pixels, MOST * 8 // value.ty.dtype.bits):
+        planes = [vectors_of(value, width, partial(loaded, first, width, j)) for j in range(group)]
         if width == 1:
-            for j in range(group):
-                number = load.source.vload(at(load.indices, first, j))
+            for j, number in enumerate(planes):
                 number = narrow(number, *narrowing[1:]) if narrowing else number.astype(store.buffer.dtype)
                 stores.append(tirx.BufferStore(store.buffer, number, at(store.indices, first, j)))
             continue
-        planes = [strided(load, at(load.indices, first, j), stride, width) for j in range(group)]
         if narrowing and packing and width == FULL and group in (2, 4):
             *rest, last = at(store.indices, first, 0)
             vector = side_by_side(planes, *narrowing[1:])
@@ -61,11 +71,7 @@ def rewritten(loop: tirx.For, packing: bool):
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
             place = [*rest, tirx.Ramp(last, 1, width)]
-            wide = (
-                vector
-                if str(load.ty.dtype) == str(store.buffer.dtype)
-                else vector.astype(f"{store.buffer.dtype}x{width}")
-            )
+            wide = vector.astype(vector_type(store.buffer.dtype, width))
             stores.append(tirx.BufferStore(store.buffer, wide, place))
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]
 
@@ -73,5 +79,5 @@ def rewritten(loop: tirx.For, packing: bool):
 def strided(load: ir.TensorLoad, first: list, stride: int, width: int) -> Expr:
     """A vector of numbers, the first at these indices, each `stride` behind the one before."""
     *rest, last = first
-    vectors = [load.source.vload([*rest, last + i * width], f"{load.ty.dtype}x{width}") for i in range(stride)]
+    vectors = [load.source.vload([*rest, last + i * width], vector_type(load.ty.dtype, width)) for i in range(stride)]
     return vectors[0] if stride == 1 else Shuffle(vectors, list(range(0, stride * width, stride)))

@@ -6,6 +6,7 @@ A dequantised tensor is one, and so is an integer convolution's result, what add
 a ReLU of it. Quantising one is again of this form: `requantize`, one rounding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -83,6 +84,33 @@ class Quantised:
         """The value that they stand for."""
         scale = np.float64(self.scale)
         return Linear((Term(self.tensor, scale, BYTE),), -scale * self.zero_point)
+
+
+class Weight:
+    """A dequantised constant: integers, a scale for each output channel or one for all, axis 0 being the output's."""
+
+    def __init__(self, call: relax.Call, array: np.ndarray, scale: np.ndarray, transposed: bool = False):
+        self.call, self.array, self.scale = call, array, scale
+        self.transposed = transposed  # whether the network's value is the array's transpose
+
+    @property
+    def of_outputs(self) -> "Weight | None":
+        """Of a matrix that the network multiplies by: its transpose, whose rows are the outputs'; None where scales are
+        not theirs.
+        """
+        if self.array.ndim != 2 or (self.scale.size > 1 and not self.transposed):
+            return None
+        return self if self.transposed else Weight(self.call, self.array.T, self.scale, transposed=True)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """`[O, -1]`, int64: what is summed for each output."""
+        return self.array.reshape(len(self.array), -1).astype("int64")
+
+    @property
+    def most(self) -> int:
+        """A bound of its sums' magnitude."""
+        return BYTE * int(np.abs(self.rows).sum(axis=1).max(initial=0))
 
 
 def quantised(value: Linear, dtype: str) -> Quantised | None:
@@ -167,13 +195,21 @@ def shape(tensors: tuple[te.Tensor, ...]) -> list:
     return list(np.broadcast_shapes(*shapes))
 
 
-def requantize(*tensors: te.Tensor, numbers: list, limits: tuple[int, int], dtype: str, fits: bool) -> te.Tensor:
-    """round(sum), clipped, in an 8-bit type."""
-    return te.compute(
-        shape(tensors),
-        lambda *position: rounded(total(tensors, numbers, position), limits, dtype, fits),
-        name="requantize",
-    )
+def requantize(
+    *tensors: te.Tensor,
+    numbers: list,
+    limits: tuple[int, int],
+    dtype: str,
+    fits: bool,
+    curve: Callable[[relax.Expr], relax.Expr] | None = None,
+) -> te.Tensor:
+    """round(sum), or of a curve of the sum, clipped, in an 8-bit type."""
+
+    def element(*position):
+        value = total(tensors, numbers, position)
+        return rounded(curve(value) if curve else value, limits, dtype, fits)
+
+    return te.compute(shape(tensors), element, name="requantize")
 
 
 def dequantize(*tensors: te.Tensor, numbers: list, limits: tuple[float, float]) -> te.Tensor:

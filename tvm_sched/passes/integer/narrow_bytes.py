@@ -41,7 +41,7 @@ def stored_together(sequence: tirx.SeqStmt):
     waiting: list = []  # (store, what its numbers are narrowed from)
     for statement in sequence.seq:
         found = narrowed(statement.value) if isinstance(statement, tirx.BufferStore) else None
-        if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS:
+        if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS and not binds(found[0]):
             if waiting and (waiting[0][1][1:] != found[1:] or not waiting[0][0].buffer.same_as(statement.buffer)):
                 made, waiting = [*made, *(store for store, _ in waiting)], []
             waiting.append((statement, found))
@@ -53,6 +53,13 @@ def stored_together(sequence: tirx.SeqStmt):
             made.append(statement)
     made += [store for store, _ in waiting]
     return tirx.SeqStmt(made) if len(made) > 1 else made[0]
+
+
+def binds(value: Expr) -> bool:
+    """Whether an expression names a part of itself: TVM refuses two copies of it in one."""
+    found: list = []
+    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
+    return bool(found)
 
 
 def four_at_once(waiting: list) -> list:
@@ -72,9 +79,9 @@ def four_at_once(waiting: list) -> list:
 
 
 def packed(cast: tirx.Cast) -> Expr:
-    """What `narrow` gave, of 64 numbers, by packs; any other cast as it is."""
+    """What `narrow` gave, of 64 numbers, by packs; any other cast, and what TVM cannot copy, as it is."""
     found = narrowed(cast) if int(cast.ty.dtype.lanes) == BYTES else None
-    if found is None:
+    if found is None or binds(found[0]):
         return cast
     whole, limits, dtype = found
     size = BYTES // PARTS

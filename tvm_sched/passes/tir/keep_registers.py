@@ -28,11 +28,13 @@ def keep_registers(func: PrimFunc) -> PrimFunc:
 
     def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
         buffer = alloc.buffer.ty
+        scratch = alloc.buffer.name.startswith(INTERLEAVED)
+        if buffer.storage_scope != "local" and not scratch:
+            return alloc
         element = DataType(str(buffer.dtype))
         elements = reached.get(alloc.buffer, prod(int(extent) for extent in buffer.shape))
         size = elements * element.lanes * element.bits // 8
-        scratch = alloc.buffer.name.startswith(INTERLEAVED)
-        if size > (MOST_SCRATCH if scratch else MOST if buffer.storage_scope == "local" else 0):
+        if size > (MOST_SCRATCH if scratch else MOST):
             return alloc
         return tirx.AllocBuffer(alloc.buffer, {**alloc.annotations, ON_STACK: tirx.const(1, "bool")})
 

@@ -8,8 +8,8 @@ ns a number:
     sigmoid(x) = 1 / (1 + exp(-x))
     tanh(x), erf(x) = x * P(x^2) / Q(x^2) on the range where they are not yet 1     Eigen's; absolute error below 1e-6
 
-At infinities and of NaN they are what PyTorch's are, as masks of attention rely on. exp is infinite from 88.4 on, not
-only from 88.7, and 0 below -87.7, where PyTorch's has numbers that are not normal.
+At infinities and of NaN they are what PyTorch's are, as masks of attention rely on. exp is 0 below -87.0, where
+PyTorch's comes to numbers that are not normal.
 """
 
 from math import e, log, log2
@@ -18,7 +18,7 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
-EXP_RANGE = (-127.4 * log(2), 128.4 * log(2))  # as 2^n is built, it is 0 for n = -127 and infinite for n = 128
+EXP_RANGE = (-126.4 * log(2), 128.4 * log(2))  # as 2^(n - 1) is built, it is 0 for n = -126; 2^127 for n = 128
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; n * LN2_HIGH is exact
 EXP = (
     1.9875691500e-4,
@@ -75,11 +75,11 @@ def exp(x):
         return named("n", tirx.floor(t * number(log2(e)) + number(0.5)), lambda n: of_exponent(t, n))
 
     def of_exponent(t, n):
-        power = tirx.reinterpret("float32", (n.astype("int32") + 127) << 23)
+        half = tirx.reinterpret("float32", (n.astype("int32") + 126) << 23)  # of 2^n, which there is not for n = 128
         return named(
             "r",
             t - n * number(LN2_HIGH) - n * number(LN2_LOW),
-            lambda r: (polynomial(EXP, r) * r * r + r + number(1)) * power,
+            lambda r: (polynomial(EXP, r) * r * r + r + number(1)) * half * number(2),
         )
 
     return named("t", bounded(x, *EXP_RANGE), of_bounded)

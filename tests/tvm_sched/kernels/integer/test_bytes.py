@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tvm_ffi
 from integer_run import TARGETS
 from te_run import function, run
 from tvm import te, tirx
@@ -11,6 +12,7 @@ from tvm_sched import targets
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel
 from tvm_sched.kernels.integer.rounding import narrow
+from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 
 RANDOM = np.random.default_rng(0)
 
@@ -112,3 +114,52 @@ def test_whole_rows_are_copied_also_of_a_block_row_that_is_cut_short(channels, w
     sch.split(channel, [None, 4])
     copy_whole(sch, column)
     np.testing.assert_array_equal(run(sch, TARGETS["host"], [x], x.shape, "uint8"), x)
+
+
+def scalar_stores(func, name: str) -> list:
+    """Stores of single numbers into a buffer."""
+    found = []
+
+    def look(store):
+        if store.buffer.name == name and not isinstance(store.indices[-1], tirx.Ramp):
+            found.append(store)
+
+    tvm_ffi.structural_walk(func.body, (tirx.BufferStore, look))
+    return found
+
+
+@pytest.mark.parametrize("wide", ["uint8", "int16"])
+def test_what_is_computed_before_bytes_are_interleaved_is_so_by_vectors(wide):
+    """A clip, and a residual of one number a channel."""
+    x = RANDOM.integers(0, 255, (4, 128), "uint8", endpoint=True)
+    added = RANDOM.integers(0, 20, (4, 1), "uint8")
+    image, numbers = te.placeholder(x.shape, "uint8"), te.placeholder(added.shape, "uint8")
+
+    def clipped(m):
+        value = tirx.min(image[m % 4, m // 4], tirx.const(200, "uint8")) + numbers[m % 4, 0]
+        return value.astype(wide)
+
+    sch = Schedule(function([image, numbers], te.compute((512,), clipped, name="grouped")))
+    _, pixel, _ = sch.split(sch.get_loops(sch.get_sblock("grouped"))[0], [None, 64, 4])
+    interleave(sch, pixel)
+    assert not scalar_stores(interleave_bytes(sch.mod["main"]), "grouped")
+    expected = (np.minimum(x, 200) + added).T.reshape(-1).astype(wide)
+    np.testing.assert_array_equal(run(sch, TARGETS["host"], [x, added], expected.shape, wide), expected)
+
+
+@pytest.mark.parametrize("width", [7, 66])
+def test_what_is_computed_of_copied_rows_is_so_by_vectors(width):
+    """The greatest of two rows, clipped, with a margin."""
+    x = RANDOM.integers(0, 255, (1, 3, 5, width), "uint8", endpoint=True)
+    image = te.placeholder(x.shape, "uint8")
+
+    def greatest(c, h, w):
+        inside = tirx.all(w >= 2, w < width + 2)
+        both = tirx.max(image[0, c, h, w - 2], image[0, c, h + 1, w - 2])
+        return tirx.if_then_else(inside, tirx.min(both, tirx.const(180, "uint8")), tirx.const(9, "uint8"))
+
+    sch = Schedule(function([image], te.compute((3, 4, width + 3), greatest, name="rows")))
+    copy_padded(sch, sch.get_loops(sch.get_sblock("rows"))[-1], 2, width)
+    expected = np.minimum(np.maximum(x[0, :, :-1], x[0, :, 1:]), 180)
+    expected = np.pad(expected, [(0, 0), (0, 0), (2, 1)], constant_values=9)
+    np.testing.assert_array_equal(run(sch, TARGETS["host"], [x], expected.shape, "uint8"), expected)

@@ -19,6 +19,7 @@ from te_run import function
 from tvm import te, topi
 
 from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.passes.integer.curves import bend
 from tvm_sched.passes.integer.linear_form import dequantize, requantize
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.vector_math import vector_math
@@ -90,3 +91,28 @@ def test_what_needs_fractions_gets_float32(kernel, case):
     found = function.found()
     np.testing.assert_array_equal(found[away], function.result[away])
     assert abs(found.astype("int32") - function.result).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["relax.nn.silu", "relax.sigmoid"])
+@pytest.mark.parametrize(("kernel", "case"), CASES[:2])
+def test_curves_are_polynomials(kernel, case, name):
+    """In the same multiply-adds; and these are within a 128th of a step of the function."""
+    layer, (scale, zero_point) = Sum(kernel, case, TARGETS["host"]), (0.02, 20)
+    bent = bend(name, scale, zero_point)
+    far = np.float32(2 / bent.reach)
+    coefficient, bias = (array / 20 for array in (layer.coefficient, layer.bias - 60))
+    given = layer.input(coefficient * far), layer.input(bias * far)
+    made = requantize(layer.te, *given, numbers=[None, None], limits=(0, 255), dtype="uint8", fits=True, curve=bent)
+    v = multiply_add(layer.expected, coefficient * far, bias * far)
+    u = np.minimum(abs(v), np.float32(2)) - np.float32(1)
+    value = np.full(u.shape, bent.coefficients[0], "float32")
+    for power in bent.coefficients[1:]:
+        value = multiply_add(value, u, np.float32(power))
+    if bent.rise is None:
+        value = np.where(v > 0, np.float32(bent.mirror) - value, value)
+    else:
+        value = multiply_add(np.maximum(v, 0), np.float32(bent.rise), value)
+    y = np.float64(v) * bent.reach / 2
+    exact = 1 / (1 + np.exp(-y)) * (1 if bent.rise is None else y) / scale + zero_point
+    assert abs(value - exact).max() < 1 / 128 + 1e-3
+    layer.function(made, rounded(value, (0, 255), "uint8")).check()

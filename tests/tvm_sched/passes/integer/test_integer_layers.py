@@ -12,6 +12,7 @@ import pytest
 import tvm
 from tvm import IRModule, relax
 from tvm.relax import op as rx
+from zeros import keep_blocks
 
 from tvm_sched import pipeline, targets
 from tvm_sched.passes.graph.layer_names import emit_layer
@@ -19,6 +20,7 @@ from tvm_sched.passes.graph.relax_tools import constant, shape_of
 from tvm_sched.passes.integer.integer_layers import integer_layers
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.explain import LayerChoice
+from tvm_sched.planning.plan import FREE, Restriction, Restrictions
 
 HOST, A76 = (replace(targets.get(name), cores=1) for name in ("host", "cortex-a76"))
 TIE = 1e-3  # of a step
@@ -50,9 +52,10 @@ class Network:
         """A value quantised and dequantised."""
         return self.fraction(self.stored(x, scale, zero_point), scale, zero_point)
 
-    def weight(self, *shape: int, each: bool = True, zero_point: int = 0) -> relax.Var:
+    def weight(self, *shape: int, each: bool = True, zero_point: int = 0, kept: int | None = None) -> relax.Var:
         """A dequantised constant, whose products are of unit scale."""
         array = self.rng.integers(-127, 127, shape, "int8", endpoint=True)
+        array = array if kept is None else keep_blocks(array, 16, kept, 0)
         scale = self.rng.uniform(0.5, 1, shape[0] if each else 1).astype("float32") * np.float32(
             1 / 74 / np.sqrt(array[0].size)
         )
@@ -67,10 +70,10 @@ class Network:
         made = emit_layer(self.builder, rx.nn.conv2d(x, w, padding=taps // 2, groups=groups), f"layer{self.layers}")
         return self.emit(rx.add(made, self.numbers(1, out, 1, 1))) if bias else made
 
-    def linear(self, x: relax.Expr, out: int) -> relax.Var:
-        """A layer on the last axis."""
+    def linear(self, x: relax.Expr, out: int, kept: int | None = None) -> relax.Var:
+        """A layer on the last axis, of which 1x16 blocks keep so many channels."""
         self.layers += 1
-        w = self.emit(rx.permute_dims(self.weight(out, shape_of(x)[-1]), [1, 0]))
+        w = self.emit(rx.permute_dims(self.weight(out, shape_of(x)[-1], kept=kept), [1, 0]))
         made = emit_layer(self.builder, rx.matmul(x, w), f"layer{self.layers}")
         return self.emit(rx.add(made, self.numbers(out)))
 
@@ -78,13 +81,13 @@ class Network:
         """Normal constants."""
         return constant(self.rng.standard_normal(shape, "float32"))
 
-    def function(self, make, stored: bool) -> IRModule:
-        """'main' with what `make` answers, quantised or not, as its result."""
+    def function(self, make, last: tuple[float, int] | None = LAST) -> IRModule:
+        """'main' with what `make` answers, quantised by this scale and zero point or not, as its result."""
         x = relax.Var("x", relax.TensorType(SHAPE, "float32"))
         with self.builder.function("main", [x]):
             with self.builder.dataflow():
                 y = make(self, self.through(x, 0.03, 120))
-                result = self.builder.emit_output(self.stored(y, *LAST) if stored else y)
+                result = self.builder.emit_output(self.stored(y, *last) if last else y)
             self.builder.emit_func_output(result)
         return self.builder.finalize()
 
@@ -102,10 +105,10 @@ class Compiled:
         return [choice.kernel.split()[0] for choice in self.layers]
 
 
-def compiled(mod: IRModule, target: targets.Target, x: np.ndarray) -> Compiled:
+def compiled(mod: IRModule, target: targets.Target, x: np.ndarray, restrictions: Restrictions = FREE) -> Compiled:
     """By all phases, in this machine's instructions."""
     seen = {}
-    compilation = Compilation(target, observe=lambda name, module: seen.setdefault(name, module))
+    compilation = Compilation(target, observe=seen.setdefault, restrictions=restrictions)
     lowered = pipeline.run((*pipeline.FUSING, pipeline.SCHEDULING[0]), mod, compilation)
     here = target if targets.runs_here(target) else targets.on_this_machine(target)
     executable = pipeline.build(lowered, replace(compilation, target=here, observe=None))
@@ -126,19 +129,19 @@ def x() -> np.ndarray:
     return np.random.default_rng(1).standard_normal(SHAPE, "float32") * 1.5
 
 
-def check(make, target=HOST, signed=False, stored=True) -> Compiled:
-    """Compiles it and compares; what was compiled."""
-    want = in_float32(Network(signed).function(make, stored=False), x()).astype("float64")
-    made = compiled(Network(signed).function(make, stored=stored), target, x())
+def check(make, target=HOST, signed=False, stored=True, restrictions=FREE, tie=TIE, last=LAST) -> Compiled:
+    """Compiles it and compares; what was compiled. `last`: scale and zero point of the result."""
+    want = in_float32(Network(signed).function(make, None), x()).astype("float64")
+    made = compiled(Network(signed).function(make, last if stored else None), target, x(), restrictions)
     if not stored:
         np.testing.assert_allclose(made.result, want, rtol=1e-5, atol=1e-5)
         return made
     assert str(made.result.dtype) == ("int8" if signed else "uint8")
     limits = np.iinfo(made.result.dtype)
-    scale, zero_point = LAST
+    scale, zero_point = last
     steps = np.clip(want / scale + zero_point + (-128 if signed else 0), limits.min, limits.max)
     assert np.std(steps) > 5  # that it says something
-    assert abs(made.result - steps).max() <= 0.5 + TIE
+    assert abs(made.result - steps).max() <= 0.5 + tie
     return made
 
 
@@ -184,14 +187,48 @@ def concatenation_of_two_scales(net, x):
     return net.convolution(net.through(net.emit(rx.concat([one, other], 1)), 0.041, 110), 16, 1)
 
 
+def concatenation_of_sums(net, x):
+    """Neither is stored for itself; and one that another reads."""
+    one, other = net.convolution(x, 8, 1), net.emit(rx.nn.relu(net.convolution(x, 16)))
+    both = net.through(net.emit(rx.concat([one, net.through(x, 0.103, 90), other], 1)), 0.04, 110)
+    return net.emit(rx.add(net.convolution(both, 8, 1), one))
+
+
 def max_pool(net, x):
     y = net.through(relu(net, x), 0.02, 0)
     return net.convolution(net.emit(rx.nn.max_pool2d(y, 3, 2, 1)), 8, 1)
 
 
+def pools_of_the_greatest(net, x):
+    """Of overlapping windows with a margin, and such that one reaches beyond it."""
+    y = net.emit(rx.nn.max_pool2d(x, [3, 2], 1, 1))
+    return net.convolution(net.emit(rx.nn.max_pool2d(y, 2, 2, ceil_mode=True)), 8, 1)
+
+
+def averages(net, x):
+    """Margins counted or not, and windows that reach beyond them."""
+    y = net.emit(rx.nn.avg_pool2d(x, 3, 2, 1, count_include_pad=True))
+    z = net.emit(rx.nn.avg_pool2d(x, 3, 2, 1))
+    both = net.through(net.emit(rx.add(y, z)), 0.0213, 120)
+    both = net.through(net.emit(rx.nn.avg_pool2d(both, 2, 2, 0, ceil_mode=True)), 0.0197, 120)
+    return net.convolution(both, 8, 1)
+
+
+def averages_of_parts(net, x):
+    return net.convolution(net.through(net.emit(rx.nn.adaptive_avg_pool2d(x, 3)), 0.0213, 120), 8, 1)
+
+
 def mean_and_linear(net, x):
     y = net.emit(rx.mean(net.through(net.convolution(x)), [2, 3]))
     return net.linear(net.through(y, 0.01, 128), 20)
+
+
+def linear_layers_of_many_rows(net, x):
+    """A sparse one, by pixels of a transposed image, and a dense one."""
+    y = net.through(net.convolution(x, 32, 1))
+    y = net.emit(rx.permute_dims(net.emit(rx.reshape(y, [2, 32, 81])), [0, 2, 1]))
+    y = net.through(net.emit(rx.nn.relu(net.linear(y, 64, kept=8))), 0.03, 10)
+    return net.linear(y, 20)
 
 
 def average_pool(net, x):
@@ -204,10 +241,35 @@ def channel_shuffle(net, x):
     return net.convolution(net.emit(rx.reshape(y, [2, 16, 9, 9])), 16, groups=2)
 
 
-def silu_between(net, x):
-    y = net.convolution(x)
-    y = net.emit(rx.multiply(y, net.emit(rx.sigmoid(y))))
-    return net.convolution(net.through(y, 0.02, 20), 8, 1)
+def silu(net, x):
+    return net.emit(rx.nn.silu(net.convolution(x)))
+
+
+def silu_as_a_product(net, x):
+    y = net.convolution(x, 8, groups=8)
+    return net.emit(rx.multiply(net.emit(rx.sigmoid(y)), y))
+
+
+def gelu_of_a_linear_layer(net, x):
+    return net.emit(rx.nn.gelu(net.linear(x, 32)))
+
+
+def gelu_by_tanh(net, x):
+    return net.emit(rx.nn.gelu_tanh(net.convolution(x, 16, 1)))
+
+
+def sigmoid_of_a_stored_value(net, x):
+    return net.emit(rx.sigmoid(net.through(net.convolution(x))))
+
+
+def concatenation_of_curves(net, x):
+    return net.emit(rx.concat([silu(net, x), net.convolution(x, 8)], -3))
+
+
+def silu_with_several_readers(net, x):
+    """One of fractions."""
+    y = net.emit(rx.nn.silu(net.convolution(x, 8)))
+    return net.emit(rx.add(net.emit(rx.tanh(y)), net.emit(rx.tanh(net.through(y, 0.02, 20)))))
 
 
 def slices(net, x):
@@ -233,11 +295,14 @@ GRAPHS = [
     (residual_of_two_stored_values, 2),
     (concatenation_of_one_scale, 3),
     (concatenation_of_two_scales, 3),
+    (concatenation_of_sums, 3),
     (max_pool, 2),
+    (pools_of_the_greatest, 1),
+    (averages, 1),
+    (averages_of_parts, 1),
     (mean_and_linear, 1),
     (average_pool, 1),
     (channel_shuffle, 2),
-    (silu_between, 2),
     (slices, 3),
     (a_value_with_several_readers, 2),
 ]
@@ -247,8 +312,16 @@ GRAPHS = [
 def test_networks_of_unsigned_activations(make, integers):
     made = check(make)
     assert made.kernels.count("planar") == integers
-    if make not in (silu_between, a_value_with_several_readers, mean_and_linear):
+    if make not in (a_value_with_several_readers, mean_and_linear):
         assert "dequantize" not in made.operators  # nothing is left in float32
+
+
+@pytest.mark.parametrize("left_out", [None, "integer_linear"])
+def test_linear_layers_of_many_rows_also_run_as_pixels(left_out):
+    restrictions = Restrictions(Restriction(kernels=frozenset({left_out})))
+    made = check(linear_layers_of_many_rows, restrictions=restrictions)
+    assert made.kernels == ["planar", *(["planar"] if left_out else ["linear"]) * 2]
+    assert {layer.precision for layer in made.layers} == {"int8"}
 
 
 @pytest.mark.parametrize("make", [residual_of_another_scale, max_pool])
@@ -258,7 +331,29 @@ def test_activations_get_the_type_that_the_dot_products_take(target, signed, mak
     assert made.kernels.count("planar") == 2
 
 
-@pytest.mark.parametrize("make", [residual_of_another_scale, mean_and_linear, silu_between])
+CURVES = [
+    silu,
+    silu_as_a_product,
+    gelu_of_a_linear_layer,
+    gelu_by_tanh,
+    sigmoid_of_a_stored_value,
+    concatenation_of_curves,
+]
+
+
+@pytest.mark.parametrize("make", [*CURVES, concatenation_of_curves])
+def test_curves_are_polynomials_within_a_small_part_of_a_step(make):
+    made = check(make, tie=1 / 128 + TIE, last=(0.01, 30))
+    assert "dequantize" not in made.operators
+    assert not {"nn.silu", "nn.gelu", "nn.gelu_tanh", "sigmoid"}.intersection(made.operators)
+
+
+def test_a_curve_that_is_read_as_fractions_is_computed_so():
+    """A step of what is stored between is 0.4 of one of the result."""
+    assert "nn.silu" in check(silu_with_several_readers, tie=0.4 + TIE).operators
+
+
+@pytest.mark.parametrize("make", [residual_of_another_scale, mean_and_linear, silu])
 def test_fractions_where_the_result_is_not_quantised(make):
     check(make, stored=False)
 

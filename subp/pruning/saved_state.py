@@ -1,0 +1,50 @@
+"""What a saved state of a sparsifier must agree in with the one that takes it over."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from subp.pruning.methods.registry import hyperparameters
+from subp_contract.errors import require
+
+
+def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+    """Raises UserError, naming what differs, where the saved `state` has other settings or layers than these. Lists in
+    its settings, as JSON has them, stand for tuples; settings younger than it were what they are by default.
+    """
+    known = isinstance(state, Mapping) and {"settings", "sparsities", "epoch", "masks"} <= state.keys()
+    require(known, "this is no saved state of a Sparsifier: give what its state_dict() returned")
+    was_settings = {name: each.default for name, each in hyperparameters().items()} | {"multiple": 1}
+    was_settings |= state["settings"]
+    for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):
+        others = sorted(ours.keys() ^ theirs.keys())
+        names = ", ".join(others)
+        require(not others, f"the {part} of the saved state and of this sparsifier differ: {names} in one only")
+    for key, own in settings.items():
+        saved = was_settings[key]
+        saved = tuple(saved) if isinstance(saved, list) else saved
+        require(
+            saved == own,
+            f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
+        )
+    for name, mask in masks.items():
+        saved = state["masks"][name]
+        require(
+            saved.shape == mask.shape,
+            f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
+        )
+
+
+def check_sparsities(saved: Mapping[str, float], own: Mapping[str, float], allocation: str) -> None:
+    """Raises UserError, naming what differs, for other layers, or where the sparsities follow from the settings and are
+    not these.
+    """
+    others = sorted(own.keys() ^ saved.keys())
+    require(not others, f"the sparsities saved are of other layers: {', '.join(others)} in one only")
+    for name, sparsity in own.items():
+        free = allocation == "global" and isinstance(saved[name], float) and 0 <= saved[name] < 1
+        require(
+            free or saved[name] == sparsity,
+            f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {sparsity}",
+        )

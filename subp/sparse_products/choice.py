@@ -1,0 +1,175 @@
+"""Which of a layer's three products leave the zeros out: those that are measured to be faster so, on this machine.
+
+A measurement is of the least of a few calls each, in turn, and is kept on disk: so a second run computes as the first
+did. Densities are measured in steps of an eighth of the inputs, as a schedule moves them every epoch.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from subp.sparse_products import operator
+from subp.sparse_products.operator import KINDS
+from subp_contract.errors import UserError
+from subp_contract.files import write_atomically
+from tvm_sched.products import library
+from tvm_sched.products.problem import Problem
+
+MOST_DENSITY = 0.75  # above, nothing is measured
+EIGHTHS = 8
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """sparse: of each of KINDS; seconds: kind -> (without the zeros, PyTorch's); why: a reason without either."""
+
+    sparse: tuple[bool, ...] = (False,) * len(KINDS)
+    seconds: dict[str, tuple[float, float]] | None = None
+    why: str = ""
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return f"dense: {self.why}"
+        parts = [
+            f"{kind.replace('_', ' ')} {dense / ours:.1f}x" if chosen else f"{kind.replace('_', ' ')} dense"
+            for chosen, (kind, (ours, dense)) in zip(self.sparse, self.seconds.items(), strict=True)
+        ]
+        return "kernels: " + ", ".join(parts) if any(self.sparse) else "dense: faster"
+
+
+_known: dict[tuple, Choice] = {}
+
+
+def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
+    """For `kept` blocks in each row. linear: between transpositions, all three products or none."""
+    why = library.why_not(problem)
+    if why is None and problem.batch * problem.block_rows * kept == 0:
+        why = "there is nothing to compute"
+    if why is None and problem.inputs > 1 and kept > MOST_DENSITY * problem.inputs:
+        why = f"more than {MOST_DENSITY:.0%} of its blocks are kept"
+    if why:
+        return Choice(why=why)
+    eighth = ceil(EIGHTHS * kept / problem.inputs)
+    key = problem, eighth, linear, torch.get_num_threads()
+    if key not in _known:
+        _known[key] = _chosen(problem, min(problem.inputs, ceil(eighth * problem.inputs / EIGHTHS)), linear)
+    return _known[key]
+
+
+def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
+    threads = torch.get_num_threads()
+    path = library.folder() / f"{library.machine(threads)}.json"
+    name = f"{problem.key()};kept={kept};linear={linear}"
+    try:
+        known = json.loads(path.read_text())
+        taken = {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in KINDS}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        taken = linear_seconds(problem, kept) if linear else seconds(problem, kept)
+        _keep(path, name, taken)
+    sparse = tuple(ours < dense for ours, dense in taken.values())
+    if linear:
+        sparse = (sum(ours - dense for ours, dense in taken.values()) < 0,) * len(KINDS)
+    return Choice(sparse, taken)
+
+
+def _keep(path: Path, name: str, seconds: dict) -> None:
+    """Adds a measurement to the file, which other processes may be writing too: the last whole one stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_atomically(path, json.dumps(known | {name: seconds}, indent=0).encode())
+    except (OSError, ValueError, UserError):
+        return  # it is measured again next time
+
+
+def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    p, dtype = problem, getattr(torch, problem.dtype)
+    index = torch.rand(p.block_rows, p.inputs, generator=draws).argsort(1)[:, :kept].sort(1).values.int()
+    x = torch.randn(p.batch, p.channels, *p.image, generator=draws, dtype=dtype)
+    dy = torch.randn(p.batch, p.outputs, *p.output, generator=draws, dtype=dtype)
+    weight = torch.randn(p.outputs, p.inputs, *p.kernel, generator=draws, dtype=dtype)
+    return x, dy, weight, index.contiguous()
+
+
+@torch.no_grad()
+def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+    """Kind -> least seconds (without the zeros, PyTorch's), `kept` blocks in each row."""
+    p = problem
+    x, dy, weight, index = _operands(p, kept)
+    conv = p.stride, p.padding, p.dilation, p.groups
+    pairs: Sequence[tuple[Callable, Callable]] = (
+        (
+            lambda: operator.product(KINDS[0], p, index, (x, weight), torch.empty_like(dy)),
+            lambda: torch.conv2d(x, weight, None, *conv),
+        ),
+        (
+            lambda: operator.product(KINDS[1], p, index, (dy, weight), torch.empty_like(x)),
+            lambda: conv2d_input(x.shape, weight, dy, *conv),
+        ),
+        (
+            lambda: operator.product(KINDS[2], p, index, (x, dy), torch.empty_like(weight)),
+            lambda: conv2d_weight(x, weight.shape, dy, *conv),
+        ),
+    )
+    return {kind: _least(*pair) for kind, pair in zip(KINDS, pairs, strict=True)}
+
+
+@torch.no_grad()
+def linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+    """Of a linear layer whose rows `problem` has as pixels of images, transpositions to and fro included."""
+    p = problem
+    x, dy, weight, index = _operands(p, kept)
+    matrix = weight.flatten(1)
+    rows, gradients = (each.flatten(2).transpose(1, 2).flatten(0, 1).contiguous() for each in (x, dy))
+
+    def planes(each: Tensor) -> Tensor:
+        return each.view(p.batch, -1, each.shape[1]).transpose(1, 2).contiguous()
+
+    def back(each: Tensor) -> Tensor:
+        return each.flatten(2).transpose(1, 2).contiguous()
+
+    pairs: Sequence[tuple[Callable, Callable]] = (
+        (
+            lambda: back(operator.product(KINDS[0], p, index, (planes(rows), weight), torch.empty_like(dy))),
+            lambda: functional.linear(rows, matrix),
+        ),
+        (
+            lambda: back(operator.product(KINDS[1], p, index, (planes(gradients), weight), torch.empty_like(x))),
+            lambda: gradients @ matrix,
+        ),
+        (
+            lambda: operator.product(KINDS[2], p, index, (x, dy), torch.empty_like(weight)),
+            lambda: gradients.t() @ rows,
+        ),
+    )
+    return {kind: _least(*pair) for kind, pair in zip(KINDS, pairs, strict=True)}
+
+
+def _least(*calls: Callable) -> tuple[float, ...]:
+    """Least seconds of each, called in turn after a first time that counts for nothing."""
+    least = [float("inf")] * len(calls)
+    for counts in (False, *[True] * ROUNDS):
+        for i, call in enumerate(calls):
+            started = time.perf_counter()
+            call()
+            if counts:
+                least[i] = min(least[i], time.perf_counter() - started)
+    return tuple(least)
+
+
+def rows_problem(rows: int, weight: Tensor, n: int) -> Problem:
+    """A linear layer of weight [O, I] on so many rows, as a convolution of images: as many as threads can share."""
+    threads = torch.get_num_threads()
+    batch = next(count for count in (2 * threads, threads, 1) if rows % count == 0)
+    plain = Problem(batch, weight.shape[1], weight.shape[0], (1, rows // batch), n=n)
+    return replace(plain, dtype=str(weight.dtype).removeprefix("torch."))

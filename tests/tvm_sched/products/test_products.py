@@ -1,0 +1,145 @@
+"""The three products of a training step against PyTorch's in float64, for convolutions of any kind."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from tvm_sched.products import library, tiles
+from tvm_sched.products.problem import Problem
+
+GUARD = 1024  # numbers around a result, which nobody may write
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_kept", lambda *_: False)
+
+
+def drawn(seed: int) -> tuple[Problem, int, int]:
+    """(a problem, blocks kept in a row, threads), at random."""
+    draws = random.Random(seed)
+    while True:
+        n, groups = draws.choice([1, 2, 4, 8, 12, 16, 32]), draws.choice([1, 1, 1, 2, 3])
+        kernel = draws.choice([(1, 1), (1, 1), (3, 3), (3, 3), (2, 2), (5, 5), (1, 3), (5, 2)])
+        whole = kernel == (1, 1) and draws.random() < 0.5  # images of whole vectors: used where they lie
+        image = (draws.choice([4, 8]), draws.choice([8, 12])) if whole else (draws.randint(1, 19), draws.randint(1, 19))
+
+        def pair(least: int, most: int, default: int, whole=whole, draws=draws) -> tuple[int, int]:
+            return (default, default) if whole else (draws.randint(least, most), draws.randint(least, most))
+
+        problem = Problem(
+            batch=draws.choice([1, 2, 3, 4, 6]),
+            channels=groups * draws.randint(1, 20),
+            outputs=groups * n * draws.randint(1, 3),
+            image=image,
+            kernel=kernel,
+            stride=pair(1, 3, 1),
+            padding=pair(0, 3, 0),
+            dilation=pair(1, 3, 1),
+            groups=groups,
+            n=n,
+            dtype=draws.choice(["float32", "float32", "float64"]),
+        )
+        if library.why_not(problem) is None:
+            return problem, draws.randint(1, problem.inputs), draws.choice([1, 2])
+
+
+def guarded(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(memory, a tensor of that shape in the middle of it): NaN within, 7 around."""
+    memory = like.new_full((like.numel() + 2 * GUARD,), 7.0)
+    inside = memory[GUARD:-GUARD].view(like.shape)
+    inside.fill_(torch.nan)
+    return memory, inside
+
+
+def check(problem: Problem, kept: int, threads: int, relative: float | None = None) -> None:
+    p, dtype, draws = problem, getattr(torch, problem.dtype), torch.Generator().manual_seed(0)
+    index = torch.rand(p.block_rows, p.inputs, generator=draws).argsort(1)[:, :kept].sort(1).values.int().contiguous()
+    mask = torch.zeros(p.block_rows, p.inputs, dtype=torch.bool).scatter_(1, index.long(), True)
+    mask = mask.repeat_interleave(p.n, 0)[:, :, None, None]
+    x = torch.randn(p.batch, p.channels, *p.image, generator=draws).to(dtype)
+    weight = torch.randn(p.outputs, p.inputs, *p.kernel, generator=draws).to(dtype)
+    dy = torch.randn(p.batch, p.outputs, *p.output, generator=draws).to(dtype)
+    conv = p.stride, p.padding, p.dilation, p.groups
+    zeroed = weight.double() * mask
+    expected = {
+        "forward": torch.conv2d(x.double(), zeroed, None, *conv),
+        "input_gradient": conv2d_input(x.shape, zeroed, dy.double(), *conv),
+        "weight_gradient": conv2d_weight(x.double(), weight.shape, dy.double(), *conv) * mask,
+    }
+    operands = {"forward": (x, weight), "input_gradient": (dy, weight), "weight_gradient": (x, dy)}
+    limit = relative or {"float32": 1e-5, "float64": 1e-13}[p.dtype]
+    for kind, right in expected.items():
+        memory, result = guarded(right.to(dtype))
+        arguments = [each.reshape(-1) for each in (*operands[kind], index)]
+        library.Product(kind, p, threads)(*arguments, kept, result.view(-1))
+        error = (result.double() - right).abs().max().item()
+        assert error <= limit * max(right.abs().max().item(), 1e-30), (kind, p, kept, threads)
+        assert (memory[:GUARD] == 7).all() and (memory[-GUARD:] == 7).all(), (kind, p)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_products_are_pytorchs(seed):
+    check(*drawn(seed))
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(2, 6, 8, (9, 9), (3, 3), (2, 2), (1, 1), n=4),
+        Problem(2, 24, 24, (7, 7), (3, 3), (1, 1), (1, 1), groups=24, n=1),
+        Problem(4, 20, 32, (7, 7), n=16),
+        Problem(2, 20, 32, (8, 8), n=16),
+        Problem(1, 3, 16, (5, 9), (3, 3), (3, 3), (0, 2), (2, 1)),  # phases that some rows alone read
+    ],
+    ids=["stride", "depthwise", "images side by side", "in place", "phases"],
+)
+def test_kinds_of_convolutions(problem):
+    check(problem, max(1, problem.inputs // 3), threads=2)
+
+
+def test_one_function_serves_every_number_of_kept_blocks(monkeypatch):
+    problem = Problem(2, 20, 32, (5, 5), (3, 3), padding=(1, 1))
+    built = []
+    monkeypatch.setattr(library.codegen, "build", lambda *a, build=library.codegen.build: built.append(1) or build(*a))
+    for kept in (1, 7, 20):
+        check(problem, kept, threads=1)
+    assert len(built) == 3
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "cortex-a76"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype):
+    from tvm_sched import targets
+
+    target = targets.get(name)
+    for seed in range(40):
+        problem = replace(drawn(seed)[0], dtype=dtype)
+        for kind, (_, tile_of) in library.KINDS.items():
+            tile = tile_of(problem, target, 2)
+            sums = tile.outputs * (tile.vectors if kind != "weight_gradient" else tile.blocks * tile.taps)
+            assert sums < target.registers
+            assert problem.n % tile.outputs == 0 and problem.kernel[1] % tile.taps == 0
+            assert problem.batch // tiles.shares(problem, 2) % tile.images == 0
+
+
+def test_what_there_are_no_products_for_is_told():
+    assert "blocks of 16 do not divide" in library.why_not(Problem(1, 4, 24, (4, 4), n=16))
+    assert "larger than the image" in library.why_not(Problem(1, 4, 16, (4, 4), (5, 5)))
+    assert "not unrolled" in library.why_not(Problem(1, 4, 16, (9, 9), (7, 7)))
+    assert "32 bits" in library.why_not(Problem(1024, 64, 64, (224, 224)))
+
+
+def test_what_is_built_is_kept_for_other_processes(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    problem = Problem(1, 4, 16, (4, 4))
+    check(problem, 2, threads=1)
+    assert len(list(library.folder().glob("*.so"))) == len(list(library.folder().iterdir())) == 3
+    library._function.cache_clear()
+    monkeypatch.setattr(library.codegen, "build", None)  # nothing is built again
+    check(problem, 3, threads=1)

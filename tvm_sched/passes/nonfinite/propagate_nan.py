@@ -1,0 +1,69 @@
+"""The larger and the smaller of two fractions as PyTorch has them: NaN where one of them is.
+
+TVM's are `a > b ? a : b`, which is b where one is NaN, and TVM swaps operands as it likes. So ReLU, clamp, and pooling
+would make ordinary numbers of NaN. Here, where nothing swaps them any more:
+
+    max(x, 0)     0 > x ? 0 : x              x86: one instruction, `vmaxps` gives the second where one is NaN
+    max(a, b)     isnan(a) ? a : (a > b ? a : b)     three
+    AArch64       llvm.maximum, which is one: `fmax`, where a comparison and a choice are two
+"""
+
+from math import isnan
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.target import Target
+from tvm.tirx import PrimFunc
+
+AARCH64 = "aarch64"
+FLOATS = ("float16", "float32", "float64")
+INTRINSICS = {tirx.Max: "llvm.maximum", tirx.Min: "llvm.minimum"}
+COMPARISONS = {tirx.Max: tirx.GT, tirx.Min: tirx.LT}
+
+
+def propagate_nan(func: PrimFunc) -> PrimFunc:
+    """The function with its extremes of fractions, scalars and vectors, rewritten. To run as the last of all passes."""
+    target = (func.attrs or {}).get("target") or Target.current()
+    one = by_intrinsic if str(target.attrs.get("mtriple", "")).startswith((AARCH64, "arm64")) else by_comparison
+    return tvm_ffi.structural_map(func, [(kind, one) for kind in INTRINSICS])
+
+
+def is_fraction(extreme: tirx.Max | tirx.Min) -> bool:
+    """Whether it is of floating-point numbers, one or a vector."""
+    return str(extreme.ty.dtype).partition("x")[0] in FLOATS
+
+
+def by_intrinsic(extreme: tirx.Max | tirx.Min) -> Expr:
+    """LLVM's, where the CPU has it."""
+    if not is_fraction(extreme):
+        return extreme
+    return tirx.call_llvm_pure_intrin(extreme.ty.dtype, INTRINSICS[type(extreme)], extreme.a, extreme.b)
+
+
+def by_comparison(extreme: tirx.Max | tirx.Min) -> Expr:
+    """Comparisons, whose order matters."""
+    if not is_fraction(extreme):
+        return extreme
+    a, b = (extreme.b, extreme.a) if is_number(extreme.b) else (extreme.a, extreme.b)
+    beats = COMPARISONS[type(extreme)]
+
+    def of(a: Expr, b: Expr) -> Expr:
+        best = tirx.Select(beats(a, b), a, b)
+        return best if is_number(a) else tirx.Select(tirx.isnan(a), a, best)
+
+    return named("a", a, lambda a: named("b", b, lambda b: of(a, b)))
+
+
+def named(name: str, value: Expr, body) -> Expr:
+    """`body` of a value that is computed once; of a constant, which needs no name."""
+    if is_number(value):
+        return body(value)
+    var = tirx.Var(name, value.ty.dtype)
+    return tirx.Let(var, value, body(var))
+
+
+def is_number(value: Expr) -> bool:
+    """Whether it is a constant, or a vector of one, and no NaN."""
+    number = value.value if isinstance(value, tirx.Broadcast) else value
+    return isinstance(number, tirx.FloatImm) and not isnan(number.value)

@@ -1,0 +1,147 @@
+"""Statements for TVM's builder that the products have in common: arguments, vectors, zeros, rows copied."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from tvm import IRModule, tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import Buffer
+
+from tvm_sched.products.problem import Problem
+
+
+def module(name: str, body: Callable[[], None]) -> IRModule:
+    """A module of one function, which `body` emits. Its arguments never overlap."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        body()
+    return IRModule({name: builder.get()})
+
+
+def argument(name: str, dtype: str) -> Buffer:
+    """The next argument: a contiguous array, seen flat, as long as it comes."""
+    buffer = T.match_buffer(T.arg(name, T.handle()), (T.int32(),), dtype)
+    IRBuilder.name(name, buffer)
+    return buffer
+
+
+def number(name: str) -> Expr:
+    """The next argument: an int32."""
+    return T.arg(name, T.int32())
+
+
+def memory(name: str, size: int, dtype: str, scope: str = "global") -> Buffer:
+    """Memory from here to the end of the loop; of scope 'local', registers."""
+    buffer = T.alloc_buffer((size,), dtype, scope=scope)
+    IRBuilder.name(name, buffer)
+    return buffer
+
+
+class Vectors:
+    """Loads and stores of so many lanes of a dtype."""
+
+    def __init__(self, lanes: int, dtype: str) -> None:
+        self.lanes, self.dtype, self.type = lanes, dtype, f"{dtype}x{lanes}"
+
+    def load(self, buffer: Buffer, at: Expr | int) -> Expr:
+        """The vector that begins at a place."""
+        return buffer.vload([at], self.type)
+
+    def store(self, buffer: Buffer, at: Expr | int, vector: Expr) -> None:
+        """Puts a vector there."""
+        T.buffer_store(buffer, vector, [T.ramp(at, 1, self.lanes)])
+
+    def spread(self, scalar: Expr) -> Expr:
+        """A scalar in all lanes."""
+        return tirx.Broadcast(scalar, self.lanes)
+
+    @property
+    def zero(self) -> Expr:
+        """Zeros."""
+        return self.spread(tirx.const(0, self.dtype))
+
+    def totals(self, vectors: list[Expr]) -> Expr:
+        """The sums of the lanes of so many vectors (a power of two, at most a vector's lanes), side by side.
+
+        Two vectors become one that holds half as many partial sums of each, until there is one; then its partial sums
+        are halved.
+        """
+        each = self.lanes  # partial sums of each of the vectors that came
+        while len(vectors) > 1:
+            each //= 2
+            vectors = [self._halved(pair, each, self.lanes) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        (vector,), lanes = vectors, self.lanes
+        while each > 1:
+            each, lanes = each // 2, lanes // 2
+            vector = self._halved([vector], each, lanes)
+        return vector
+
+    @staticmethod
+    def _halved(vectors: Sequence[Expr], each: int, lanes: int) -> Expr:
+        """`lanes` sums of two neighbouring stretches of `each` numbers."""
+        first = [stretch + i for stretch in range(0, 2 * lanes, 2 * each) for i in range(each)]
+        return tirx.Shuffle([*vectors], first) + tirx.Shuffle([*vectors], [place + each for place in first])
+
+
+def loop(count: Expr | int) -> AbstractContextManager:
+    """One step after the other."""
+    return T.serial(0, count)
+
+
+def shared(count: int) -> AbstractContextManager:
+    """Steps that threads share."""
+    return T.parallel(0, count)
+
+
+def kernel_taps(problem: Problem, together: int = 1) -> Iterator[tuple[Expr | int, int]]:
+    """(row, column) of the kernel's taps, of every `together`-th column: rows in a loop where that can be."""
+    rows, columns = problem.kernel
+    if problem.rows_alike and rows > 1:
+        with loop(rows) as row:
+            for column in range(0, columns, together):
+                yield row, column
+    else:
+        for row in range(rows):
+            for column in range(0, columns, together):
+                yield row, column
+
+
+def clear(vectors: Vectors, buffer: Buffer, first: Expr | int, count: int) -> None:
+    """Zeros in so many places from `first` on."""
+    whole, rest = divmod(count, vectors.lanes)
+    if whole:
+        with loop(whole) as i:
+            vectors.store(buffer, first + i * vectors.lanes, vectors.zero)
+    for i in range(count - rest, count):
+        T.buffer_store(buffer, tirx.const(0, vectors.dtype), [first + i])
+
+
+def copy_row(
+    vectors: Vectors,
+    target: Buffer,
+    at: Expr | int,
+    source: Buffer,
+    start: Expr | int,
+    count: int,
+    steps: tuple = (1, 1),
+) -> None:
+    """`target[at + i*steps[0]] = source[start + i*steps[1]]` for i < count: by vectors where both steps are 1."""
+    into, by = steps
+    if into == by == 1:
+        whole, rest = divmod(count, vectors.lanes)
+        if whole:
+            with loop(whole) as i:
+                vectors.store(target, at + i * vectors.lanes, vectors.load(source, start + i * vectors.lanes))
+        if rest and whole:  # once more what the last whole vector has, and the rest
+            last = count - vectors.lanes
+            vectors.store(target, at + last, vectors.load(source, start + last))
+            return
+        count, first = rest, count - rest
+    else:
+        first = 0
+    if count:
+        with T.vectorized(0, count) as i:
+            T.buffer_store(target, source[start + (first + i) * by], [at + (first + i) * into])
