@@ -13,7 +13,7 @@ SHARED = ("subp_contract", "subp_quantizer")  # by both halves: a box each
 # From the bottom to the top; a box may import those below it. Boxes are packages, or modules at the top of one.
 DEPLOYMENT = (
     "runtime quiet signature targets kernels planning records passes frontend codegen precision pipeline estimation "
-    "deploy products verification dump compiler tuning bench"
+    "deploy products verification dump compiler dynamo tuning bench"
 )
 TRAINING = "common sparse_products pruning models data training deployment cli"
 ORDER = [

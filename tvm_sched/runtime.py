@@ -72,8 +72,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def most_threads() -> int:
-    """Threads that a pool may use in this process."""
-    return int(os.environ["TVM_NUM_THREADS"])
+    """Threads that a pool may use in this process. Raises UserError where the environment does not tell it."""
+    told = os.environ["TVM_NUM_THREADS"]
+    if not told.isdecimal() or int(told) < 1:
+        raise UserError(f"TVM_NUM_THREADS is {told!r} in the environment: make it a number from 1, or take it away")
+    return int(told)
 
 
 def require_threads(count: int) -> None:

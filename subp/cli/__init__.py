@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from subp.cli.options.output import with_quiet
 from subp_contract.errors import CheckFailed, Notice, UserError
 
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
     "advise",
     "run",
     "evaluate",
+    "report",
     "doctor",
 )
 
@@ -54,7 +56,9 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return importlib.import_module(f"subp.cli.{name}").command if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        return with_quiet(importlib.import_module(f"subp.cli.{name}").command)
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

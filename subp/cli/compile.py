@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     OutputFile,
@@ -52,6 +53,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
 @weights_option
+@json_option("the layers and their kernels, and what the check found")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",
@@ -62,7 +64,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option(
     "-o",
     "--output",
-    type=OutputFile(),
+    type=OutputFile(".so", ".tar"),
     required=True,
     help="The .so file to write; NAME.tar for object files that are not linked.",
 )
@@ -79,6 +81,7 @@ def command(
     no_check: bool,
     no_winograd: bool,
     weights: str,
+    json_file: Path | None,
     explain: bool,
     dump: Path | None,
     cc: str | None,
@@ -90,7 +93,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.options.terminal import console
+    from subp.cli.options.terminal import show, working
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions
@@ -107,25 +110,26 @@ def command(
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
     calibration = calibrate and batches_of(calibrate, model, source, example, metadata)
-    artifact = tvm_sched.compile(
-        source,
-        example,
-        target=machine,
-        threads=threads,
-        records=records,
-        dense=dense,
-        dump=dump,
-        check=not no_check,
-        winograd=not no_winograd,
-        precision=precision,
-        calibration=calibration,
-        weights=weights,
-        shapes=shapes or None,
-    )
+    with working(f"compiling {model}"):
+        artifact = tvm_sched.compile(
+            source,
+            example,
+            target=machine,
+            threads=threads,
+            records=records,
+            dense=dense,
+            dump=dump,
+            check=not no_check,
+            winograd=not no_winograd,
+            precision=precision,
+            calibration=calibration,
+            weights=weights,
+            shapes=shapes or None,
+        )
     check = artifact.manifest["check"]
     if explain:
-        console().print(artifact.explain_table())
-        for note in check["notes"]:
+        show(artifact.explain_table())
+        for note in (*artifact.manifest["remarks"], *check["notes"]):
             click.echo(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
@@ -145,6 +149,11 @@ def command(
     )
     numbers = "" if precision == "float32" else f", {precision}"
     click.echo(f"{output}: {size:.2f} MB, target {target}{numbers}, {taken}, {needs}; {checked}")
+    told = {name: artifact.manifest[name] for name in ("precision", "threads", "dense", "memory", "layers")}
+    found = {name: check[name] for name in ("verified", "error", "tolerance", "notes")}
+    write_json(
+        json_file, {"file": str(output), "bytes": output.stat().st_size, "target": target, "check": found} | told
+    )
 
 
 def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:

@@ -1,6 +1,5 @@
 """`subp evaluate`: accuracy and speed of a network on labelled images."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import model_options
-from subp.cli.options.types import OutputFile, not_an_input
+from subp.cli.options.output import json_option, write_json
+from subp.cli.options.types import SEED, not_an_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,10 +30,12 @@ PAIRS = 10  # mistakes shown of more
     show_default=True,
     help="Of DATA: what `subp train` validates on, what it trains on, or both.",
 )
-@click.option("--seed", "split_seed", type=int, default=0, show_default=True, help="Of the split, of DATA in one part.")
+@click.option(
+    "--seed", "split_seed", type=SEED, default=0, show_default=True, help="Of the split, of DATA in one part."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads to compute with [one for each core].")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
-@click.option("--json", "json_file", type=OutputFile(), help="File for all of it, with versions, date and machine.")
+@json_option("all of it")
 def command(
     model: str,
     data: str,
@@ -51,12 +53,10 @@ def command(
     """
     import torch
 
-    from subp.cli.options.terminal import console, tracked
-    from subp.common.provenance import provenance
+    from subp.cli.options.terminal import show, tracked
     from subp.data.loaders import datasets
     from subp.deployment.classifier import opened
     from subp.deployment.evaluation import evaluate
-    from subp_contract.files import write_atomically
 
     not_an_input(json_file, model, data)
     if threads:
@@ -70,10 +70,8 @@ def command(
     )
     count = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     click.echo(f"{found.images_per_s:,.0f} images/s in the network alone{count}, {classifier.batch} at a time")
-    console().print(table(found))
-    if json_file:
-        content = {**provenance(), **asdict(found)}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    show(table(found))
+    write_json(json_file, asdict(found))
 
 
 def table(found: "Evaluation") -> "Table":

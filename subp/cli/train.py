@@ -21,7 +21,11 @@ from subp_contract.errors import require
     show_default=True,
     help="Folder for checkpoint.safetensors, log.csv and at the end model.safetensors, the folded network.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder, with its settings.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint in the output folder, with its settings; name a FILE.py:FUNCTION again.",
+)
 @click.option("--auto-resume", is_flag=True, help="Resume if the output folder holds a checkpoint, or else begin.")
 @click.option(
     "--model",
@@ -61,7 +65,6 @@ def command(
 
     from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
-    from subp.models import elsewhere
     from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
@@ -77,12 +80,7 @@ def command(
         resume, weights = True, None  # which the run has begun with
     if resume:
         saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
-        code = saved["config"]["model"]
-        require(
-            "model" in given or not elsewhere.is_file(code),
-            f"the run to resume trains a network that {code} makes, and making it runs that file: allow it by "
-            f"--model {code}",
-        )
+        require_no_code(saved["config"], settings)
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]
     config = Config.of(settings)
@@ -94,4 +92,15 @@ def command(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
         soft_wrap=True,
+    )
+
+
+def require_no_code(saved: dict, given: dict) -> None:
+    """Raises UserError where resuming would run a file that only the checkpoint names: who resumes must name it too."""
+    from subp.models import elsewhere
+
+    name = str(saved.get("model"))
+    require(
+        "model" in given or not elsewhere.is_file(name),
+        f"the run to resume trains a network that code makes, which is run only if you name it: add --model {name}",
     )

@@ -136,7 +136,8 @@ def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple[
     missing = {"num_classes", "in_channels"} - architecture.keys()
     if missing:
         raise UserError(f"{path} does not say {' and '.join(sorted(missing))} of its network: load it in Python")
-    return checkpoint.load_model(path, models.create(**architecture | {"name": code}), as_trained=as_trained)
+    module = models.create(code, architecture["num_classes"], architecture["in_channels"])
+    return checkpoint.load_model(path, module, as_trained=as_trained)
 
 
 def onnx_network(path: Path, size: int | None, batch: int | None) -> "Network":
@@ -156,26 +157,21 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     import torch
     from torch.utils._pytree import tree_map
 
-    from subp.common import exported_programs
+    from subp.common import programs
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
     from tvm_sched.frontend.signatures import signature_of
     from tvm_sched.frontend.torch_export import from_array
-    from tvm_sched.quiet import unlogged
     from tvm_sched.signature import check_inputs
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    program, extra = programs.read(path)
     try:
-        extra = {METADATA: ""}
-        with unlogged():
-            program = exported_programs.load(path, extra_files=extra)
-        metadata = json.loads(extra[METADATA] or "{}")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # its reader raises whatever the damage leads to
-        raise UserError(f"{path} is truncated or not an exported program: write one with torch.export.save") from error
+        metadata = json.loads(extra.get(METADATA) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its {METADATA} cannot be read") from error
     if batch is not None:
         if not torch_export.is_open(program):
             raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")

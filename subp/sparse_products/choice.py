@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from subp.sparse_products import operator
+from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
@@ -26,6 +26,7 @@ from tvm_sched.products.problem import Problem
 MOST_DENSITY = 0.75  # above, nothing is measured
 EIGHTHS = 8
 ROUNDS = 3
+NORM = "batch norm"
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,35 @@ def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
     return _known[key]
 
 
+def choose_norm(x: Tensor) -> Choice:
+    """For the batch norm of tensors of this shape, forward and backward together."""
+    norm = batch_norm.norm_of(x)
+    key = norm, torch.get_num_threads()
+    if key not in _known:
+        (times,) = _measured(f"{norm.key()}", (NORM,), lambda: {NORM: _norm_seconds(x.shape, x.dtype)}).values()
+        _known[key] = Choice((times[0] < times[1],), {NORM: times})
+    return _known[key]
+
+
 def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
-    threads = torch.get_num_threads()
-    path = library.folder() / f"{library.machine(threads)}.json"
-    name = f"{problem.key()};kept={kept};linear={linear}"
-    try:
-        known = json.loads(path.read_text())
-        taken = {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in KINDS}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        taken = linear_seconds(problem, kept) if linear else seconds(problem, kept)
-        _keep(path, name, taken)
+    measure = linear_seconds if linear else seconds
+    taken = _measured(f"{problem.key()};kept={kept};linear={linear}", KINDS, lambda: measure(problem, kept))
     sparse = tuple(ours < dense for ours, dense in taken.values())
     if linear:
         sparse = (sum(ours - dense for ours, dense in taken.values()) < 0,) * len(KINDS)
     return Choice(sparse, taken)
+
+
+def _measured(name: str, kinds: Sequence[str], measure: Callable[[], dict]) -> dict[str, tuple[float, float]]:
+    """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
+    path = library.folder() / f"{library.machine(torch.get_num_threads())}.json"
+    try:
+        known = json.loads(path.read_text())
+        return {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in kinds}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        taken = measure()
+        _keep(path, name, taken)
+        return taken
 
 
 def _keep(path: Path, name: str, seconds: dict) -> None:
@@ -122,6 +138,23 @@ def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
         ),
     )
     return {kind: _least(*pair) for kind, pair in zip(KINDS, pairs, strict=True)}
+
+
+@torch.no_grad()
+def _norm_seconds(shape: Sequence[int], dtype: torch.dtype) -> tuple[float, ...]:
+    x, dy = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    weight, bias = torch.ones(shape[1], dtype=dtype), torch.zeros(shape[1], dtype=dtype)
+
+    def ours() -> None:
+        _, mean, variance = batch_norm.batch_norm(x, weight, bias, 1e-5)
+        batch_norm.backward(x, dy, weight, mean, variance, 1e-5)
+
+    def theirs() -> None:
+        _, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, 1e-5)
+        given = dy, x, weight, None, None, mean, inverse, True, 1e-5, [True] * 3
+        torch.ops.aten.native_batch_norm_backward(*given)
+
+    return _least(ours, theirs)
 
 
 @torch.no_grad()

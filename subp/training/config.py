@@ -51,6 +51,10 @@ class Config(PruningOptions):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers", "qat"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
+        require(
+            self.warmup_epochs <= self.epochs,
+            f"warmup_epochs = {self.warmup_epochs}: there are only {self.epochs} epochs",
+        )
         require(self.qat <= self.epochs, f"qat = {self.qat}: there are only {self.epochs} epochs")
         require(
             not self.qat or self.end is None or self.end < self.float_epochs or not self.float_epochs,

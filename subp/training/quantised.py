@@ -8,8 +8,8 @@ import torch.ao.quantization.fx._decomposed  # registers the operators of quanti
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from subp.common import exported_programs
-from subp_contract.errors import UserError
+from subp.common import programs
+from subp_contract.errors import require
 
 _PROGRAM = "program"
 
@@ -22,13 +22,9 @@ def packed(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: dict[str, Tensor], path: str | Path) -> ExportedProgram:
-    """What was `packed`. Raises UserError, naming the checkpoint's path, where it is damaged."""
-    try:
-        return exported_programs.load(tensors[_PROGRAM].numpy().tobytes())
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # its reader raises whatever the damage leads to
-        raise UserError(f"{path} is damaged: its quantised network cannot be read") from error
+    """What was `packed`. Raises UserError, naming the checkpoint's path, where it is damaged or could run code."""
+    require(_PROGRAM in tensors, f"{path} is damaged: it holds no quantised network")
+    return programs.read(f"the quantised network in {path}", tensors[_PROGRAM].numpy().tobytes())[0]
 
 
 def module(program: ExportedProgram) -> nn.Module:

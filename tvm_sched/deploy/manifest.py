@@ -81,6 +81,7 @@ def make_manifest(
         **imported.signature.to_json(),
         "layers": [asdict(choice) for choice in built.lowered.choices],
         "calls": [call.to_json() for call in built.lowered.calls],
+        "remarks": built.lowered.remarks,
         "memory": asdict(built.memory),
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,

@@ -7,7 +7,9 @@ network that has the shape finds it.
 """
 
 import json
+import math
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,9 +22,10 @@ from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckWarning, UserError
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
+from tvm_sched.records import traces
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
@@ -30,6 +33,7 @@ from tvm_sched.targets import Target, cpu_model
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 CPU = "model"  # TVM's name, in a record's target, for the CPU that it was measured on
+VERSION, MADE_WITH = "tag", "tvm-"  # a record's target is tagged with TVM's version: "tvm-0.27.0"
 
 
 class Records(KnownRecords):
@@ -80,12 +84,18 @@ class Records(KnownRecords):
         found = []
         for threads in {record[2]["num-cores"] for record in mine}:
             measured = [record for record in mine if record[2]["num-cores"] == threads]
+            measured = [each for each in measured if not other_version(version_of(each), f"a record in {self.folder}")]
+            if not measured:
+                continue
             nearest = min({cpu_of(record) for record in measured}, key=lambda cpu: (distance(cpu, self.cpu), cpu))
             looks = [(json.dumps(record[0]), median(record[1])) for record in measured if cpu_of(record) == nearest]
             trace, seconds = settled(looks)
-            replay = partial(replayed, mod, json.loads(trace))
-            cpu = "" if nearest == self.cpu else nearest
-            found.append(Recorded(threads, threads == self.target.cores, False, seconds, replay, cpu))
+            steps = json.loads(trace)
+            replay, cpu = partial(replayed, mod, steps), "" if nearest == self.cpu else nearest
+            line = next(line for line, (_, each) in enumerate(self.records, 1) if each[0] == steps and each in measured)
+            where = f"line {line} of {self.folder / RECORDS}"
+            own = threads == self.target.cores
+            found.append(Recorded(threads, own, False, seconds, replay, cpu, where=where, trace=steps))
         return found
 
     def measured(self, func: PrimFunc) -> list:
@@ -94,7 +104,13 @@ class Records(KnownRecords):
         """
         mod = workload(func)
         own = self.target.cores, self.cpu
-        mine = [record for record in self.of(mod) if (record[2]["num-cores"], cpu_of(record)) == own]
+        mine = [
+            record
+            for record in self.of(mod)
+            if (record[2]["num-cores"], cpu_of(record)) == own
+            and version_of(record) in ("", traces.version())
+            and not traces.fault(record[0])
+        ]
         for trace, *_ in mine:
             transpose.make_needed(trace)
             interleave.make_needed(trace)
@@ -115,7 +131,7 @@ class Records(KnownRecords):
     def add(self, func: PrimFunc, schedule: Schedule, seconds: list[float]) -> None:
         """Appends a measurement; it is on disk when this returns."""
         entry, record = as_json(func, schedule, seconds, self.target)
-        record[2][CPU] = self.cpu
+        record[2][CPU], record[2][VERSION] = self.cpu, f"{MADE_WITH}{traces.version()}"
         with locked(self.folder, write=True):
             self.read()
             number = self.numbers.get(structural_hash(workload(func)))
@@ -143,6 +159,24 @@ def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Ta
 def cpu_of(record: list) -> str:
     """The model of the CPU that a record was made on; '' where it does not say."""
     return record[2].get(CPU, "")
+
+
+def version_of(record: list) -> str:
+    """The version of TVM that a record was made with; '' where it does not say."""
+    tag = str(record[2].get(VERSION, ""))
+    return tag.removeprefix(MADE_WITH) if tag.startswith(MADE_WITH) else ""
+
+
+def other_version(version: str, where: str) -> bool:
+    """Whether a record was made with another version of TVM, which schedules otherwise: a CheckWarning says so."""
+    if version in ("", traces.version()):
+        return False
+    warnings.warn(
+        f"{where} is left out: it was made with TVM {version[:20]}, and this is {traces.version()}; tune again",
+        CheckWarning,
+        stacklevel=2,
+    )
+    return True
 
 
 def workload(func: PrimFunc) -> IRModule:
@@ -173,4 +207,9 @@ def is_record(line: Any, workloads: int) -> bool:
         and [type(each) for each in line] == [int, list]
         and 0 <= line[0] < workloads
         and [type(each) for each in line[1]] == [list, list, dict, list]
+        and bool(line[1][1])
+        and all(type(each) in (int, float) and 0 < each < math.inf for each in line[1][1])
+        and isinstance(line[1][2].get("keys"), list)
+        and bool(line[1][2]["keys"])
+        and type(line[1][2].get("num-cores")) is int
     )

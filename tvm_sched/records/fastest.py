@@ -2,8 +2,8 @@
 
 MetaSchedule's database (`database.py`) holds every function in full, some 300 KB each. To find a record its structural
 hash is enough. A line of `best.jsonl` is one kernel's: {"workload": hash, "target": family, "threads": n, "seconds": s,
-"cpu": the CPU's model, "trace": the schedule}. There is one for each model that a kernel was measured on; old lines do
-not name it.
+"cpu": the CPU's model, "tvm": the version of TVM, "trace": the schedule}. There is one for each model that a kernel was
+measured on; old lines name neither it nor the version.
 
 Where nobody has measured, a line may hold an estimate (`estimation/estimate.py`): "estimated_tile", the numbers of the
 kernel's tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never
@@ -31,7 +31,9 @@ from tvm_sched.records.database import (
     WORKLOADS,
     is_record,
     is_workload,
+    other_version,
     replayed,
+    version_of,
     workload,
 )
 from tvm_sched.records.form_times import FormTimes, write_forms
@@ -54,14 +56,17 @@ class BestRecords(KnownRecords):
         self.target, self.cpu = target, cpu_model()
         self.form_times = FormTimes(folder, target)
         self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads and model of CPU
-        for line in JsonLines(file, is_best).read(repair=False):
+        for number, line in enumerate(JsonLines(file, is_best).read(repair=False), 1):
             if line["target"] == target.family:
+                line["where"] = f"line {number} of {file}"
                 self.lines.setdefault(line["workload"], []).append(line)
 
     def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
         """As the base's."""
         nearest: dict[int, dict] = {}
         for line in sorted(self.lines.get(str(structural_hash(workload(func))), []), key=self.preference):
+            if other_version(line.get("tvm", ""), line["where"]):
+                continue
             nearest.setdefault(line["threads"], line)
         scheduled = func if onto is None else onto
         mod = workload(scheduled)
@@ -76,7 +81,16 @@ class BestRecords(KnownRecords):
         threads, tile = line["threads"], line.get("estimated_tile")
         replay = partial(replayed, mod, line["trace"]) if tile is None else partial(self.tiled, func, mod, tile)
         cpu = "" if cpu_of(line) == self.cpu else cpu_of(line)
-        return Recorded(threads, threads == self.target.cores, tile is not None, line["seconds"], replay, cpu)
+        return Recorded(
+            threads,
+            threads == self.target.cores,
+            tile is not None,
+            line["seconds"],
+            replay,
+            cpu,
+            where=line["where"],
+            trace=line.get("trace"),
+        )
 
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""
@@ -128,9 +142,11 @@ def best_of(records: Path) -> dict[tuple, dict]:
         workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
         lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
     looks: dict[tuple, list] = {}
+    versions: dict[tuple, str] = {}  # of TVM, of each place's traces
     for number, (trace, seconds, target, _) in lines:
         place = target["keys"][0], target["num-cores"], workloads[number][0], target.get(CPU, "")
         looks.setdefault(place, []).append((json.dumps(trace), median(seconds)))
+        versions[place, looks[place][-1][0]] = version_of([trace, seconds, target])
     best = {place: settled(each) for place, each in looks.items()}
     return {
         place: {
@@ -141,6 +157,7 @@ def best_of(records: Path) -> dict[tuple, dict]:
             "seconds": seconds,
             "trace": json.loads(trace),
         }
+        | ({"tvm": versions[place, trace]} if versions[place, trace] else {})
         for place, (trace, seconds) in best.items()
     }
 
@@ -196,4 +213,6 @@ def cpu_of(line: dict) -> str:
 def is_best(line: Any) -> bool:
     """A line of `best.jsonl`."""
     types = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
-    return types.pop("cpu", str) is str and any(types == FIELDS | schedule for schedule in SCHEDULES)
+    return all(types.pop(name, str) is str for name in ("cpu", "tvm")) and any(
+        types == FIELDS | schedule for schedule in SCHEDULES
+    )

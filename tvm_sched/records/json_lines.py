@@ -92,5 +92,5 @@ def parsed(line: bytes) -> Any:
     """The line's JSON, None if it is none."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -5,6 +5,7 @@ schedule for others is as good a choice where its loops divide into equal pieces
 for the rest: then the kernel's analytic default, which knows the number of threads, is the better guess.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +13,10 @@ from functools import cached_property
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
+from subp_contract.errors import CheckWarning, first_line
 from tvm_sched.planning.plan import NOISE
 from tvm_sched.planning.sharing import parallel_loops
+from tvm_sched.records import traces
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.wide_twin import wide_twin
 from tvm_sched.targets import Target
@@ -30,11 +33,24 @@ class Recorded:
     replay: Callable[[], Schedule]
     cpu: str = ""  # that it was measured on, where that is another than this one and known
     twin: bool = False  # whether it is that of the function with float32 weights
+    where: str = ""  # it stands, in words
+    trace: list | None = None  # that is replayed, if it comes from a file
 
     @cached_property
     def schedule(self) -> Schedule:
         """The function with the record's decisions applied."""
         return self.replay()
+
+    @cached_property
+    def fault(self) -> str:
+        """Why it cannot be used, in words; '' where it can."""
+        if self.trace is not None and (why := traces.fault(self.trace)):
+            return why
+        try:
+            func = self.schedule.mod["main"]
+        except Exception as error:  # of any kind: TVM's primitives have many ways to stop
+            return f"it does not fit its function: {first_line(error)[:200]}"
+        return traces.too_large(func) if self.trace is not None else ""
 
     @property
     def words(self) -> str:
@@ -83,10 +99,16 @@ class KnownRecords:
 
 def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
     """Of a function's records, one a number of threads, the one that was asked for, else the nearest that gives each of
-    `threads` threads equal work; what was measured before what was estimated. None if there is none.
+    `threads` threads equal work; what was measured before what was estimated. None if there is none. One that has a
+    fault is told as a CheckWarning and left out.
     """
-    nearest = sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads))
-    return next((each for each in nearest if each.own or shares_equally(each.schedule.mod["main"], threads)), None)
+    for each in sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads)):
+        if each.fault:
+            if not each.twin:  # whose schedule need not fit this function
+                warnings.warn(f"{each.where or 'a record'} is left out: {each.fault}", CheckWarning, stacklevel=2)
+        elif each.own or shares_equally(each.schedule.mod["main"], threads):
+            return each
+    return None
 
 
 def distance(cpu: str, here: str) -> int:

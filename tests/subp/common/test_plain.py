@@ -45,7 +45,7 @@ def test_numbers_of_other_libraries_are_numbers(options):
     "options, message",
     [
         ({"epoch": 1.5}, "epoch = 1.5 is not a whole number"),
-        ({"epoch": -1}, "epoch = -1: epochs count from 0"),
+        ({"epoch": -1}, "epoch must be a whole number from 0 to 3, not -1"),
         ({"epochs": "4"}, "epochs = '4' is not a whole number"),
         ({"n": True}, "n = True is not a whole number"),
         ({"sparsity": "0.75"}, "sparsity = '0.75' is not a number"),

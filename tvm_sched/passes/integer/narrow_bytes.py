@@ -56,7 +56,7 @@ def stored_together(sequence: tirx.SeqStmt):
 
 
 def binds(value: Expr) -> bool:
-    """Whether an expression names a part of itself: TVM refuses two copies of it in one."""
+    """Whether an expression names a part of itself: one name cannot stand for two values."""
     found: list = []
     tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
     return bool(found)
@@ -79,9 +79,9 @@ def four_at_once(waiting: list) -> list:
 
 
 def packed(cast: tirx.Cast) -> Expr:
-    """What `narrow` gave, of 64 numbers, by packs; any other cast, and what TVM cannot copy, as it is."""
+    """What `narrow` gave, of 64 numbers, by packs; any other cast as it is."""
     found = narrowed(cast) if int(cast.ty.dtype.lanes) == BYTES else None
-    if found is None or binds(found[0]):
+    if found is None:
         return cast
     whole, limits, dtype = found
     size = BYTES // PARTS

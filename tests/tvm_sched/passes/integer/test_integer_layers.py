@@ -18,6 +18,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.relax_tools import constant, shape_of
 from tvm_sched.passes.integer.integer_layers import integer_layers
+from tvm_sched.passes.integer.left import Left
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.planning.plan import FREE, Restriction, Restrictions
@@ -194,6 +195,28 @@ def concatenation_of_sums(net, x):
     return net.emit(rx.add(net.convolution(both, 8, 1), one))
 
 
+def gate(net, x):
+    """Squeeze and excite, of what is stored with another scale."""
+    y = net.through(net.convolution(x, 16), 0.04, 110)
+    squeezed = net.through(net.emit(rx.mean(y, [2, 3], True)), 0.0031, 100)
+    scale = net.through(net.emit(rx.add(net.convolution(squeezed, 16, 1), relax.const(2.0))), 0.017, 30)
+    return net.emit(rx.multiply(scale, y))
+
+
+def hardswish(net, x):
+    y = net.convolution(x)
+    bounded = net.emit(rx.clip(net.emit(rx.add(y, relax.const(3.0))), 0, 6))
+    return net.emit(rx.divide(net.emit(rx.multiply(y, bounded)), relax.const(6.0)))
+
+
+def hardswish_of_a_stored_value(net, x):
+    y = net.through(net.convolution(x))
+    bounded = net.emit(rx.maximum(net.emit(rx.add(y, relax.const(3.0))), relax.const(0.0)))
+    bounded = net.emit(rx.minimum(relax.const(6.0), bounded))
+    y = net.emit(rx.multiply(net.emit(rx.multiply(y, bounded)), relax.const(1 / 6)))
+    return net.emit(rx.divide(net.emit(rx.nn.relu(net.convolution(net.through(y, 0.0173, 21), 8))), relax.const(1.5)))
+
+
 def max_pool(net, x):
     y = net.through(relu(net, x), 0.02, 0)
     return net.convolution(net.emit(rx.nn.max_pool2d(y, 3, 2, 1)), 8, 1)
@@ -269,7 +292,7 @@ def concatenation_of_curves(net, x):
 def silu_with_several_readers(net, x):
     """One of fractions."""
     y = net.emit(rx.nn.silu(net.convolution(x, 8)))
-    return net.emit(rx.add(net.emit(rx.tanh(y)), net.emit(rx.tanh(net.through(y, 0.02, 20)))))
+    return net.emit(rx.add(net.emit(rx.abs(y)), net.emit(rx.abs(net.through(y, 0.02, 20)))))
 
 
 def slices(net, x):
@@ -296,6 +319,9 @@ GRAPHS = [
     (concatenation_of_one_scale, 3),
     (concatenation_of_two_scales, 3),
     (concatenation_of_sums, 3),
+    (gate, 2),
+    (hardswish, 1),
+    (hardswish_of_a_stored_value, 2),
     (max_pool, 2),
     (pools_of_the_greatest, 1),
     (averages, 1),
@@ -320,7 +346,7 @@ def test_networks_of_unsigned_activations(make, integers):
 def test_linear_layers_of_many_rows_also_run_as_pixels(left_out):
     restrictions = Restrictions(Restriction(kernels=frozenset({left_out})))
     made = check(linear_layers_of_many_rows, restrictions=restrictions)
-    assert made.kernels == ["planar", *(["planar"] if left_out else ["linear"]) * 2]
+    assert made.kernels == ["planar", *(["planar"] if left_out else ["integer"]) * 2]
     assert {layer.precision for layer in made.layers} == {"int8"}
 
 
@@ -331,14 +357,7 @@ def test_activations_get_the_type_that_the_dot_products_take(target, signed, mak
     assert made.kernels.count("planar") == 2
 
 
-CURVES = [
-    silu,
-    silu_as_a_product,
-    gelu_of_a_linear_layer,
-    gelu_by_tanh,
-    sigmoid_of_a_stored_value,
-    concatenation_of_curves,
-]
+CURVES = [silu, silu_as_a_product, gelu_of_a_linear_layer, gelu_by_tanh, sigmoid_of_a_stored_value]
 
 
 @pytest.mark.parametrize("make", [*CURVES, concatenation_of_curves])
@@ -365,6 +384,17 @@ def weights_with_a_zero_point(net, x):
 def test_weights_with_a_zero_point_stay_in_float32():
     made = check(weights_with_a_zero_point)
     assert len(made.kernels) == 1 and "planar" not in made.kernels
+
+
+def test_what_is_left_in_float32_is_said():
+    left = Left()
+    with HOST.tvm():
+        integer_layers(Network().function(a_value_with_several_readers), "uint8", left)
+        assert left.remarks == ["in float32, as there is no form in integers here: add (2 times), tanh"]
+        integer_layers(Network().function(weights_with_a_zero_point), "uint8", left := Left())
+        assert list(left.layers) == ["layer1"] and "its weights" in left.layers["layer1"]
+        integer_layers(Network().function(mean_and_linear), "uint8", left := Left())
+    assert not left.layers and not left.remarks
 
 
 def test_a_network_that_dequantises_nothing_is_left_alone():
