@@ -5,6 +5,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
+from typing import IO
 
 # Said once a constant or once a lookup, and of no use to a user of this package.
 CHATTER = (
@@ -15,6 +16,13 @@ CHATTER = (
 )
 
 
+def _held() -> IO[bytes]:
+    """A file in memory where the system has such: on a full disk the last words would be lost."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 @contextmanager
 def quiet():
     """Drops those lines from the process's standard error while the block runs; all others follow when it ends. Nor
@@ -22,7 +30,7 @@ def quiet():
     """
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _held() as held:
         os.dup2(held.fileno(), 2)
         try:
             with warnings.catch_warnings():

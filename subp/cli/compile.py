@@ -1,6 +1,5 @@
 """`subp compile`: a network as one .so for a CPU."""
 
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from subp.cli.options.types import (
 )
 from subp.deployment import networks
 from subp_contract.errors import UserError
+from subp_contract.files import write_atomically
 
 if TYPE_CHECKING:
     from tvm_sched.targets import Target
@@ -131,14 +131,14 @@ def command(
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        unchecked = Path(folder) / output.name
+    with tempfile.TemporaryDirectory() as folder:
+        unchecked = Path(folder) / f"net{output.suffix}"
         artifact.save(unchecked, cc)
         if check["verified"]:
             check_written(unchecked, artifact)
-        os.replace(unchecked, output)
-    needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
-    size = output.stat().st_size / 1e6
+        size = unchecked.stat().st_size / 1e6
+        needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(unchecked)
+        write_atomically(output, unchecked.read_bytes())
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]
     taken = "; ".join(
         ", ".join(f"input {list(spec.shape)}" for spec in shape.signature.inputs) for shape in artifact.shapes

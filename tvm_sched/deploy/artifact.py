@@ -3,7 +3,6 @@
 """
 
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subp_contract.errors import UserError
+from subp_contract.files import write_atomically
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
@@ -203,14 +203,11 @@ class Artifact:
         path = Path(path)
         if self._target is None:
             raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        try:
-            with quiet():
-                link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
-                self._executable.export_library(str(temporary), fcompile=link)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            made = Path(folder, f"net{path.suffix}")
+            link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
+            self._executable.export_library(str(made), fcompile=link)
+            write_atomically(path, made.read_bytes())
 
 
 @dataclass
