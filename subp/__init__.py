@@ -17,6 +17,7 @@ _HOME = {
     "fold": "subp.pruning.masking",
     "load_model": "subp.training.checkpoint",
     "inspect": "subp.pruning.summary",
+    "Error": "subp_contract.errors",
     "UserError": "subp_contract.errors",
 }
 
@@ -24,6 +25,10 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("subp")
     if name not in _HOME:
         raise AttributeError(f"module 'subp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,17 +1,24 @@
 """The exceptions that end a command with a sentence instead of a traceback."""
 
 
-class UserError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what to do. The command line prints it and exits with
-    2.
+class Error(ValueError):
+    """What the caller can mend, told in one sentence: what is wrong, where, and what to do. Users catch it as
+    `subp.Error` or `tvm_sched.Error`, which are the same; the command line prints it and exits with 2.
     """
+
+
+UserError = Error  # its name within the house
 
 
 class CheckFailed(UserError):
     """Two things that must agree do not, told in one sentence. The command line prints it and exits with 1."""
 
 
-class CheckWarning(UserWarning):
+class Notice(UserWarning):
+    """Nothing is wrong, but it should be known; told in one sentence. The command line prints it."""
+
+
+class CheckWarning(Notice):
     """A check passed, but says little; why is told in one sentence."""
 
 

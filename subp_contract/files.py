@@ -1,9 +1,14 @@
-"""Files written whole or not at all, and read if they are files."""
+"""Files written whole or not at all, and read if they are files.
+
+A symbolic link is followed, and stays; what is no regular file (a device, a pipe) is written to and never replaced.
+"""
 
 import contextlib
 import fcntl
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,36 +20,23 @@ MOST = 2**34  # bytes of a file that is read whole
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file beside `path`, and moves it there once it is on the disk. A link is followed; what is no regular
-    file, such as /dev/null or a pipe, is written to. Raises UserError if that fails.
-    """
-    with replaced(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write within the block, which takes the place of `path` after it if nothing was raised; see
-    `write_atomically`.
+    """Writes a file beside `path`, and moves it there once it is on the disk. Raises UserError if that fails.
 
     The temporary file has the same name every time, so that what a killed run left is written over; another process
     that writes the same file meanwhile waits.
     """
+    place = destination(path)
+    temporary = place.with_name(f".{place.name}.tmp")
     try:
-        target = Path(os.path.realpath(path))
-        if is_special(target):
-            with open(target, "wb") as file:
-                yield file
+        if not replaceable(place):
+            place.write_bytes(content)
             return
-        temporary = target.with_name(f".{target.name}.tmp")
         with _locked(temporary) as file:
             try:
-                yield file
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                if target.exists():
-                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-                os.replace(temporary, target)
+                os.replace(temporary, place)
             except BaseException:
                 with contextlib.suppress(OSError):  # what was raised is the one to tell
                     temporary.unlink(missing_ok=True)
@@ -53,15 +45,6 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(
             f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
         ) from error
-
-
-def is_special(path: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder: a device, a pipe, a socket."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 @contextmanager
@@ -80,6 +63,33 @@ def _locked(temporary: Path) -> Iterator[IO[bytes]]:
                 file.truncate(0)
                 yield file
                 return
+
+
+def destination(path: Path) -> Path:
+    """Where what is written to `path` lies: what a symbolic link points to."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def scratch(path: Path) -> Path:
+    """The folder for temporary files of what is to be `put` at `path`: on the same disk, where they are to be moved."""
+    place = destination(path)
+    return place.parent if replaceable(place) else Path(tempfile.gettempdir())
+
+
+def replaceable(place: Path) -> bool:
+    """Whether a file may be put there in the place of what there is: nothing, or a regular file."""
+    return place.is_file() or not place.exists()
+
+
+def put(written: Path, path: Path) -> None:
+    """Moves a whole file from a temporary name in `scratch(path)` to `path`."""
+    place = destination(path)
+    if replaceable(place):
+        os.replace(written, place)
+        return
+    with open(written, "rb") as source, open(place, "wb") as target:
+        shutil.copyfileobj(source, target)
+    written.unlink()
 
 
 def require_file(path: str | Path, most: int = MOST) -> Path:

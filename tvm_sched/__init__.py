@@ -16,6 +16,7 @@ _HOME = {
     "Artifact": "tvm_sched.deploy.artifact",
     "CheckFailed": "subp_contract.errors",
     "CheckWarning": "subp_contract.errors",
+    "Error": "subp_contract.errors",
     "UserError": "subp_contract.errors",
     "compile": "tvm_sched.compiler",
     "load": "tvm_sched.deploy.artifact",
@@ -27,6 +28,10 @@ __all__ = ["runtime", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("subp")  # one distribution holds both halves
     if name not in _HOME:
         raise AttributeError(f"module 'tvm_sched' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

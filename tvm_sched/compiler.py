@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subp_contract.arguments import path_of, require_kind, whole_number
 from subp_contract.errors import CheckWarning, UserError
 from tvm_sched import runtime, targets
 from tvm_sched.quiet import quiet
@@ -98,6 +99,10 @@ def compile(
     known = open_records(records, target)
     compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights)
 
+    if calibration is not None:
+        require_kind("calibration", calibration, Iterable, "batches of the network's inputs, such as a list")
+    if shapes is not None:
+        require_kind("shapes", shapes, Sequence, "a list of shapes")
     examples_of_use = None if calibration is None else list(calibration)  # for each of several shapes anew
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
@@ -158,6 +163,7 @@ def threads_of(target: targets.Target, threads: int | None) -> int:
     """
     if threads is None:
         return min(target.cores, runtime.most_threads()) if target.name == "host" else target.cores
+    threads = whole_number("threads", threads)
     if threads < 1 or (target.name == "host" and threads > runtime.most_threads()):
         raise UserError(f"{threads} threads asked for; target '{target.name}' has {target.cores}")
     return threads
@@ -169,7 +175,9 @@ def open_records(folder: str | Path | None, target: targets.Target) -> "KnownRec
     from tvm_sched.records.fastest import BEST
     from tvm_sched.records.form_times import FORMS
 
-    if folder is None:
+    if folder is not None:
+        folder = path_of("records", folder)
+    else:
         folder = SHIPPED / target.family
         if not (folder / BEST).is_file():
             return None

@@ -1,5 +1,6 @@
 """Keeps TVM's chatter, and PyTorch's, from the user's terminal."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -21,6 +22,17 @@ def _held() -> IO[bytes]:
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stderr"), "w+b")
     return tempfile.TemporaryFile()
+
+
+@contextmanager
+def unlogged():
+    """Keeps PyTorch from logging tracebacks of errors that it raises besides, while the block runs."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 
 import errno
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from typing import Any
 
 import click
 
+from subp.cli.options.output import with_quiet
 from subp_contract.documents import shown
-from subp_contract.errors import CheckFailed, CheckWarning, UserError
+from subp_contract.errors import CheckFailed, Notice, UserError
 
 COMMANDS = (
     "quickstart",
@@ -35,6 +37,7 @@ COMMANDS = (
     "calibrate",
     "advise",
     "run",
+    "evaluate",
     "doctor",
 )
 
@@ -55,7 +58,9 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return importlib.import_module(f"subp.cli.{name}").command if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        return with_quiet(importlib.import_module(f"subp.cli.{name}").command)
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -75,6 +80,9 @@ def group(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command line (default: the process's own) and exits."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding, stream.errors) != ("utf-8", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(arguments))
 
 
@@ -84,7 +92,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec", category=FutureWarning
         )  # torch.export's, of its own code
-        warnings.simplefilter("always", CheckWarning)
+        warnings.simplefilter("always", Notice)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return _exit_code(arguments)
 
@@ -111,7 +119,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 
 def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
     """One of ours as a sentence, others as Python shows them."""
-    if issubclass(category, CheckWarning):
+    if issubclass(category, Notice):
         click.echo(f"subp: warning: {shown(str(message), LONGEST)}", err=True)
     else:
         show(message, category, *rest)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import model_options
-from subp.cli.options.types import FOLDER, INPUT_FILE, Numbers, OutputFile, target_option
+from subp.cli.options.output import json_option, write_json
+from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
 from subp_contract.errors import UserError
 
@@ -36,7 +37,11 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
-@click.option("--ghz", type=float, help="The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else 3]")
+@click.option(
+    "--ghz",
+    type=Finite(0, min_open=True),
+    help="The CPU's frequency, for estimates.  [default: 2.4 for cortex-a76, else 3]",
+)
 @click.option(
     "--results",
     type=INPUT_FILE,
@@ -46,11 +51,12 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 @click.option("--method", default=DEFAULT, show_default=True, help="The method in that file.")
 @click.option(
     "--picture",
-    type=OutputFile(),
+    type=OutputFile(".png"),
     help="A .png to write: latency against sparsity, or against accuracy with its Pareto front.",
 )
+@json_option("the predictions")
 def command(
-    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture
+    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture, json_file
 ) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
@@ -58,12 +64,12 @@ def command(
     lowered to kernels, a few seconds each, whose times are those of tuning records, or the machine model's where there
     is none. `subp bench` measures.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
     from functools import partial
 
     from rich.progress import track
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console, show
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import targets
@@ -81,7 +87,9 @@ def command(
     if results:
         choices = advice.with_accuracies(choices, results, network or model, method)
     title = f"{model} at {x.shape[2]}x{x.shape[3]}, {target}, {threads} thread{'s' * (threads > 1)}: predicted"
-    terminal.print(table(choices, title))
+    show(table(choices, title), terminal)
+    about = {"model": model, "input": list(x.shape), "target": target, "threads": threads}
+    write_json(json_file, about | {"choices": [asdict(each) for each in choices]})
     if picture:
         write_atomically(picture, draw(choices, title))
 

@@ -1,6 +1,5 @@
 """`subp bench`: an artifact's latency, beside other engines on the same network; or a whole suite's."""
 
-import json
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
+    Finite,
     Names,
     Numbers,
-    OutputFile,
     not_an_input,
 )
 from subp_contract.errors import UserError
@@ -36,16 +36,16 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 @click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
 @click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
 @click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
-@click.option("--seconds", type=click.FloatRange(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option("--seconds", type=Finite(0.1), help="For each thread count [10]; in a suite, for each engine.")
 @click.option(
     "--until-quiet",
     "minutes",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
 )
 @click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
-@click.option("--json", "json_file", type=OutputFile(), help="File for the rows and the machine's state.")
+@json_option("the rows and the machine's state")
 def command(
     artifact: Path | None,
     suite: str | None,
@@ -79,6 +79,8 @@ def command(
     if (artifact is None) == (suite is None):
         raise click.UsageError("give either NET.SO or --suite")
     if suite:
+        if json_file == STDOUT:
+            raise click.UsageError("a suite writes its JSON anew after each network: give --json a file")
         own = {"--model": model, "--threads": threads, "--layers": layers or None}
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
@@ -112,7 +114,7 @@ def run_suite(
     chosen = suite.read(name)
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console, show
     from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched.bench import latency, rows
 
@@ -125,7 +127,7 @@ def run_suite(
         measured = run.measure(case)
         results.append((case, measured.ours))
         first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
-        terminal.print(rows.table(measured.rows))
+        show(rows.table(measured.rows), terminal)
         click.echo(
             f"   peak {first.peak_gflops:.1f} GFLOP/s (median {first.peak_median_gflops:.1f}), "
             f"on CPU {cpus}{measured.state.noise}"
@@ -133,7 +135,7 @@ def run_suite(
         if state := rows.condition(first):
             click.echo(f"   {state}")
     call = run.measure_overhead()
-    terminal.print(suite.summary(results))
+    show(suite.summary(results), terminal)
     click.echo(reached([row for _, ours in results for row in ours.values()]))
     click.echo(f"Calls: {call}")
     click.echo(f"On {latency.MachineState.now()}")
@@ -154,9 +156,8 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console, show
     from subp.deployment.checks import engine_check
-    from subp_contract.files import write_atomically
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
     from tvm_sched.signature import check_inputs
@@ -179,22 +180,23 @@ def run_one(
             engine.prepare()
             stage = f"{engine.name} on {model}"
             engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
+        if console().is_terminal:  # a bar would take time of the core that is measured
+            click.echo(f"measuring {len(ready)} engines in turn for {seconds:g} s, with {count} threads", err=True)
         measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
             profiles.append(profile.profile(compiled, x, peak, count))
     machine = latency.MachineState.now()
-    console().print(rows.table(measured))
+    show(rows.table(measured))
     for each in profiles:
-        console().print(profile.table(each))
+        show(profile.table(each))
     first = measured[0]
     click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
-    if json_file:
-        content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
-        content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
+    content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
+    write_json(json_file, content)
 
 
 def network_of(model: str, settings: dict, shape: list[int]) -> "Network":

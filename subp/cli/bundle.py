@@ -12,7 +12,7 @@ SUFFIX = ".tar.gz"
 
 @click.command("bundle", short_help="Pack NET.SO with all that it takes to run it on a board.")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .tar.gz file to write.")
+@click.option("-o", "--output", type=OutputFile(".tar.gz"), required=True, help="The .tar.gz file to write.")
 @cc_option
 def command(artifact: Path, output: Path, cc: str | None) -> None:
     """Pack NET.SO with a program to run it, TVM's runtime and a check, for the architecture that it was compiled for.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options.types import OutputFile, target_option
-from subp.cli.terminal import console
+from subp.cli.options.output import json_option, write_json
+from subp.cli.options.terminal import console, show
+from subp.cli.options.types import Finite, OutputFile, target_option
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=1.0,
     show_default=True,
     help="Of measuring, for each figure.",
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --rank: tiles of a kernel that are measured.",
 )
-@click.option("--json", "json_file", type=OutputFile(), help="File for the table and the machine's state.")
+@json_option("the table and the machine's state")
 def command(
     target: str, output: Path | None, seconds: float, networks: str | None, tiles: int, json_file: Path | None
 ) -> None:
@@ -76,15 +77,14 @@ def command(
     with trial_bar(console()) as progress:
         after, findings = calibrated(before, seconds, progress)
     state = MachineState.now()
-    console().print(table(findings))
+    show(table(findings))
     click.echo(f"Cycles in which '{before.name}' starts {before.fma_per_cycle} multiply-adds. On {state}")
     if output:
         named = replace(after, name=output.stem)
         write_atomically(output, (json.dumps(file.content_of(named), indent=2) + "\n").encode())
         click.echo(f"{output}: for --target of compile, tune and advise")
-    if json_file:
-        content = {"target": before.name, "machine": asdict(state), "findings": [asdict(each) for each in findings]}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"target": before.name, "machine": asdict(state), "findings": [asdict(each) for each in findings]}
+    write_json(json_file, content)
 
 
 def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | None) -> None:
@@ -100,14 +100,12 @@ def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | Non
     with trial_bar(console()) as progress:
         rankings = ranking.rank(tasks, core, tiles, progress)
     state, total = MachineState.now(), ranking.agreement(rankings)
-    console().print(ranking_table(rankings))
+    show(ranking_table(rankings))
     click.echo(f"{len(rankings)} kernels: median tau {total.tau:.2f}, {total.share:.0%} of at least {ranking.GOOD}")
     click.echo(f"By the estimates' choice all calls take {total.regret:.3f} times what the best tiles do")
     click.echo(f"On {state}")
-    if json_file:
-        content = {"target": target, "machine": asdict(state), "agreement": asdict(total)}
-        content |= {"rankings": [asdict(each) for each in rankings]}
-        write_atomically(json_file, json.dumps(content, indent=2).encode())
+    content = {"target": target, "machine": asdict(state), "agreement": asdict(total)}
+    write_json(json_file, content | {"rankings": [asdict(each) for each in rankings]})
 
 
 def network_of(name: str, kept: float) -> "Network":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     OutputFile,
@@ -19,8 +20,8 @@ from subp.cli.options.types import (
     weights_option,
 )
 from subp.deployment import networks
+from subp_contract import files
 from subp_contract.errors import UserError
-from subp_contract.files import write_atomically
 
 if TYPE_CHECKING:
     from tvm_sched.targets import Target
@@ -52,6 +53,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
 @click.option("--no-winograd", is_flag=True, help="Do without Winograd's algorithm: slower, and rounds less.")
 @weights_option
+@json_option("the layers and their kernels, and what the check found")
 @click.option("--explain", is_flag=True, help="Print each layer's kernel, and why it was chosen.")
 @click.option(
     "--dump",
@@ -62,7 +64,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option(
     "-o",
     "--output",
-    type=OutputFile(),
+    type=OutputFile(".so", ".tar"),
     required=True,
     help="The .so file to write; NAME.tar for object files that are not linked.",
 )
@@ -79,6 +81,7 @@ def command(
     no_check: bool,
     no_winograd: bool,
     weights: str,
+    json_file: Path | None,
     explain: bool,
     dump: Path | None,
     cc: str | None,
@@ -90,7 +93,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import show, working
     from subp.deployment.checks import check_written
     from tvm_sched import compiler, targets
     from tvm_sched import precision as precisions
@@ -107,44 +110,50 @@ def command(
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
     calibration = calibrate and batches_of(calibrate, model, source, example, metadata)
-    artifact = tvm_sched.compile(
-        source,
-        example,
-        target=machine,
-        threads=threads,
-        records=records,
-        dense=dense,
-        dump=dump,
-        check=not no_check,
-        winograd=not no_winograd,
-        precision=precision,
-        calibration=calibration,
-        weights=weights,
-        shapes=shapes or None,
-    )
+    with working(f"compiling {model}"):
+        artifact = tvm_sched.compile(
+            source,
+            example,
+            target=machine,
+            threads=threads,
+            records=records,
+            dense=dense,
+            dump=dump,
+            check=not no_check,
+            winograd=not no_winograd,
+            precision=precision,
+            calibration=calibration,
+            weights=weights,
+            shapes=shapes or None,
+        )
     check = artifact.manifest["check"]
     if explain:
-        console().print(artifact.explain_table())
+        show(artifact.explain_table())
         for note in check["notes"]:
             click.echo(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    with tempfile.TemporaryDirectory() as folder:
-        unchecked = Path(folder) / f"net{output.suffix}"
+    with tempfile.TemporaryDirectory(dir=files.scratch(output), prefix=f".{output.name}.") as folder:
+        unchecked = Path(folder) / output.name
         artifact.save(unchecked, cc)
         if check["verified"]:
             check_written(unchecked, artifact)
-        size = unchecked.stat().st_size / 1e6
-        needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(unchecked)
-        write_atomically(output, unchecked.read_bytes())
+        files.put(unchecked, output)
+    needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
+    size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]
     taken = "; ".join(
         ", ".join(f"input {list(spec.shape)}" for spec in shape.signature.inputs) for shape in artifact.shapes
     )
     numbers = "" if precision == "float32" else f", {precision}"
     click.echo(f"{output}: {size:.2f} MB, target {target}{numbers}, {taken}, {needs}; {checked}")
+    told = {name: artifact.manifest[name] for name in ("precision", "threads", "dense", "memory", "layers")}
+    found = {name: check[name] for name in ("verified", "error", "tolerance", "notes")}
+    write_json(
+        json_file, {"file": str(output), "bytes": output.stat().st_size, "target": target, "check": found} | told
+    )
 
 
 def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import click
 
-from subp.cli.options.types import INPUT_FILE, OutputFile, not_an_input
+from subp.cli.options.types import INPUT_FILE, PIXELS, OutputFile, not_an_input
 
 
 @click.command()
 @click.argument("file", type=INPUT_FILE)
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .safetensors file to write.")
+@click.option("-o", "--output", type=OutputFile(".safetensors"), required=True, help="The .safetensors file to write.")
 @click.option("--model", help="The network it holds.  [default: a ResNet or MobileNetV1 that its tensors fit]")
-@click.option(
-    "--size", type=click.IntRange(1), default=224, show_default=True, help="Images' height and width in pixels."
-)
+@click.option("--size", type=PIXELS, default=224, show_default=True, help="Images' height and width in pixels.")
 def command(file: Path, output: Path, model: str | None, size: int) -> None:
     """Fold a published SUBP checkpoint FILE, weights and masks, into a checkpoint that the other commands take.
 

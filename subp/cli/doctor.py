@@ -8,12 +8,16 @@ import importlib
 import importlib.metadata
 import importlib.util
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from subp.cli.options.output import json_option, write_json
+from subp_contract.errors import CheckFailed
 
 if TYPE_CHECKING:
     from tvm_sched.targets import Target
@@ -31,15 +35,30 @@ class Finding:
     mend: str = ""
 
 
+JOBS = ("train", "host", "arm", "tune", "bench")  # in the order of `looks`
+
+
 @click.command("doctor")
 @click.option(
     "--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker."
 )
-def command(tracker: str | None) -> None:
+@click.option("--for", "job", type=click.Choice(JOBS), help="This job alone; exit code 1 where it lacks something.")
+@json_option("the findings")
+def command(tracker: str | None, job: str | None, json_file: Path | None) -> None:
     """Say what this machine has and lacks for each job, and how to mend it."""
-    findings = [*training(), *compiling(), *cross_compiling(), *tuning(), *benchmarking()]
+    looks = dict(zip(JOBS, (training, compiling, cross_compiling, tuning, benchmarking), strict=True))
+    findings = [finding for name in ([job] if job else JOBS) for finding in looks[name]()]
     if tracker:
         findings += boards(tracker)
+    tell(findings)
+    write_json(json_file, {"findings": [asdict(each) for each in findings]})
+    lacking = [finding.what for finding in findings if not finding.well]
+    if job and lacking:
+        raise CheckFailed(f"this machine is not ready to {findings[0].job}: {lacking[0]}")
+
+
+def tell(findings: Sequence[Finding]) -> None:
+    """Prints the findings, job by job."""
     for job, of_job in groupby(findings, key=lambda finding: finding.job):
         click.secho(job, bold=True)
         for finding in of_job:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @click.command("export", short_help="Write MODEL as an ONNX file, checked against PyTorch, or as a .pt2.")
 @click.argument("model")
 @model_options()
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .onnx or .pt2 file to write.")
+@click.option(
+    "-o", "--output", type=OutputFile(".onnx", ".pt2"), required=True, help="The .onnx or .pt2 file to write."
+)
 def command(model: str, settings: dict, output: Path) -> None:
     """Write MODEL as an ONNX file, zeros in place, once its output agrees with PyTorch's; or as a program of
     torch.export, a .pt2. Of a checkpoint of `subp train --qat` that is the quantised network.

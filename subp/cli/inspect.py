@@ -2,20 +2,25 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from subp.cli.options.model import load_network, model_options
+from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import Numbers
 from subp.deployment import networks
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, require
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from subp.pruning.summary import LayerSummary
+
+# Of what a compiled file tells of itself, what --json writes.
+MANIFEST = ("target", "precision", "threads", "dense", "inputs", "outputs", "memory", "layers")
 
 
 @click.command()
@@ -24,47 +29,54 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
 )
-def command(model: str, settings: dict, threads: list[int] | None) -> None:
+@json_option("the layers")
+def command(model: str, settings: dict, threads: list[int] | None, json_file: Path | None) -> None:
     """Show the layers of MODEL, or of what `subp compile` wrote: block size, density, uniform or not,
     multiply-accumulates, bytes dense and as BSR; of NET.SO also the kernels.
 
     With --threads, such as 2,4,8, each call of a compiled network, the steps of its parallel loops, and the busiest
     thread's steps over the mean: 1.00 is equal work, and T is one thread of T at work.
     """
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import show
+    from subp.pruning import summary
+    from tvm_sched.deploy.manifest import read_manifest
 
     file = Path(model)
     if threads:
         if file.suffix != ".so":
             raise UserError(f"--threads tells of a compiled file, NAME.so, not of {file}")
-        return console().print(threads_table(file, threads))
-    console().print(compiled_table(file) if file.suffix == ".so" else model_table(model, settings))
+        require(json_file is None, "--threads prints a table alone: leave --json out")
+        return show(threads_table(file, threads))
+    if file.suffix == ".so":
+        show(compiled_table(file))
+        manifest, _ = read_manifest(file)
+        write_json(json_file, {name: manifest[name] for name in MANIFEST})
+        return None
+    title, layers = layers_of(model, settings)
+    show(summary.table(layers, title))
+    write_json(json_file, {"model": model, "about": title, "layers": [asdict(layer) for layer in layers]})
+    return None
 
 
-def model_table(model: str, settings: dict) -> "Table":
-    """The layers of a MODEL. Raises UserError where settings do not fit it."""
+def layers_of(model: str, settings: dict) -> tuple[str, list["LayerSummary"]]:
+    """(a line about it, its layers) of a MODEL. Raises UserError where settings do not fit it."""
+    from subp.pruning import summary
+
     kind, path = networks.kind_of(model)
     if kind == "name":
-        from subp.pruning import summary
-
         network, _ = load_network(model, settings)
-        return summary.table(summary.inspect(network.module, network.only_input().shape[1:]), model)
+        return model, summary.inspect(network.module, network.only_input().shape[1:])
     foreign = settings if kind in ("onnx", "program") else ("n", "sparsity", "seed", "size")
     networks.refuse(settings, foreign, f"{model} says this itself")
     if kind == "onnx":
-        return onnx_table(path)
-    return program_table(path) if kind == "program" else checkpoint_table(path, settings["code"])
-
-
-def checkpoint_table(file: Path, code: str | None = None) -> "Table":
-    """The layers of a checkpoint or a state dict, whose network `code` makes if it is one of the user's own."""
-    from subp.deployment.networks import load_coded
-    from subp.pruning import summary
-
-    model, metadata = load_coded(file, code, as_trained=True)
+        return path.stem, list(onnx_layers(onnx_graph(path)))
+    if kind == "program":
+        network, _ = networks.exported_network(path)
+        return path.stem, list(program_layers(network.module))
+    module, metadata = networks.load_coded(path, settings["code"], as_trained=True)
     about = metadata.get("preprocessing")
     input_shape = (about["channels"], about["size"], about["size"]) if about else None  # without it no MACs
-    return summary.table(summary.inspect(model, input_shape), _title(metadata, input_shape))
+    return _title(metadata, input_shape), summary.inspect(module, input_shape)
 
 
 def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
@@ -153,15 +165,6 @@ def threads_table(file: Path, threads: list[int]) -> "Table":
     return table
 
 
-def program_table(file: Path) -> "Table":
-    """The layers of an exported program, quantised ones too."""
-    from subp.deployment.networks import exported_network
-    from subp.pruning import summary
-
-    network, _ = exported_network(file)
-    return summary.table(list(program_layers(network.module)), file.stem)
-
-
 def program_layers(program) -> Iterator["LayerSummary"]:
     """Of each convolution and product whose weight is the program's own."""
     from subp.pruning.summary import layer_summary
@@ -180,11 +183,10 @@ def program_layers(program) -> Iterator["LayerSummary"]:
         yield layer_summary(name_of(source(node.args[1]), node, program), kind, weight.float(), groups, macs)
 
 
-def onnx_table(file: Path) -> "Table":
-    """The layers of an ONNX file: convolutions and products with a constant matrix."""
+def onnx_graph(file: Path):
+    """The graph of an ONNX file, with the shapes that can be inferred for one image."""
     import onnx
 
-    from subp.pruning import summary
     from tvm_sched.frontend.onnx import files
 
     model = files.read(file)
@@ -195,7 +197,7 @@ def onnx_table(file: Path) -> "Table":
             dimensions[0].dim_value = 1
     with contextlib.suppress(Exception):  # of many kinds; what it cannot infer has no multiply-accumulates here
         model = onnx.shape_inference.infer_shapes(model)
-    return summary.table(list(onnx_layers(model.graph)), file.stem)
+    return model.graph
 
 
 def onnx_layers(graph) -> Iterator["LayerSummary"]:

@@ -6,7 +6,6 @@ import click
 
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import OutputFile, not_an_input
-from subp_contract.errors import UserError
 
 
 @click.command("quantize", short_help="Quantise MODEL to 8 bits, calibrated on images, as a .pt2.")
@@ -22,7 +21,7 @@ from subp_contract.errors import UserError
 @click.option("--batches", type=click.IntRange(1), default=32, show_default=True, help="Of 16 images, to calibrate on.")
 @click.option("--draw", default=0, show_default=True, help="Seed of the choice of images.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
-@click.option("-o", "--output", type=OutputFile(), required=True, help="The .pt2 file to write.")
+@click.option("-o", "--output", type=OutputFile(".pt2"), required=True, help="The .pt2 file to write.")
 def command(model: str, settings: dict, data: str, batches: int, draw: int, download: bool, output: Path) -> None:
     """Quantise MODEL: weights to int8 by output channel, whose zeros stay zeros, activations to uint8 in the ranges
     that they take on the images of --calibrate, prepared as at evaluation.
@@ -32,8 +31,6 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
     from subp.deployment import quantised
 
     not_an_input(output, model, data)
-    if output.suffix != ".pt2":
-        raise UserError(f"{output} is to be an exported program: give it the ending .pt2")
     network, metadata = load_network(model, settings)
     inputs = quantised.calibration(data, network, metadata, batches, draw, download)
     program = quantised.quantize(network, inputs)

@@ -69,7 +69,7 @@ class Quickstart:
     """The job. Raises CheckFailed where a stage differs from PyTorch, or sparse is far from dense."""
 
     def __init__(self, scale: Scale, folder: Path) -> None:
-        from subp.cli.terminal import console
+        from subp.cli.options.terminal import console
 
         self.scale, self.folder, self.console = scale, folder, console()
         self.report = Report()

@@ -15,33 +15,43 @@ if TYPE_CHECKING:
 
     from tvm_sched.signature import TensorSpec
 
-TOP = 5  # classes printed
+ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
 
 
 @click.command("run")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
-@click.argument("input_file", metavar="INPUT", type=INPUT_FILE)
+@click.argument("inputs", metavar="INPUT...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes.")
 @click.option(
     "-o",
     "--output",
-    type=OutputFile(),
-    help="File for the output as .npy, or for all by name as .npz; nothing is printed.",
+    type=OutputFile(".npy", ".npz", ".csv", ".json"),
+    help="File to write, and nothing is printed: of images the likeliest classes as .csv or .json, or all numbers as "
+    ".npy; of arrays the output as .npy, or all by name as .npz.",
 )
-def command(artifact: Path, input_file: Path, output: Path | None) -> None:
-    """Run NET.SO on INPUT: an image, a .npy file, or a .npz file with an array for each input by its name, as
-    `subp inspect NET.SO` lists them.
+def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
+    """Run NET.SO on each INPUT: an image, a folder of them, or one .npy file, or one .npz file with an array for each
+    input by its name, as `subp inspect NET.SO` lists them.
 
     An image is prepared as in training where NET.SO knows how; other files hold the network's inputs as they are.
-    Prints the likeliest classes, or a line for each output of another kind.
+    Prints the likeliest classes of each image, or a line for each output of another kind.
     """
     import tvm_sched
+    from subp.deployment import prediction
 
-    not_an_input(output, artifact, input_file)
+    not_an_input(output, artifact, *inputs)
+    files = prediction.files_of(inputs)
     network = tvm_sched.load(artifact)
     signature = network.signature
+    if are_logits(signature.outputs) and len(signature.inputs[0].shape) == 4 and files[0].suffix not in ARRAYS:
+        return classify(artifact, files, top, output)
+    if len(files) > 1:
+        raise UserError("several files are for images and a network that classifies them: give one file of arrays")
+    if output is not None and output.suffix not in ARRAYS:
+        raise UserError(f"{output} is for classes of images: give -o a .npy or .npz file")
     if output is not None and output.suffix != ".npz" and len(signature.outputs) != 1:
         raise UserError(f"the network has the outputs {names(signature.outputs)}: give -o a .npz file")
-    outputs = network.run_flat(read(input_file, signature.inputs, network.manifest))
+    outputs = network.run_flat(read(files[0], signature.inputs, network.manifest))
     if output is not None:
         from subp_contract.files import write_atomically
 
@@ -49,16 +59,31 @@ def command(artifact: Path, input_file: Path, output: Path | None) -> None:
         write_atomically(output, numpy_file(named, output.suffix == ".npz"))
     elif are_logits(signature.outputs):
         for logits in outputs[0]:
-            shares = likeliest(logits, network.manifest.get("classes"))
-            click.echo("   ".join(f"{name} {share:.1%}" for name, share in shares))
+            shares = prediction.likeliest(logits, network.manifest.get("classes"), top)
+            click.echo(str(prediction.Prediction(files[0], logits, shares)))
     else:
         for spec, value in zip(signature.outputs, outputs, strict=True):
             click.echo(f"{spec}{summary(value)}")
 
 
+def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -> None:
+    """Prints or writes what each image is."""
+    from subp.cli.options.terminal import tracked
+    from subp.deployment import classifier, prediction
+    from subp_contract.files import write_atomically
+
+    of_images = classifier.of_artifact(artifact, {}, None)
+    made = prediction.predictions(of_images, files, top)
+    if output is None:
+        for each in made:
+            click.echo(f"{each.file}: {each}" if len(files) > 1 else str(each))
+        return
+    write_atomically(output, prediction.WRITERS[output.suffix](list(tracked("classifying")(made, len(files)))))
+
+
 def read(path: Path, inputs: "Sequence[TensorSpec]", manifest: dict) -> list["np.ndarray"]:
     """The inputs in a file, in the network's order."""
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix not in ARRAYS:
         return [read_image(path, manifest)]
     from subp.deployment.arrays import read_arrays
 
@@ -114,7 +139,7 @@ def summary(value: "np.ndarray") -> str:
 
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's only input [1, C, H, W], prepared as the manifest says, else the standard way."""
-    from subp.data.images import open_image
+    from subp.data.decoding import open_image
     from subp.data.transforms import Preprocessing, evaluation
 
     if len(manifest["inputs"]) != 1:
@@ -134,12 +159,3 @@ def read_image(path: Path, manifest: dict) -> "np.ndarray":
         prepared, taken = list(x.shape[1:]), [channels, height, width]
         raise UserError(f"images are prepared as {prepared}, the network takes {taken}: give a .npy file")
     return x
-
-
-def likeliest(logits: "np.ndarray", classes: list[str] | None) -> list[tuple[str, float]]:
-    """(class, probability) of the TOP largest logits [classes], largest first; classes without names by number."""
-    import numpy as np
-
-    exponentials = np.exp(logits - logits.max())
-    order = np.argsort(-exponentials)[:TOP]
-    return [(classes[i] if classes else str(i), float(exponentials[i] / exponentials.sum())) for i in order]

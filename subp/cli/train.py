@@ -48,6 +48,7 @@ def command(
     download: bool,
     threads: int | None,
     preset: str | None,
+    as_published: bool,
     **options,
 ) -> None:
     """Train a network on DATA, dense or uniformly 1xN sparse.
@@ -62,7 +63,7 @@ def command(
     import torch
     from rich.console import Console
 
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
@@ -74,7 +75,7 @@ def command(
     given = {
         name: value for name, value in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    settings = with_preset(preset, given)
+    settings = with_preset(preset, given, as_published)
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
@@ -90,7 +91,6 @@ def command(
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
-        highlight=False,
         soft_wrap=True,
     )
 

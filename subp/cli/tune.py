@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import FOLDER, target_option, weights_option
+from subp.cli.options.output import json_option, write_json
+from subp.cli.options.types import FOLDER, Finite, target_option, weights_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     "folder of --best, the fastest of each kernel and CPU model.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time for the whole search [no limit].")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Time for the whole search [no limit].")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
 @click.option(
     "--wait",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=120,
     show_default=True,
     help="Seconds without any board that answers, before giving up.",
 )
+@json_option("what was measured")
 def command(
     model: str | None,
     settings: dict,
@@ -65,6 +67,7 @@ def command(
     key: str | None,
     jobs: int | None,
     wait: float,
+    json_file: Path | None,
 ) -> None:
     """Search for fast kernels for MODEL's layers by measuring them on this machine, or on boards.
 
@@ -83,7 +86,7 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.terminal import console
+    from subp.cli.options.terminal import console, show
     from tvm_sched import targets
 
     machine = targets.get(target)
@@ -104,11 +107,12 @@ def command(
             progress=progress,
         )
     if summary.forms:
-        console().print(forms_table(summary))
-    console().print(table(summary))
+        show(forms_table(summary))
+    show(table(summary))
     for line in farm.summary() if farm else ():
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
+    write_json(json_file, {"target": target, "records": str(records), **as_json(summary)})
     if best:
         from tvm_sched.records.fastest import write_best
 
@@ -158,7 +162,8 @@ def table(summary: "TuningSummary") -> "Table":
     for column in ("calls", "tiles", "default ms", "best ms"):
         table.add_column(column, justify="right")
     for result in summary.tasks:
-        task, times = result.task, (f"{result.default_ms:.4f}", f"{result.best_ms:.4f}")
+        task = result.task
+        times = (f"{ms:.4f}" if isfinite(ms) else "-" for ms in (result.default_ms, result.best_ms))
         table.add_row(layers(task), task.shape, task.kernel, str(task.calls), str(result.measured), *times)
     return table
 
@@ -180,6 +185,25 @@ def forms_table(summary: "TuningSummary") -> "Table":
         times = ", ".join(f"{form} {ms:.4f}" for form, ms in sorted(each.ms.items(), key=lambda item: item[1]))
         table.add_row(each.layer, each.shape, each.first, each.chosen, times)
     return table
+
+
+def as_json(summary: "TuningSummary") -> dict:
+    """The rows of the tables, for --json."""
+    kernels = [
+        {
+            "layers": list(each.task.layers),
+            "shape": each.task.shape,
+            "kernel": each.task.kernel,
+            "calls": each.task.calls,
+            "measured": each.measured,
+            "default_ms": each.default_ms,
+            "best_ms": each.best_ms,
+        }
+        for each in summary.tasks
+    ]
+    forms = [{"layer": each.layer, "shape": each.shape, "takes": each.chosen, "ms": each.ms} for each in summary.forms]
+    counts = {"built": summary.built, "failed": summary.failed, "seconds": summary.seconds}
+    return {"kernels": kernels, "forms": forms, **counts}
 
 
 def described(summary: "TuningSummary") -> str:

@@ -6,13 +6,14 @@ of loader processes gives the same images.
 
 import hashlib
 import json
+from operator import index
 
 import torch
 
 
 def derived_seed(*parts: int | str) -> int:
     """A number below 2^63 that the parts determine; other parts give an unrelated one."""
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(json.dumps(parts, default=index).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

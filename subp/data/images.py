@@ -1,40 +1,28 @@
 """Trees of image files, `<class>/<file>`, in a folder or in a zip that is read in place."""
 
-import io
 import os
+import warnings
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
-from subp_contract.errors import UserError
+from subp.data.decoding import UNREADABLE, open_image
+from subp.data.parts import find_parts, require_classes
+from subp_contract.errors import Notice, UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-TRAIN_FOLDERS, VAL_FOLDERS = ("train",), ("val", "valid", "validation", "test")
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, RuntimeError),  # what PIL raises of damaged files
-    *(zipfile.BadZipFile, Image.DecompressionBombError),
-)
-
-
-def open_image(file: bytes | Path) -> Image.Image:
-    """The image in a file, or in a file's content, decoded; one of 16 bits a pixel scaled to 8.
-
-    Raises UserError, naming the file, where that cannot be done.
-    """
-    name = "" if isinstance(file, bytes) else f"{file}: "
-    try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        image.load()
-    except UnidentifiedImageError as error:  # PIL would name an object in memory
-        raise UserError(f"{name}it is no image of a known format") from error
-    except UNREADABLE as error:
-        raise UserError(f"{name}{error}") from error
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    return image
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+}
+# What systems, network drives and programs put beside files.
+_HELPERS = {
+    *("__macosx", "__pycache__", "lost+found", "system volume information", "thumbs.db", "desktop.ini"),
+    *("@eadir", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot", "$recycle.bin"),
+}
 
 
 class Folder:
@@ -44,15 +32,13 @@ class Folder:
         self.path = path
 
     def names(self) -> list[str]:
-        """Sorted."""
-        names = []
-        for folder, _, files in os.walk(self.path, followlinks=True):
-            names += [Path(folder, file).relative_to(self.path).as_posix() for file in files]
-        return sorted(filter(_is_image, names))
+        """Sorted. Links are followed, but for those to a folder that the link itself lies in."""
+        return _images_among(_walk("", Path(self.path).resolve(), ()), self)
 
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders that lie directly in the one of that prefix."""
-        return [entry.name for entry in os.scandir(self.path / prefix) if entry.is_dir()]
+        folder = (self.path / prefix).resolve()
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir() and _target(entry, folder, (folder,))]
 
     def read(self, name: str) -> bytes:
         """The content of the file of that name."""
@@ -71,7 +57,7 @@ class Zip:
 
     def names(self) -> list[str]:
         """Sorted."""
-        return sorted(filter(_is_image, self._zip().namelist()))
+        return _images_among((name for name in self._zip().namelist() if not name.endswith("/")), self)
 
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders that lie directly in the one of that prefix."""
@@ -104,7 +90,7 @@ class ImageFiles(Dataset):
     """
 
     def __init__(self, files: Folder | Zip, prefix: str, names: list[str]) -> None:
-        self.files, self.names = files, names
+        self.files, self.names, self.prefix = files, names, prefix
         inner = [PurePosixPath(name.removeprefix(prefix)).parts for name in names]
         for name, parts in zip(names, inner, strict=True):
             if len(parts) < 2:
@@ -133,7 +119,8 @@ class ImageFiles(Dataset):
 
 
 def image_parts(files: Folder | Zip) -> list[ImageFiles]:
-    """[train, val] where the tree has such folders; otherwise [all of it], or of the one of them that there is.
+    """[train, val] where the tree has such folders (parts.py); otherwise [all of it], or of the one of them that there
+    is.
 
     A single folder around all of that is left out.
     """
@@ -144,10 +131,13 @@ def image_parts(files: Folder | Zip) -> list[ImageFiles]:
     by_folder: dict[str, list[str]] = {}
     for name in names:
         by_folder.setdefault(name.removeprefix(prefix).partition("/")[0], []).append(name)
-    train = next((folder for folder in TRAIN_FOLDERS if folder in by_folder), None)
-    val = next((folder for folder in VAL_FOLDERS if folder in by_folder), None)
-    if train and val:
-        return [ImageFiles(files, f"{prefix}{folder}/", by_folder[folder]) for folder in (train, val)]
+    parts = find_parts(by_folder.keys())
+    if parts:
+        others = ", ".join(sorted(by_folder.keys() - set(parts)))
+        if others:
+            warnings.warn(f"{files}: images besides {' and '.join(parts)} are left out: {others}", Notice, 2)
+        return [ImageFiles(files, f"{prefix}{folder}/", by_folder[folder]) for folder in parts]
+    require_classes((name.removeprefix(prefix) for name in names), f"{files}")
     return [ImageFiles(files, prefix, names)]
 
 
@@ -160,10 +150,43 @@ def _common_folders(names: list[str]) -> str:
     return "".join(f"{folder}/" for folder in parts[0][:depth])
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not _is_hidden(path)
+def _walk(prefix: str, folder: Path, above: tuple[Path, ...]) -> Iterator[str]:
+    """The files below, by names that begin with the prefix; folder, above: where links really lead, from the top on."""
+    within = (*above, folder)
+    for entry in os.scandir(folder):
+        if not entry.is_dir():
+            yield prefix + entry.name
+        elif not _is_helper(entry.name) and (target := _target(entry, folder, within)):
+            yield from _walk(f"{prefix}{entry.name}/", target, within)
+
+
+def _target(entry: os.DirEntry, folder: Path, within: tuple[Path, ...]) -> Path | None:
+    """Where a folder's entry, itself a folder, really is; None for a link back to a folder around one of `within`."""
+    if not entry.is_symlink():
+        return folder / entry.name
+    target = Path(entry.path).resolve()
+    return None if any(target == path or target in path.parents for path in within) else target
+
+
+def _images_among(names: Iterator[str], files: "Folder | Zip") -> list[str]:
+    """Those of the files, sorted, that are images by their names; in class folders others are told of."""
+    shown = [name for name in names if not _is_hidden(PurePosixPath(name))]
+    images = sorted(name for name in shown if _suffix(name) in SUFFIXES)
+    others = Counter(_suffix(name) or "no suffix" for name in shown if "/" in name and _suffix(name) not in SUFFIXES)
+    if images and others:
+        kinds = ", ".join(f"{count} of {suffix}" for suffix, count in others.most_common(3))
+        more = f" and {len(others) - 3} more kinds" if len(others) > 3 else ""
+        warnings.warn(f"{files}: files are left out that are no images by their names: {kinds}{more}", Notice, 2)
+    return images
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _is_hidden(path: PurePosixPath) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return any(map(_is_helper, path.parts))
+
+
+def _is_helper(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _HELPERS

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -21,15 +22,10 @@ from torch.utils.data import (
 
 from subp.common.seeds import derived_seed, generator
 from subp.data import idx, named_datasets, transforms
-from subp.data.images import (
-    TRAIN_FOLDERS,
-    UNREADABLE,
-    VAL_FOLDERS,
-    Folder,
-    ImageFiles,
-    Zip,
-    image_parts,
-)
+from subp.data.decoding import UNREADABLE
+from subp.data.images import Folder, ImageFiles, Zip, image_parts
+from subp.data.labels import class_number, class_numbers
+from subp.data.parts import TRAIN, find_parts
 from subp.data.transforms import Preprocessing
 from subp_contract.errors import UserError, require
 
@@ -53,8 +49,9 @@ def datasets(
 ) -> Data:
     """The data that `spec` names:
 
-    - a folder or a zip of images <class>/<file>, in train/ and val/ (or test/), or all in one: split 80 to 20
-    - a folder with train.zip and val.zip (or test.zip) of such
+    - a folder or a zip of images <class>/<file>, in train/ and val/ (or test/, or the like: parts.py), or all in one:
+      split 80 to 20
+    - a folder with train.zip and val.zip (or the like) of such
     - a folder with MNIST's idx files, .gz or not
     - digits: scikit-learn's handwritten digits
     - CIFAR10:FOLDER, and so on: torchvision's data set in that folder; fetched only where `download` is set
@@ -102,16 +99,25 @@ def digits(*, size: int = 32, channels: int = 1, seed: int = 0) -> Data:
 
 
 def from_tensors(
-    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], classes: Sequence[str], mirror: bool = False
+    train: tuple[ArrayLike, ArrayLike], val: tuple[ArrayLike, ArrayLike], classes: Sequence[str], mirror: bool = False
 ) -> Data:
-    """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice."""
-    channels, size = train[0].shape[1], train[0].shape[-1]
-    require(channels in (1, 3), f"images have 1 or 3 channels, grey or colour, not {channels}")
-    for _, labels in (train, val):
-        _require_known(labels, classes)
-    return Data(
-        TensorDataset(*train), TensorDataset(*val), list(classes), Preprocessing.standard(size, channels), mirror
-    )
+    """Data in memory: (images [B, C, S, S], uint8 or float in [0, 1]; labels [B]) twice, as tensors, arrays or lists.
+
+    Raises UserError for images or labels (labels.py) that are of another kind.
+    """
+    parts = []
+    for images, labels in (train, val):
+        pixels = torch.as_tensor(images)
+        require(
+            pixels.ndim == 4 and (pixels.dtype == torch.uint8 or pixels.is_floating_point()),
+            f"images are [B, C, S, S], uint8 or fractions, not {list(pixels.shape)} of {pixels.dtype}",
+        )
+        channels = pixels.shape[1]
+        require(channels in (1, 3), f"images have 1 or 3 channels, grey or colour, not {channels}")
+        parts.append((pixels, class_numbers(labels, len(pixels), classes)))
+    (pixels, _), _ = parts
+    preprocessing = Preprocessing.standard(pixels.shape[-1], pixels.shape[1])
+    return Data(TensorDataset(*parts[0]), TensorDataset(*parts[1]), list(classes), preprocessing, mirror)
 
 
 def stratified_split(labels: Sequence[int], seed: int, fraction: float = VAL_FRACTION) -> tuple[list[int], list[int]]:
@@ -165,6 +171,11 @@ def train_batches(
     inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch), loading.skip_broken, replace=True)
     order = DistributedSampler(inputs, loading.ranks, loading.rank, seed=derived_seed(seed, "order", epoch))
     return _loader(inputs, loading, order, drop_last=len(order) > loading.batch_size)
+
+
+def train_batch_size(data: Data, loading: Loading) -> int:
+    """Images in each batch of `train_batches`."""
+    return min(loading.batch_size, -(-len(data.train) // loading.ranks))
 
 
 def val_batches(data: Data, loading: Loading) -> DataLoader:
@@ -236,22 +247,22 @@ class _Inputs(Dataset):
                     raise
                 broken.append(str(error))
                 continue
+            number = class_number(label, index)
             if not self.seed:
-                return self.transform(image), label, broken
+                return self.transform(image), number, broken
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(derived_seed(*self.seed, index))
-                return self.transform(image), label, broken
+                return self.transform(image), number, broken
         require(not self.replace, "none of the training images can be read")
         return None, 0, broken
 
-    def _item(self, index: int) -> tuple[object, int]:
+    def _item(self, index: int) -> tuple[object, object]:
         try:
-            image, label = self.items[index]
+            return self.items[index]
         except UserError:
             raise
         except UNREADABLE as error:
             raise UserError(f"cannot read image {index}: {error}") from error
-        return image, int(label)
 
 
 def _collate(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
@@ -277,22 +288,13 @@ def _folder(path: Path, size: int | None, seed: int, skip_broken: bool) -> Data:
     if idx.find(path, idx.TRAIN, "images-idx3"):
         train, val = (idx.dataset(path, part) for part in (idx.TRAIN, idx.VAL))
         classes = [str(label) for label in range(int(train.tensors[1].max()) + 1)]
-        _require_known(val.tensors[1], classes)
+        class_numbers(val.tensors[1], len(val), classes)
         return _described(train, val, classes, size, False, skip_broken)
-    zips = [
-        next((path / f"{name}.zip" for name in names if (path / f"{name}.zip").is_file()), None)
-        for names in (TRAIN_FOLDERS, VAL_FOLDERS)
-    ]
-    if zips[0] is None:
+    zips = {zipped.stem: zipped for zipped in sorted(path.iterdir()) if zipped.suffix.lower() == ".zip"}
+    parts: Sequence[str] = find_parts(zips) or [name for name in zips if name.lower() in TRAIN][:1]
+    if not parts:
         return _images(image_parts(Folder(path)), size, seed, skip_broken)
-    return _images([part for file in zips if file for part in image_parts(Zip(file))], size, seed, skip_broken)
-
-
-def _require_known(labels: Tensor, classes: Sequence[str]) -> None:
-    wrong = labels[(labels < 0) | (labels >= len(classes))]
-    require(
-        not len(wrong), f"an image has the label {wrong[:1].tolist()}, and there are {len(classes)} classes, from 0"
-    )
+    return _images([part for name in parts for part in image_parts(Zip(zips[name]))], size, seed, skip_broken)
 
 
 def _images(parts: list[ImageFiles], size: int | None, seed: int, skip_broken: bool) -> Data:

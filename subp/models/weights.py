@@ -1,7 +1,10 @@
 """Weights from a local file into a model."""
 
+import argparse
+import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -17,6 +20,8 @@ _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts 
 # LightningModule that keeps its network as `model`, or `net`. torch.compile puts its own wherever it was applied.
 _PREFIXES = ("module.", "model.", "net.", "network.")
 _COMPILED, _COUNTER = "_orig_mod.", "n_averaged"
+_STEPS = ".num_batches_tracked"  # of batch norm: older state dicts have none
+_EXTRA = "_extra_state"  # what PyTorch calls the result of a module's get_extra_state
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -65,18 +70,55 @@ def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
     """
     own = model.state_dict()
     parts = {
-        "missing": [name for name in own if name not in state],
+        "missing": [name for name in own if name not in state and not name.endswith(_STEPS)],
         "unknown": [name for name in state if name not in own],
         "of another shape": [
             f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
             for name in own
-            if name in state and not is_lazy(own[name]) and state[name].shape != own[name].shape
+            if name in state and _has_shape(own[name]) and state[name].shape != own[name].shape
         ],
     }
     differences = [f"{what}: {_first(names)}" for what, names in parts.items() if names]
     if differences:
         raise UserError(f"{misfit} ({'; '.join(differences)})")
-    model.load_state_dict(state)
+    model.load_state_dict({name: own[name] for name in own if name not in state} | state)
+
+
+def _has_shape(value: Any) -> bool:
+    return isinstance(value, Tensor) and not is_lazy(value)
+
+
+def as_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """A state dict that safetensors takes: what modules give by `get_extra_state` as bytes. `from_tensors` undoes it.
+
+    Raises UserError for extra state that could not be read again, as it holds more than tensors and plain values.
+    """
+    tensors = dict(state)
+    for name in filter(_is_extra, state):
+        file = io.BytesIO()
+        torch.save(state[name], file)
+        tensors[name] = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+        _extra(name, tensors[name])
+    return tensors
+
+
+def from_tensors(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The state dict of which `as_tensors` made this."""
+    return {name: _extra(name, value) if _is_extra(name) else value for name, value in state.items()}
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == _EXTRA
+
+
+def _extra(name: str, content: Tensor) -> Any:
+    try:
+        return torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{name}, of a layer's get_extra_state, holds more than tensors and plain values, which is not saved: let "
+            "get_extra_state give a dictionary of those"
+        ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -96,8 +138,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a readable state dict file: {_reason(error)}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than a state dict: save model.state_dict()")
+    others = [name for name, value in state.items() if not isinstance(value, Tensor) and not _is_extra(str(name))]
+    require(not others, f"{path} holds something other than a state dict ({others[:1]}): save model.state_dict()")
     return fold_state_dict(state)
 
 
@@ -108,11 +152,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return state
     averaged = any(name.startswith("average.") for name in state)
     part = "average." if averaged else "model."
-    return fold_state_dict({name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)})
+    own = {name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)}
+    return fold_state_dict(from_tensors(own))
 
 
 def _read_pickle(path: Path) -> object:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # torchvision's scripts keep their options so
+        state = torch.load(path, map_location="cpu", weights_only=True)
     nested = next((key for key in _NESTED if isinstance(state, dict) and isinstance(state.get(key), dict)), None)
     return state[nested] if nested else state
 

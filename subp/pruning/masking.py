@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning.block_masks import expand_mask
+from subp_contract.arguments import require_kind
+from subp_contract.errors import require
 
 _TRAINED = re.compile(r"(.*?)parametrizations\.(\w+)\.original")  # a masked weight's entry in a state dict
 
@@ -183,6 +185,7 @@ def masked_weights(layer: nn.Module) -> list[str]:
 
 def fold(model: nn.Module) -> nn.Module:
     """Writes every mask's zeros into its weight and takes it off, in place: plain modules again. Returns `model`."""
+    require_kind("model", model, nn.Module, "a torch.nn.Module")
     for layer in model.modules():
         names, masked_class = masked_weights(layer), type(layer)
         if not names:
@@ -205,7 +208,9 @@ def _in_order(layer: nn.Module, first: list[str]) -> None:
 
 
 def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is."""
+    """The state dict that the model would have after `fold`, from the one that it has; a plain one stays as it is.
+    Raises UserError where masks were averaged.
+    """
     folded: dict[str, Tensor] = {}
     masks: set[str] = set()
     for name, tensor in state.items():
@@ -214,7 +219,12 @@ def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if trained is None or f"{buffers}mask" not in state:
             folded[name] = tensor
             continue
-        mask = expand_mask(state[f"{buffers}mask"], tensor.shape)
+        mask = state[f"{buffers}mask"]
+        require(
+            mask.dtype == torch.bool,
+            f"{buffers}mask is no mask but an average of some: fold averages by the sparsifier's fold(average)",
+        )
+        mask = expand_mask(mask, tensor.shape)
         folded[trained[1] + trained[2]] = torch.where(mask, tensor, 0)
         masks.add(buffers)
     return {name: tensor for name, tensor in folded.items() if not name.startswith(tuple(masks))}

@@ -13,6 +13,8 @@ def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[
     """Raises UserError, naming what differs, where the saved `state` has other settings or layers than these. Lists in
     its settings, as JSON has them, stand for tuples; settings younger than it were what they are by default.
     """
+    known = isinstance(state, Mapping) and {"settings", "sparsities", "epoch", "masks"} <= state.keys()
+    require(known, "this is no saved state of a Sparsifier: give what its state_dict() returned")
     was_settings = {name: each.default for name, each in hyperparameters().items()} | {"multiple": 1}
     was_settings |= state["settings"]
     for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):

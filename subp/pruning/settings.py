@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from subp.common.plain import settle, whole
 from subp.pruning import schedules
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA
@@ -14,6 +15,8 @@ from subp.pruning.methods import DEFAULT, METHODS, Method
 from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
 from subp_contract.errors import require
+
+WAYS = ("kernels",)  # to leave pruned blocks out of the products in training, see sparse_compute.py
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Settings:
     hyperparameters: Mapping[str, Any]  # those given
 
     def __post_init__(self) -> None:
+        settle(self)
         _known("method", self.method, METHODS)
         method = METHODS[self.method]
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
@@ -109,6 +113,11 @@ class Settings:
         """The hyperparameters of that class, given or by default."""
         return cls.among(self.hyperparameters)
 
+    @property
+    def words(self) -> str:
+        """The main ones, for whoever looks at an object."""
+        return f"{self.method}, n = {self.n}, sparsity = {self.sparsity}, {self.epochs} epochs"
+
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, JSON-able, for files: every hyperparameter there is stands among the others."""
         return flat(asdict(self))
@@ -118,6 +127,9 @@ class Settings:
         """The settings of these options: what is None among them is as the method and the number of epochs have it."""
         _known("method", options["method"], METHODS)
         method = METHODS[options["method"]]
+        for name in ("epochs", "start", "end"):
+            if options[name] is not None:
+                options[name] = whole(name, options[name])
         defaults: dict[str, Any] = {
             "criterion": method.criteria[0] if method.criteria else None,
             "scoring": method.scorings[0],

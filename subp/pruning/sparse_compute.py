@@ -5,7 +5,8 @@ input, gradient of the weight.
     sparse_compute.detach(model)      # as their classes do again
 
 For convolutions and linear layers in float32 (or float64) whose block rows keep equally many blocks, whatever the
-method, and for depthwise convolutions, which no method prunes, as blocks of which all are kept: PyTorch's own are slow.
+method; for depthwise convolutions, which no method prunes, as blocks of which all are kept, and for batch norms in
+training: of both PyTorch's own are slow.
 Masks may change at any time. Where the mask lets gradients through to pruned blocks (soft training, methods that regrow
 by gradients) the weight's gradient is PyTorch's own, of all blocks. What each layer does is chosen when it first runs
 at a size (subp/sparse_products/choice.py), and `computation` tells. docs/sparse_training.md says what is gained.
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning import masking
+from subp.pruning.settings import WAYS
 from subp_contract.errors import require
 
-WAYS = ("kernels",)
 LEAST_ROWS = 64  # of a linear layer's input
 
 
@@ -43,15 +44,16 @@ class _State:
 
 
 def attach(model: nn.Module, way: str = WAYS[0]) -> int:
-    """Lets the layers that this is for compute so, until `detach`. Returns how many. Raises UserError for another way
-    than WAYS.
+    """Lets the layers that this is for compute so, until `detach`. Returns how many of them are masked. Raises
+    UserError for another way than WAYS.
     """
     require(way in WAYS, f"sparse_compute is one of {', '.join(WAYS)}, not {way!r}")
     suited = [layer for layer in model.modules() if _suits(layer)]
     for layer in suited:
-        layer.forward = types.MethodType(_conv2d if isinstance(layer, nn.Conv2d) else _linear, layer)
+        forward: Any = {nn.Linear: _linear, nn.BatchNorm2d: _batch_norm}.get(_class(layer), _conv2d)
+        layer.forward = types.MethodType(forward, layer)
         layer._sparse_compute = _State()  # type: ignore[assignment]
-    return len(suited)
+    return sum(parametrize.is_parametrized(layer) for layer in suited)
 
 
 def detach(model: nn.Module) -> None:
@@ -78,12 +80,17 @@ def _state(layer: nn.Module) -> _State:
 def _suits(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d) and _padding(layer) is None:
         return False
-    if _depthwise(layer):
+    if _depthwise(layer) or (_class(layer) is nn.BatchNorm2d and layer.affine):
         return True
     if not isinstance(layer, (nn.Conv2d, nn.Linear)) or masking.masked_weights(layer) != ["weight"]:
         return False
     mask, (outputs, inputs, *_) = masking.mask_of(layer).mask, masking.trained_weight(layer).shape
     return mask.ndim == 2 and mask.shape[1] == inputs and outputs % mask.shape[0] == 0
+
+
+def _class(layer: nn.Module) -> type:
+    """As it is without masks."""
+    return parametrize.type_before_parametrizations(layer)
 
 
 def _depthwise(layer: nn.Module) -> bool:
@@ -150,7 +157,7 @@ def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
 
 def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
     _state(layer).told = f"dense: {why}"
-    own: Any = parametrize.type_before_parametrizations(layer)
+    own: Any = _class(layer)
     return own.forward(layer, x)
 
 
@@ -197,3 +204,31 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     y = operator.block_conv2d(planes, weight, index, (1, 1), (0, 0), (1, 1), 1, chosen.sparse, _soft(layer))
     y = y.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)
     return y if layer.bias is None else y + layer.bias
+
+
+def _batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    from subp.sparse_products import batch_norm, choice
+
+    own = layer.weight.dtype
+    if not layer.training or x.ndim != 4 or x.device.type != "cpu" or own not in (torch.float32, torch.float64):
+        return _dense(layer, x, "only for float32 and batches of images on a CPU, in training")
+    if x.dtype != own or x.numel() <= x.shape[1]:
+        return _dense(layer, x, "there is nothing to normalise by")
+    chosen = choice.choose_norm(x)
+    if not any(chosen.sparse):
+        return _dense(layer, x, "faster")
+    _state(layer).told = str(chosen)
+    y, mean, variance = batch_norm.batch_norm(x, layer.weight, layer.bias, layer.eps)
+    if layer.track_running_stats:
+        _move_statistics(layer, mean, variance, x.numel() // x.shape[1])
+    return y
+
+
+@torch.no_grad()
+def _move_statistics(layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Running averages, as nn.BatchNorm2d keeps them: of the unbiased variance of `count` numbers."""
+    assert layer.num_batches_tracked is not None and layer.running_mean is not None and layer.running_var is not None
+    layer.num_batches_tracked.add_(1)
+    share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean, share)
+    layer.running_var.lerp_(variance * (count / (count - 1)), share)

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.common.plain import patterns, whole
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
@@ -42,6 +43,7 @@ from subp.pruning.methods.base import SoftTraining
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
 
@@ -125,12 +127,13 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
-        exclude: Sequence[str] = PruningOptions.exclude,
-        include: Sequence[str] = PruningOptions.include,
+        exclude: str | Sequence[str] = PruningOptions.exclude,
+        include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
         sparse_compute: str | None = None,
         **hyperparameters: float | int | bool | str,
     ) -> None:
+        require_kind("model", model, nn.Module, "a torch.nn.Module")
         self.settings = Settings.completed(
             n=n,
             sparsity=sparsity,
@@ -146,11 +149,12 @@ class Sparsifier:
             start=start,
             end=end,
             soft=soft,
-            exclude=tuple(exclude),
-            include=tuple(include),
+            exclude=patterns(exclude),
+            include=patterns(include),
             seed=seed,
             hyperparameters=hyperparameters,
         )
+        n, exclude, include = self.settings.n, self.settings.exclude, self.settings.include
         self.model = model
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
@@ -199,6 +203,9 @@ class Sparsifier:
             self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
         )
 
+    def __repr__(self) -> str:
+        return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
+
     @property
     def masks(self) -> dict[str, Tensor]:
         """Layer name -> its mask, bool, [G, I] of blocks or of the method's other unit; the live buffers. Everything is
@@ -217,6 +224,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
+        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -298,12 +306,7 @@ class Sparsifier:
         self._require_attached()
         if not self.settings.soft:
             return
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        trained = ((masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items())
-        masked = [(weight, mask) for weight, mask in trained if id(weight) in held]
-        require(bool(masked), "the optimizer holds none of the pruned weights: give it the parameters of this model")
-        for _, mask in masked:
-            mask.decay = 0.0
+        masked = [(masking.trained_weight(*place), self._masks[name]) for name, place in self.places.items()]
         step_decay.add_in_steps(optimizer, masked, self._decay, lambda: self.attached)
 
     @property
@@ -377,9 +380,7 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes sparsities, masks and epoch from `state`. Raises UserError, naming what differs, for other settings or
-        layers.
-        """
+        """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
         saved_state.check(state, self.settings.as_dict(), self.masks)
         self.load_sparsities(state["sparsities"])
         for name, mask in self.masks.items():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from subp.pruning.block_masks import expand_mask
 from subp.pruning.masking import Mask
+from subp_contract.errors import require
 
 _MARK = "decayed_at"  # of a gradient: its version when it last got the pull
 
@@ -25,14 +26,20 @@ def add_in_steps(
     decay: float,
     active: Callable[[], bool],
 ) -> None:
-    """From here on the optimizer's steps add the pull to the gradients of these trained weights, where they have one.
+    """From here on the optimizer's steps add the pull to the gradients of those trained weights that it holds, where
+    they have one, and backward passes through their masks no longer do. Raises UserError if it holds none.
 
     active:  whether it is to be added still; asked at every step
     """
+    parameters = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = [(weight, mask) for weight, mask in masked if id(weight) in parameters]
+    require(bool(held), "the optimizer holds none of the pruned weights: give it the parameters of this model")
+    for _, mask in held:
+        mask.decay = 0.0
 
     def add() -> None:
         if active():
-            add_decay(masked, decay, getattr(optimizer, "grad_scale", None))
+            add_decay(held, decay, getattr(optimizer, "grad_scale", None))
 
     def before_step(_: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if not any(callable(value) for value in (*args[1:], *kwargs.values())):

@@ -22,6 +22,7 @@ from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place, all_places
 from subp_contract import pattern
+from subp_contract.arguments import require_kind
 
 _INDEX_BYTES = 4
 
@@ -60,6 +61,7 @@ class LayerSummary:
 
 def inspect(model: nn.Module, input_shape: Sequence[int] | None = None) -> list[LayerSummary]:
     """The layers in the model's order. input_shape: of one input, e.g. (3, 224, 224), to count multiply-accumulates."""
+    require_kind("model", model, nn.Module, "a torch.nn.Module")
     places = all_places(model)
     macs = count_macs(model, places, input_shape) if input_shape else {}
     return [_of_place(name, place, macs.get(name)) for name, place in places.items()]

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from subp.sparse_products import operator
+from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
@@ -25,6 +26,7 @@ from tvm_sched.products.problem import Problem
 MOST_DENSITY = 0.75  # above, nothing is measured
 EIGHTHS = 8
 ROUNDS = 3
+NORM = "batch norm"
 
 
 @dataclass(frozen=True)
@@ -64,23 +66,38 @@ def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
     return _known[key]
 
 
+def choose_norm(x: Tensor) -> Choice:
+    """For the batch norm of tensors of this shape, forward and backward together."""
+    norm = batch_norm.norm_of(x)
+    key = norm, torch.get_num_threads()
+    if key not in _known:
+        (times,) = _measured(f"{norm.key()}", (NORM,), lambda: {NORM: _norm_seconds(x.shape, x.dtype)}).values()
+        _known[key] = Choice((times[0] < times[1],), {NORM: times})
+    return _known[key]
+
+
 def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
-    threads = torch.get_num_threads()
-    path = library.folder() / f"{library.machine(threads)}.json"
-    name = f"{problem.key()};kept={kept};linear={linear}"
+    measure = linear_seconds if linear else seconds
+    taken = _measured(f"{problem.key()};kept={kept};linear={linear}", KINDS, lambda: measure(problem, kept))
+    sparse = tuple(ours < dense for ours, dense in taken.values())
+    if linear:
+        sparse = (sum(ours - dense for ours, dense in taken.values()) < 0,) * len(KINDS)
+    return Choice(sparse, taken)
+
+
+def _measured(name: str, kinds: Sequence[str], measure: Callable[[], dict]) -> dict[str, tuple[float, float]]:
+    """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
+    path = library.folder() / f"{library.machine(torch.get_num_threads())}.json"
     try:
         known = json.loads(path.read_text())
-        seconds = {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in KINDS}
+        return {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in kinds}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        seconds = _linear_seconds(problem, kept) if linear else _seconds(problem, kept)
-        _keep(path, name, seconds)
-    sparse = tuple(ours < dense for ours, dense in seconds.values())
-    if linear:
-        sparse = (sum(ours - dense for ours, dense in seconds.values()) < 0,) * len(KINDS)
-    return Choice(sparse, seconds)
+        taken = measure()
+        _keep(path, name, taken)
+        return taken
 
 
-def _keep(path, name: str, seconds: dict) -> None:
+def _keep(path: Path, name: str, seconds: dict) -> None:
     """Adds a measurement to the file, which other processes may be writing too: the last whole one stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +118,8 @@ def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 @torch.no_grad()
-def _seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+    """Kind -> least seconds (without the zeros, PyTorch's), `kept` blocks in each row."""
     p = problem
     x, dy, weight, index = _operands(p, kept)
     conv = p.stride, p.padding, p.dilation, p.groups
@@ -123,7 +141,24 @@ def _seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def _linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+def _norm_seconds(shape: Sequence[int], dtype: torch.dtype) -> tuple[float, ...]:
+    x, dy = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    weight, bias = torch.ones(shape[1], dtype=dtype), torch.zeros(shape[1], dtype=dtype)
+
+    def ours() -> None:
+        _, mean, variance = batch_norm.batch_norm(x, weight, bias, 1e-5)
+        batch_norm.backward(x, dy, weight, mean, variance, 1e-5)
+
+    def theirs() -> None:
+        _, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, 1e-5)
+        given = dy, x, weight, None, None, mean, inverse, True, 1e-5, [True] * 3
+        torch.ops.aten.native_batch_norm_backward(*given)
+
+    return _least(ours, theirs)
+
+
+@torch.no_grad()
+def linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
     """Of a linear layer whose rows `problem` has as pixels of images, transpositions to and fro included."""
     p = problem
     x, dy, weight, index = _operands(p, kept)

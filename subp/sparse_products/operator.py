@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from tvm_sched.products import library
 from tvm_sched.products.problem import Problem
 
-KINDS = tuple(library.KINDS)  # the order of `sparse` everywhere: output, gradients of input and of weight
+KINDS = tuple(library.PRODUCTS)  # the order of `sparse` everywhere: output, gradients of input and of weight
 
 
 def problem_of(x: Tensor, weight: Tensor, index: Tensor, geometry: Sequence[Sequence[int]], groups: int) -> Problem:

@@ -9,6 +9,7 @@ Metadata, JSON under the header key "subp":
     architecture    {"name", "num_classes", "in_channels"} for subp.models.create, or null for a model of the user's own
     classes         names, in the order of the logits
     preprocessing   {"size", "resize", "channels", "mean", "std"} of the images, see data.transforms.Preprocessing
+    data            {"training", "validation"}: [number of images, a digest], see data.fingerprint
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     config          the training's settings
@@ -32,6 +33,7 @@ from subp import models
 from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
+from subp_contract.arguments import path_of
 from subp_contract.documents import of_kind, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import require_file, write_atomically
@@ -68,12 +70,20 @@ class _Epoch(msgspec.Struct):
     val_accuracy: float = 0.0
 
 
+class _Data(msgspec.Struct):
+    """Of which images a run was, see the trainer."""
+
+    training: list[int | str] = []
+    validation: list[int | str] = []
+
+
 class _About(msgspec.Struct):
     """The metadata's values, where they are there."""
 
     architecture: _Architecture | None = None
     classes: list[str] = []
     preprocessing: _Preprocessing | None = None
+    data: _Data = msgspec.field(default_factory=_Data)
     sparsifier: dict | None = None
     sparsities: dict[str, float] = {}
     config: dict = {}
@@ -104,7 +114,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         # safetensors takes neither views nor shared memory
         f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
         for part, named in parts.items()
-        for name, tensor in named.items()
+        for name, tensor in weights.as_tensors(named).items()
     }
     metadata = {"format": "pt", _KEY: json.dumps({"version": VERSION, **checkpoint.metadata})}
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
@@ -112,8 +122,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def load(path: str | Path) -> Checkpoint:
     """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
-    path = Path(path)
-    require_file(path)
+    path = require_file(path_of("the checkpoint", path))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -139,7 +148,7 @@ def load(path: str | Path) -> Checkpoint:
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
-    return Checkpoint(metadata=metadata, **parts)
+    return Checkpoint(metadata=metadata, **{part: weights.from_tensors(named) for part, named in parts.items()})
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from subp.common.plain import settle
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
-from subp.pruning.settings import PruningOptions, flat, nested
-from subp.pruning.sparse_compute import WAYS
+from subp.pruning.settings import WAYS, PruningOptions, flat, nested
 from subp_contract.errors import require
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
@@ -39,17 +39,22 @@ class Config(PruningOptions):
     channels_last: bool = False
     compile: bool = False
     qat: int = 0  # the last of the epochs, which train for 8 bits
-    sparse_compute: str | None = None  # a way in sparse_compute.WAYS to leave pruned blocks out of the products
+    sparse_compute: str | None = None  # a name in WAYS, to leave pruned blocks out of the products
     workers: int = 0
     device: str = "cpu"
     skip_broken: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers", "qat"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
+        require(
+            self.warmup_epochs <= self.epochs,
+            f"warmup_epochs = {self.warmup_epochs}: there are only {self.epochs} epochs",
+        )
         require(self.qat <= self.epochs, f"qat = {self.qat}: there are only {self.epochs} epochs")
         require(
             not self.qat or self.end is None or self.end < self.float_epochs or not self.float_epochs,

@@ -46,7 +46,7 @@ def train_epoch(
 
     network:     from Ranks.parallel
     rate:        rate(i) is the learning rate of batch i
-    accumulate:  parts in which a batch passes through the network, so that less has to be in memory
+    accumulate:  parts, as equal as can be, in which a batch passes through the network, so that it needs less memory
     after_step:  called after each batch
     precision:   None for float32 on the network's device
 
@@ -60,7 +60,8 @@ def train_epoch(
             group["lr"] = rate(batch)
         images, labels = precision.place(images), labels.to(precision.device, non_blocking=True)
         optimizer.zero_grad()
-        parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
+        count = min(accumulate, len(images))
+        parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
         for number, (some, some_labels) in enumerate(parts, 1):
             with contextlib.nullcontext() if number == len(parts) else _unsynchronised(network):
                 with precision.autocast():

@@ -14,7 +14,12 @@ class Progress:
 
     def __init__(self, console: Console, label: str = "") -> None:
         self.console, self.label, self.epochs = console, label, 0
-        columns = ("{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        columns = (
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+        )
         self._bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("")
         self._skipped: set[str] = set()
@@ -85,4 +90,6 @@ class Progress:
         )
 
     def _print(self, line: str) -> None:
-        self.console.print(self.label + line, highlight=False, markup=False, soft_wrap=True)
+        encoding = self.console.encoding
+        shown = (self.label + line).encode(encoding, "backslashreplace").decode(encoding)
+        self.console.print(shown, highlight=False, markup=False, soft_wrap=True)

@@ -1,11 +1,17 @@
-"""The folder of a run: what it may be, and what is written there."""
+"""The folder of a run: what it may be, what is written there, and which run it was."""
 
+import json
 import os
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
+from subp.data.fingerprint import fingerprint
+from subp.data.loaders import Data
 from subp.training import checkpoint, log
 from subp.training.checkpoint import Checkpoint
+from subp.training.config import MACHINE, Config, as_typed, up_to_date
 from subp_contract.errors import UserError, require
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
@@ -49,6 +55,42 @@ def checked_output(output: str | Path | None, resume: bool) -> Path | None:
     earlier = (Path(output) / CHECKPOINT).exists()
     require(resume or not earlier, f"{output} already holds a checkpoint: resume it, or take another output folder")
     return Path(output)
+
+
+def settings_of(config: Config, model: nn.Module | None) -> dict:
+    """The run's, JSON-able; model: the user's own, if it is one."""
+    return config.as_dict() | ({"model": type(model).__name__} if model else {})
+
+
+def images_of(data: Data) -> dict:
+    """Which the run trains and validates on, JSON-able."""
+    return {"training": list(fingerprint(data.train)), "validation": list(fingerprint(data.val))}
+
+
+def require_same_run(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
+    """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
+    # A setting that is younger than the checkpoint was what it is by default.
+    was = Config.defaults() | up_to_date(saved["config"]) | {"size": saved["preprocessing"]["size"]}
+    now = settings_of(config, model) | {"size": data.preprocessing.size}
+    others = [
+        f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"
+        for name in now
+        if name not in MACHINE and json.dumps(was[name]) != json.dumps(now[name])
+    ]
+    require(not others, f"the run to resume has {' and '.join(others)}: resume it with its own options")
+    for name, own in json.loads(json.dumps(data.preprocessing.as_dict())).items():
+        trained_on = saved["preprocessing"].get(name)
+        require(
+            trained_on == own, f"the run to resume was trained on images of {name} = {trained_on}, this data has {own}"
+        )
+    require(saved["classes"] == data.classes, "the run to resume was trained on other classes than this data has")
+    for part, images in images_of(data).items():
+        had = saved.get("data", {}).get(part, images)  # none in checkpoints older than this entry
+        require(
+            had == images,
+            f"the run to resume has {had[0]} {part} images, here are {images[0]}, not the same ones: resume it with "
+            "its own, or begin another run with its weights",
+        )
 
 
 def _make_folder(path: Path) -> None:

@@ -14,7 +14,7 @@ processes the same bits as one that was not: learning rates, masks, order and au
 seed alone (seeds.py), and an epoch cut short is done again from its start.
 """
 
-import json
+import copy
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,26 +24,35 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from subp import models
 from subp.common.seeds import derived_seed
-from subp.data.loaders import Data, Loading, batches, mixed, train_batches, val_batches
+from subp.data.loaders import Data, Loading, batches, mixed, train_batch_size, train_batches, val_batches
 from subp.data.transforms import mixing
 from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
 from subp.training import checkpoint, distributed, fake_quantised, quantised
 from subp.training.checkpoint import Checkpoint
-from subp.training.config import MACHINE, Config, as_typed, up_to_date
+from subp.training.config import Config
 from subp.training.distributed import Ranks
 from subp.training.fake_quantised import FakeQuantised
 from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
 from subp.training.precision import Precision
 from subp.training.progress import Progress
-from subp.training.run_files import CHECKPOINT, MODEL, RunFiles, checked_output
+from subp.training.run_files import (
+    CHECKPOINT,
+    MODEL,
+    RunFiles,
+    checked_output,
+    images_of,
+    require_same_run,
+    settings_of,
+)
 from subp.training.run_files import LOG as LOG
 from subp.training.run_files import TENSORBOARD as TENSORBOARD
-from subp_contract.errors import UserError, require
+from subp_contract.errors import UserError, first_line, require
 from subp_contract.modes import in_eval_mode
 
 
@@ -93,7 +102,7 @@ def train(
         ranks.wait()  # the first may still be writing the checkpoint of a run before this one
         saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
         if saved:
-            _require_same_options(saved.metadata, data, config, model)
+            require_same_run(saved.metadata, data, config, model)
         return _trained(_Run(data, config, model, weights, ranks), saved, output, progress)
 
 
@@ -146,7 +155,10 @@ class _Run:
                 "in_channels": data.preprocessing.channels,
             }
             model = models.create(**architecture, weights_file=weights)
-        self.model = self.precision.place_model(model)
+        self.model = model
+        if any(map(is_lazy, model.parameters())):
+            self._outputs(torch.zeros(1, *data.preprocessing.shape))  # makes their weights
+        self.precision.place_model(model)
         self._require_fit()
         self.sparsifier = make_sparsifier(model, config, data.preprocessing.shape)
         self.optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=0.9)
@@ -158,7 +170,8 @@ class _Run:
             "architecture": architecture,
             "classes": data.classes,
             "preprocessing": data.preprocessing.as_dict(),
-            "config": _settings(config, None if architecture else model),
+            "data": images_of(data),
+            "config": settings_of(config, None if architecture else model),
             "sparsifier": self.sparsifier.settings.as_dict() if self.sparsifier else None,
         }
         # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
@@ -335,47 +348,35 @@ class _Run:
         )
 
     @torch.no_grad()
-    def _require_fit(self) -> None:
-        """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
-        shape, classes = self.data.preprocessing.shape, len(self.data.classes)
+    def _outputs(self, images: Tensor) -> Any:
         try:
             with in_eval_mode(self.model):
-                logits = self.model(self.precision.place(torch.zeros(1, *shape)))
+                return self.model(images)
         except Exception as error:  # of any kind: the network may be the user's
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"the network cannot take images of {'x'.join(map(str, shape))}: {reason}") from error
+            size = "x".join(map(str, images.shape[1:]))
+            raise UserError(f"the network cannot take images of {size}: {first_line(error)}") from error
+
+    def _require_fit(self) -> None:
+        """Refuses a network that cannot take the images, such as one too deep for small ones, or of other classes."""
+        data, config = self.data, self.config
+        logits = self._outputs(self.precision.place(torch.zeros(1, *data.preprocessing.shape)))
         require(
             isinstance(logits, Tensor),
             f"the network gives a {type(logits).__name__}, and training needs one tensor, a number for each class",
         )
-        outputs = list(logits.shape[1:])
+        outputs, classes = list(logits.shape[1:]), len(data.classes)
         require(
             outputs == [classes], f"the network gives {outputs} outputs an image, and the data has {classes} classes"
         )
-
-
-def _settings(config: Config, model: nn.Module | None) -> dict:
-    """The run's, JSON-able; model: the user's own, if it is one."""
-    return config.as_dict() | ({"model": type(model).__name__} if model else {})
-
-
-def _require_same_options(saved: dict, data: Data, config: Config, model: nn.Module | None) -> None:
-    """Raises UserError, naming all options that differ, where the run whose checkpoint has this metadata is another."""
-    # A setting that is younger than the checkpoint was what it is by default.
-    was = Config.defaults() | up_to_date(saved["config"]) | {"size": saved["preprocessing"]["size"]}
-    now = _settings(config, model) | {"size": data.preprocessing.size}
-    others = [
-        f"{as_typed(name, was[name])} (not {as_typed(name, now[name])})"
-        for name in now
-        if name not in MACHINE and json.dumps(was[name]) != json.dumps(now[name])
-    ]
-    require(not others, f"the run to resume has {' and '.join(others)}: resume it with its own options")
-    for name, own in json.loads(json.dumps(data.preprocessing.as_dict())).items():
-        trained_on = saved["preprocessing"].get(name)
-        require(
-            trained_on == own, f"the run to resume was trained on images of {name} = {trained_on}, this data has {own}"
-        )
-    require(saved["classes"] == data.classes, "the run to resume was trained on other classes than this data has")
+        images = train_batch_size(data, self.loading)
+        if images // min(config.accumulate, images) == 1:
+            try:  # batch norm over one pixel needs more
+                copy.deepcopy(self.model).train()(self.precision.place(torch.zeros(1, *data.preprocessing.shape)))
+            except Exception as error:
+                raise UserError(
+                    f"the network cannot train on one image alone, as with batch_size = {config.batch_size} and "
+                    f"accumulate = {config.accumulate}: take larger batches or fewer parts ({first_line(error)})"
+                ) from error
 
 
 def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ...] | None = None) -> Sparsifier | None:

@@ -110,4 +110,4 @@ def test_other_classes_are_refused(folder, tmp_path, capsys):
 
 def test_the_file_is_to_be_an_exported_program(folder, tmp_path, capsys):
     options = ("--calibrate", "digits", "-o", tmp_path / "q.so")
-    assert "give it the ending .pt2" in refused(capsys, "quantize", folder / "net.safetensors", *options)
+    assert "must end in .pt2" in refused(capsys, "quantize", folder / "net.safetensors", *options)

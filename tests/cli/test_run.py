@@ -1,8 +1,12 @@
 """`subp run` and `subp inspect` of networks with several inputs and outputs, and each wrong file told."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import tvm_sched
@@ -153,3 +157,70 @@ def test_a_program_of_several_inputs_is_compiled_by_the_command(tmp_path, capsys
     np.testing.assert_array_equal(made, 10 + np.arange(4)[:, None] * np.ones((1, 3)))
     said = refused(["export", tmp_path / "adds.pt2", "-o", tmp_path / "adds.onnx"], capsys)
     assert "takes other inputs than one tensor" in said
+
+
+class Brightest(nn.Module):
+    """Logits [B, 3] of images [B, 3, 4, 4]: ten times the mean of each colour."""
+
+    def forward(self, x):
+        return 10 * x.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """(a network that tells colours, two images at a time; a folder of five images)"""
+    folder = tmp_path_factory.mktemp("colours")
+    artifact = tvm_sched.compile(Brightest(), torch.zeros(2, 3, 4, 4), threads=1)
+    plain = {"size": 4, "resize": 4, "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
+    artifact.manifest |= {"classes": ["red", "green", "blue"], "preprocessing": plain}
+    artifact.save(folder / "net.so")
+    (folder / "images" / "deeper").mkdir(parents=True)
+    for number, colour in enumerate(COLOURS):
+        name = f"deeper/{number}.png" if number == 4 else f"{number}.png"
+        Image.new("RGB", (6, 6), colour).save(folder / "images" / name)
+    (folder / "images" / "notes.txt").write_text("no image")
+    return folder / "net.so", folder / "images"
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 51, 0), (0, 51, 255)]
+BEST = ["red", "green", "blue", "red", "blue"]
+
+
+def test_a_folder_of_images_is_classified_in_batches(colours, capsys):
+    net, images = colours
+    assert cli.exit_code(["run", str(net), str(images), "--top", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    files = [images / name for name in ("0.png", "1.png", "2.png", "3.png", "deeper/4.png")]
+    shares = [torch.tensor(colour).div(25.5).softmax(0).max().item() for colour in COLOURS]
+    assert lines == [f"{f}: {name} {share:.1%}" for f, name, share in zip(files, BEST, shares, strict=True)]
+
+
+def test_classes_go_to_tables(colours, tmp_path):
+    net, images = colours
+    given = [str(images / "3.png"), str(images / "1.png")]
+    for ending in ("csv", "json", "npy", "npz"):
+        assert cli.exit_code(["run", str(net), *given, "--top", "2", "-o", str(tmp_path / f"made.{ending}")]) == 0
+    with open(tmp_path / "made.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == given
+    assert [(row["class_1"], row["class_2"]) for row in rows] == [("red", "green"), ("green", "red")]
+    expected = torch.tensor([COLOURS[3], COLOURS[1]]).div(25.5)
+    assert float(rows[0]["probability_2"]) == pytest.approx(expected.softmax(1)[0, 1].item(), abs=1e-6)
+    written = json.loads((tmp_path / "made.json").read_text())
+    assert written["versions"]["subp"] and written["images"][1]["file"] == given[1]
+    assert [each["class"] for each in written["images"][0]["classes"]] == ["red", "green"]
+    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), expected, rtol=1e-6)
+    assert np.load(tmp_path / "made.npz")["files"].tolist() == given
+
+
+def test_what_cannot_be_run_is_told_first(network, colours, tmp_path, capsys):
+    net, images = colours
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(["run", net, tmp_path / "empty"], capsys)
+    assert "there is no file or folder" in refused(["run", net, tmp_path / "nowhere.png"], capsys)
+    assert "must end in .npy, .npz, .csv or .json" in refused(["run", net, images, "-o", tmp_path / "o.txt"], capsys)
+    assert "notes.txt: it is no image of a known format" in refused(["run", net, images / "notes.txt"], capsys)
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 4), "float32"))
+    several = ["run", net, tmp_path / "x.npy", tmp_path / "x.npy"]
+    assert "give one file of arrays" in refused(several, capsys)
+    assert "is for classes of images" in refused(["run", net, tmp_path / "x.npy", "-o", tmp_path / "y.csv"], capsys)

@@ -1,46 +1,13 @@
-"""Files are written whole, through links and to devices, by several writers; what is no file is not read."""
+"""Files are written by several writers at once; what is no file, or no JSON of its kind, is not read."""
 
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from subp_contract import documents, files
 from subp_contract.errors import UserError
-
-
-def test_a_link_is_followed_and_stays(tmp_path):
-    target, link = tmp_path / "folder" / "target", tmp_path / "link"
-    target.parent.mkdir()
-    link.symlink_to(target)
-    files.write_atomically(link, b"new")
-    assert link.is_symlink() and target.read_bytes() == b"new"
-    assert [path.name for path in target.parent.iterdir()] == ["target"]
-
-
-def test_a_pipe_is_written_to_and_stays(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with ThreadPoolExecutor() as pool:
-        read = pool.submit(pipe.read_bytes)
-        files.write_atomically(pipe, b"through")
-        assert read.result(10) == b"through"
-    assert files.is_special(pipe)
-
-
-def test_an_unfinished_file_leaves_the_old_one(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    path.chmod(0o640)
-    with pytest.raises(KeyboardInterrupt), files.replaced(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    files.write_atomically(path, b"new")
-    assert path.stat().st_mode & 0o777 == 0o640
-
 
 WRITER = """
 import sys

@@ -202,7 +202,7 @@ def eager(module: "Module") -> "torch.nn.Module":
     """The module itself, or the one that an exported program stands for."""
     import torch
 
-    return module.module() if isinstance(module, torch.export.ExportedProgram) else module
+    return module.module(check_guards=False) if isinstance(module, torch.export.ExportedProgram) else module
 
 
 def onnx_bytes(module: "Module", example_input: "torch.Tensor") -> bytes:

@@ -3,17 +3,19 @@
 """
 
 import json
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subp_contract import files
+from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
-from subp_contract.files import write_atomically
 from tvm_sched import runtime
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
@@ -48,18 +50,28 @@ class Cost:
 
 
 class Artifact:
-    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: one Python thread at a
-    time, which need not be the same. Each runs on `threads` threads, whatever others of this process run on.
+    """A network compiled for one target, in memory or loaded from a file. Calls share buffers: any Python thread may
+    call, and waits for those that do. Each call runs on `threads` threads, whatever others of this process run on
+    (docs/trust.md says how after a fork). Pickled and copied it is the path of its file, and loaded anew.
     """
 
-    def __init__(self, executable: Any, manifest: dict, target: Target | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        executable: Any,
+        manifest: dict,
+        target: Target | None = None,
+        threads: int | None = None,
+        path: Path | None = None,
+    ):
         """`executable`: what TVM built or loaded; `target`: the Target, where it was built in this process and so can
-        be saved; `threads`: by default those that it was compiled for, as far as this process may use them.
+        be saved; `threads`: by default those that it was compiled for, as far as this process may use them; `path`: the
+        file that it is in.
         """
         self.manifest = manifest
         self.shapes = [Shape.of(each) for each in each_shape(manifest)]
         self.threads = threads or min(manifest["threads"], runtime.most_threads())
-        self._executable, self._target = executable, target
+        self._executable, self._target, self._path = executable, target, path
+        self._lock = runtime.call_lock()
         self._plain = self.signature.is_plain
         self._only = self.shapes[0] if len(self.shapes) == 1 else None
         self._machine: Any = None  # which the first call makes, and what 'prepare' gives
@@ -78,10 +90,19 @@ class Artifact:
         made, structure = self._run(shape, given), shape.signature.output_structure
         return unflatten(structure.of_arrays if type(made[0]) is np.ndarray else structure, made)
 
+    def __repr__(self) -> str:
+        inputs = "; ".join(", ".join(map(str, shape.signature.inputs)) for shape in self.shapes)
+        layers = self.manifest["layers"]
+        sparse = sum(layer["density"] < 1 for layer in layers)
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        about = f"{self.manifest['target']}, {self.manifest['precision']}, {threads}"
+        return f"<Artifact for {about}: {inputs}; {sparse} of {len(layers)} layers block-sparse>"
+
     def run_flat(self, inputs: Sequence) -> list:
         """The output tensors in the order of `signature.outputs` for the input tensors in the order of
         `signature.inputs`, as a call takes and gives them.
         """
+        require_kind("the inputs", inputs, Iterable, "a list of tensors")
         return self._run(self._only or self.shape_of(inputs), inputs)
 
     @property
@@ -103,8 +124,17 @@ class Artifact:
 
     def _run(self, shape: "Shape", inputs: Sequence) -> list:
         """The outputs for inputs of that shape."""
-        runtime.set_threads(self.threads)
-        return (shape.entry or self._enter(shape))(inputs)
+        with self._lock:
+            runtime.set_threads(self.threads)
+            return (shape.entry or self._enter(shape))(inputs)
+
+    def __reduce__(self) -> tuple:
+        """By its file, as another process may have it: (what unpickles, its arguments). Raises UserError where there is
+        none.
+        """
+        if self._path is None:
+            raise UserError("an artifact that is in no file cannot be pickled or copied: save it, and load it again")
+        return _loaded_again, (self._path, self.threads, self.manifest)
 
     def timed(self, tell: Callable[[np.ndarray], Any]) -> "Artifact":
         """Another that runs the same code, but calls `tell(times)` after each run of 'main', which is one for each of
@@ -200,14 +230,21 @@ class Artifact:
         file is replaced only by a whole one. `cc`: the command of a compiler to link with, else one is found. Raises
         UserError where there is none, or for an artifact that was itself loaded from a file.
         """
-        path = Path(path)
+        path = path_of("the file to save to", path)
         if self._target is None:
             raise UserError("this artifact was loaded from a file; copy that file instead of saving it again")
-        with quiet(), tempfile.TemporaryDirectory() as folder:
-            made = Path(folder, f"net{path.suffix}")
-            link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
-            self._executable.export_library(str(made), fcompile=link)
-            write_atomically(path, made.read_bytes())
+        if path.is_dir() or not path.parent.is_dir():
+            what = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"{what}: save to a file, such as net.so")
+        temporary = files.scratch(path) / f".{path.stem}.{os.getpid()}{path.suffix}"
+        try:
+            with quiet():
+                link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
+                self._executable.export_library(str(temporary), fcompile=link)
+            files.put(temporary, path)
+            self._path = None if path.suffix == ".tar" else path.resolve()
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -249,6 +286,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     import tvm  # noqa: F401, makes the loader of its executables known
     import tvm_ffi
 
+    path = path_of("the file to load", path)
     if threads is not None:
         runtime.require_threads(threads)
     manifest, arch = read_manifest(path)
@@ -259,7 +297,15 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
             # Of a name that it knows the system's loader gives what it has, though the file was replaced.
             alias = Path(folder, "net.so")
             alias.symlink_to(Path(path).resolve())
-            executable = tvm_ffi.load_module(alias)
+            executable = tvm_ffi.load_module(alias, keep_module_alive=False)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
-    return Artifact(executable, manifest, threads=threads)
+    return Artifact(executable, manifest, threads=threads, path=Path(path).resolve())
+
+
+def _loaded_again(path: Path, threads: int, manifest: dict) -> Artifact:
+    """The artifact that was pickled by its path. Raises UserError where the file holds another network by now."""
+    artifact = load(path, min(threads, runtime.most_threads()))
+    if json.dumps(artifact.manifest) != json.dumps(manifest):
+        raise UserError(f"{path} holds another network than when its artifact was pickled: load it anew")
+    return artifact

@@ -115,6 +115,8 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
     if result.returncode:
         said = (result.stderr or result.stdout).strip().splitlines()
         raise UserError(f"{compiler[0]} cannot link {output}: {said[0] if said else f'exit code {result.returncode}'}")
+    if not Path(output).is_file():
+        raise UserError(f"{compiler[0]} wrote no {output}: is it a compiler? Name another by --cc, or none")
     with open(output, "r+b") as file:
         at = ELFFile(file).get_section_by_name(CHECKSUM)["sh_offset"]
         found = checksum(file, at)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subp_contract.arguments import require_kind
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ def network_of(
     if isinstance(source, str | Path) and Path(source).suffix != ".onnx":
         raise UserError(f"{source} is no .onnx file: give a module, an exported program, or an .onnx file")
     if not isinstance(source, str | Path) and type(source).__name__ != "ModelProto":
+        import torch
+
+        kinds = (torch.nn.Module, torch.export.ExportedProgram)
+        require_kind("the network", source, kinds, "a torch.nn.Module, an exported program or an .onnx file")
         return source, example_inputs
     from tvm_sched.frontend.onnx import load
 

@@ -11,10 +11,12 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves, tree_map_only
 from tvm import IRModule
 
+from subp_contract.arguments import require_kind
 from subp_contract.errors import UserError, first_line
 from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend import aten, batches, signatures
 from tvm_sched.frontend.decompositions.table import decomposed
+from tvm_sched.quiet import unlogged
 from tvm_sched.signature import Signature, is_bfloat16, numpy_dtype
 
 
@@ -65,6 +67,11 @@ def arguments(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> 
     """
     if example_inputs is None and not example_kwargs:
         raise UserError("example inputs are missing: give a tensor, or a tuple of the network's arguments")
+    if example_kwargs is not None:
+        require_kind("example_kwargs", example_kwargs, Mapping, "a dictionary by name")
+    for leaf in tree_leaves((example_inputs, example_kwargs)):
+        if isinstance(leaf, np.ndarray):
+            raise UserError("example inputs are torch tensors, not NumPy arrays: give torch.from_numpy(x)")
     args = example_inputs if type(example_inputs) is tuple else () if example_inputs is None else (example_inputs,)
     seen: set[int] = set()
 
@@ -88,7 +95,7 @@ def export(
     """
     args, kwargs = arguments(example_inputs, example_kwargs)
     try:
-        with in_eval_mode(module), torch.no_grad(), warnings.catch_warnings():
+        with in_eval_mode(module), torch.no_grad(), unlogged(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
             if any(map(torch.nn.parameter.is_lazy, module.parameters())):
                 module(*args, **kwargs)  # the first call makes the parameters of a lazy module
@@ -96,7 +103,19 @@ def export(
     except Exception as error:  # of any kind: the network's own code runs
         shapes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         given = f"an input of {shapes[0]}" if len(shapes) == 1 else f"inputs of {', '.join(map(str, shapes))}"
-        raise UserError(f"torch.export cannot trace this network on {given}: {first_line(error)}") from error
+        own = failure_of(module, args, kwargs)
+        why = f", nor can it be called: {first_line(own)}" if own else f": {first_line(error)}"
+        raise UserError(f"torch.export cannot trace this network on {given if shapes else 'that'}{why}") from error
+
+
+def failure_of(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Exception | None:
+    """What the network itself raises for these arguments, which tells more than a tracer does; None if nothing."""
+    try:
+        with in_eval_mode(module), torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:  # of any kind: the network's own code runs
+        return error
+    return None
 
 
 def is_open(program: ExportedProgram) -> bool:
@@ -123,7 +142,7 @@ def fixed(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
-            return torch.export.export(program.module(), args, dict(kwargs))
+            return torch.export.export(program.module(check_guards=False), args, dict(kwargs))
     except Exception as error:  # of any kind: guards of the program's
         shapes = ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
         raise UserError(f"the program does not take inputs of {shapes}: {first_line(error)}") from error

@@ -57,7 +57,7 @@ class Layer:
     @property
     def depthwise(self) -> bool:
         """Each channel has one kernel of its own."""
-        return self.groups == self.channels == self.out_channels
+        return not self.linear and self.groups == self.channels == self.out_channels
 
     @property
     def macs(self) -> int:

@@ -1,4 +1,6 @@
-"""The products as functions to call: built once for a problem, kept in memory and on disk."""
+"""The products, and the batch norms between them, as functions to call: built once for a problem, kept in memory and on
+disk.
+"""
 
 import contextlib
 import ctypes
@@ -17,14 +19,19 @@ import tvm
 from subp_contract.errors import UserError
 from tvm_sched import codegen, runtime, targets
 from tvm_sched.deploy import toolchain
-from tvm_sched.products import forward, input_gradient, tiles, weight_gradient
+from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
+from tvm_sched.products.batch_norm import Norm
 from tvm_sched.products.problem import Problem
 from tvm_sched.targets import Target
 
-KINDS = {
+PRODUCTS: dict[str, tuple[Callable, Callable]] = {
     forward.NAME: (forward.build, tiles.forward),
     input_gradient.NAME: (input_gradient.build, tiles.input_gradient),
     weight_gradient.NAME: (weight_gradient.build, tiles.weight_gradient),
+}
+NORMS: dict[str, tuple[Callable, Callable]] = {
+    batch_norm.FORWARD: (batch_norm.forward, lambda *_: None),
+    batch_norm.BACKWARD: (batch_norm.backward, lambda *_: None),
 }
 MOST_TAPS = 25  # of a kernel: all are unrolled
 MOST_NUMBERS = 2**31 - 1  # that an index of 32 bits reaches
@@ -34,10 +41,12 @@ _building = threading.Lock()
 
 @dataclass(frozen=True)
 class Product:
-    """One of the three, for one problem, cut for so many threads; where the process may use fewer, these share it."""
+    """One of PRODUCTS or NORMS, for one problem, cut for so many threads; where the process may use fewer, these share
+    it.
+    """
 
     kind: str
-    problem: Problem
+    problem: Problem | Norm
     threads: int
 
     def __call__(self, *arguments) -> None:
@@ -80,7 +89,7 @@ def host(threads: int) -> Target:
 def _function(product: Product) -> Callable:
     with _building:
         target = host(product.threads)
-        build, tile_of = KINDS[product.kind]
+        build, tile_of = (PRODUCTS | NORMS)[product.kind]
         tile = tile_of(product.problem, target, product.threads)
         path = folder() / f"{_digest(product, tile, target)}.so"
         if not path.exists():
@@ -122,7 +131,7 @@ def _kept(executable, target: Target, path: Path) -> bool:
     return True
 
 
-def _digest(product: Product, tile: tiles.Tile, target: Target) -> str:
+def _digest(product: Product, tile: tiles.Tile | None, target: Target) -> str:
     """Of all that the code depends on."""
     parts = (product.kind, product.problem.key(), tile, product.threads, target, version("apache-tvm"), _sources())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from subp_contract.arguments import require_kind
 from subp_contract.errors import UserError
 from tvm_sched.runtime import most_threads
 from tvm_sched.targets import file
@@ -55,6 +56,7 @@ def get(name: "str | Target") -> Target:
     """
     if isinstance(name, Target):
         return name
+    require_kind("target", name, str, "a name, a file NAME.json or a Target")
     if name == "host":
         return host()
     if name.endswith(".json"):

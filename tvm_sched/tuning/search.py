@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from subp_contract.arguments import finite_number, path_of, whole_number
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, runtime, targets
 from tvm_sched.frontend import torch_export
+from tvm_sched.frontend.sources import network_of
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.narrow_weights import require_known
 from tvm_sched.planning.plan import chooser
@@ -67,6 +69,10 @@ def tune(
     this machine lacks, or a farm that has no device left.
     """
     require_known(weights)
+    folder, trials = path_of("records", records), whole_number("trials", trials, least=1)
+    if minutes is not None:
+        finite_number("minutes", minutes, above=0)
+    module, example_inputs = network_of(module, example_inputs)
     began = time.monotonic()
     target = targets.get(target)
     if farm:
@@ -77,7 +83,7 @@ def tune(
     imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
-        database = Records(Path(records), target, create=True, cpu=runner.cpu)
+        database = Records(folder, target, create=True, cpu=runner.cpu)
         times = database.form_times
         survey = Survey(times.of)
         compilation = Compilation(target, dense=dense, weights=weights, choose=survey)

@@ -1,5 +1,5 @@
-"""Options that several commands share, and the types of their values: `types.py` all commands', the others those of one
-topic each.
+"""What several commands share: options and the types of their values, and the terminal. `types.py` and `terminal.py`
+hold all commands', the others those of one topic each.
 
 May import what describes settings without PyTorch, so that `--help` is light.
 """

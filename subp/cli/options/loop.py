@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import click
 
-from subp.cli.options.types import INPUT_FILE, setting
+from subp.cli.options.types import INPUT_FILE, PIXELS, SEED, setting
 from subp.data.policies import AUTO_AUGMENT
-from subp.pruning.sparse_compute import WAYS
+from subp.pruning.settings import WAYS
 from subp.training.config import AMP
 
 _OPTIONS = (
@@ -40,7 +40,7 @@ _OPTIONS = (
     ),
     click.option(
         "--size",
-        type=click.IntRange(1),
+        type=PIXELS,
         help="Input size in pixels.  [default: the first image's shorter side, 224 at most; 32 for digits]",
     ),
     click.option(
@@ -49,7 +49,7 @@ _OPTIONS = (
         metavar="FILE",
         help="Begin with these weights: a state dict of the same network (.pt, .pth, .safetensors), or a checkpoint.",
     ),
-    setting("--seed", "Of initialisation, order, augmentation, masks and split."),
+    setting("--seed", "Of initialisation, order, augmentation, masks and split.", type=SEED),
     click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it."),
     setting("--skip-broken", "Do without images that cannot be read, naming each, instead of ending."),
     setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),

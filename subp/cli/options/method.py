@@ -15,7 +15,7 @@ from subp.pruning.methods.registry import hyperparameters
 from subp.pruning.schedules import SCHEDULES
 from subp.pruning.scoring import SCORINGS
 from subp.training.presets import PRESETS
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, require
 
 
 class BudgetParam(click.ParamType):
@@ -95,6 +95,12 @@ _OPTIONS = (
         type=click.Choice(list(PRESETS)),
         help="Model, sparsity and layers left dense as the SUBP paper has them; other options still hold.",
     ),
+    click.option(
+        "--as-published",
+        is_flag=True,
+        help="With --preset, also what the SUBP authors' code sets: schedule x^3, tau 1, epochs, batch size and so on "
+        "(docs/methods.md); other options still hold.",
+    ),
     setting(
         "--criterion",
         f"Score of a block. {_described({name: criterion.help for name, criterion in CRITERIA.items()})}  "
@@ -144,12 +150,12 @@ def method_options(command: Callable) -> Callable:
     return command
 
 
-def with_preset(name: str | None, given: dict) -> dict:
-    """The settings given, and those of the preset of that name where they say nothing."""
+def with_preset(name: str | None, given: dict, as_published: bool = False) -> dict:
+    """The settings given, and those of the preset of that name, perhaps as published, where they say nothing."""
     if name is None:
+        require(not as_published, "--as-published is said of a preset: give --preset, too")
         return given
-    preset = PRESETS[name]
-    chosen = {"model": preset.model, "sparsity": preset.sparsity, "exclude": preset.exclude}
+    chosen = PRESETS[name].settings(as_published)
     if given.keys() & {"target_macs", "target_weights"}:
         del chosen["sparsity"]
     return chosen | given

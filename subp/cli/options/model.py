@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.types import BATCH, PIXELS, SEED
 from subp.deployment import networks
 from subp.deployment.networks import DEFAULTS, MODEL_IS
 
@@ -19,9 +20,9 @@ _OPTIONS = {
         click.FloatRange(0, 1, max_open=True),
         f"Fraction of blocks pruned in a named network [{DEFAULTS['sparsity']}].",
     ),
-    "seed": (int, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
-    "size": (click.IntRange(1), f"Height and width of the images [the file's, or {DEFAULTS['size']}]."),
-    "batch": (click.IntRange(1), f"Images at a time [{DEFAULTS['batch']}, or the file's]."),
+    "seed": (SEED, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
+    "size": (PIXELS, f"Height and width of the images [the file's, or {DEFAULTS['size']}]."),
+    "batch": (BATCH, f"Images at a time [{DEFAULTS['batch']}, or the file's]."),
     "code": (
         str,
         "What makes the network of a state dict, or of a checkpoint of your own: "

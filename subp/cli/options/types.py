@@ -1,5 +1,6 @@
 """Options and argument types that several commands share."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,14 +12,20 @@ from subp_contract.errors import UserError
 
 
 class OutputFile(click.ParamType):
-    """A file that can be written: told before the work starts, not after it."""
+    """A file that can be written, with one of these endings if any are given: told before the work, not after it."""
 
     name = "file"
+
+    def __init__(self, *endings: str) -> None:
+        self.endings = endings
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
         if path.is_dir():
             self.fail(f"{path} is a folder", param, ctx)
+        if self.endings and not path.name.endswith(self.endings):
+            *others, last = self.endings
+            self.fail(f"{path} must end in {', '.join(others)}{' or ' * bool(others)}{last}", param, ctx)
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent}", param, ctx)
         if not os.access(path.parent, os.W_OK):
@@ -31,6 +38,16 @@ def not_an_input(output: Path | None, *inputs: str | Path) -> None:
     for file in map(Path, inputs):
         if output is not None and output.exists() and file.exists() and output.samefile(file):
             raise UserError(f"{output} is an input of this command: write to another file")
+
+
+class Finite(click.FloatRange):
+    """A number in a range; NaN, which is in none, and infinities are refused too."""
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class Names(click.ParamType):
@@ -89,6 +106,9 @@ def setting(name: str, help: str, **kind) -> Callable:
 
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+SEED = click.IntRange(0, 2**63 - 1)  # what PyTorch's generators take
+PIXELS = click.IntRange(1, 2**14)  # of an image's height and width
+BATCH = click.IntRange(1, 2**16)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 cc_option = click.option(

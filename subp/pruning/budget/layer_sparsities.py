@@ -63,8 +63,11 @@ def find_budget(
         assert settings.target_macs is not None  # one of the three is given
         costs, target, unit = count_macs(model, everywhere, input_shape), settings.target_macs, "multiply-accumulates"
     require(target > 0, f"a target of {target} {unit} is not above 0")
-    shares = [ranked[name].share(costs.get(name, 0), multiple) for name in places]
     total = sum(costs.values())
+    require(
+        target <= max(total, 1), f"a target of {target:,.0f} {unit}: the whole network has {total:,}, ask for fewer"
+    )
+    shares = [ranked[name].share(costs.get(name, 0), multiple) for name in places]
     limit = target * total if target <= 1 else target
     return Budget(limit, shares, total - sum(share.cost for share in shares), unit)
 

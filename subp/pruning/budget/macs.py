@@ -8,6 +8,8 @@ from torch import nn
 
 from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place
+from subp_contract.arguments import require_kind
+from subp_contract.errors import UserError, first_line
 from subp_contract.modes import in_eval_mode
 
 
@@ -39,10 +41,13 @@ def count_macs(model: nn.Module, places: dict[str, Place], input_shape: Sequence
             add(layer, output.numel() // layer.out_channels)
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in names]
+    require_kind("input_shape", input_shape, Sequence, "a shape, such as (3, 224, 224)")
     some = next(model.parameters())
     try:
         with in_eval_mode(model):
             model(torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device))
+    except RuntimeError as error:  # PyTorch's, of a layer that does not take what comes
+        raise UserError(f"the model does not take an input of {list(input_shape)}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from subp.data import loaders
-from subp.data.images import Folder, image_parts, open_image
+from subp.data.images import Folder, image_parts
 from subp_contract.errors import UserError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -333,30 +333,6 @@ def test_images_are_grey_only_if_all_looked_at_are(tmp_path):
     assert loaders.datasets(write_folder(tmp_path / "mixed", files)).preprocessing.channels == 3
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int32"])
-def test_images_of_16_bits_are_scaled(dtype):
-    pixels = (np.arange(256).reshape(16, 16) * 257).astype(dtype)
-    image = open_image(png(pixels.astype("uint16")) if dtype == "uint16" else tiff(pixels))
-    assert image.mode == "L" and np.array_equal(np.asarray(image), np.arange(256).reshape(16, 16))
-
-
-def tiff(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "TIFF")
-    return file.getvalue()
-
-
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "x.png").write_bytes(png(np.zeros((8, 8), "uint8"))[:40])
-    (tmp_path / "y.png").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"x.png"):
-        open_image(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"y.png: it is no image of a known format"):
-        open_image(tmp_path / "y.png")
-    with pytest.raises(UserError, match=r"^it is no image of a known format$"):
-        open_image(b"text")
-
-
 def test_folders_around_the_classes_are_left_out(tmp_path):
     for prefix in ("top/", "train/", "top/train/"):
         for files in (write_folder, lambda path, files: write_zip(path.with_suffix(".zip"), files)):
@@ -367,19 +343,6 @@ def test_folders_around_the_classes_are_left_out(tmp_path):
 
 def test_the_only_image_of_a_class_is_for_training():
     assert loaders.stratified_split([0, 0, 1], seed=0) in (([0, 2], [1]), ([1, 2], [0]))
-
-
-def test_tensors_have_one_or_three_channels():
-    part = torch.zeros(2, 2, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(UserError, match="1 or 3 channels, grey or colour, not 2"):
-        loaders.from_tensors(part, part, ["a", "b"])
-
-
-def test_labels_beyond_the_classes_are_refused():
-    images = torch.zeros(2, 1, 8, 8)
-    good, bad = (images, torch.tensor([0, 1])), (images, torch.tensor([0, 2]))
-    with pytest.raises(UserError, match=r"an image has the label \[2\], and there are 2 classes, from 0"):
-        loaders.from_tensors(good, bad, ["a", "b"])
 
 
 def test_broken_archives_are_refused(tmp_path):

@@ -72,11 +72,37 @@ def test_outputs_and_gradients_equal_those_of_the_masked_layers(soft, options, d
     sparsifier.step(1)
     model.to(dtype)
     expected = results(copy.deepcopy(model), X.to(dtype))
-    assert sparse_compute.attach(model) == 4
+    assert sparse_compute.attach(model) == 3  # besides the depthwise convolution and the batch norm
     computing = copy.deepcopy(model)
     close(results(computing, X.to(dtype)), expected, relative)
     told = [sparse_compute.computation(computing)[id(computing[i])] for i in (1, 4, 5, 7)]
     assert all(each.startswith("kernels: forward 2.0x") for each in told)
+    assert sparse_compute.computation(computing)[id(computing[2])] == "kernels: batch norm 2.0x"
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"track_running_stats": False}, {"eps": 0.1}])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (2, 4, 16, 16)])
+def test_batch_norms_and_their_running_statistics_are_pytorchs(options, shape):
+    torch.manual_seed(0)
+    plain = nn.BatchNorm2d(4, **options)
+    nn.init.normal_(plain.weight)
+    ours = copy.deepcopy(plain)
+    assert sparse_compute.attach(nn.Sequential(ours)) == 0
+    for step in range(3):
+        x, dy = torch.randn(shape) * 3 + 20, torch.randn(shape)
+        found = []
+        for each in (ours, plain):
+            given = x.clone().requires_grad_()
+            y = each(given)
+            found.append([y.detach(), *torch.autograd.grad(y, [given, *each.parameters()], dy)])
+        close(*found, 1e-5)
+        close([*ours.buffers()], [*plain.buffers()], 1e-6) if step and plain.running_mean is not None else None
+    for each in (ours, plain):
+        each.eval()
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-4)
+    ours.train()
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        ours(torch.ones(1, 4, 1, 1))
 
 
 def test_masks_that_follow_their_weights_and_those_that_look_at_gradients():

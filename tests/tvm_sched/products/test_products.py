@@ -8,6 +8,7 @@ import torch
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from tvm_sched.products import library, tiles
+from tvm_sched.products.batch_norm import Norm
 from tvm_sched.products.problem import Problem
 
 GUARD = 1024  # numbers around a result, which nobody may write
@@ -111,6 +112,32 @@ def test_one_function_serves_every_number_of_kept_blocks(monkeypatch):
     assert len(built) == 3
 
 
+@pytest.mark.parametrize(
+    "norm", [Norm(3, 5, 7), Norm(2, 3, 144), Norm(1, 2, 300), Norm(4, 3, 49, "float64")], ids=lambda norm: norm.key()
+)
+def test_batch_norms_are_those_of_float64(norm):
+    dtype, draws = getattr(torch, norm.dtype), torch.Generator().manual_seed(0)
+    shape = norm.batch, norm.channels, norm.pixels
+    x, dy = (torch.randn(shape, generator=draws).mul(3).add(middle).to(dtype) for middle in (20.0, 0.5))
+    weight, bias = (torch.randn(norm.channels, generator=draws).to(dtype) for _ in range(2))
+    exact = [each.double().requires_grad_() for each in (x, weight, bias)]
+    expected = torch.nn.functional.batch_norm(exact[0], None, None, *exact[1:], training=True, eps=0.01)
+    gradients = torch.autograd.grad(expected, exact, dy.double())
+    memory, y = guarded(x)
+    mean, variance, dweight, dbias = (torch.full_like(weight, torch.nan) for _ in range(4))
+    library.Product("batch_norm", norm, 1)(x.view(-1), weight, bias, 0.01, y.view(-1), mean, variance)
+    limit = {"float32": 3e-6, "float64": 1e-13}[norm.dtype]
+    torch.testing.assert_close(y.double(), expected.detach(), rtol=limit, atol=limit)
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2)), rtol=limit, atol=0)
+    torch.testing.assert_close(variance.double(), x.double().var((0, 2), correction=0), rtol=limit, atol=0)
+    other, dx = guarded(x)
+    given = x.view(-1), dy.view(-1), weight, mean, (variance + 0.01).rsqrt()
+    library.Product("batch_norm_backward", norm, 1)(*given, dx.view(-1), dweight, dbias)
+    for ours, right in zip((dx, dweight, dbias), gradients, strict=True):
+        assert (ours.double() - right).abs().max() <= 30 * limit * right.abs().max()
+    assert all((each[:GUARD] == 7).all() and (each[-GUARD:] == 7).all() for each in (memory, other))
+
+
 @pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "cortex-a76"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype):
@@ -119,7 +146,7 @@ def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype)
     target = targets.get(name)
     for seed in range(40):
         problem = replace(drawn(seed)[0], dtype=dtype)
-        for kind, (_, tile_of) in library.KINDS.items():
+        for kind, (_, tile_of) in library.PRODUCTS.items():
             tile = tile_of(problem, target, 2)
             sums = tile.outputs * (tile.vectors if kind != "weight_gradient" else tile.blocks * tile.taps)
             assert sums < target.registers

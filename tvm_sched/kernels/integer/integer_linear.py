@@ -240,7 +240,7 @@ class IntegerLinear(Kernel):
         for n in pattern.SIZES:
             if n % dot.lanes == 0:
                 problem = LinearProblem(layer.problem(n), dot)
-                yield Form(self, layer, problem, n, "linear", least_cycles(self, problem, target), rank=0)
+                yield Form(self, layer, problem, n, "integer linear", least_cycles(self, problem, target), rank=0)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem

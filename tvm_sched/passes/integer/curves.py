@@ -78,14 +78,14 @@ class Bend:
     def __call__(self, value: Expr) -> Expr:
         """Of a float32 number."""
         v, u = tirx.Var("v", "float32"), tirx.Var("u", "float32")
-        size = tirx.min(tirx.abs(v), number(2.0)) - number(1.0)
+        size = tirx.Select(tirx.abs(v) < number(2.0), tirx.abs(v), number(2.0)) - number(1.0)
         polynomial: Expr = number(self.coefficients[0])
         for coefficient in self.coefficients[1:]:
             polynomial = polynomial * u + number(coefficient)
         if self.rise is None:
             result = tirx.Select(v > number(0.0), number(self.mirror) - polynomial, polynomial)
         else:
-            result = tirx.max(v, number(0.0)) * number(self.rise) + polynomial
+            result = tirx.Select(v > number(0.0), v, number(0.0)) * number(self.rise) + polynomial
         return tirx.Let(v, value, tirx.Let(u, size, result))
 
 

@@ -23,7 +23,7 @@ from tvm.relax import op as rx
 from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
-from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve, curved
+from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve
 from tvm_sched.passes.integer.linear_form import (
     BYTE,
     INT32,
@@ -36,9 +36,12 @@ from tvm_sched.passes.integer.linear_form import (
     quantised,
 )
 from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
+from tvm_sched.passes.integer.products import Product
+from tvm_sched.passes.integer.storing import Parts, stored
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
 IMAGE = 4  # axes of images `[B, C, H, W]`
+UNCOMPUTED = (Curve, Product, Parts)  # values that are computed where they are stored, or as the network has them
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
@@ -111,7 +114,7 @@ class _Walk:
             if id(made) not in self.made:
                 self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
             return self.made[id(made)][1]
-        if isinstance(made, Curve):
+        if isinstance(made, UNCOMPUTED):
             if id(made) not in self.made:
                 args = [self.tensor(arg) for arg in made.call.args]
                 self.made[id(made)] = (made, self.builder.emit(relax.Call(made.call.op, args, made.call.attrs)))
@@ -175,24 +178,17 @@ class _Walk:
 
     def quantize(self, call):
         """Integers of the target's 8-bit type."""
-        value, (scale, zero_point) = self.linear(call.args[0]), (as_array(arg) for arg in call.args[1:])
+        scale, zero_point = (as_array(arg) for arg in call.args[1:])
         dtype = dtype_of(call)
         if dtype not in BYTES or scale is None or zero_point is None or scale.size > 1:
             return None
         by = BYTES[self.activation] - BYTES[dtype]
         zero = int(zero_point.reshape(-1)[0]) + by
-        curve = self.convert(call.args[0])
-        if isinstance(curve, Curve):
-            made = curved(self.builder, curve, float(scale.reshape(-1)[0]), zero, self.activation)
-            if made is not None:
-                return self.keep(made, by)
-        if value is None or not value.terms:  # fractions: the network's input, or what stayed in float32
+        made = stored(self.builder, self.convert(call.args[0]), float(scale.reshape(-1)[0]), zero, self.activation)
+        if made is None:  # fractions: the network's input, or what stayed in float32
             kind = self.activation if dtype_of(call.args[2]) == dtype else "int32"  # as `legalize` tells ONNX's
-            made = rx.quantize(
-                self.tensor(call.args[0]), call.args[1], relax.const(zero, kind), out_dtype=self.activation
-            )
-            return self.keep(self.builder.emit(made), by)
-        made = integers(self.builder, value, float(scale.reshape(-1)[0]), zero, self.activation)
+            fraction, zero = self.tensor(call.args[0]), relax.const(zero, kind)
+            made = self.builder.emit(rx.quantize(fraction, call.args[1], zero, out_dtype=self.activation))
         return self.keep(made, by)
 
     def keep(self, tensor, by: int):
@@ -247,21 +243,33 @@ class _Walk:
         return one.plus(other)
 
     def multiply(self, call):
-        """Of a sum and constants."""
-        one, other = (self.linear(arg) for arg in call.args)
-        if one is None or other is None or bool(one.terms) == bool(other.terms):
-            return self.gated(call)
-        value, factor = (one, other) if one.terms else (other, one)
-        return value.times(factor.bias)
-
-    def gated(self, call):
-        """y sigmoid(y)."""
+        """Of a sum, or a product, and constants; or of two sums."""
         made = [self.convert(arg) for arg in call.args]
-        gates = [each for each in made if isinstance(each, Curve) and each.name == SIGMOID]
-        others = [each for each in made if isinstance(each, Linear)]
-        if len(gates) != 1 or len(others) != 1 or gates[0].value is not others[0]:
+        one, other = (self.linear(arg) for arg in call.args)
+        if one is None or other is None:
+            return self.gated(made, one or other, call)
+        if one.terms and other.terms:
+            return Product(one, other, 1.0, call)
+        value, factor = (one, other) if one.terms else (other, one)
+        return value.times(factor.bias) if value.terms else None
+
+    def gated(self, made: list, value: Linear | None, call):
+        """y sigmoid(y), of a sum y; or a product, and a number."""
+        (known,) = [each for each in made if isinstance(each, (Curve, Product))] or [None]
+        if isinstance(known, Curve) and known.name == SIGMOID and known.value is value:
+            return Curve(value, SILU, call)
+        if isinstance(known, Product) and value is not None and not value.terms and np.size(value.bias) == 1:
+            return known.times(float(np.max(value.bias)), call)
+        return None
+
+    def divide(self, call):
+        """By constants."""
+        value, divisor = self.convert(call.args[0]), self.linear(call.args[1])
+        if divisor is None or divisor.terms or not np.all(divisor.bias):
             return None
-        return Curve(gates[0].value, SILU, call)
+        if isinstance(value, Product) and np.size(divisor.bias) == 1:
+            return value.times(1 / float(np.max(divisor.bias)), call)
+        return value.times(1 / divisor.bias) if isinstance(value, Linear) and value.terms else None
 
     def relu(self, call):
         """Of a sum."""
@@ -298,17 +306,19 @@ class _Walk:
         return Quantised(made, x.scale, x.zero_point).linear
 
     def concat(self, call):
-        """Of integers of one scale."""
-        parts = call.args[0]
-        if not isinstance(parts, (relax.Tuple, relax.Var)):
+        """Of integers of one scale, or of several that are to be rounded to one."""
+        parts, axis = call.args[0], call.attrs.axis
+        values = self.convert(parts) if isinstance(parts, (relax.Tuple, relax.Var)) else None
+        if axis is None or not isinstance(values, list):
             return None
-        values = self.convert(parts)
-        if not isinstance(values, list) or not all(isinstance(value, Linear) for value in values):
+        if not all(
+            isinstance(value, (Curve, Product)) or (isinstance(value, Linear) and value.terms) for value in values
+        ):
             return None
-        each = [self.bytes_of(value) for value in values]
+        each = [self.bytes_of(value) if isinstance(value, Linear) and value.terms else None for value in values]
         first = each[0]
         if any(x is None or (x.scale, x.zero_point) != (first.scale, first.zero_point) for x in each):
-            return None
+            return Parts(tuple(values), int(axis), call)
         made = self.builder.emit(rx.concat([x.tensor for x in each], int(call.attrs.axis)))
         return Quantised(made, first.scale, first.zero_point).linear
 
@@ -377,6 +387,7 @@ HANDLERS = {
     "relax.permute_dims": _Walk.permute_dims,
     "relax.add": _Walk.add,
     "relax.multiply": _Walk.multiply,
+    "relax.divide": _Walk.divide,
     "relax.nn.relu": _Walk.relu,
     "relax.clip": _Walk.clip,
     "relax.concat": _Walk.concat,

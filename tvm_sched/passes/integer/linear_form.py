@@ -6,7 +6,7 @@ A dequantised tensor is one, and so is an integer convolution's result, what add
 a ReLU of it. Quantising one is again of this form: `requantize`, one rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -56,10 +56,13 @@ class Linear:
         return Linear(self.terms + other.terms, self.bias + other.bias)
 
     def times(self, factor: np.ndarray) -> "Linear | None":
-        """The product with constants."""
+        """The product with constants; None where it is clipped, unless it is with a positive number."""
+        bounds = (-inf, inf)
         if self.clipped:
-            return None
-        return Linear(tuple(term.times(factor) for term in self.terms), self.bias * factor)
+            if np.size(factor) > 1 or np.max(factor) <= 0:
+                return None
+            bounds = (self.low * float(np.max(factor)), self.high * float(np.max(factor)))
+        return Linear(tuple(term.times(factor) for term in self.terms), self.bias * factor, *bounds)
 
     @property
     def most(self) -> float:
@@ -141,7 +144,7 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
     attributes = None
     if len(scaled.terms) == 1:  # a kernel may do it itself
         pair = (scaled.terms[0].coefficient, scaled.bias)
-        numbers = [float(each) if np.size(each) == 1 else None for each in pair]
+        numbers = [float(np.asarray(each).item()) if np.size(each) == 1 else None for each in pair]
         attributes = Rounding(*numbers, **options).attributes
     return emit(builder, requantize, scaled, attributes, **options)
 
@@ -151,27 +154,46 @@ def fractions(builder: relax.BlockBuilder, value: Linear) -> relax.Expr:
     return emit(builder, dequantize, value, limits=(value.low, value.high))
 
 
+@dataclass(frozen=True)
+class Operands:
+    """A sum's numbers in order, None where one is several, then the constants that these are, and its tensors."""
+
+    numbers: list[float | None]
+    given: list[relax.Expr]
+    tensors: list[relax.Expr]
+
+    @staticmethod
+    def of(value: Linear) -> "Operands":
+        """Of a sum."""
+        arrays = [*(term.coefficient for term in value.terms), value.bias]
+        return Operands(
+            [float(np.asarray(array).item()) if np.size(array) == 1 else None for array in arrays],
+            [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1],
+            [term.tensor for term in value.terms],
+        )
+
+
 def emit(builder: relax.BlockBuilder, compute, value: Linear, attributes: dict | None = None, **options) -> relax.Expr:
     """A call of `compute` on the terms, and on what they are multiplied with where that is no single number."""
-    arrays = [*(term.coefficient for term in value.terms), value.bias]
-    numbers = [float(array) if np.size(array) == 1 else None for array in arrays]
-    given = [constant(np.asarray(array, "float32")) for array in arrays if np.size(array) > 1]
-    tensors = [term.tensor for term in value.terms]
+    each = Operands.of(value)
+    made = partial(compute, numbers=each.numbers, **options)
+    return emitted(builder, compute.__name__, made, [*each.tensors, *each.given], attributes)
+
+
+def emitted(
+    builder: relax.BlockBuilder, name: str, compute: Callable, args: list[relax.Expr], attributes: dict | None = None
+) -> relax.Expr:
+    """A call of a compute of single elements, as a function of that name."""
     # TVM would call it a broadcast, of constants, and fuse none with what gives another type.
     attrs = {"op_pattern": ELEMENTWISE, **(attributes or {})}
-    made = builder.call_te(
-        partial(compute, numbers=numbers, **options),
-        *tensors,
-        *given,
-        primfunc_name_hint=compute.__name__,
-        primfunc_attrs=attrs,
-    )
-    return builder.emit(made)
+    return builder.emit(builder.call_te(compute, *args, primfunc_name_hint=name, primfunc_attrs=attrs))
 
 
-def total(tensors: tuple[te.Tensor, ...], numbers: list[float | None], position: tuple) -> relax.Expr:
-    """The sum at a position, in float32: one multiply-add a term."""
-    terms, extents = tensors[: len(numbers) - 1], shape(tensors)
+def total(
+    tensors: Sequence[te.Tensor], numbers: list[float | None], position: tuple, extents: Sequence[int] | None = None
+) -> relax.Expr:
+    """The sum at a position, in float32: one multiply-add a term. `extents`: of the result, where that is larger."""
+    terms, extents = tensors[: len(numbers) - 1], extents or shape(tensors)
     arrays = iter(tensors[len(terms) :])
 
     def at(tensor: te.Tensor) -> relax.Expr:
@@ -186,7 +208,7 @@ def total(tensors: tuple[te.Tensor, ...], numbers: list[float | None], position:
     return result
 
 
-def shape(tensors: tuple[te.Tensor, ...]) -> list:
+def shape(tensors: Sequence[te.Tensor]) -> list:
     """That of the sum."""
     rank = max(len(tensor.shape) for tensor in tensors)
     shapes = [(1,) * (rank - len(tensor.shape)) + tuple(map(int, tensor.shape)) for tensor in tensors]
@@ -212,11 +234,12 @@ def requantize(
 
 def dequantize(*tensors: te.Tensor, numbers: list, limits: tuple[float, float]) -> te.Tensor:
     """The sum, clipped."""
-    low, high = limits
+    return te.compute(
+        shape(tensors), lambda *position: clipped(total(tensors, numbers, position), *limits), name="dequantize"
+    )
 
-    def element(*position):
-        value = total(tensors, numbers, position)
-        value = tirx.max(value, tirx.const(low, "float32")) if low > -inf else value
-        return tirx.min(value, tirx.const(high, "float32")) if high < inf else value
 
-    return te.compute(shape(tensors), element, name="dequantize")
+def clipped(value: relax.Expr, low: float, high: float) -> relax.Expr:
+    """A float32 number between two bounds, either of which may be infinite."""
+    value = tirx.max(value, tirx.const(low, "float32")) if low > -inf else value
+    return tirx.min(value, tirx.const(high, "float32")) if high < inf else value

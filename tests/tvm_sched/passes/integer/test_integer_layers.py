@@ -187,6 +187,34 @@ def concatenation_of_two_scales(net, x):
     return net.convolution(net.through(net.emit(rx.concat([one, other], 1)), 0.041, 110), 16, 1)
 
 
+def concatenation_of_sums(net, x):
+    """Neither is stored for itself; and one that another reads."""
+    one, other = net.convolution(x, 8, 1), net.emit(rx.nn.relu(net.convolution(x, 16)))
+    both = net.through(net.emit(rx.concat([one, net.through(x, 0.103, 90), other], 1)), 0.04, 110)
+    return net.emit(rx.add(net.convolution(both, 8, 1), one))
+
+
+def gate(net, x):
+    """Squeeze and excite, of what is stored with another scale."""
+    y = net.through(net.convolution(x, 16), 0.04, 110)
+    squeezed = net.through(net.emit(rx.mean(y, [2, 3], True)), 0.0031, 100)
+    scale = net.through(net.emit(rx.add(net.convolution(squeezed, 16, 1), relax.const(2.0))), 0.017, 30)
+    return net.emit(rx.multiply(scale, y))
+
+
+def hardswish(net, x):
+    y = net.convolution(x)
+    bounded = net.emit(rx.clip(net.emit(rx.add(y, relax.const(3.0))), 0, 6))
+    return net.emit(rx.divide(net.emit(rx.multiply(y, bounded)), relax.const(6.0)))
+
+
+def hardswish_of_a_stored_value(net, x):
+    y = net.through(net.convolution(x))
+    bounded = net.emit(rx.clip(net.emit(rx.add(y, relax.const(3.0))), 0, 6))
+    y = net.emit(rx.multiply(net.emit(rx.multiply(y, bounded)), relax.const(1 / 6)))
+    return net.emit(rx.divide(net.emit(rx.nn.relu(net.convolution(net.through(y, 0.0173, 21), 8))), relax.const(1.5)))
+
+
 def max_pool(net, x):
     y = net.through(relu(net, x), 0.02, 0)
     return net.convolution(net.emit(rx.nn.max_pool2d(y, 3, 2, 1)), 8, 1)
@@ -255,10 +283,14 @@ def sigmoid_of_a_stored_value(net, x):
     return net.emit(rx.sigmoid(net.through(net.convolution(x))))
 
 
+def concatenation_of_curves(net, x):
+    return net.emit(rx.concat([silu(net, x), net.convolution(x, 8)], -3))
+
+
 def silu_with_several_readers(net, x):
     """One of fractions."""
     y = net.emit(rx.nn.silu(net.convolution(x, 8)))
-    return net.emit(rx.add(net.emit(rx.tanh(y)), net.emit(rx.tanh(net.through(y, 0.02, 20)))))
+    return net.emit(rx.add(net.emit(rx.abs(y)), net.emit(rx.abs(net.through(y, 0.02, 20)))))
 
 
 def slices(net, x):
@@ -284,6 +316,10 @@ GRAPHS = [
     (residual_of_two_stored_values, 2),
     (concatenation_of_one_scale, 3),
     (concatenation_of_two_scales, 3),
+    (concatenation_of_sums, 3),
+    (gate, 2),
+    (hardswish, 1),
+    (hardswish_of_a_stored_value, 2),
     (max_pool, 2),
     (pools_of_the_greatest, 1),
     (averages, 1),
@@ -308,7 +344,7 @@ def test_networks_of_unsigned_activations(make, integers):
 def test_linear_layers_of_many_rows_also_run_as_pixels(left_out):
     restrictions = Restrictions(Restriction(kernels=frozenset({left_out})))
     made = check(linear_layers_of_many_rows, restrictions=restrictions)
-    assert made.kernels == ["planar", *(["planar"] if left_out else ["linear"]) * 2]
+    assert made.kernels == ["planar", *(["planar"] if left_out else ["integer"]) * 2]
     assert {layer.precision for layer in made.layers} == {"int8"}
 
 
@@ -322,7 +358,7 @@ def test_activations_get_the_type_that_the_dot_products_take(target, signed, mak
 CURVES = [silu, silu_as_a_product, gelu_of_a_linear_layer, gelu_by_tanh, sigmoid_of_a_stored_value]
 
 
-@pytest.mark.parametrize("make", CURVES)
+@pytest.mark.parametrize("make", [*CURVES, concatenation_of_curves])
 def test_curves_are_polynomials_within_a_small_part_of_a_step(make):
     made = check(make, tie=1 / 128 + TIE, last=(0.01, 30))
     assert "dequantize" not in made.operators

@@ -1,0 +1,74 @@
+"""Batch norm in training by a kernel: what is left of a step once its convolutions leave the zeros out is, for networks
+of small convolutions, batch norm first of all.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvm_sched.products import batch_norm as kernels
+from tvm_sched.products.batch_norm import Norm
+from tvm_sched.products.library import Product
+
+
+def norm_of(x: Tensor) -> Norm:
+    """What the batch norm of x [B, C, *] computes."""
+    batch, channels = x.shape[:2]
+    return Norm(batch, channels, x[0, 0].numel(), str(x.dtype).removeprefix("torch."))
+
+
+@torch.library.custom_op("subp::batch_norm", mutates_args=(), device_types="cpu")
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x [B, C, *] normalised by its own mean and variance, the mean [C], the biased variance [C]); all contiguous."""
+    y, mean, variance = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
+    flat = x.contiguous().view(-1)
+    run = Product(kernels.FORWARD, norm_of(x), torch.get_num_threads())
+    run(flat, weight, bias, eps, y.view(-1), mean, variance)
+    return y, mean, variance
+
+
+@batch_norm.register_fake
+def _(x, weight, bias, eps):
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight),
+        torch.empty_like(weight),
+    )
+
+
+@torch.library.custom_op("subp::batch_norm_backward", mutates_args=(), device_types="cpu")
+def backward(
+    x: Tensor, dy: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    dx, dweight, dbias = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
+    given = [each.contiguous().view(-1) for each in (x, dy)]
+    run = Product(kernels.BACKWARD, norm_of(x), torch.get_num_threads())
+    run(*given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
+    return dx, dweight, dbias
+
+
+@backward.register_fake
+def _(x, dy, weight, mean, variance, eps):
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight),
+        torch.empty_like(weight),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, _, ctx.eps = inputs
+    _, mean, variance = output
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.save_for_backward(x, weight, mean, variance)
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, weight, mean, variance = ctx.saved_tensors
+    return *backward(x, dy, weight, mean, variance, ctx.eps), None
+
+
+batch_norm.register_autograd(_backward, setup_context=_setup)
+batch_norm.register_autocast("cpu", torch.float32)
