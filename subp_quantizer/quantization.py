@@ -4,7 +4,7 @@ calibration) or fake quantisation (for training).
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,21 +19,22 @@ from subp_quantizer.torchao_import import conv2d_alone, move_exported_model_to_e
 DEQUANTIZE = "quantized_decomposed::dequantize_per_channel"
 
 
-def prepared(program: ExportedProgram, qat: bool = False) -> fx.GraphModule:
+def prepared(program: ExportedProgram, qat: bool = False, wide: Collection[str] = ()) -> fx.GraphModule:
     """The program as a module of its own, whose calls observe what is to be quantised; batch norms behind convolutions
     are folded. With `qat` a module to train, of a program that was exported in training mode: it rounds as the
-    quantised one will, batch norms learn on, and its gradients pass straight through the rounding.
+    quantised one will, batch norms learn on, and its gradients pass straight through the rounding. `wide`: names of the
+    first operators of sites that stay in float32.
 
     Raises UserError where nothing of the network is computed in 8 bits.
     """
     module = copied(program.module(check_guards=False))
-    if not any(choice.site.kind is Kind.LAYER for choice in chosen(module.graph)):
+    if not any(choice.site.kind is Kind.LAYER for choice in chosen(module.graph, wide)):
         raise UserError(
             "the network has nothing to quantise: no conv2d and no linear layer whose weight is its own, in float32"
         )
     prepare = quantize_pt2e.prepare_qat_pt2e if qat else quantize_pt2e.prepare_pt2e
     with conv2d_alone():
-        return prepare(module, BlockQuantizer(qat))
+        return prepare(module, BlockQuantizer(qat, wide))
 
 
 def converted(

@@ -4,6 +4,8 @@ A symmetric weight has 0 exactly, so blocks of zeros stay blocks of zeros. Activ
 -127 to 127.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import fx
 
@@ -39,15 +41,18 @@ def activation_spec(qat: bool) -> "quantizer.QuantizationSpec":
 
 
 class BlockQuantizer(quantizer.Quantizer):
-    """torchao's interface to the sites of a graph (`sites.chosen`), for calibration or for training (`qat`)."""
+    """torchao's interface to the sites of a graph (`sites.chosen`, which takes `wide`), for calibration or for training
+    (`qat`).
+    """
 
-    def __init__(self, qat: bool = False):
+    def __init__(self, qat: bool = False, wide: Collection[str] = ()):
         super().__init__()
+        self.wide = wide
         self.weight, self.activation = weight_spec(qat), activation_spec(qat)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Annotates the nodes of every site."""
-        for choice in chosen(model.graph):
+        for choice in chosen(model.graph, self.wide):
             self.annotate_site(choice)
         return model
 

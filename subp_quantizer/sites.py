@@ -8,7 +8,7 @@ What has no multiplication by weights is a site only where its result is wanted 
 reads, or that the user gets, stays in float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -99,9 +99,9 @@ class Choice:
     stored: bool  # whether its result is in 8 bits too: somebody reads it so
 
 
-def chosen(graph: fx.Graph) -> list[Choice]:
-    """The sites that are computed in 8 bits, in the graph's order."""
-    sites = list(found(graph))
+def chosen(graph: fx.Graph, wide: Collection[str] = ()) -> list[Choice]:
+    """The sites that are computed in 8 bits, in the graph's order. `wide`: names of the heads of sites that are not."""
+    sites = [site for site in found(graph) if site.head.name not in wide]
     readers: dict[fx.Node, list[Site]] = {}
     for site in sites:
         for edge in site.inputs:

@@ -17,7 +17,8 @@ from tvm_sched.quiet import quiet
 if TYPE_CHECKING:
     from tvm_sched.deploy.artifact import Artifact
     from tvm_sched.frontend.sources import Source
-    from tvm_sched.pipeline import Built
+    from tvm_sched.pipeline import Built, Compilation
+    from tvm_sched.precision import Precision
     from tvm_sched.records.recorded import KnownRecords
     from tvm_sched.verification.check import Verdict
 
@@ -62,8 +63,10 @@ def compile(
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
     precision:      of the numbers inside the network (docs/precision.md): 'float32', 'float16' for an ARM CPU with
-                    fp16, or 'int8'
-    calibration:    for precision 'int8' of a network that is not quantised yet: as `quantize` takes it
+                    fp16, 'int8', or 'auto' for what is the fastest by estimate, layer by layer where that is worth it;
+                    `manifest["decision"]` tells
+    calibration:    for precision 'int8' of a network that is not quantised yet, and for 'auto' to have int8 among its
+                    choices: as `quantize` takes it
     weights:        "float16" or "bfloat16": float32 networks store weights in half the bytes, layer by layer where
                     that is not slower, and widen them as they are read (docs/precision.md)
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
@@ -93,17 +96,24 @@ def compile(
     require_known(weights, precision)
     target = targets.get(target)
     numbers = precisions.of(precision, target)
-    target = precisions.with_flags(replace(target, cores=threads_of(target, threads)), numbers)
+    target = replace(target, cores=threads_of(target, threads))
     observe = None if dump is None else Dump(dump)
     restrictions = FREE if winograd else Restrictions(NO_WINOGRAD)
     known = open_records(records, target)
-    compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights)
 
     if calibration is not None:
         require_kind("calibration", calibration, Iterable, "batches of the network's inputs, such as a list")
     if shapes is not None:
         require_kind("shapes", shapes, Sequence, "a list of shapes")
     examples_of_use = None if calibration is None else list(calibration)  # for each of several shapes anew
+    decision = ""
+    if precision == precisions.AUTO:
+        with quiet(), older_objects_uncollected():
+            undecided = Compilation(target, known, dense, None, restrictions)
+            inputs_of = (example_inputs, example_kwargs, shapes)
+            numbers, decision = decide(module, examples_of_use, inputs_of, undecided)
+    target = precisions.with_flags(target, numbers)
+    compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights)
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
@@ -119,9 +129,9 @@ def compile(
             built, verdict = against_torch.built(ranged)
         else:
             built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
-        told = against_torch.told(verdict, relative_of(precision, built.lowered.choices))
-        word = "int8" if is_quantised(imported.program) else precision
-        words = {"precision": word, "weights": weights}
+        told = against_torch.told(verdict, relative_of(numbers.word, built.lowered.choices))
+        word = "int8" if is_quantised(imported.program) else numbers.word
+        words = {"precision": word, "weights": weights, "decision": decision}
         return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense, **words)
 
     with quiet(), older_objects_uncollected():
@@ -140,6 +150,30 @@ def compile(
     if check and shapes is not None:
         check_joined(artifact, target)
     return artifact
+
+
+def decide(
+    module: "Source", calibration: list | None, given: tuple[Any, Any, Sequence | None], undecided: "Compilation"
+) -> "tuple[Precision, str]":
+    """What a network of precision 'auto' is computed in, and why, for its example (`given`: as `compile` takes inputs,
+    keyword arguments and shapes) or the first of several shapes.
+    """
+    from torch.export import ExportedProgram
+
+    from tvm_sched.frontend import torch_export
+    from tvm_sched.frontend.shapes import examples, of_each_input
+    from tvm_sched.frontend.sources import network_of
+    from tvm_sched.mixed_precision.decision import decide as decided
+
+    inputs, kwargs, shapes = given
+    network, inputs = network_of(module, inputs, of_each_input(shapes[0]) if shapes else None)
+    if inputs is None and not kwargs and isinstance(network, ExportedProgram) and network.example_inputs:
+        inputs, kwargs = network.example_inputs
+    example = torch_export.arguments(inputs, kwargs)
+    if shapes:
+        example = examples(network, *example, shapes)[0]
+    made = decided(network, calibration, example, undecided)
+    return made.precision, made.told
 
 
 @contextmanager

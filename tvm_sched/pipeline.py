@@ -30,6 +30,7 @@ from tvm_sched.passes.graph.select_kernels import Choices, select_kernels
 from tvm_sched.passes.graph.share_functions import share_functions
 from tvm_sched.passes.graph.write_in_place import write_in_place
 from tvm_sched.passes.integer.integer_layers import integer_layers
+from tvm_sched.passes.integer.left import Left
 from tvm_sched.passes.nonfinite.skipped import with_guards
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.narrow_indices import narrow_indices
@@ -58,6 +59,7 @@ class Compilation:
     wide: Mapping[str, str] = field(default_factory=dict)  # layers that stay in float32 where others do not -> why
     weights: str = sizes.FLOAT32  # dtype in which layers store theirs where that is not slower
     choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
+    left: Left = field(default_factory=Left)  # what of a quantised network is in float32
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
     memory: Memory | None = None
@@ -100,10 +102,9 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     choose = compilation.choose or chooser(None if records is None else records.forms)
     restrictions, weights = compilation.restrictions, compilation.weights
     selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
+    wide = {**compilation.wide, **compilation.left.layers}
     compilation.choices = {
-        mark: replace(choice, why=f"{choice.why}; {compilation.wide[choice.name]}")
-        if choice.name in compilation.wide
-        else choice
+        mark: replace(choice, why=f"{choice.why}; {wide[choice.name]}") if choice.name in wide else choice
         for mark, choice in choices.items()
     }
     return with_guards(mod, selected, {choice.name for choice in choices.values() if choice.density < 1})
@@ -130,7 +131,7 @@ def direct(mod: IRModule, compilation: Compilation) -> IRModule:
 
 FUSING = (
     # 1. Quantised layers in integers.
-    Phase("integer_layers", lambda mod, compilation: integer_layers(mod, dot_of(compilation.target).activation)),
+    Phase("integer_layers", lambda mod, each: integer_layers(mod, dot_of(each.target).activation, each.left)),
     # 2. Constants folded, bindings canonical, nothing dead.
     Phase("simplify", lambda mod, _: SIMPLIFY(mod)),
     # 3. Batch norms are folded into the convolutions before them.
@@ -203,13 +204,14 @@ def fused(imported: Imported, compilation: Compilation) -> IRModule:
 @dataclass(frozen=True)
 class Lowered:
     """Every function scheduled; for the reader, what was chosen for each layer; the function to call first, if there is
-    one; how threads share each call.
+    one; how threads share each call; what there is to say besides.
     """
 
     mod: IRModule
     choices: list[LayerChoice]
     prepare: str | None
     calls: list[SharedCall]  # of 'main', in order
+    remarks: list[str]
 
 
 def lower(imported: Imported, compilation: Compilation) -> Lowered:
@@ -221,7 +223,7 @@ def lower(imported: Imported, compilation: Compilation) -> Lowered:
         replace(choice, macs=choice.macs * parts, kept_macs=choice.kept_macs * parts)
         for choice in with_calls(mod, compilation)
     ]
-    return Lowered(mod, choices, prepare, shared_calls(mod))
+    return Lowered(mod, choices, prepare, shared_calls(mod), compilation.left.remarks)
 
 
 def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
@@ -247,6 +249,7 @@ class Built:
 def build_network(imported: Imported, compilation: Compilation) -> Built:
     """All phases. What they leave in `compilation` is begun anew."""
     compilation.choices, compilation.schedules, compilation.memory, compilation.steps = {}, {}, None, {}
+    compilation.left = Left()
     lowered = lower(imported, compilation)
     executable = build(lowered.mod, compilation)
     assert compilation.memory is not None  # `build` has planned it

@@ -3,6 +3,8 @@
     float32    the network's own numbers, as they are
     float16    activations and weights of half precision inside, float32 at the edges; ARMv8.2 with `fp16`
     int8       quantised to 8 bits before it is imported, in the ranges of calibration data; any CPU
+    auto       one of these, or 8 bits in some layers and float32 in the others, by the kernels' estimates
+               (`mixed_precision`); given with the network, so not by `of`
 
 `of` answers for a word what is done before the network is imported, and what within the pipeline. A program that is
 quantised already is an int8 network whatever the word.
@@ -18,7 +20,8 @@ from subp_contract.errors import UserError
 from tvm_sched.passes.precision.half_precision import half_precision
 from tvm_sched.targets import Target
 
-WORDS = ("float32", "float16", "bfloat16", "int8", "auto")
+AUTO = "auto"
+WORDS = ("float32", "float16", "int8", AUTO)
 # (the user's network, calibration data, its example inputs and keyword arguments) -> the network that is imported
 Before = Callable[[Any, Iterable[Any] | None, Any, Mapping[str, Any] | None], Any]
 Within = Callable[[IRModule, Collection[str]], IRModule]  # (batch norms folded, layers to keep in float32) -> narrowed
@@ -53,12 +56,14 @@ def with_flags(target: Target, precision: Precision) -> Target:
 
 
 def of(word: str, target: Target) -> Precision:
-    """What the word does on a target. Raises UserError for an unknown word, or one that the target or this version
-    cannot serve.
+    """What the word does on a target; 'auto' is float32 until the network is known. Raises UserError for an unknown
+    word, or one that the target or this version cannot serve.
     """
+    if word == "bfloat16":
+        raise UserError("precision bfloat16 is not there: weights='bfloat16' stores weights so; else choose int8")
     if word not in WORDS:
         raise UserError(f"unknown precision '{word}': choose one of {', '.join(WORDS)}")
-    if word == "float32":
+    if word in ("float32", AUTO):
         return FLOAT32
     if word == "float16":
         if not target.half:
@@ -67,6 +72,4 @@ def of(word: str, target: Target) -> Precision:
                 "cortex-a76; choose precision float32"
             )
         return FLOAT16
-    if word == "int8":
-        return INT8
-    raise UserError(f"precision '{word}' is not there yet: choose float32, float16 or int8")
+    return INT8

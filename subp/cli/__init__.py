@@ -38,6 +38,7 @@ COMMANDS = (
     "advise",
     "run",
     "evaluate",
+    "report",
     "doctor",
 )
 

@@ -37,7 +37,7 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option(
     "--calibrate",
     metavar="DATA",
-    help="For --precision int8: what `subp quantize` takes, of which 512 images are drawn.",
+    help="For --precision int8 or auto: what `subp quantize` takes, of which 512 images are drawn.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
@@ -104,8 +104,8 @@ def command(
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     precisions.of(precision, machine)  # and likewise
     require_known(weights, precision)
-    if calibrate and precision != "int8":
-        raise UserError("--calibrate is for --precision int8")
+    if calibrate and precision not in ("int8", precisions.AUTO):
+        raise UserError("--calibrate is for --precision int8 or auto")
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
@@ -126,10 +126,12 @@ def command(
             weights=weights,
             shapes=shapes or None,
         )
-    check = artifact.manifest["check"]
+    check, precision = artifact.manifest["check"], artifact.manifest["precision"]
+    if artifact.manifest["decision"]:
+        click.echo(artifact.manifest["decision"])
     if explain:
         show(artifact.explain_table())
-        for note in check["notes"]:
+        for note in (*artifact.manifest["remarks"], *check["notes"]):
             click.echo(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None

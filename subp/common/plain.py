@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
+from subp_contract.arguments import described, whole_number
 from subp_contract.errors import require
 
 
@@ -14,32 +15,23 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
-def whole(name: str, value: Any) -> int:
-    """The value as an int, of whatever type. Raises UserError, naming it, for one that is not a whole number."""
-    number = plain(value)
-    if isinstance(number, float) and number.is_integer():
-        return int(number)
-    require(isinstance(number, int) and not isinstance(number, bool), f"{name} = {value!r} is not a whole number")
-    return number
-
-
 def patterns(value: str | Iterable[str]) -> tuple[str, ...]:
     """Patterns of names; a single one may stand by itself."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def settle(settings: Any) -> None:
-    """Makes the fields of a frozen dataclass what they are declared as, where that is int, float or tuple[str, ...], or
-    None besides. Raises UserError, naming the field, where that cannot be.
+    """Makes fields of a frozen dataclass what they are declared as: whole numbers, numbers, a single name a tuple.
+    Raises UserError, naming the field, where that cannot be.
     """
     for each in fields(settings):
         value = plain(getattr(settings, each.name))
         kinds = get_args(each.type) or (each.type,)
         if value is not None and int in kinds:
-            value = whole(each.name, value)
+            value = whole_number(each.name, value)
         elif value is not None and float in kinds:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            require(is_number, f"{each.name} = {value!r} is not a number")
-        elif each.type == tuple[str, ...]:
+            require(is_number, f"{each.name} must be a number, not {described(value)}")
+        elif each.type == tuple[str, ...] and isinstance(value, str):
             value = patterns(value)
         object.__setattr__(settings, each.name, value)

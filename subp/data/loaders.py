@@ -17,14 +17,15 @@ from torch.utils.data import (
     DistributedSampler,
     Subset,
     TensorDataset,
-    default_collate,
 )
 
 from subp.common.seeds import derived_seed, generator
 from subp.data import idx, named_datasets, transforms
+from subp.data.batch_transforms import BatchTransform, Evaluation, OneByOne, ShiftAndMirror
 from subp.data.decoding import UNREADABLE
 from subp.data.images import Folder, ImageFiles, Zip, image_parts
-from subp.data.labels import class_number, class_numbers
+from subp.data.inputs import Inputs, as_it_is
+from subp.data.labels import class_numbers
 from subp.data.parts import TRAIN, find_parts
 from subp.data.transforms import Preprocessing
 from subp_contract.errors import UserError, require
@@ -167,8 +168,13 @@ def train_batches(
     The k-th batches of all ranks together are the k-th batch that one process would have. The last, incomplete batch is
     left out unless it is the only one.
     """
-    transform = transforms.augmentation(data.preprocessing, data.mirror, auto_augment, random_erase)
-    inputs = _Inputs(data.train, transform, (seed, "augmentation", epoch), loading.skip_broken, replace=True)
+    about, draws = data.preprocessing, (seed, "augmentation", epoch)
+    transform: BatchTransform
+    if about.size > transforms.SMALL or auto_augment:
+        transform = OneByOne(transforms.augmentation(about, data.mirror, auto_augment, random_erase), draws)
+    else:
+        transform = ShiftAndMirror(about, data.mirror, random_erase, draws, len(data.train))
+    inputs = Inputs(data.train, transform, loading.skip_broken, replace=True)
     order = DistributedSampler(inputs, loading.ranks, loading.rank, seed=derived_seed(seed, "order", epoch))
     return _loader(inputs, loading, order, drop_last=len(order) > loading.batch_size)
 
@@ -180,7 +186,7 @@ def train_batch_size(data: Data, loading: Loading) -> int:
 
 def val_batches(data: Data, loading: Loading) -> DataLoader:
     """(images, labels, why some were left out) of this rank's share of the validation set, in order."""
-    inputs = _Inputs(data.val, transforms.evaluation(data.preprocessing), (), loading.skip_broken, replace=False)
+    inputs = Inputs(data.val, Evaluation(data.preprocessing), loading.skip_broken, replace=False)
     return _loader(inputs, loading, range(loading.rank, len(inputs), loading.ranks))
 
 
@@ -210,67 +216,6 @@ def mixed(
         yield images, labels
 
 
-class _Inputs(Dataset):
-    """(input or None, label, why images could not be read) of a data set's items; the transform's randomness is seeded
-    by `seed` and the item's index.
-
-    An image that cannot be read raises a UserError. With `skip_broken` there is no input instead, or with `replace`
-    too, that of the next image that can be read; UserError where there is none.
-    """
-
-    def __init__(
-        self,
-        items: Dataset,
-        transform: transforms.Transform,
-        seed: tuple[int | str, ...],
-        skip_broken: bool,
-        replace: bool,
-    ) -> None:
-        self.items, self.transform, self.seed, self.skip_broken, self.replace = (
-            items,
-            transform,
-            seed,
-            skip_broken,
-            replace,
-        )
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor | None, int, list[str]]:
-        broken = []
-        for step in range(len(self.items) if self.replace else 1):
-            try:
-                image, label = self._item((index + step) % len(self.items))
-            except UserError as error:
-                if not self.skip_broken:
-                    raise
-                broken.append(str(error))
-                continue
-            number = class_number(label, index)
-            if not self.seed:
-                return self.transform(image), number, broken
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(derived_seed(*self.seed, index))
-                return self.transform(image), number, broken
-        require(not self.replace, "none of the training images can be read")
-        return None, 0, broken
-
-    def _item(self, index: int) -> tuple[object, object]:
-        try:
-            return self.items[index]
-        except UserError:
-            raise
-        except UNREADABLE as error:
-            raise UserError(f"cannot read image {index}: {error}") from error
-
-
-def _collate(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
-    readable = [(image, label) for image, label, _ in items if image is not None]
-    images, labels = default_collate(readable) if readable else (torch.empty(0), torch.empty(0, dtype=torch.long))
-    return images, labels, [sentence for *_, broken in items for sentence in broken]
-
-
 def _loader(inputs: Dataset, loading: Loading, order: Iterable[int], drop_last: bool = False) -> DataLoader:
     return DataLoader(
         inputs,
@@ -279,7 +224,7 @@ def _loader(inputs: Dataset, loading: Loading, order: Iterable[int], drop_last: 
         num_workers=loading.workers,
         pin_memory=loading.pin,
         drop_last=drop_last,
-        collate_fn=_collate,
+        collate_fn=as_it_is,
         generator=torch.Generator(),  # of its own, so that nothing is drawn from the global one
     )
 

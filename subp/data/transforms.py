@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from subp.common.vision import import_torchvision
 from subp.data.policies import AUTO_AUGMENT
 
-_SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
+SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Preprocessing:
     @classmethod
     def standard(cls, size: int, channels: int) -> "Preprocessing":
         """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 size."""
-        resize = size if size <= _SMALL else round(size * 8 / 7)
+        resize = size if size <= SMALL else round(size * 8 / 7)
         if channels == 3:
             return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
@@ -48,9 +49,7 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def evaluation(preprocessing: Preprocessing) -> Transform:
     """PIL image, or tensor [C, H, W] (uint8, or float in [0, 1]) -> float [channels, size, size]. Deterministic."""
-    v2 = import_torchvision().transforms.v2
-    geometry = [v2.Resize(preprocessing.resize), v2.CenterCrop(preprocessing.size)]
-    return _pipeline(preprocessing, geometry)
+    return _pipeline(preprocessing, [centre(preprocessing, preprocessing.resize)])
 
 
 def augmentation(
@@ -64,13 +63,13 @@ def augmentation(
     """
     v2 = import_torchvision().transforms.v2
     size = preprocessing.size
-    if size <= _SMALL:
-        geometry = [v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(size, padding=size // 8)]
+    if size <= SMALL:
+        geometry = [centre(preprocessing, size), v2.RandomCrop(size, padding=size // 8)]
     else:
         geometry = [v2.RandomResizedCrop(size)]
     geometry += [v2.RandomHorizontalFlip()] if mirror else []
     geometry += [getattr(v2, AUTO_AUGMENT[auto_augment])()] if auto_augment else []
-    return _pipeline(preprocessing, geometry, [v2.RandomErasing(random_erase)] if random_erase else [])
+    return _pipeline(preprocessing, geometry, [erasing(random_erase)] if random_erase else [])
 
 
 def mixing(classes: int, mixup: float, cutmix: float) -> Mixing | None:
@@ -84,16 +83,40 @@ def mixing(classes: int, mixup: float, cutmix: float) -> Mixing | None:
     return v2.RandomChoice(ways) if ways else None
 
 
+def colour(preprocessing: Preprocessing) -> Callable:
+    """Image, or batch of tensors -> the same in colour or grey."""
+    v2 = import_torchvision().transforms.v2
+    return v2.RGB() if preprocessing.channels == 3 else v2.Grayscale(1)
+
+
+def centre(preprocessing: Preprocessing, resize: int) -> Callable:
+    """Image, or batch of tensors -> its central size x size pixels, after the shorter side is resized."""
+    v2 = import_torchvision().transforms.v2
+    return v2.Compose([v2.Resize(resize), v2.CenterCrop(preprocessing.size)])
+
+
+def as_tensor(image: Any) -> Tensor:
+    """PIL image -> uint8 [C, H, W]."""
+    return import_torchvision().transforms.v2.functional.pil_to_tensor(image)
+
+
+def as_fractions(images: Tensor) -> Tensor:
+    """uint8, or float in [0, 1] -> float32 in [0, 1]."""
+    return import_torchvision().transforms.v2.functional.to_dtype(images, torch.float32, scale=True)
+
+
+def finished(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """uint8, or float in [0, 1], [..., C, H, W] -> (x - mean) / std by channel."""
+    v2 = import_torchvision().transforms.v2
+    return v2.Compose([as_fractions, v2.Normalize(list(preprocessing.mean), list(preprocessing.std))])
+
+
+def erasing(probability: float) -> Callable[[Tensor], Tensor]:
+    """Blanks a rectangle, randomly (from PyTorch's global generator)."""
+    return import_torchvision().transforms.v2.RandomErasing(probability)
+
+
 def _pipeline(preprocessing: Preprocessing, geometry: list, last: Sequence = ()) -> Transform:
     v2 = import_torchvision().transforms.v2
-    return v2.Compose(
-        [
-            v2.RGB() if preprocessing.channels == 3 else v2.Grayscale(1),
-            *geometry,
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-            *last,
-            v2.ToPureTensor(),
-        ]
-    )
+    steps = [colour(preprocessing), *geometry, v2.ToImage(), finished(preprocessing), *last, v2.ToPureTensor()]
+    return v2.Compose(steps)

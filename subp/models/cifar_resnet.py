@@ -10,18 +10,20 @@ from torch.nn.functional import relu
 
 
 class CifarResNet(nn.Module):
-    """Images [B, in_channels, H, W], H and W any (32 in the paper) -> logits [B, num_classes]. depth = 6m + 2."""
+    """Images [B, in_channels, H, W], H and W any (32 in the paper) -> logits [B, num_classes]. depth = 6m + 2; all
+    stages have `width` times the paper's channels.
+    """
 
-    def __init__(self, depth: int, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, num_classes: int, in_channels: int = 3, width: int = 1) -> None:
         super().__init__()
-        blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
+        blocks, (first, second, third) = (depth - 2) // 6, (width * channels for channels in (16, 32, 64))
+        self.conv1 = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks, stride=1)
+        self.layer2 = _stage(first, second, blocks, stride=2)
+        self.layer3 = _stage(second, third, blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = nn.Linear(third, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from subp.common.plain import settle, whole
+from subp.common.plain import settle
 from subp.pruning import schedules
 from subp.pruning.budget.allocation import ALLOCATIONS
 from subp.pruning.criteria import CRITERIA
@@ -14,6 +14,7 @@ from subp.pruning.hyperparameters import Hyperparameters, Own
 from subp.pruning.methods import DEFAULT, METHODS, Method
 from subp.pruning.methods.base import SoftTraining
 from subp.pruning.methods.registry import hyperparameters
+from subp_contract.arguments import whole_number
 from subp_contract.errors import require
 
 WAYS = ("kernels",)  # to leave pruned blocks out of the products in training, see sparse_compute.py
@@ -129,7 +130,7 @@ class Settings:
         method = METHODS[options["method"]]
         for name in ("epochs", "start", "end"):
             if options[name] is not None:
-                options[name] = whole(name, options[name])
+                options[name] = whole_number(name, options[name])
         defaults: dict[str, Any] = {
             "criterion": method.criteria[0] if method.criteria else None,
             "scoring": method.scorings[0],

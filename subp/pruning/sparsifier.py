@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subp.common.plain import patterns, whole
+from subp.common.plain import patterns
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
@@ -224,7 +224,7 @@ class Sparsifier:
     def step(self, epoch: int) -> None:
         """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
         self._require_attached()
-        epoch = whole_number("epoch", whole("epoch", epoch), 0, self.settings.epochs - 1)
+        epoch = whole_number("epoch", epoch, 0, self.settings.epochs - 1)
         settled = self._settled(epoch)
         self.share_gradients()
         orders = {} if settled or not self._method.regroups else self._regrouped(epoch)
@@ -238,7 +238,10 @@ class Sparsifier:
             if not settled:
                 scored, active = SCORINGS[self.settings.scoring].of(weight, mask)
                 at = self._at(name, epoch, active=active, order=orders.get(name), gradient=self._masks[name].gradient)
-                mask.copy_(self._method.choose(scored, at))
+                chosen = self._method.choose(scored, at)
+                if self._method.returns_zero:
+                    weight.masked_fill_(block_masks.expand_mask(chosen & ~mask, weight.shape), 0)
+                mask.copy_(chosen)
             self._masks[name].forget_gradients()
         self.epoch = epoch
 
@@ -291,6 +294,8 @@ class Sparsifier:
             score=partial(score, criterion=s.criterion, options=of_criterion),  # type: ignore[arg-type]
             generator=generator(s.seed, "mask", name, epoch),
             options=self._options,
+            span=(s.start, s.end),
+            epoch=epoch,
             **state,
         )
 

@@ -1,11 +1,12 @@
 """Comparing methods: a grid of cells, each one training run by the ordinary trainer and one row of a CSV file.
 
-A grid is a JSON file: {"defaults": {field: value}, "cells": [{field: value or list of values}, ...]}, the fields being
-those of `Cell`. A list, outside `options`, makes a cell for each of its values; a cell's options add to the defaults'.
-Cells run in the order of the file, so the important ones come first. A cell that has its row is not run again.
+A grid is a file of YAML or JSON: {"defaults": {field: value}, "cells": [{field: value or list of values}, ...]}, the
+fields being those of `Cell`. A list, outside `options`, makes a cell for each of its values; a cell's options add to
+the defaults'. Cells run in the order of the file, so the important ones come first. A cell that has its row is not run
+again.
 
-Accuracy is that of the last epoch, on the whole validation set; `pretrain_epochs` of a cell's `epochs` train the dense
-network that a one-shot method begins with, so equal `epochs` are equal work.
+Accuracy is that of the last epoch, on all images of the part that the cell is judged on; `pretrain_epochs` of a cell's
+`epochs` train the dense network that a one-shot method begins with, so equal `epochs` are equal work.
 """
 
 import csv
@@ -22,6 +23,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from subp.data import named_datasets, transforms
@@ -33,9 +35,9 @@ from subp.pruning.selection import all_places
 from subp.pruning.settings import PruningOptions, flat
 from subp.training.config import Config
 from subp.training.trainer import MODEL, train
-from subp_contract.documents import read_json, shown
+from subp_contract.documents import LARGEST, of_kind, shown
 from subp_contract.errors import UserError, require
-from subp_contract.files import write_atomically
+from subp_contract.files import read_file, write_atomically
 
 WATCHED = 500  # validation images after each epoch; all of them after the last
 
@@ -56,6 +58,9 @@ class Cell:
     data:             a folder's name under the root, or "digits"
     size:             images are resized to size x size pixels once, before training
     train_images:     so many of the training images, the same share of each class
+    held_out:         so many of the training images, the same share of each class, are kept from training; the same for
+                      all cells
+    judged_on:        "test", the data set's own test images; or "validation", those held out
     pretrain_epochs:  of `epochs`, dense, at `pretrain_lr`; 0: none
     variant:          what the cell is to show, where method, n and sparsity do not tell
     options:          further settings of the training, by name, such as {"tau": 1.0}
@@ -72,15 +77,27 @@ class Cell:
     train_images: int
     batch_size: int
     lr: float
+    held_out: int = 0
+    judged_on: str = "test"
     pretrain_epochs: int = 0
     pretrain_lr: float = 0.1
     variant: str = ""
     options: tuple[tuple[str, object], ...] = ()
 
+    def __post_init__(self) -> None:
+        require(
+            self.judged_on == "test" or (self.judged_on == "validation" and self.held_out > 0),
+            f"judged_on = {self.judged_on!r}, held_out = {self.held_out}: cells are judged on 'test', or "
+            "on 'validation' with some images held out",
+        )
+
     @property
     def key(self) -> str:
-        """Of everything but the variant's name."""
-        content = json.dumps({**asdict(self), "variant": ""}, sort_keys=True)
+        """Of everything but the variant's name; where no images are held out, as before there were fields for it."""
+        values = {**asdict(self), "variant": ""}
+        if not self.held_out:
+            del values["held_out"], values["judged_on"]
+        content = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
     @property
@@ -100,6 +117,7 @@ class Grid(msgspec.Struct, forbid_unknown_fields=True):
 COLUMNS = (
     *("cell", "data", "size", "train_images", "network", "method", "variant", "n", "sparsity", "epochs", "seed"),
     *("accuracy", "train_accuracy", "density", "mac_share", "images_per_s", "seconds", "options"),
+    *("held_out", "judged_on"),
 )
 TOLD = ("network", "method", "n", "sparsity", "accuracy")  # what is asked of every file of results
 NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
@@ -107,14 +125,17 @@ NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
 
 def read_grid(path: Path) -> list[Cell]:
     """The cells of a grid file, in order. Raises UserError, saying where, for one that cannot be read."""
-    grid = read_json(path, Grid, "the grid")
+    content = read_file(path, LARGEST)
     try:
+        grid = of_kind(yaml.safe_load(content), Grid, f"the grid {path}")
         defaults = grid.get("defaults", {})
         entries = [
             defaults | entry | {"options": defaults.get("options", {}) | entry.get("options", {})}
             for entry in grid["cells"]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not a grid of cells: {shown(repr(error))}") from error
     cells = [cell for number, entry in enumerate(entries) for cell in _expanded(entry, f"cell {number + 1} of {path}")]
     return list({cell.key: cell for cell in cells}.values())
@@ -198,7 +219,8 @@ def dense_key(cell: Cell, config: Config) -> str:
     named = {name: values[name] for name in NAMED_BY.split()} | {
         name: value for name, value in values.items() if value != defaults.get(name)
     }
-    about = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in named.items()}]
+    about: list = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in named.items()}]
+    about += [cell.held_out] if cell.held_out else []
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
 
 
@@ -225,14 +247,21 @@ def _shares(model: torch.nn.Module, data: Data) -> tuple[float, float]:
 
 
 def load(cell: Cell, root: Path) -> Data:
-    """The cell's data in memory, resized: a stratified part of the training images, all validation images."""
+    """The cell's data in memory, resized: a stratified part of the training images; as validation images, all test
+    images or, where the cell is judged on them, those held out.
+    """
     data = datasets(cell.data if cell.data == "digits" else root / cell.data, size=cell.size)
     labels = named_datasets.labels(data.train)
-    require(cell.train_images <= len(labels), f"{cell.data} has {len(labels)} training images, not {cell.train_images}")
-    chosen = range(len(labels))
-    if cell.train_images < len(labels):
-        chosen = stratified_split(labels, 0, cell.train_images / len(labels))[1]
-    parts = [_tensors(data.train, chosen, cell.size), _tensors(data.val, range(len(data.val)), cell.size)]
+    wanted = cell.train_images + cell.held_out
+    require(wanted <= len(labels), f"{cell.data} has {len(labels)} training images, not {wanted}")
+    rest, held_out = list(range(len(labels))), []
+    if cell.held_out:
+        rest, held_out = stratified_split(labels, 1, cell.held_out / len(labels))
+    if cell.train_images < len(rest):
+        chosen = stratified_split([labels[index] for index in rest], 0, cell.train_images / len(rest))[1]
+        rest = [rest[index] for index in chosen]
+    judged = (data.val, range(len(data.val))) if cell.judged_on == "test" else (data.train, held_out)
+    parts = [_tensors(data.train, rest, cell.size), _tensors(*judged, cell.size)]
     return from_tensors(*parts, data.classes, data.mirror)
 
 

@@ -66,7 +66,7 @@ def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
 @pytest.mark.parametrize(
     ("word", "target", "reason"),
     [
-        ("float12", "host", "unknown precision 'float12': choose one of float32, float16, bfloat16, int8, auto"),
+        ("float12", "host", "unknown precision 'float12': choose one of float32, float16, int8, auto"),
         (
             "float16",
             "x86-avx512",

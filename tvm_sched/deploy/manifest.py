@@ -1,7 +1,8 @@
 """What a compiled network tells of itself, without being run: JSON, which its file holds.
 
-`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for), `weights`
-(the dtype in which layers may store theirs; each says in which it does); `inputs` and `outputs` (name, shape, dtype; of
+`format`, `target`, `arch`, `cpu`, `cpu_flags`, `threads`, `dense`, `precision` (the word that was asked for, or that
+'auto' stood for), `decision` (why it did; else empty), `weights` (the dtype in which layers may store theirs; each says
+in which it does); `inputs` and `outputs` (name, shape, dtype; of
 whole numbers the `range` of the example's), `input_structure`, `output_structure` and `parameters`, see
 `tvm_sched.signature`; `main` (the function that computes the network; one of that name and TIMED also tells times),
 `steps` (the functions that it calls, a list for each of its uninterrupted runs of calls), `prepare` (the one that
@@ -110,6 +111,7 @@ def make_manifest(
     dense: bool,
     precision: str = FLOAT32,
     weights: str = FLOAT32,
+    decision: str = "",
 ) -> dict:
     """The manifest of a network just compiled."""
     import torch
@@ -125,6 +127,7 @@ def make_manifest(
         "dense": dense,
         "precision": precision,
         "weights": weights,
+        "decision": decision,
         "prepare": built.lowered.prepare,
         "main": "main",
         "steps": built.steps["main"],
@@ -134,6 +137,7 @@ def make_manifest(
         **imported.signature.to_json(),
         "layers": [asdict(choice) for choice in built.lowered.choices],
         "calls": [call.to_json() for call in built.lowered.calls],
+        "remarks": built.lowered.remarks,
         "memory": asdict(built.memory),
         "versions": {"tvm": tvm.__version__, "torch": torch.__version__},
         "check": check,

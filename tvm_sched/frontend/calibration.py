@@ -1,6 +1,6 @@
 """`quantize`: from a network and examples of its inputs to a program with quantise/dequantise pairs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -40,21 +40,39 @@ def quantize(
     Raises UserError for no calibration data, for numbers that are not finite, for inputs that the network does not
     take, and for a network in which nothing is quantised, or that is quantised already.
     """
-    from subp_quantizer import quantization
+    return quantised_but(module, calibration, example_inputs, example_kwargs)
 
+
+def quantised_but(
+    module: "Source",
+    calibration: Iterable[Any],
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    wide: Collection[str] = (),
+) -> ExportedProgram:
+    """As `quantize`; `wide` as `calibrated` takes it."""
     batches = numbered(calibration)
     first = next(batches)
     example = first
     if example_inputs is not None or example_kwargs:
         example = torch_export.arguments(example_inputs, example_kwargs)
     network, _ = network_of(module, example[0])
-    program = _exported(network, example)
-    require_float(program)
+    return calibrated(float_program(network, example), chain([first], batches), example, wide)
+
+
+def calibrated(
+    program: ExportedProgram, batches: Iterable[Call], example: Call, wide: Collection[str] = ()
+) -> ExportedProgram:
+    """A float32 program in 8 bits, but for the sites whose first operators' names are `wide`. `batches`: as of
+    `numbered`. Raises UserError where the program does not take one.
+    """
+    from subp_quantizer import quantization
+
     open_batch = torch_export.is_open(program)
-    prepared = quantization.prepared(program)
+    prepared = quantization.prepared(program, wide=wide)
     wanted = _leaves(example)
     with torch.no_grad():
-        for number, batch in enumerate(chain([first], batches), 1):
+        for number, batch in enumerate(batches, 1):
             require_alike(batch, wanted, number, open_batch)
             prepared(*batch[0], **batch[1])
     if not open_batch:
@@ -111,8 +129,10 @@ def in_8_bits(
     calibration: Iterable[Any] | None,
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None,
+    wide: Collection[str] = (),
 ) -> torch.nn.Module | ExportedProgram:
-    """A network for `precision="int8"`: as it is where it is quantised already, else quantised. Raises UserError where
+    """A network for `precision="int8"`: as it is where it is quantised already, else quantised but for the sites that
+    are `wide`. Raises UserError where
     that takes calibration data and there is none.
     """
     if isinstance(network, ExportedProgram) and is_quantised(network):
@@ -122,7 +142,7 @@ def in_8_bits(
             "precision int8 takes calibration data: give some batches of the network's inputs (calibration=, or "
             "--calibrate DATA on the command line), or a network that is quantised already"
         )
-    return quantize(network, calibration, example_inputs, example_kwargs)
+    return quantised_but(network, calibration, example_inputs, example_kwargs, wide)
 
 
 def is_quantised(program: ExportedProgram) -> bool:
@@ -136,8 +156,16 @@ def require_float(program: ExportedProgram) -> None:
         raise UserError("the network is quantised already: compile it as it is, or give the one in float32")
 
 
+def float_program(network: torch.nn.Module | ExportedProgram, example: Call) -> ExportedProgram:
+    """The network as a program in float32, for batches of any size if it allows that; one of an ONNX file has a fixed
+    one. Raises UserError where it is quantised already.
+    """
+    program = _exported(network, example)
+    require_float(program)
+    return program
+
+
 def _exported(network: torch.nn.Module | ExportedProgram, example: Call) -> ExportedProgram:
-    """The network as a program, for batches of any size if it allows that; one of an ONNX file has a fixed one."""
     if isinstance(network, ExportedProgram):
         return network
     args, kwargs = example

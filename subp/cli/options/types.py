@@ -119,7 +119,8 @@ precision_option = click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate (docs/precision.md).",
+    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate; auto, the "
+    "fastest of these by estimate, layer by layer (docs/precision.md).",
 )
 
 weights_option = click.option(

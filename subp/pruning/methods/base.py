@@ -45,6 +45,8 @@ class MethodStep:
     n:         outputs in a block of this layer
     sparsity:  p, pruned in the end
     rate:      p_t, climbing to `sparsity`
+    epoch:     t
+    span:      the epochs in which the schedule of p_t begins and ends
     score:     blocks [G, I, elements] -> scores [G, I], by the criterion chosen
     generator: for draws; on the CPU whatever the device of the weight
     options:   the method's own hyperparameters
@@ -62,6 +64,8 @@ class MethodStep:
     score: Callable[[Tensor], Tensor]
     generator: Generator
     options: Any
+    epoch: int = 0
+    span: tuple[int, int] = (0, 0)
     active: Tensor | None = None
     multiple: int = 1
     order: Tensor | None = None
@@ -102,6 +106,7 @@ class Method:
                      a group. None: consecutive outputs are the groups
     every_forward:   the mask follows the weights at every forward pass in training, not only once an epoch
     needs_gradients: gradients are averaged between steps, for `MethodStep.gradient`
+    returns_zero:    units that were pruned and come back begin at zero, whatever they were before
     criteria:        the criteria to choose from, the default first; none where the method has no scores
     scorings:        what the scores of pruned units are, the default first; see subp.pruning.scoring
     soft:            whether gradients reach pruned weights by default
@@ -125,6 +130,7 @@ class Method:
     kernels: Callable[[Tensor, float], Tensor] | None = None
     every_forward: bool = False
     needs_gradients: bool = False
+    returns_zero: bool = False
     criteria: tuple[str, ...] = ()
     scorings: tuple[str, ...] = ("weight", "masked")
     soft: bool = True

@@ -5,12 +5,14 @@ from dataclasses import Field
 from subp.pruning.criteria import CRITERIA
 from subp.pruning.hyperparameters import fields_by_name
 from subp.pruning.methods import (
+    ac_dc,
     filters,
     hrbp,
     magnitude,
     nonuniform,
     one_by_n,
     random_uniform,
+    rigl,
     sr_ste,
     subp,
 )
@@ -21,8 +23,11 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         subp.METHOD,
+        subp.BY_GRADIENT,
         nonuniform.METHOD,
         random_uniform.METHOD,
+        rigl.METHOD,
+        ac_dc.METHOD,
         magnitude.METHOD,
         filters.METHOD,
         one_by_n.METHOD,
@@ -30,6 +35,7 @@ METHODS: dict[str, Method] = {
         hrbp.METHOD,
         hrbp.PATTERNS,
         sr_ste.METHOD,
+        sr_ste.BLOCKS,
     )
 }
 DEFAULT = subp.METHOD.name

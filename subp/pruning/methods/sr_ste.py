@@ -1,16 +1,22 @@
-"""N:M sparsity by SR-STE (Zhou et al., arXiv 2102.04010): of M consecutive inputs each output keeps the N largest.
+"""N:M sparsity by SR-STE (Zhou et al., arXiv 2102.04010): of M consecutive inputs each output keeps the N largest. And
+the same training with uniform 1xN blocks.
 
 The mask follows the weights at every forward pass in training. The forward pass uses w*m, the backward pass adds
 2e-4 * (1-m) * w to the straight-through gradient (masking.py).
+
+The paper knows N:M alone. By blocks this is the project's reading: a group keeps its C - floor(p C) blocks of largest
+norm, so a whole row is its "M". It is sparse from the first step, as theirs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from subp.pruning.block_masks import to_blocks
 from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
 from subp.pruning.methods.base import Method, MethodStep
+from subp.pruning.methods.ranking import keep_best
 from subp_contract.errors import require
 
 if TYPE_CHECKING:
@@ -60,6 +66,18 @@ def _check(sparsity: float | None, allocation: str, options: NOfM) -> None:
     )
 
 
+def _choose_blocks(weight: Tensor, at: MethodStep) -> Tensor:
+    return keep_best(at.score(to_blocks(weight, at.n)), at.sparsity)
+
+
+def _check_blocks(sparsity: float | None, allocation: str, options: Hyperparameters) -> None:
+    require(
+        allocation != "global",
+        "sr-ste-block asks for its mask at every forward pass, and global sparsities are known later: "
+        "choose the allocation equal or erk",
+    )
+
+
 METHOD = Method(
     name="sr-ste",
     help="N:M",
@@ -74,4 +92,20 @@ METHOD = Method(
     check=_check,
     every_forward=True,
     one_shot=True,
+)
+
+BLOCKS = replace(
+    METHOD,
+    name="sr-ste-block",
+    help="uniform 1xN that follows the weights",
+    prunes="1xN blocks, each group equally many",
+    masks="the floor(p I) of least norm of each group, at every forward pass",
+    source="after the same",
+    choose=_choose_blocks,
+    options=Hyperparameters,
+    unit="block",
+    uses_n=True,
+    inputs_of=None,
+    check=_check_blocks,
+    criteria=("l2", "l1"),
 )

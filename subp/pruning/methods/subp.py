@@ -18,12 +18,18 @@ through, with SR-STE's term on pruned blocks (masking.py). This project's, where
 - tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
 - p_t climbs by the usual cubic by default, not by their x^3 (schedules.py);
 - of each group one block stays at least.
+
+`subp-gradient` is this project's variant, in which regrowing looks beyond what the step itself prunes. Of step 2.'s
+draw s is the norm of each pruned block's mean gradient since the step before, at unit length: what the loss asks for,
+as RigL does (arXiv 1911.11134), whether a block was pruned now or long ago. Pruned blocks get no gradient themselves
+(hard), so that one that comes back has the weights with which it was last in use, but for weight decay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from subp.pruning.block_masks import to_blocks
@@ -49,7 +55,13 @@ class Regrowing(Hyperparameters):
 
 
 def step(
-    scores: Tensor, sparsity: float, pruning_rate: float, tau: float, generator: Generator, active: Tensor | None = None
+    scores: Tensor,
+    sparsity: float,
+    pruning_rate: float,
+    tau: float,
+    generator: Generator,
+    active: Tensor | None = None,
+    regrow_by: Tensor | None = None,
 ) -> Tensor:
     """The mask of one epoch, bool [G, I]: every group keeps exactly I - P + K_t blocks, its I - P best ones among them.
 
@@ -59,6 +71,7 @@ def step(
     tau:           temperature: near 0 regrows the best of the pruned blocks, large values draw uniformly
     generator:     on the CPU whatever the device of the scores, so that every machine draws alike
     active:        bool [G, I], the mask of the epoch before; None: all blocks compete
+    regrow_by:     [G, I], what pruned blocks are drawn by; None: by their scores
     """
     from torch.nn.functional import normalize
 
@@ -66,7 +79,8 @@ def step(
     pruned, mask = lowest(order, sparsity), keep_best(order, sparsity)
     regrown = min(count(sparsity - pruning_rate, scores.shape[1]), pruned.shape[1])
     if regrown:
-        drawn = draw(normalize(scores.gather(1, pruned), dim=1) / tau, regrown, generator)
+        wanted = scores if regrow_by is None else regrow_by
+        drawn = draw(normalize(wanted.gather(1, pruned), dim=1) / tau, regrown, generator)
         mask.scatter_(1, pruned.gather(1, drawn), True)
     return mask
 
@@ -88,6 +102,11 @@ def choose(weight: Tensor, at: MethodStep, step: Callable[..., Tensor] = step) -
     return step(at.score(to_blocks(weight, at.n)), at.sparsity, at.rate, at.options.tau, at.generator, at.active)
 
 
+def _choose_by_gradient(weight: Tensor, at: MethodStep) -> Tensor:
+    assert at.gradient is not None  # `needs_gradients`
+    return choose(weight, at, partial(step, regrow_by=to_blocks(at.gradient, at.n).float().norm(dim=-1)))
+
+
 METHOD = Method(
     name="subp",
     help="uniform 1xN, pruned and regrown while training",
@@ -99,4 +118,16 @@ METHOD = Method(
     options=Regrowing,
     criteria=("bpar", "l1", "l2"),
     scorings=("masked", "active", "weight"),
+)
+
+BY_GRADIENT = replace(
+    METHOD,
+    name="subp-gradient",
+    help="the same, regrown by gradient",
+    masks="the same, drawn back by the norms of their mean gradients",
+    source="SUBP, regrown after RigL, arXiv 1911.11134",
+    choose=_choose_by_gradient,
+    needs_gradients=True,
+    soft=False,
+    scorings=("masked", "active"),
 )

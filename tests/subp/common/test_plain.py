@@ -26,9 +26,7 @@ def make(epoch=1, **options):
     [
         {"epoch": np.int64(1)},
         {"epoch": torch.tensor(1)},
-        {"epoch": 1.0},
         {"n": np.int32(4), "seed": np.int64(1)},
-        {"n": 4.0, "epochs": 4.0},
         {"epochs": np.int64(4), "sparsity": np.float32(0.75)},
         {"tau": np.float64(1.0), "soft": np.bool_(True), "start": np.int64(0), "end": torch.tensor(2)},
     ],
@@ -44,11 +42,10 @@ def test_numbers_of_other_libraries_are_numbers(options):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"epoch": 1.5}, "epoch = 1.5 is not a whole number"),
-        ({"epoch": -1}, "epoch must be a whole number from 0 to 3, not -1"),
-        ({"epochs": "4"}, "epochs = '4' is not a whole number"),
-        ({"n": True}, "n = True is not a whole number"),
-        ({"sparsity": "0.75"}, "sparsity = '0.75' is not a number"),
+        ({"epoch": 1.5}, "epoch must be a whole number from 0 to 3, not 1.5"),
+        ({"epochs": "4"}, "epochs must be a whole number, not '4'"),
+        ({"n": True}, "n must be a whole number, not True"),
+        ({"sparsity": "0.75"}, "sparsity must be a number, not '0.75'"),
     ],
 )
 def test_what_is_no_number_is_refused(options, message):
@@ -60,13 +57,13 @@ def test_a_trainings_settings_are_json_whatever_they_were_given_as():
     config = Config(
         epochs=np.int64(2),
         lr=np.float32(0.5),
-        accumulate=2.0,
+        accumulate=torch.tensor(2),
         hyperparameters={"tau": np.float64(1)},
         exclude="layer1*",
     )
     assert config == Config(epochs=2, lr=0.5, accumulate=2, hyperparameters={"tau": 1.0}, exclude=("layer1*",))
     assert json.loads(json.dumps(config.as_dict()))["exclude"] == ["layer1*"]
-    with pytest.raises(UserError, match=r"lr = '0.1' is not a number"):
+    with pytest.raises(UserError, match=r"lr must be a number, not '0.1'"):
         Config(lr="0.1")
 
 

@@ -127,7 +127,8 @@ def test_every_method_trains_to_its_sparsity_and_folds_its_zeros(method):
         weight = plain.get_submodule(name).weight
         spread = mask.repeat_interleave(len(weight) // len(mask), 0)
         spread = spread.reshape(*spread.shape, *[1] * (weight.ndim - spread.ndim)).expand_as(weight)
-        assert torch.equal(weight != 0, spread)
+        assert not weight[~spread].any()
+        assert METHODS[method].returns_zero or weight[spread].all()  # what came back at zero may not have moved yet
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.settles])

@@ -53,7 +53,7 @@ def test_grids_that_cannot_be_read_are_told(tmp_path, cell, message):
     with pytest.raises(UserError, match=message):
         experiments.read_grid(grid(tmp_path / "g.json", cell))
     (tmp_path / "g.json").write_text("[")
-    with pytest.raises(UserError, match=r"the grid .* is no JSON"):
+    with pytest.raises(UserError, match="is not a grid of cells"):
         experiments.read_grid(tmp_path / "g.json")
 
 
@@ -144,3 +144,31 @@ def test_a_dense_networks_folder_is_found_again_by_a_later_version(tmp_path):
     config = Config(model="resnet20", method="dense", epochs=3, lr=0.05, seed=2)
     assert experiments.dense_key(cell, config) == "25c92a0ced52"  # as first computed
     assert experiments.dense_key(cell, replace(config, seed=3)) != "25c92a0ced52"
+
+
+def test_images_held_out_are_never_trained_on_and_the_same_for_every_seed_and_judge(tmp_path):
+    held = {"method": "dense", "held_out": 60, "train_images": 100}
+    judged = {"judged_on": ["validation", "test"], "seed": [0, 1]}
+    cells = experiments.read_grid(grid(tmp_path / "g.json", held | judged))
+    parts = {(cell.judged_on, cell.seed): experiments.load(cell, tmp_path) for cell in cells}
+    trained = parts["test", 0].train.tensors[0]
+    assert all(torch.equal(part.train.tensors[0], trained) for part in parts.values())
+    validation, test = (parts[judged, 0].val.tensors[0] for judged in ("validation", "test"))
+    assert abs(len(validation) - 60) <= 5 and abs(len(trained) - 100) <= 5 and len(test) > 300
+    assert torch.equal(parts["validation", 1].val.tensors[0], validation)
+    (plain,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "dense"}))
+    assert torch.equal(test, experiments.load(plain, tmp_path).val.tensors[0])
+    flat = {tuple(image.flatten().tolist()) for image in trained}
+    assert not flat & {tuple(image.flatten().tolist()) for image in validation}
+    with pytest.raises(UserError, match="with some images held out"):
+        experiments.read_grid(grid(tmp_path / "g.json", {"method": "dense", "judged_on": "validation"}))
+
+
+def test_a_grid_may_be_yaml_and_old_cells_keep_their_keys(tmp_path):
+    (cell,) = experiments.read_grid(grid(tmp_path / "g.json", {"method": "dense"}))
+    (tmp_path / "g.yaml").write_text(f"defaults: {json.dumps(FIELDS)}\ncells:\n  - {{method: dense}}  # the same\n")
+    assert experiments.read_grid(tmp_path / "g.yaml") == [cell]
+    protocol = SCRIPTS.parent / "results"
+    keys = {each.key for each in experiments.read_grid(protocol / "methods.json")}
+    assert {row["cell"] for row in rows_of(protocol / "methods.csv")} <= keys
+    assert {each.judged_on for each in experiments.read_grid(protocol / "protocol.yaml")} == {"validation"}

@@ -24,6 +24,7 @@ from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
 from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve
+from tvm_sched.passes.integer.left import MOVES, Left
 from tvm_sched.passes.integer.linear_form import (
     BYTE,
     INT32,
@@ -31,27 +32,26 @@ from tvm_sched.passes.integer.linear_form import (
     Quantised,
     Term,
     Weight,
-    fractions,
-    integers,
-    quantised,
 )
 from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
 from tvm_sched.passes.integer.products import Product
 from tvm_sched.passes.integer.storing import Parts, stored
+from tvm_sched.passes.integer.values import Values
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
 IMAGE = 4  # axes of images `[B, C, H, W]`
-UNCOMPUTED = (Curve, Product, Parts)  # values that are computed where they are stored, or as the network has them
 BYTES = {"uint8": 0, "int8": -128}  # 8-bit types, and their least numbers
 
 
-def integer_layers(mod: IRModule, activation: str) -> IRModule:
-    """Rewrites 'main', if it dequantises anything; `activation` is the dtype of its 8-bit tensors."""
+def integer_layers(mod: IRModule, activation: str, left: Left | None = None) -> IRModule:
+    """Rewrites 'main', if it dequantises anything; `activation` is the dtype of its 8-bit tensors. `left` gets told
+    what stays in float32.
+    """
     main = mod["main"]
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
     if not any(is_op(binding.value, "relax.dequantize") for binding in bindings):
         return mod
-    walk = _Walk(relax.BlockBuilder(mod), activation)
+    walk = _Walk(relax.BlockBuilder(mod), activation, left or Left())
     params = [relax.Var(param.name, param.ty) for param in main.params]
     walk.known = dict(zip(main.params, params, strict=True))
     with walk.builder.function("main_integers", params, attrs=dict(main.attrs or {})):
@@ -64,91 +64,12 @@ def integer_layers(mod: IRModule, activation: str) -> IRModule:
     return with_main(mod, walk.builder.finalize(), "main_integers")
 
 
-class _Walk:
-    """The state of the pass: the builder of the new function, and what each variable of the old one has become: an
-    expression, a Linear, a Weight, or a list of these for a tuple.
-    """
+class _Walk(Values):
+    """The handlers: each answers None where the call is not its own after all."""
 
-    def __init__(self, builder: relax.BlockBuilder, activation: str):
-        self.builder, self.activation = builder, activation
-        self.known: dict = {}
-        self.moved: dict = {}  # new variable of 8-bit integers -> what was added to the network's numbers
-        self.made: dict = {}  # id of a Linear -> its tensor in float32
-        self.layer: str | None = None
-
-    # What a value is.
-
-    def convert(self, value):
-        """What an expression has become."""
-        if isinstance(value, relax.Var):
-            return self.known[value]
-        if isinstance(value, relax.Tuple):
-            return [self.convert(field) for field in value.fields]
-        if isinstance(value, relax.TupleGetItem):
-            whole = self.convert(value.tuple_value)
-            return (
-                whole[value.index]
-                if isinstance(whole, list)
-                else self.builder.emit(relax.TupleGetItem(whole, value.index))
-            )
-        if not isinstance(value, relax.Call):
-            return value
-        handler = HANDLERS.get(getattr(value.op, "name", ""))
-        made = handler(self, value) if handler else None
-        return self.plain(value) if made is None else made
-
-    def plain(self, call: relax.Call):
-        """The operator as it was, on tensors."""
-        args = [self.tensor(arg) if isinstance(arg, relax.Expr) else arg for arg in call.args]
-        return emit_layer(self.builder, relax.Call(call.op, args, call.attrs, call.ty_args), self.layer)
-
-    def tensor(self, value) -> relax.Expr:
-        """An expression with the new variables in it, every value computed, in the network's own types."""
-        return self.computed(self.convert(value) if isinstance(value, relax.Expr) else value)
-
-    def computed(self, made) -> relax.Expr:
-        """What an expression has become, computed."""
-        if isinstance(made, list):
-            return relax.Tuple([self.computed(each) for each in made])
-        if isinstance(made, Linear):
-            if id(made) not in self.made:
-                self.made[id(made)] = (made, fractions(self.builder, made))  # kept, so that no other gets its id
-            return self.made[id(made)][1]
-        if isinstance(made, UNCOMPUTED):
-            if id(made) not in self.made:
-                args = [self.tensor(arg) for arg in made.call.args]
-                self.made[id(made)] = (made, self.builder.emit(relax.Call(made.call.op, args, made.call.attrs)))
-            return self.made[id(made)][1]
-        if isinstance(made, Weight):
-            value = self.builder.emit(made.call)
-            return self.builder.emit(rx.permute_dims(value)) if made.transposed else value
-        if made in self.moved:
-            by = self.moved[made]
-            wide = rx.subtract(rx.astype(made, "int16"), relax.const(by, "int16"))
-            return self.builder.emit(rx.astype(wide, "int8" if by > 0 else "uint8"))
-        return made
-
-    def linear(self, value) -> Linear | None:
-        """A sum of integers, or one constant; None for any other value."""
-        made = self.convert(value)
-        if isinstance(made, Linear):
-            return made
-        array = as_array(made) if isinstance(made, relax.Expr) else None
-        return None if array is None or array.dtype != np.float32 else Linear((), array.astype("float64"))
-
-    def bytes(self, value) -> Quantised | None:
-        """What an expression is in 8-bit integers of the target's type."""
-        made = self.linear(value)
-        return None if made is None else self.bytes_of(made)
-
-    def bytes_of(self, value: Linear) -> Quantised | None:
-        """A value in 8-bit integers, where it is made of them."""
-        same = quantised(Linear(value.terms, value.bias), self.activation)
-        if same is None or not value.clipped:
-            return same
-        return replace(same, tensor=integers(self.builder, value, same.scale, same.zero_point, self.activation))
-
-    # Handlers: each answers None where the call is not its own after all.
+    def handled(self, call):
+        handler = HANDLERS.get(getattr(call.op, "name", ""))
+        return handler(self, call) if handler else None
 
     def dequantize(self, call):
         """A sum of one term, or a weight."""
@@ -285,6 +206,17 @@ class _Walk:
             return self.keep(self.builder.emit(rx.clip(made, int(low) + by, int(high) + by)), by)
         return None if value is None or not value.terms else value.clip(low, high)
 
+    def bound(self, call):
+        """The larger, or the smaller, of a sum and a number."""
+        one, other = (self.linear(arg) for arg in call.args)
+        if one is None or other is None or bool(one.terms) == bool(other.terms):
+            return None
+        value, limit = (one, other) if one.terms else (other, one)
+        if np.size(limit.bias) > 1:
+            return None
+        number = float(np.max(limit.bias))
+        return value.clip(number, inf) if call.op.name == "relax.maximum" else value.clip(-inf, number)
+
     def curve(self, call):
         """Of a sum."""
         value = self.linear(call.args[0])
@@ -368,14 +300,8 @@ class _Walk:
 
 
 MOVING = (
-    "relax.reshape",
-    "relax.flatten",
-    "relax.squeeze",
-    "relax.expand_dims",
+    *MOVES,
     "relax.nn.adaptive_max_pool2d",
-    "relax.strided_slice",
-    "relax.split",
-    "relax.take",
     "relax.max",
     "relax.min",
 )
@@ -390,6 +316,8 @@ HANDLERS = {
     "relax.divide": _Walk.divide,
     "relax.nn.relu": _Walk.relu,
     "relax.clip": _Walk.clip,
+    "relax.maximum": _Walk.bound,
+    "relax.minimum": _Walk.bound,
     "relax.concat": _Walk.concat,
     "relax.mean": _Walk.mean,
     "relax.nn.max_pool2d": _Walk.max_pool,

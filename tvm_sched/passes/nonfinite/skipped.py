@@ -20,6 +20,7 @@ from tvm_sched.passes.nonfinite.guard import ANY, BITS, NAN, Guard
 GUARDS = "subp.guards"  # attribute of 'main'
 LAYERS = ("relax.nn.conv2d", "relax.matmul")
 FORMS = ("requantize", "dequantize")  # begin the names of functions of linear forms (`integer/linear_form.py`)
+POOLS = ("planar_pool", "image_sums")  # and those of pools of integers
 UNNAMED = "layer"  # begins the names of those that have none
 Reach = dict[int, int]  # by input NAN or ANY: what may be there of it
 # Of infinities they make ordinary numbers, as they are meant to.
@@ -142,6 +143,8 @@ def keeps_images(call: relax.Call, name: str, mod: IRModule) -> bool:
     if name == "relax.matmul":
         return len(given) == 1 and len(given[0]) == len(made)
     if name in ("relax.reshape", "relax.flatten", "relax.strided_slice"):
+        return True
+    if name == "relax.call_tir" and call.args[0].name_hint.startswith(POOLS):
         return True
     if name == "relax.concat":
         return call.attrs.axis is not None and int(call.attrs.axis) % len(made) != 0

@@ -16,6 +16,12 @@ from subp.training.presets import INPUT_SHAPE, PRESETS
 from subp_contract.errors import UserError
 
 METHODS_WITH_GROUPS = ["subp", "nonuniform", "random", "one-by-n", "one-by-n-uniform", "hrbp"]
+LIKE_SUBP = [
+    "subp-gradient",
+    "rigl",
+    "ac-dc",
+    "sr-ste-block",
+]  # they too keep what the layer's sparsity says in a group
 IMAGE = (3, 12, 12)
 
 
@@ -56,6 +62,7 @@ BUDGETS = [
     {"target_macs": 0.5, "allocation": "global"},
 ]
 CASES = [(method, budget) for method in METHODS_WITH_GROUPS for budget in BUDGETS[: 2 if method == "hrbp" else None]]
+CASES += [(method, BUDGETS[2]) for method in LIKE_SUBP]
 
 
 @pytest.mark.parametrize("method, budget", CASES, ids=str)
@@ -130,7 +137,7 @@ def test_groups_that_are_full_leave_their_rest_to_others():
     assert in_multiples(mask, torch.rand(3, 6), 4).sum(1).tolist() == [4, 4, 4]
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - set(METHODS_WITH_GROUPS)))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {*METHODS_WITH_GROUPS, *LIKE_SUBP}))
 def test_methods_without_groups_of_blocks_refuse(method):
     with pytest.raises(UserError, match=f"{method.replace('+', '.')} has no groups of blocks"):
         Sparsifier(network(), method=method, sparsity=0.5, multiple=4, epochs=1, input_shape=IMAGE)

@@ -18,6 +18,7 @@ from tvm_sched import pipeline, targets
 from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.relax_tools import constant, shape_of
 from tvm_sched.passes.integer.integer_layers import integer_layers
+from tvm_sched.passes.integer.left import Left
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.planning.plan import FREE, Restriction, Restrictions
@@ -210,7 +211,8 @@ def hardswish(net, x):
 
 def hardswish_of_a_stored_value(net, x):
     y = net.through(net.convolution(x))
-    bounded = net.emit(rx.clip(net.emit(rx.add(y, relax.const(3.0))), 0, 6))
+    bounded = net.emit(rx.maximum(net.emit(rx.add(y, relax.const(3.0))), relax.const(0.0)))
+    bounded = net.emit(rx.minimum(relax.const(6.0), bounded))
     y = net.emit(rx.multiply(net.emit(rx.multiply(y, bounded)), relax.const(1 / 6)))
     return net.emit(rx.divide(net.emit(rx.nn.relu(net.convolution(net.through(y, 0.0173, 21), 8))), relax.const(1.5)))
 
@@ -382,6 +384,17 @@ def weights_with_a_zero_point(net, x):
 def test_weights_with_a_zero_point_stay_in_float32():
     made = check(weights_with_a_zero_point)
     assert len(made.kernels) == 1 and "planar" not in made.kernels
+
+
+def test_what_is_left_in_float32_is_said():
+    left = Left()
+    with HOST.tvm():
+        integer_layers(Network().function(a_value_with_several_readers), "uint8", left)
+        assert left.remarks == ["in float32, as there is no form in integers here: add (2 times), tanh"]
+        integer_layers(Network().function(weights_with_a_zero_point), "uint8", left := Left())
+        assert list(left.layers) == ["layer1"] and "its weights" in left.layers["layer1"]
+        integer_layers(Network().function(mean_and_linear), "uint8", left := Left())
+    assert not left.layers and not left.remarks
 
 
 def test_a_network_that_dequantises_nothing_is_left_alone():

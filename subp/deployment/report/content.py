@@ -1,0 +1,111 @@
+"""What a report tells: training runs, from their checkpoints, and measurements, from the JSON of `subp bench`."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subp.deployment import networks
+from subp.pruning import summary
+from subp.pruning.masking import weight_of
+from subp.pruning.methods import DENSE
+from subp.pruning.selection import all_places
+from subp_contract import pattern
+from subp_contract.errors import UserError
+
+OF_ROW = ("network", "engine", "n", "sparsity", "precision", "batch", "threads", "median_ms", "p90_ms", "min_ms")
+OPTIONAL = ("target", "time_over_d", "share_of_peak", "file_bytes", "ratio_to_best_dense")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of one layer: `kept [G, I]`, of `n` outputs each."""
+
+    layer: str
+    n: int
+    kept: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, or a checkpoint without a history."""
+
+    name: str
+    about: dict[str, Any]  # settings worth a line
+    history: list[dict]
+    layers: list[summary.LayerSummary]
+    blocks: Blocks | None  # of the sparsest layer
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The rows of one JSON file."""
+
+    name: str
+    rows: list[dict]
+    machine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the page shows."""
+
+    runs: list[Run] = field(default_factory=list)
+    measurements: list[Measurements] = field(default_factory=list)
+
+
+def read(sources: list[Path]) -> Content:
+    """Of each source: a folder of `subp train`, a checkpoint, or a JSON file with measurements. Raises UserError for
+    any other.
+    """
+    made = Content()
+    for source in sources:
+        if source.suffix == ".json":
+            made.measurements.append(_measurements(source))
+        else:
+            made.runs.append(_run(source))
+    return made
+
+
+def _measurements(path: Path) -> Measurements:
+    try:
+        content = json.loads(path.read_text())
+        rows = content["measurements"]
+        usable = bool(rows) and all(row.get("median_ms") and row.get("network") for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as what `subp bench --json` writes") from error
+    if not usable:
+        raise UserError(f"{path} holds no measurements: give what `subp bench --json` writes")
+    machine = content.get("machine")
+    return Measurements(path.stem, rows, machine if isinstance(machine, dict) else {})
+
+
+def _run(path: Path) -> Run:
+    kind, file = networks.kind_of(str(path))
+    if kind != "checkpoint":
+        raise UserError(f"{path} is neither a run of `subp train` nor a .json of `subp bench`")
+    module, metadata = networks.load_coded(file, None, as_trained=True)
+    about = metadata.get("preprocessing")
+    shape = (about["channels"], about["size"], about["size"]) if about else None
+    config, architecture = metadata.get("config", {}), metadata.get("architecture") or {}
+    told = {"network": architecture.get("name"), "classes": len(metadata.get("classes", ())) or None}
+    settings = ("method", "n", "sparsity", "epochs", "batch_size", "lr", "seed")
+    pruning = ("n", "sparsity") if config.get("method") == DENSE else ()
+    told |= {name: config.get(name) for name in settings if name not in pruning}
+    history = metadata.get("history", [])
+    layers = summary.inspect(module, shape)
+    known = {name: value for name, value in told.items() if value is not None}
+    return Run(path.stem if path.is_file() else path.name, known, history, layers, _sparsest(module, layers))
+
+
+def _sparsest(module: Any, layers: list[summary.LayerSummary]) -> Blocks | None:
+    sparse = [layer for layer in layers if layer.n]
+    if not sparse:
+        return None
+    chosen = min(sparse, key=lambda layer: (layer.density, -np.prod(layer.shape)))
+    place = all_places(module)[chosen.name]
+    used = pattern.occupancy(weight_of(*place).detach().numpy())
+    assert chosen.n is not None
+    return Blocks(chosen.name, chosen.n, pattern.kept_blocks(used, chosen.n))

@@ -1,0 +1,112 @@
+"""`subp report`: one page that stands alone, whose tables hold the numbers of runs and measurements."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from subp import Sparsifier, cli, models
+from subp.training import checkpoint
+from subp.training.checkpoint import Checkpoint
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "train_loss": 2.125 - epoch,
+        "val_loss": 2.5 - epoch,
+        "train_accuracy": 0.25,
+        "val_accuracy": 0.375,
+    }
+    | {"density": 1 - 0.75 * epoch, "lr": 0.125, "images_per_s": 512.5}
+    for epoch in range(2)
+]
+
+
+class Page(HTMLParser):
+    """The page's rows of cells, and what it asks a browser to fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.fetched, self.tags, self.inside = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value[0] != "#"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.inside = tag in ("td", "th")
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def row(engine, sparsity, ms):
+    return {
+        "network": "net<b>",
+        "engine": engine,
+        "n": 16 if sparsity else None,
+        "sparsity": sparsity,
+        "threads": 1,
+    } | {**{"precision": "float32", "batch": 1, "median_ms": ms, "p90_ms": ms, "min_ms": ms, "target": "host"}}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """(a folder as `subp train` leaves it, a file as `subp bench --json` writes)"""
+    folder = tmp_path_factory.mktemp("report")
+    torch.manual_seed(0)
+    model = models.create("resnet20", 10, in_channels=1)
+    Sparsifier(model, n=16, sparsity=0.75, criterion="l1", epochs=1, start=0, end=0).step(0)
+    about = {"architecture": {"name": "resnet20", "num_classes": 10, "in_channels": 1}, "history": HISTORY}
+    about |= {"preprocessing": {"size": 8, "channels": 1}, "config": {"method": "subp", "n": 16, "sparsity": 0.75}}
+    (folder / "run").mkdir()
+    checkpoint.save(folder / "run" / "model.safetensors", Checkpoint(model.state_dict(), metadata=about))
+    rows = [row("onnxruntime", 0.0, 4.5), row("subp-sparse", 0.5, 3.25), row("subp-sparse", 0.75, 1.5)]
+    content = {"measurements": rows, "machine": {"cpu": "a <CPU>"}}
+    (folder / "bench.json").write_text(json.dumps(content))
+    return folder / "run", folder / "bench.json"
+
+
+def test_the_page_holds_every_number_and_fetches_nothing(sources, tmp_path):
+    output = tmp_path / "report.html"
+    assert cli.exit_code(["report", *map(str, sources), "-o", str(output), "--title", "runs & times"]) == 0
+    text = output.read_text()
+    page = Page(text)
+    assert page.fetched == [] and "script" not in page.tags and "b" not in page.tags
+    assert "<title>runs &amp; times</title>" in text and "a &lt;CPU&gt;" in text
+    assert ["1", "2.125", "2.5", "0.25", "0.375", "1", "0.125", "512.5"] in page.rows
+    assert ["2", "1.125", "1.5", "0.25", "0.375", "0.25", "0.125", "512.5"] in page.rows
+    layer = next(each for each in page.rows if each and each[0] == "layer3.0.conv2")
+    assert layer[1:6] == ["Conv2d", "64x64x3x3", "16", "25.0%", "yes"]
+    assert "1x16: 16 of 64 in a row" in text
+    times = [each[7] for each in page.rows if each and each[0] == "net<b>"]
+    assert times == ["1.5", "3.25", "4.5"]
+    assert page.tags.count("svg") == 5  # curves, layers, blocks, latencies, speed-up
+    assert "#010203" not in text and "currentColor" in text
+    assert "break-even" in text and "prefers" not in text and "color-scheme: light dark" in text
+
+
+def test_the_same_runs_give_the_same_figures(sources, tmp_path):
+    pages = []
+    for name in ("a.html", "b.html"):
+        assert cli.exit_code(["report", *map(str, sources), "-o", str(tmp_path / name)]) == 0
+        pages.append(re.findall("<svg.*?</svg>", (tmp_path / name).read_text(), re.DOTALL))
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"measurements": []}', '{"measurements": [{"engine": "a"}]}'])
+def test_a_file_without_measurements_is_told(tmp_path, capsys, content):
+    (tmp_path / "no.json").write_text(content)
+    assert cli.exit_code(["report", str(tmp_path / "no.json"), "-o", str(tmp_path / "r.html")]) == 2
+    said = capsys.readouterr().err
+    assert "no.json" in said and "subp bench --json" in said and said.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
