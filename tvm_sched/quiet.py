@@ -6,6 +6,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
+from typing import IO
 
 # Said once a constant or once a lookup, and of no use to a user of this package.
 CHATTER = (
@@ -14,6 +15,13 @@ CHATTER = (
     b"Warning: Fast mode segfaults",
     b"BlockBuilder destroyed",
 )
+
+
+def _held() -> IO[bytes]:
+    """A file in memory where the system has such: on a full disk the last words would be lost."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 @contextmanager
@@ -34,7 +42,7 @@ def quiet():
     """
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _held() as held:
         os.dup2(held.fileno(), 2)
         try:
             with warnings.catch_warnings():

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from subp.cli.options.output import with_quiet
+from subp_contract.documents import shown
 from subp_contract.errors import CheckFailed, Notice, UserError
 
 COMMANDS = (
@@ -43,10 +44,12 @@ COMMANDS = (
 
 # What a user can mend among the system's errors: paths, permissions, space.
 MENDABLE = {
-    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
+
+LONGEST = 2000  # letters of a sentence, which may name what a file holds
 
 
 class Commands(click.Group):
@@ -118,11 +121,11 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
     """One of ours as a sentence, others as Python shows them."""
     if issubclass(category, Notice):
-        click.echo(f"subp: warning: {message}", err=True)
+        click.echo(f"subp: warning: {shown(str(message), LONGEST)}", err=True)
     else:
         show(message, category, *rest)
 
 
 def _fail(sentence: str, code: int) -> int:
-    click.echo(f"subp: {sentence}", err=True)
+    click.echo(f"subp: {shown(sentence, LONGEST)}", err=True)
     return code

@@ -85,6 +85,8 @@ def read(path: Path, inputs: "Sequence[TensorSpec]", manifest: dict) -> list["np
     """The inputs in a file, in the network's order."""
     if path.suffix not in ARRAYS:
         return [read_image(path, manifest)]
+    from subp.deployment.arrays import read_arrays
+
     given = read_arrays(path)
     if path.suffix == ".npy":
         if len(inputs) != 1:
@@ -96,19 +98,6 @@ def read(path: Path, inputs: "Sequence[TensorSpec]", manifest: dict) -> list["np
     if missing := [spec.name for spec in inputs if spec.name not in given]:
         raise UserError(f"{path} lacks the input '{missing[0]}'; the network takes {names(inputs)}")
     return [typed(given[spec.name], spec) for spec in inputs]
-
-
-def read_arrays(path: Path) -> Mapping[str, "np.ndarray"]:
-    """The arrays of a .npz file by name, or that of a .npy file, which has none."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        held = np.load(path, allow_pickle=False)
-        return {"": held} if isinstance(held, np.ndarray) else dict(held)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a {path.suffix} file of numbers ({error})") from error
 
 
 def typed(array: "np.ndarray", spec: "TensorSpec") -> "np.ndarray":

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -17,6 +16,7 @@ import tvm_sched
 from subp.common.seeds import generator
 from subp.data.loaders import Data, Loading, batches, datasets, val_batches
 from subp.data.transforms import Preprocessing
+from subp.deployment.arrays import read_arrays
 from subp.deployment.networks import METADATA
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
@@ -64,13 +64,8 @@ def chosen(data: Data, images: int, size: int, seed: int) -> list[Tensor]:
 
 def array(path: Path, x: Tensor) -> Tensor:
     """The inputs in a file, as the network takes them like `x`."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        held = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a .npy file of numbers ({error})") from error
-    if held.shape[1:] != tuple(x.shape[1:]) or held.dtype != x.numpy().dtype or not len(held):
+    held = read_arrays(path)[""]
+    if not held.ndim or held.shape[1:] != tuple(x.shape[1:]) or held.dtype != x.numpy().dtype or not len(held):
         wanted = f"[N, {', '.join(map(str, x.shape[1:]))}] {x.numpy().dtype}"
         raise UserError(f"{path} holds {list(held.shape)} {held.dtype}, where the network takes {wanted}")
     return torch.from_numpy(held)

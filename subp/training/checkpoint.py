@@ -20,11 +20,11 @@ Metadata, JSON under the header key "subp":
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
@@ -34,28 +34,63 @@ from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
 from subp_contract.arguments import path_of
+from subp_contract.documents import of_kind, shown
 from subp_contract.errors import UserError, require
-from subp_contract.files import write_atomically
+from subp_contract.files import require_file, write_atomically
 
 VERSION = 1
 _KEY = "subp"
 _PARTS = ("model", "optimizer", "average", "quantised")
 
-_NUMBER = (int, float)
-_KINDS: dict[str, Any] = {  # of the metadata's values, where they are there; a list's are those of its items
-    "architecture": {"name": str, "num_classes": int, "in_channels": int},
-    "classes": [str],
-    "preprocessing": {"size": int, "resize": int, "channels": int, "mean": [_NUMBER], "std": [_NUMBER]},
-    "data": {"training": [(int, str)], "validation": [(int, str)]},
-    "sparsifier": {},
-    "sparsities": {},
-    "config": {},
-    "epoch": int,
-    "scaler": {},
-    "fake_quantised": bool,
-    "history": [{"val_accuracy": _NUMBER}],
-}
-_NULLABLE = ("architecture", "preprocessing", "sparsifier")
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
+_Channels = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+
+class _Architecture(msgspec.Struct):
+    """What `models.create` takes; a network of the user's may say less."""
+
+    name: str = ""
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 1
+    in_channels: _Channels = 1
+
+
+class _Preprocessing(msgspec.Struct, forbid_unknown_fields=True):
+    """As `data.transforms.Preprocessing`."""
+
+    size: _Pixels
+    resize: _Pixels
+    channels: _Channels
+    mean: list[float]
+    std: list[float]
+
+
+class _Epoch(msgspec.Struct):
+    """What is read of an epoch's history."""
+
+    val_accuracy: float = 0.0
+
+
+class _Data(msgspec.Struct):
+    """Of which images a run was, see the trainer."""
+
+    training: list[int | str] = []
+    validation: list[int | str] = []
+
+
+class _About(msgspec.Struct):
+    """The metadata's values, where they are there."""
+
+    architecture: _Architecture | None = None
+    classes: list[str] = []
+    preprocessing: _Preprocessing | None = None
+    data: _Data = msgspec.field(default_factory=_Data)
+    sparsifier: dict | None = None
+    sparsities: dict[str, float] = {}
+    config: dict = {}
+    epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
+    scaler: dict = {}
+    fake_quantised: bool = False
+    history: list[_Epoch] = []
 
 
 @dataclass
@@ -87,9 +122,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def load(path: str | Path) -> Checkpoint:
     """Reads a file that `save` wrote. Raises UserError, saying why, for any other."""
-    path = path_of("the checkpoint", path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+    path = require_file(path_of("the checkpoint", path))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -103,37 +136,19 @@ def load(path: str | Path) -> Checkpoint:
     try:
         metadata = json.loads(header[_KEY])
         version = metadata.pop("version")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
     if version != VERSION:
-        raise UserError(f"{path} has checkpoint format {version}, this version of subp reads format {VERSION}")
-    wrong = next(_wrong(metadata), None)
-    require(wrong is None, f"{path} is damaged: its {wrong} is of the wrong kind")
+        raise UserError(
+            f"{path} has checkpoint format {shown(str(version), 20)}, this version of subp reads format {VERSION}"
+        )
+    of_kind(metadata, _About, f"the metadata of {path}")
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
     return Checkpoint(metadata=metadata, **{part: weights.from_tensors(named) for part, named in parts.items()})
-
-
-def _wrong(metadata: dict) -> Iterator[str]:
-    """Names of the metadata's values that are of the wrong kind: 'architecture.name', 'classes[2]'."""
-    for name, kind in _KINDS.items():
-        if name in metadata and not (metadata[name] is None and name in _NULLABLE):
-            yield from _of_other_kind(name, metadata[name], kind)
-
-
-def _of_other_kind(name: str, value: Any, kind: Any) -> Iterator[str]:
-    container: Any = type(kind) if isinstance(kind, (dict, list)) else kind
-    if not isinstance(value, container) or isinstance(value, bool) != (kind is bool):
-        yield name
-    elif isinstance(kind, dict):
-        for key in kind.keys() & value.keys():
-            yield from _of_other_kind(f"{name}.{key}", value[key], kind[key])
-    elif isinstance(kind, list):
-        for number, item in enumerate(value):
-            yield from _of_other_kind(f"{name}[{number}]", item, kind[0])
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -163,7 +178,7 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, as_trained: 
         if architecture is None:
             raise UserError(f"{path} holds a network of your own: pass the model to load its weights into")
         require(
-            {"name", "num_classes"} <= architecture.keys() <= _KINDS["architecture"].keys(),
+            {"name", "num_classes"} <= architecture.keys() <= {"name", "num_classes", "in_channels"},
             f"{path} is damaged: its architecture has the entries {sorted(architecture)}",
         )
         name = architecture["name"]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import yaml
@@ -34,8 +35,9 @@ from subp.pruning.selection import all_places
 from subp.pruning.settings import PruningOptions, flat
 from subp.training.config import Config
 from subp.training.trainer import MODEL, train
+from subp_contract.documents import LARGEST, of_kind, shown
 from subp_contract.errors import UserError, require
-from subp_contract.files import write_atomically
+from subp_contract.files import read_file, write_atomically
 
 WATCHED = 500  # validation images after each epoch; all of them after the last
 
@@ -104,6 +106,14 @@ class Cell:
         return self.epochs * self.train_images
 
 
+class Grid(msgspec.Struct, forbid_unknown_fields=True):
+    """What a grid's file holds."""
+
+    cells: list[dict]
+    defaults: dict = {}
+    about: str = ""
+
+
 COLUMNS = (
     *("cell", "data", "size", "train_images", "network", "method", "variant", "n", "sparsity", "epochs", "seed"),
     *("accuracy", "train_accuracy", "density", "mac_share", "images_per_s", "seconds", "options"),
@@ -115,15 +125,18 @@ NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
 
 def read_grid(path: Path) -> list[Cell]:
     """The cells of a grid file, in order. Raises UserError, saying where, for one that cannot be read."""
+    content = read_file(path, LARGEST)
     try:
-        grid = yaml.safe_load(path.read_text())
+        grid = of_kind(yaml.safe_load(content), Grid, f"the grid {path}")
         defaults = grid.get("defaults", {})
         entries = [
             defaults | entry | {"options": defaults.get("options", {}) | entry.get("options", {})}
             for entry in grid["cells"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a grid of cells: {error!r}") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a grid of cells: {shown(repr(error))}") from error
     cells = [cell for number, entry in enumerate(entries) for cell in _expanded(entry, f"cell {number + 1} of {path}")]
     return list({cell.key: cell for cell in cells}.values())
 

@@ -17,7 +17,6 @@ It is a JSON file, shipped in suites/ or the user's own:
 What differs in sparsity only is one `Case`: built together and measured in turn.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from subp_contract.documents import read_json
 from subp_contract.errors import UserError, require
 from tvm_sched.bench.rows import Row, number
 
@@ -87,10 +87,7 @@ def read(name: str) -> Suite:
     path = SHIPPED / f"{name}.json" if name in names() else Path(name)
     if not path.is_file():
         raise UserError(f"there is no suite {name}: give a file, or one of {', '.join(names())}")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"the suite {path} is no JSON: {error}") from None
+    content = read_json(path, what="the suite")
     try:
         return parse(path.stem, content)
     except UserError as error:

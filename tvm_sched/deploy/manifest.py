@@ -16,18 +16,20 @@ what is `prepared` of them), `versions`, `check` (a `seed` for inputs and the fi
 (`classes`, `preprocessing`).
 """
 
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 
-from subp_contract.errors import UserError
+from subp_contract.documents import of_kind, parse_json, shown
+from subp_contract.errors import UserError, first_line
 from tvm_sched.deploy import toolchain
 from tvm_sched.planning.explain import LayerChoice
+from tvm_sched.planning.sharing import SharedCall
 from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
@@ -41,6 +43,57 @@ if TYPE_CHECKING:
     from tvm_sched.pipeline import Built
 
 FORMAT = 6
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Tensor(msgspec.Struct):
+    """An input or output."""
+
+    name: str
+    shape: list[Annotated[int, msgspec.Meta(ge=0, lt=2**40)]]
+    dtype: str
+
+
+class Preprocessing(msgspec.Struct):
+    """What training did to images, where the user's metadata tell."""
+
+    size: Annotated[int, msgspec.Meta(ge=1, le=2**14)]
+    resize: Annotated[int, msgspec.Meta(ge=1, le=2**14)]
+    channels: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    mean: list[float]
+    std: list[Annotated[float, msgspec.Meta(gt=0)]]
+
+
+class Manifest(msgspec.Struct):
+    """The members that are read, with their kinds."""
+
+    target: str
+    arch: str
+    cpu_flags: list[str]
+    threads: Count
+    dense: bool
+    precision: str
+    weights: str
+    main: str
+    steps: list[list[str]]
+    prepare: str | None
+    prepared: list[int] | None
+    shapes: list[dict]
+    parts: Count
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    input_structure: dict
+    output_structure: dict
+    parameters: list[str]
+    layers: list[dict]
+    calls: list[list]
+    memory: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+    versions: dict[str, str]
+    check: dict
+    classes: list[str] | None = None
+    preprocessing: Preprocessing | None = None
+
+
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
 # Largest error over the largest output, of a network that computes in such a type, or stores weights in it.
 RELATIVE = {"float16": 2e-2, "bfloat16": 2e-2}
@@ -119,15 +172,23 @@ def each_shape(manifest: dict) -> list[dict]:
 def read_manifest(path: str | Path) -> tuple[dict, str]:
     """(manifest, architecture) of a compiled network, which is not run. Raises UserError if there is none."""
     raw, arch = toolchain.read_manifest(Path(path))
-    try:
-        manifest = json.loads(raw)
-    except ValueError:
-        raise UserError(f"the manifest in {path} is damaged; compile the network again") from None
+    manifest = parse_json(raw, dict[str, Any], f"the manifest in {path}")
     if manifest.get("format") != FORMAT:
+        told = shown(str(manifest.get("format")), 20)
         raise UserError(
-            f"{path} has a manifest of format {manifest.get('format')}, this version reads {FORMAT}; compile the "
-            "network again"
+            f"{path} has a manifest of format {told}, this version reads {FORMAT}; compile the network again"
         )
+    of_kind(manifest, Manifest, f"the manifest in {path}")
+    try:
+        for each in each_shape(manifest):
+            Signature.from_json(each)
+            [LayerChoice(**row) for row in each["layers"]]
+            [SharedCall.from_json(row) for row in each["calls"]]
+            limits(each)
+    except Exception as error:  # of any kind: members of members
+        raise UserError(
+            f"the manifest in {path} is damaged ({shown(first_line(error))}); compile the network again"
+        ) from None
     return manifest, arch
 
 

@@ -7,6 +7,7 @@ What a file needs of the system's C and C++ libraries is read from the file itse
 is newer.
 """
 
+import os
 import platform
 import re
 import shlex
@@ -21,7 +22,9 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from subp_contract.errors import UserError
+from subp_contract.documents import shown
+from subp_contract.errors import UserError, first_line
+from subp_contract.files import require_file
 from tvm_sched.targets import Target
 
 SECTION, CHECKSUM = ".subp_manifest", ".subp_checksum"
@@ -132,18 +135,17 @@ def read_manifest(path: Path) -> tuple[bytes, str]:
     """(manifest, architecture) of a library that `link` made. Raises UserError if the file is missing, damaged, or none
     of ours.
     """
+    require_file(path)
     try:
         with open(path, "rb") as file:
             elf = ELFFile(file)
             section = elf.get_section_by_name(SECTION)
             machine = elf["e_machine"]
+            if section and (section.compressed or section["sh_size"] > os.fstat(file.fileno()).st_size):
+                raise ELFError("its manifest is larger than the file")
             manifest = section.data() if section else None
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a compiled network") from None
-    except (ELFError, ValueError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a shared library ({error})") from None
+    except Exception as error:  # of any kind: its reader believes what the file says
+        raise UserError(f"{path} is truncated or not a shared library ({shown(first_line(error))})") from None
     if manifest is None:
         raise UserError(f"{path} is a shared library, but not one that 'subp compile' made: it has no manifest")
     return manifest, MACHINES.get(machine, str(machine))
@@ -183,9 +185,13 @@ def dotted(version: tuple[int, ...]) -> str:
 
 def require_whole(path: Path) -> None:
     """Raises UserError if a library that `link` made has other bytes now."""
-    with open(path, "rb") as file:
-        section = ELFFile(file).get_section_by_name(CHECKSUM)
-        whole = section is not None and section.data() == checksum(file, section["sh_offset"])
+    try:
+        with open(path, "rb") as file:
+            section = ELFFile(file).get_section_by_name(CHECKSUM)
+            whole = section is not None and section["sh_size"] == CHECKSUM_BYTES and not section.compressed
+            whole = whole and section.data() == checksum(file, section["sh_offset"])
+    except Exception:  # as above
+        whole = False
     if not whole:
         raise UserError(
             f"{path} is damaged, or made by another version: its checksum is wrong; copy it again, or compile the "

@@ -22,7 +22,7 @@ from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
-from subp_contract.errors import CheckWarning, UserError
+from subp_contract.errors import Notice, UserError
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records import traces
@@ -168,12 +168,12 @@ def version_of(record: list) -> str:
 
 
 def other_version(version: str, where: str) -> bool:
-    """Whether a record was made with another version of TVM, which schedules otherwise: a CheckWarning says so."""
+    """Whether a record was made with another version of TVM, which schedules otherwise: a Notice says so."""
     if version in ("", traces.version()):
         return False
     warnings.warn(
         f"{where} is left out: it was made with TVM {version[:20]}, and this is {traces.version()}; tune again",
-        CheckWarning,
+        Notice,
         stacklevel=2,
     )
     return True

@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from tvm import IRModule
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
+from subp_contract.documents import is_of_kind
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 from tvm_sched.kernels import kernel_of, seen_by
@@ -42,8 +44,21 @@ from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
 from tvm_sched.targets import Target, cpu_model
 
 BEST = "best.jsonl"
-FIELDS = {"workload": str, "target": str, "threads": int, "seconds": float}
-SCHEDULES = ({"trace": list}, {"estimated_tile": list})
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Best(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of `best.jsonl`."""
+
+    workload: str
+    target: str
+    threads: Count
+    seconds: Annotated[float, msgspec.Meta(gt=0, lt=1e12)]
+    cpu: str = ""
+    tvm: str = ""
+    trace: list | None = None
+    estimated_tile: list[Any] | None = None
 
 
 class BestRecords(KnownRecords):
@@ -212,7 +227,4 @@ def cpu_of(line: dict) -> str:
 
 def is_best(line: Any) -> bool:
     """A line of `best.jsonl`."""
-    types = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
-    return all(types.pop(name, str) is str for name in ("cpu", "tvm")) and any(
-        types == FIELDS | schedule for schedule in SCHEDULES
-    )
+    return is_of_kind(line, Best) and ("trace" in line) != ("estimated_tile" in line)

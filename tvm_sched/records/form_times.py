@@ -9,14 +9,26 @@ the forms that it names.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from subp_contract.documents import is_of_kind
 from subp_contract.files import write_atomically
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.targets import Target, cpu_model
 
 FORMS = "forms.jsonl"
-FIELDS = {"layer": str, "target": str, "threads": int, "cpu": str, "seconds": dict}
+
+
+class Forms(msgspec.Struct, forbid_unknown_fields=True):
+    """A line."""
+
+    layer: str
+    target: str
+    threads: Annotated[int, msgspec.Meta(ge=1)]
+    cpu: str
+    seconds: dict[str, Annotated[float, msgspec.Meta(gt=0, lt=1e9)]]
 
 
 class FormTimes:
@@ -86,8 +98,4 @@ def key(line: dict) -> tuple:
 
 def is_form_line(line: Any) -> bool:
     """A line of `forms.jsonl`."""
-    return (
-        isinstance(line, dict)
-        and {name: type(value) for name, value in line.items()} == FIELDS
-        and all(type(seconds) is float and seconds > 0 for seconds in line["seconds"].values())
-    )
+    return is_of_kind(line, Forms)

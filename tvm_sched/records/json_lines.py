@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from subp_contract.errors import UserError
+from subp_contract.files import require_file
 
 LOCK = ".lock"  # in the folder of the files
 
@@ -48,8 +49,9 @@ class JsonLines:
 
         With `repair` a last line that was cut off is dropped from the file.
         """
-        if not self.path.is_file():
+        if not self.path.exists():
             return []
+        require_file(self.path)
         with open(self.path, "rb") as file:
             if os.fstat(file.fileno()).st_size < self.bytes:
                 raise UserError(f"{self.path} lost lines while it was in use; start again")

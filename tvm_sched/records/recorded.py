@@ -13,7 +13,7 @@ from functools import cached_property
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
-from subp_contract.errors import CheckWarning, first_line
+from subp_contract.errors import Notice, first_line
 from tvm_sched.planning.plan import NOISE
 from tvm_sched.planning.sharing import parallel_loops
 from tvm_sched.records import traces
@@ -100,12 +100,12 @@ class KnownRecords:
 def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
     """Of a function's records, one a number of threads, the one that was asked for, else the nearest that gives each of
     `threads` threads equal work; what was measured before what was estimated. None if there is none. One that has a
-    fault is told as a CheckWarning and left out.
+    fault is told as a Notice and left out.
     """
     for each in sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads)):
         if each.fault:
             if not each.twin:  # whose schedule need not fit this function
-                warnings.warn(f"{each.where or 'a record'} is left out: {each.fault}", CheckWarning, stacklevel=2)
+                warnings.warn(f"{each.where or 'a record'} is left out: {each.fault}", Notice, stacklevel=2)
         elif each.own or shares_equally(each.schedule.mod["main"], threads):
             return each
     return None

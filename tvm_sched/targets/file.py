@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from subp_contract.documents import read_json, shown
 from subp_contract.errors import UserError
 from tvm_sched.targets.costs import FIGURES, RANGES, Costs
 from tvm_sched.targets.named import NAMED
@@ -84,12 +85,7 @@ def read(path: Path) -> Target:
     """The target that a file describes; its name is the file's without the suffix. Raises UserError where the file is
     missing or says nonsense.
     """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"target file {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"target file {path} is not JSON: {error}") from None
+    content = read_json(path, what="target file")
     if not isinstance(content, dict):
         raise UserError(
             f'target file {path} must hold one object of fields, such as {{"base": "cortex-a76", "cores": 8}}'
@@ -111,11 +107,12 @@ def read(path: Path) -> Target:
 def require_known(path: Path, content: Mapping, rules: Mapping[str, Rule], within: str = "") -> None:
     """Raises UserError for a field that no rule is for, or that breaks its rule. `within` precedes fields' names."""
     if unknown := sorted(set(content) - set(rules)):
-        raise UserError(f"target file {path}: unknown field '{within}{unknown[0]}'; known fields: {', '.join(rules)}")
+        field = shown(within + unknown[0])
+        raise UserError(f"target file {path}: unknown field '{field}'; known fields: {', '.join(rules)}")
     for field, value in content.items():
         if not rules[field].holds(value):
             raise UserError(
-                f"target file {path}: '{within}{field}' must be {rules[field].words}, not {json.dumps(value)}"
+                f"target file {path}: '{within}{field}' must be {rules[field].words}, not {shown(json.dumps(value))}"
             )
 
 

@@ -94,7 +94,7 @@ def test_resuming_another_network_is_refused_and_resuming_where_nothing_is_begin
     with pytest.raises(UserError, match=r"the run to resume has --model resnet20 \(not --model resnet32\)"):
         call(train, "digits", "--resume", "-o", output, "--model", "resnet32")
     assert "finished" in call(train, "digits", "--auto-resume", "-o", output).output
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match="there is no file"):
         call(train, *RUN, "--resume", "-o", tmp_path / "none")
     begun = call(train, *RUN, "--epochs", "1", "--auto-resume", "-o", tmp_path / "none")
     assert "epoch 1/1" in begun.output and "resumes" not in begun.output

@@ -180,7 +180,7 @@ def test_resuming_another_run_is_refused(tmp_path):
         resume(replace(short, sparsity=0.5))
     with pytest.raises(UserError, match="trained on other classes"):
         resume(images=replace(DATA, classes=list("abce")))
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match="there is no file"):
         trainer.train(DATA, short, output=tmp_path / "none", resume=True)
     other = dropping()
     other.conv = nn.Conv2d(8, 16, 5)

@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 from zeros import prune
 
 import tvm_sched
-from subp_contract.errors import CheckWarning
+from subp_contract.errors import Notice
 from tvm_sched import compiler, pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
@@ -87,7 +87,7 @@ def test_a_trace_with_anything_else_is_named_and_left_out(database, task, tmp_pa
     if name == BEST:
         (tmp_path / RECORDS).unlink()
     records = compiler.open_records(tmp_path, TARGET)
-    with pytest.warns(CheckWarning, match=f"line 1 of .*{name} is left out: .*{told}"):
+    with pytest.warns(Notice, match=f"line 1 of .*{name} is left out: .*{told}"):
         assert records.lookup(task.func) is None
 
 
@@ -96,7 +96,7 @@ def test_a_network_compiles_without_the_record_that_is_left_out(database, tmp_pa
     line = json.loads((tmp_path / BEST).read_text())
     assert line["tvm"] == traces.version()
     (tmp_path / BEST).write_text(json.dumps(line | {"tvm": "0.26.0"}) + "\n")
-    with pytest.warns(CheckWarning, match=r"line 1 of .*: it was made with TVM 0\.26\.0, and this is 0\.27"):
+    with pytest.warns(Notice, match=r"line 1 of .*: it was made with TVM 0\.26\.0, and this is 0\.27"):
         artifact = tvm_sched.compile(network(), X, threads=1, records=tmp_path)
     assert artifact.schedules() == {"default": 1}
     x = np.random.default_rng(0).standard_normal((1, 32, 8, 8), dtype="float32")

@@ -148,7 +148,7 @@ def test_a_file_changes_a_named_target(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "is no JSON"),
         ("[]", "must hold one object of fields"),
         ({"cores": 4}, "lacks 'base', the named target whose figures it changes: one of x86-avx2, "),
         ({"base": "z80"}, "'base' must be one of x86-avx2, .* not \"z80\""),
@@ -232,7 +232,7 @@ def test_a_description_holds_only_what_the_nearest_named_target_does_not(tmp_pat
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"target file .*none\.json cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"there is no file .*none\.json"):
         targets.get(str(tmp_path / "none.json"))
 
 
