@@ -1,5 +1,7 @@
 """Layers that nobody chose, in forms of every kernel, are right to rounding; `scripts/check_kernels.py` draws more."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from random_layers import Problem, networks, require_right
@@ -12,7 +14,7 @@ SINGLE = Problem(**ONE, image=None, padding=(0, 0), n=4, density=1.0, behind="no
 
 @pytest.mark.parametrize("word, examples", [("float32", 2), ("stored", 1), ("int8", 2)])
 def test_random_layers_are_right(word, examples):
-    require_right([SINGLE], word)
+    require_right([SINGLE, replace(SINGLE, image=(7, 7))], word)
 
     @settings(
         max_examples=examples,
