@@ -11,6 +11,13 @@ ONE = dict.fromkeys(("batch", "channels", "outputs", "groups"), 1) | {"bias": Fa
 ONE |= dict.fromkeys(("kernel", "stride", "dilation"), (1, 1))
 SINGLE = Problem(**ONE, image=None, padding=(0, 0), n=4, density=1.0, behind="none")
 
+PLAIN = replace(SINGLE, channels=16, outputs=32, image=(8, 8), kernel=(3, 3), padding=(1, 1), n=16, density=0.5)
+
+
+def test_each_kernel_of_a_plain_3x3_layer_is_right():
+    kernels = set(require_right([replace(PLAIN, form=number) for number in range(3)]))
+    assert kernels == {"direct_conv2d", "winograd_conv2d", "winograd_lanes_conv2d"}
+
 
 @pytest.mark.parametrize("word, examples", [("float32", 2), ("stored", 1), ("int8", 2)])
 def test_random_layers_are_right(word, examples):
