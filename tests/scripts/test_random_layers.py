@@ -1,5 +1,7 @@
 """Layers that nobody chose, in forms of every kernel, are right to rounding; `scripts/check_kernels.py` draws more."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from random_layers import Problem, networks, require_right
@@ -9,10 +11,17 @@ ONE = dict.fromkeys(("batch", "channels", "outputs", "groups"), 1) | {"bias": Fa
 ONE |= dict.fromkeys(("kernel", "stride", "dilation"), (1, 1))
 SINGLE = Problem(**ONE, image=None, padding=(0, 0), n=4, density=1.0, behind="none")
 
+PLAIN = replace(SINGLE, channels=16, outputs=32, image=(8, 8), kernel=(3, 3), padding=(1, 1), n=16, density=0.5)
+
+
+def test_each_kernel_of_a_plain_3x3_layer_is_right():
+    kernels = set(require_right([replace(PLAIN, form=number) for number in range(3)]))
+    assert kernels == {"direct_conv2d", "winograd_conv2d", "winograd_lanes_conv2d"}
+
 
 @pytest.mark.parametrize("word, examples", [("float32", 2), ("stored", 1), ("int8", 2)])
 def test_random_layers_are_right(word, examples):
-    require_right([SINGLE], word)
+    require_right([SINGLE, replace(SINGLE, image=(7, 7))], word)
 
     @settings(
         max_examples=examples,

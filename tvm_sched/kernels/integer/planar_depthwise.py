@@ -93,7 +93,7 @@ class PlanarDepthwise(TapsKernel):
     name = NAME
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        found = list(taps.problems(layer, 1, target)) if layer.depthwise else []
+        found = [each for each in taps.problems(layer, 1, target) if tiles(each, target)] if layer.depthwise else []
         if found:
             problem = min(found, key=lambda each: least_cycles(self, each, target))
             yield Form(self, layer, problem, None, "planar depthwise", least_cycles(self, problem, target), rank=0)
