@@ -4,7 +4,8 @@
     python scripts/plot_results.py results/methods.csv      writes results/methods.md and results/methods.png
 
 Rows that differ in their seed alone are one line: mean and standard deviation (of the sample) of the accuracy, and how
-many seeds.
+many seeds. Where it has two seeds or more in common with the random masks of its block size and sparsity, or with the
+dense network, the mean difference by seed to them follows, with the p of a paired t-test.
 """
 
 import statistics
@@ -19,7 +20,7 @@ from subp.training.experiments import read_rows
 from subp_contract.files import write_atomically
 
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG q75)", "imagenette-112": "Imagenette-112"}
-SETTING = ("data", "size", "train_images", "network", "epochs")
+SETTING = ("data", "size", "train_images", "network", "epochs", "held_out", "judged_on")
 SAME = (*SETTING, "method", "variant", "n", "sparsity", "options")
 
 
@@ -36,6 +37,7 @@ class Line:
     seeds: int
     density: float
     mac_share: float
+    by_seed: dict[str, float]
 
     @property
     def accuracy(self) -> str:
@@ -57,7 +59,7 @@ def summarised(rows: Sequence[dict]) -> list[Line]:
     """A line for each set of runs alike, in the order of the first."""
     alike: dict[tuple, list[dict]] = {}
     for row in rows:
-        alike.setdefault(tuple(row[name] for name in SAME), []).append(row)
+        alike.setdefault(tuple(row.get(name) or "" for name in SAME), []).append(row)
     return [_line(runs) for runs in alike.values()]
 
 
@@ -65,7 +67,7 @@ def _line(runs: Sequence[dict]) -> Line:
     first, accuracies = runs[0], [float(run["accuracy"]) for run in runs]
     method = first["method"] + (f" ({first['variant']})" if first["variant"] else "")
     return Line(
-        setting=tuple(first[name] for name in SETTING),
+        setting=tuple(first.get(name) or "" for name in SETTING),
         method=method,
         n=int(first["n"]) if first["method"] != DENSE and METHODS[first["method"]].uses_n else None,
         sparsity=0.0 if first["method"] == DENSE else float(first["sparsity"]),
@@ -74,30 +76,55 @@ def _line(runs: Sequence[dict]) -> Line:
         seeds=len(runs),
         density=statistics.fmean(float(run["density"]) for run in runs),
         mac_share=statistics.fmean(float(run["mac_share"]) for run in runs),
+        by_seed={run["seed"]: float(run["accuracy"]) for run in runs},
     )
+
+
+def against(line: Line, other: Line | None) -> str:
+    """The mean difference to another line over the seeds in common, in points, and the p of a paired t-test on them; of
+    fewer than two seeds, or of differences that are all equal, nothing can be said.
+    """
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(line.by_seed.keys() & other.by_seed.keys()) if other and other is not line else []
+    pairs = [(line.by_seed[seed], other.by_seed[seed]) for seed in seeds] if other else []
+    differences = [100 * (own - its) for own, its in pairs]
+    if len(pairs) < 2 or statistics.stdev(differences) < 1e-9:
+        return ""
+    return f"{statistics.fmean(differences):+.2f} (p {ttest_rel(*zip(*pairs, strict=True)).pvalue:.2f})"
+
+
+def reference(method: str, line: Line, lines: Sequence[Line]) -> Line | None:
+    """The line of that method in the same setting; of one with blocks, with the same block size and sparsity."""
+    shape = (line.n, line.sparsity)
+    fits = [other for other in lines if other.method == method and other.setting == line.setting]
+    return next((other for other in fits if method == DENSE or (other.n, other.sparsity) == shape), None)
 
 
 def page(lines: Sequence[Line], source: str) -> str:
     """Markdown: a table for each setting, by sparsity, best first."""
     parts = [
         f"# Methods compared\n\nMade from `{source}` by `scripts/plot_results.py`. "
-        "Validation accuracy after the last epoch in per cent; mean ± standard\ndeviation over seeds.\n"
+        "Accuracy after the last epoch in per cent; mean ± standard\ndeviation over seeds; "
+        "differences by seed, with the p of a paired t-test.\n"
     ]
     for setting in dict.fromkeys(line.setting for line in lines):
-        data, size, images, network, epochs = setting
+        data, size, images, network, epochs, held_out, judged_on = setting
+        judged = f", judged on {held_out} {judged_on} images" if judged_on == "validation" else ""
         parts.append(
             f"\n## {network} on {NAMES.get(data, data)}\n\n{images} training images of {size}x{size}, {epochs} "
-            "epochs.\n"
+            f"epochs{judged}.\n"
         )
         parts.append(
-            "\n| method | 1xN | sparsity | accuracy | seeds | weights kept | MACs kept "
-            "|\n|---|---|---|---|---|---|---|\n"
+            "\n| method | 1xN | sparsity | accuracy | seeds | against random | against dense | weights kept "
+            "| MACs kept |\n|---|---|---|---|---|---|---|---|---|\n"
         )
         of_setting = [line for line in lines if line.setting == setting]
         for line in sorted(of_setting, key=lambda line: (line.sparsity, -line.mean)):
             blocks = f"1x{line.n}" if line.n else "-"
             parts.append(
                 f"| {line.method} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
+                f"{against(line, reference('random', line, lines))} | {against(line, reference(DENSE, line, lines))} | "
                 f"{line.density:.1%} | {line.mac_share:.1%} |\n"
             )
     return "".join(parts) + f"\n![Accuracies]({Path(source).stem}.png)\n"

@@ -127,17 +127,42 @@ def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tup
     bias = rng.uniform(limits.min, limits.max, layer.out_channels).astype("float32")
     low, high = limits.min + int(rng.integers(0, 20)), limits.max - int(rng.integers(0, 20))
     if each:
-        return Rounding(None, None, (low, high), layer.dtype, fits), [coefficient, bias]
-    return Rounding(float(coefficient[0]), float(bias[0]), (low, high), layer.dtype, fits), []
+        return Rounding((None,), None, (low, high), layer.dtype, fits), [coefficient, bias]
+    return Rounding((float(coefficient[0]),), float(bias[0]), (low, high), layer.dtype, fits), []
+
+
+def with_residual(
+    rounding: Rounding, tensors: list[np.ndarray], layer: Layer, seed: int
+) -> tuple[Rounding, list[np.ndarray]]:
+    """The rounding of each channel's sums with a residual: of 8 bits by one number, or of 32 by each channel's."""
+    rng, limits = np.random.default_rng(seed), np.iinfo(layer.dtype)
+    batch, height, width = layer.image
+    shape, coefficient, bias = (batch, layer.out_channels, height, width), *tensors
+    own, wide = int(rng.integers(2)), bool(rng.integers(2))
+    if wide:
+        residual, number = rng.integers(-(1 << 15), 1 << 15, shape, "int32"), None
+        others = [rng.uniform(-1e-3, 1e-3, layer.out_channels).astype("float32")]
+    else:
+        residual, number = rng.integers(limits.min, limits.max, shape, layer.dtype, endpoint=True), 0.37
+        others = []
+    coefficients = (None, number) if own == 0 else (number, None)
+    scales = [coefficient, *others] if own == 0 else [*others, coefficient]
+    return replace(rounding, coefficients=coefficients, own=own), [residual, *scales, bias]
 
 
 def expected_rounding(total: np.ndarray, rounding: Rounding, tensors: list[np.ndarray], axes: int = 2) -> np.ndarray:
     """What the layer's sums become; `axes` come after that of the channels."""
+    terms = [total]
+    if rounding.adds:
+        residual, *tensors = tensors
+        terms.insert(1 - rounding.own, residual)
     given = (per_channel(numbers, axes) for numbers in tensors)
-    coefficient, bias = (
-        next(given) if number is None else np.float32(number) for number in (rounding.coefficient, rounding.bias)
+    *coefficients, value = (
+        next(given) if number is None else np.float32(number) for number in (*rounding.coefficients, rounding.bias)
     )
-    return rounded(multiply_add(total, coefficient, bias), rounding.limits, rounding.dtype)
+    for term, coefficient in zip(terms, coefficients, strict=True):
+        value = multiply_add(term, coefficient, value)
+    return rounded(value, rounding.limits, rounding.dtype)
 
 
 @dataclass
@@ -183,14 +208,18 @@ def function_of(
     weight: np.ndarray | None = None,
     form: Form | None = None,
 ) -> Function:
-    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or 'one'; with its result."""
+    """The case's function for a target, of sums, or rounded by numbers of 'each' channel or 'one', or of each with a
+    'residual'; with its result.
+    """
     dtype = dot_of(target).activation
     layer = case.layer(dtype, case.weight if weight is None else weight)
     form = form or form_of(kernel, layer, target, case.n)
     x = case.x(dtype)
     total, arrays, rounds = sums(x, layer), [x, *form.kernel.pack(form)], None
     if rounding:
-        rounds, tensors = some_rounding(layer, case.seed, rounding == "each", fits=case.seed % 2 == 0)
+        rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
+        if rounding == "residual":
+            rounds, tensors = with_residual(rounds, tensors, layer, case.seed)
         total, arrays = expected_rounding(total, rounds, tensors), [*arrays, *tensors]
     image, *weights = inputs = [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
     return Function(form, function(inputs, computed(form, image, weights, rounds)), arrays, total, target)

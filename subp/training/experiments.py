@@ -219,6 +219,7 @@ def dense_key(cell: Cell, config: Config) -> str:
     named = {name: values[name] for name in NAMED_BY.split()} | {
         name: value for name, value in values.items() if value != defaults.get(name)
     }
+    named["sparse_compute"] = values["sparse_compute"] or False  # it was a flag once
     about: list = [cell.data, cell.size, cell.train_images, {name: str(value) for name, value in named.items()}]
     about += [cell.held_out] if cell.held_out else []
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()

@@ -56,6 +56,14 @@ def test_float32_is_what_it_was(network, tmp_path, capsys):
     assert "precision" not in capsys.readouterr().out
 
 
+def test_auto_tells_what_it_chose(program, tmp_path, capsys):
+    output = tmp_path / "net.so"
+    assert exit_code(["compile", program, "-o", str(output), "--threads", "1", "--precision", "auto"]) == 0
+    assert "auto: float32, " in (told := capsys.readouterr().out) and "int8 takes calibration data" in told
+    manifest, _ = read_manifest(output)
+    assert manifest["precision"] == "float32" and manifest["decision"] in told.replace("\n", " ")
+
+
 def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
     tvm_sched.compile(network, X, threads=1).save(tmp_path / "net.so")
     rows = tmp_path / "rows.json"
@@ -67,6 +75,7 @@ def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
     ("word", "target", "reason"),
     [
         ("float12", "host", "unknown precision 'float12': choose one of float32, float16, int8, auto"),
+        ("bfloat16", "host", "precision bfloat16 is not there"),
         (
             "float16",
             "x86-avx512",

@@ -10,7 +10,7 @@ ONE |= dict.fromkeys(("kernel", "stride", "dilation"), (1, 1))
 SINGLE = Problem(**ONE, image=None, padding=(0, 0), n=4, density=1.0, behind="none")
 
 
-@pytest.mark.parametrize("word, examples", [("float32", 4), ("stored", 2), ("int8", 3)])
+@pytest.mark.parametrize("word, examples", [("float32", 2), ("stored", 1), ("int8", 2)])
 def test_random_layers_are_right(word, examples):
     require_right([SINGLE], word)
 

@@ -116,7 +116,7 @@ class Network:
         """What `compile` takes for that precision."""
         import torch
 
-        if precision != "int8":
+        if precision not in ("int8", "auto"):
             return {"precision": precision}
         return {"precision": precision, "calibration": [torch.from_numpy(x) for x in self.random_inputs()]}
 

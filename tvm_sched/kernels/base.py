@@ -125,6 +125,7 @@ class Kernel(ABC):
     dtypes: ClassVar[Sequence[str]] = ("float32",)  # of the layers that it is offered
     examples: ClassVar[Sequence[Example]] = ()
     rounds: ClassVar[bool] = False  # whether `call` takes a `rounding` of the sums, and the tensors for it
+    adds: ClassVar[bool] = False  # whether that may add a residual, which comes first of these tensors
     after_space_to_depth: ClassVar[bool] = False  # whether it is also offered strided layers that were made stride 1
 
     @abstractmethod

@@ -25,7 +25,7 @@ from tvm_sched.targets import Target
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
 # Of a number, by code for AVX2 on a Zen 5: between the planes of 8-bit kernels and the channels last of the others.
-TRANSPOSE_CYCLES = 0.7
+TRANSPOSE_CYCLES = 1.2
 # What 8-bit kernels take of their estimate, where float32's take theirs, on that CPU: the estimates count additions as
 # they do multiplications, and more pipes take those.
 APART = 0.72  # by dot products that are added apart

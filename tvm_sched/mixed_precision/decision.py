@@ -18,11 +18,14 @@ from subp_quantizer.sites import Kind, Site, found
 from tvm_sched import precision as precisions
 from tvm_sched.frontend import calibration as calibrating
 from tvm_sched.mixed_precision.costs import Cycles, layer_cycles, site_costs, size, values_of
-from tvm_sched.mixed_precision.cut import cycles, in_8_bits
+from tvm_sched.mixed_precision.cut import Cost, cycles, in_8_bits
 from tvm_sched.pipeline import Compilation
 from tvm_sched.precision import FLOAT32, INT8, Precision
 
 MARGIN = 0.03  # by which a network in two precisions must be the faster by estimate: it is never worth noise
+DOUBT = (
+    0.15  # of a layer's estimate in either precision, by which the other one must be better to take it out of its own
+)
 Example = tuple[tuple, Mapping[str, Any]]  # (args, kwargs)
 
 
@@ -81,8 +84,9 @@ def divided(
     graph, target, share = sites[0].head.graph, compilation.target, share_of(program, example)
     costs = dict(enumerate(site_costs(sites, int8, float32, share, target)))
     values = values_of(graph, sites, share, target)
-    best, every = in_8_bits(costs, values), set(costs)
+    every = set(costs)
     choices = [(cycles(costs, values, set()), FLOAT32, "float32"), (cycles(costs, values, every), INT8, "int8")]
+    best = in_8_bits(doubted(costs, choices[0][0] < choices[1][0]), values)
     layers = {number for number, site in enumerate(sites) if site.kind is Kind.LAYER}
     mixed = cycles(costs, values, best)
     if 0 < len(best & layers) < len(layers) and mixed < (1 - MARGIN) * min(choice[0] for choice in choices):
@@ -91,6 +95,15 @@ def divided(
         words = f"int8 in {len(best & layers)} of {len(layers)} layers, float32 in the others"
         choices.append((mixed, replace(INT8, before=before), words))
     return choices
+
+
+def doubted(costs: Mapping[int, Cost], wide: bool) -> dict[int, Cost]:
+    """The costs with DOUBT added to what the whole network is not in by choice; `wide`: that choice is float32."""
+    more = 1 + DOUBT
+    each = costs.items()
+    return {
+        at: Cost(cost.int8 * more, cost.float32) if wide else Cost(cost.int8, cost.float32 * more) for at, cost in each
+    }
 
 
 def share_of(program: ExportedProgram, example: Example) -> float:

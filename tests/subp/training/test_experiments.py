@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -172,3 +173,19 @@ def test_a_grid_may_be_yaml_and_old_cells_keep_their_keys(tmp_path):
     keys = {each.key for each in experiments.read_grid(protocol / "methods.json")}
     assert {row["cell"] for row in rows_of(protocol / "methods.csv")} <= keys
     assert {each.judged_on for each in experiments.read_grid(protocol / "protocol.yaml")} == {"validation"}
+
+
+def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
+    same = {"data": "d", "size": 8, "train_images": 9, "network": "net", "n": 16, "epochs": 1, "density": 1}
+    accuracies = {"subp": (0.5, 0.6, 0.8), "random": (0.4, 0.55, 0.6), "dense": (0.9,), "rigl": (0.1,)}
+    for method, of_method in accuracies.items():
+        for seed, accuracy in enumerate(of_method):
+            row = {"method": method, "sparsity": 0.75, "seed": seed, "accuracy": accuracy, "mac_share": 1}
+            experiments.add_row(tmp_path / "r.csv", same | row)
+    plots = runpy.run_path(str(SCRIPTS / "plot_results.py"))
+    made = plots["page"](plots["summarised"](experiments.read_rows(tmp_path / "r.csv")), "r.csv")
+    lines = {line.split(" | ")[0].strip("| "): line for line in made.splitlines()}
+    # Differences of 10, 5 and 20 points: t = (35 / 3) / sqrt(175 / 3 / 3), of 2 degrees p = 1 - t / sqrt(t^2 + 2).
+    t = (35 / 3) / (175 / 3 / 3) ** 0.5
+    assert f"| 3 | +11.67 (p {1 - t / (t * t + 2) ** 0.5:.2f}) |  | 100.0%" in lines["subp"]
+    assert "| 1 |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  | 100.0%" in lines["random"]

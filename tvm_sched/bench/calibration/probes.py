@@ -21,6 +21,7 @@ from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT, FLOAT32
 
 NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
+LEAST_CYCLES = 1e-6  # a call that a disturbed core made no slower than arithmetic: a figure beyond all reason
 FAR_CACHES = 6  # times the second cache: what only the third keeps
 FEW, MANY = 16, 48  # kept channels of two problems that differ in nothing else: loops too long for LLVM to unroll
 
@@ -65,7 +66,8 @@ def streaming(target: Target, size: float) -> Trial:
     block_rows = max(1, int(size / (n * kept * FLOAT)) // together) * together
     work = workloads.direct(target, Tile(1, 1, together, 1), n=n, kept=kept, block_rows=block_rows)
     compute = register_tile.tile_cycles(work.problem, work.tile, target) * block_rows / together
-    return Trial([work], lambda cycles: block_rows * kept * n * FLOAT / register_tile.apart(cycles, compute))
+    read = block_rows * kept * n * FLOAT
+    return Trial([work], lambda cycles: read / max(register_tile.apart(cycles, compute), LEAST_CYCLES))
 
 
 def streaming_far(target: Target) -> Trial | str:

@@ -22,8 +22,16 @@ from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of
-from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED, NAME, PLANES, RESULT, ROUNDED, PlanarProblem
-from tvm_sched.kernels.integer.planes import Layout, padded_pixel
+from tvm_sched.kernels.integer.planar_schedule import (
+    INTERLEAVED,
+    NAME,
+    PLANES,
+    RESIDUAL,
+    RESULT,
+    ROUNDED,
+    PlanarProblem,
+)
+from tvm_sched.kernels.integer.planes import Layout, padded_pixel, up
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
@@ -44,10 +52,11 @@ def conv2d(
     rounding: Rounding | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes;
-    `marks` become attributes of the block of products.
+    """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes, a
+    residual `[B, O, H', W']` first if it adds one; `marks` become attributes of the block of products.
     """
     indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
+    added, more = (more[0], more[1:]) if rounding and rounding.adds else (None, more)
     layout, dot = problem.layout, problem.dot
     batch, channels, _, width = (int(extent) for extent in x.shape)
     block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
@@ -92,13 +101,29 @@ def conv2d(
     attributes = problem.attributes() | (marks or {})
     sums = te.compute((batch, block_rows * n, layout.tiles, layout.run), product, name=NAME, attrs=attributes)
     if rounding is not None:
+        residual = None if added is None else residual_runs(added, sums, layout)
 
         def of_run(b, o, t, i):
-            return rounding.of_channel(sums[b, o, t, i], more, tirx.min(o, out_channels - 1))
+            other = residual[b, o, t, i] if residual is not None else None
+            return rounding.of_channel(sums[b, o, t, i], more, tirx.min(o, out_channels - 1), other)
 
         sums = te.compute(sums.shape, of_run, name=ROUNDED)
     output = (batch, out_channels, problem.conv.height, problem.conv.width)
     return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
+
+
+def residual_runs(residual: te.Tensor, sums: te.Tensor, layout: Layout) -> te.Tensor:
+    """A residual `[B, O, H', W']` where the sums of its pixels lie, in whole rows."""
+    batch, channels, tiles, run = (int(extent) for extent in sums.shape)
+    pixels = run if layout.flat else up(run, layout.pitch)
+
+    def number(b, o, t, i):
+        (h, w), o = layout.pixel(t, i), tirx.min(o, int(residual.shape[1]) - 1)
+        if layout.flat:
+            return tirx.if_then_else(i < layout.pixels, residual[b, o, h, w], tirx.const(0, residual.dtype))
+        return padded_pixel(residual, 0, (b, o), h, w)
+
+    return te.compute((batch, channels, tiles, pixels), number, name=RESIDUAL)
 
 
 def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
@@ -128,6 +153,7 @@ class PlanarConv2d(Kernel):
     name = NAME
     dtypes = ("uint8", "int8")
     rounds = True
+    adds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)

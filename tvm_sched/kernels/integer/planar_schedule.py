@@ -20,7 +20,8 @@ from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
-PLANES, INTERLEAVED, ROUNDED, RESULT = (f"planar_{stage}" for stage in ("planes", "interleaved", "rounded", "result"))
+STAGES = ("planes", "interleaved", "residual", "rounded", "result")
+PLANES, INTERLEAVED, RESIDUAL, ROUNDED, RESULT = (f"planar_{stage}" for stage in STAGES)
 DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
@@ -123,8 +124,8 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels."""
     problem = problem_of(sch)
     conv, layout, dot = problem.conv, problem.layout, problem.dot
-    planes, together, product, rounded, result = (
-        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, ROUNDED, RESULT)
+    planes, together, product, residual, rounded, result = (
+        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, RESIDUAL, ROUNDED, RESULT)
     )
     through_memory = buffered(problem)
 
@@ -132,7 +133,9 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     epilogue = merge_epilogue(sch, result)
     sch.compute_inline(result)
     if rounded is not None and not (through_memory and moves_only(sch, epilogue)):
-        sch.compute_inline(rounded)
+        for stage in (residual, rounded):
+            if stage is not None:
+                sch.compute_inline(stage)
         rounded = None
     if layout.flat:
         transform_axes(sch, [epilogue], lambda b, o, h, w: [b, o, tirx.const(0, b.ty.dtype), h * conv.width + w])
@@ -154,6 +157,8 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     else:
         read_whole_runs(sch, epilogue, ROUNDED, layout)
         sch.compute_at(rounded, outer[-1], preserve_unit_loops=True)
+        if residual is not None:
+            residual_in_rows(sch, residual, rounded, outer[-1], layout)
         n, _, i = sch.get_loops(rounded)[-3:]
         in_registers(sch, product, n, i, tile, dot.lanes)
         copy_whole(sch, pixels[-1])
@@ -193,6 +198,22 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
         keep_rolled(sch, k)
     sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
+
+
+def residual_in_rows(sch: Schedule, residual: SBlockRV, rounded: SBlockRV, at: LoopRV, layout: Layout) -> None:
+    """Copies a residual of whole rows to where a tile's sums lie, at the loop `at`."""
+    names = [read.source.name for read in sch.get(rounded).reads]
+    extent = int(sch.get(sch.get_loops(residual)[-1]).extent)
+
+    def run(*where):
+        return (*((point, point + 1) for point in where[:-1]), (0, extent))
+
+    sch.annotate_buffer_access(rounded, names.index(RESIDUAL), "read", run)
+    sch.compute_at(residual, at, preserve_unit_loops=True)
+    column, width = sch.get_loops(residual)[-1], layout.pixels
+    if not layout.flat:
+        (_, column), width = sch.split(column, [None, layout.pitch]), layout.output[1]
+    copy_padded(sch, column, 0, width)
 
 
 def is_short(problem: PlanarProblem, tile: PlanarTile, target: Target) -> bool:

@@ -110,6 +110,13 @@ class Layout:
             return pixel // self.pixels, pixel % self.pixels
         return h // self.rows, h % self.rows * self.pitch + w
 
+    def pixel(self, tile: Any, position: Any) -> tuple:
+        """The output pixel (h, w) at a position of a tile's run; between rows, and behind the last, of no image."""
+        if self.flat:
+            pixel = tile * self.pixels + position
+            return pixel // self.output[1], pixel % self.output[1]
+        return tile * self.rows + position // self.pitch, position % self.pitch
+
     def attributes(self) -> dict:
         """As an attribute of a TIR block."""
         pairs = (self.image, self.output, self.kernel, self.stride, self.padding, self.dilation)

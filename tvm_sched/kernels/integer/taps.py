@@ -145,12 +145,13 @@ def conv2d(
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
     sums = last = te.compute(shape, product, name=block, attrs=attributes)
     if rounding is not None:
-        last = te.compute(shape, lambda b, o, t, f, i: rounding.of_channel(sums(b, o, t, f, i), more, o), name=ROUNDED)
-    ordered = te.compute(
-        (batch, problem.outputs, layout.tiles, layout.run),
-        lambda b, o, t, e: last[b, o, t, e % begun, e // begun],
-        name=ORDERED,
-    )
+        last = te.compute(shape, lambda b, o, t, f, i: rounding.whole(sums(b, o, t, f, i), more, o), name=ROUNDED)
+
+    def in_order(b, o, t, e):
+        number = last(b, o, t, e % begun, e // begun)
+        return number if rounding is None else rounding.narrow(number)
+
+    ordered = te.compute((batch, problem.outputs, layout.tiles, layout.run), in_order, name=ORDERED)
     result = (batch, problem.outputs, *layout.output)
     return te.compute(result, lambda b, o, h, w: ordered(b, o, *layout.place(h, w)), name=RESULT)
 

@@ -57,7 +57,8 @@ class _Selector(PyExprMutator):
         self.rounders = {
             var: mod[value.args[0]].attrs for var, value in self.values.items() if is_op(value, "relax.call_tir")
         }
-        self.done: set[relax.Var] = set()  # whose value another computes
+        self.done: dict[relax.Var, relax.Var] = {}  # whose value another computes
+        self.known = set(main.params)  # parameters, and variables that are bound by now
         self.calls = Counter()  # of each layer, by name
         self.bound = None  # the variable whose value is being visited
         # (weight, how it is applied) -> its plan and packed constants: a layer that runs several times is stored once
@@ -66,9 +67,10 @@ class _Selector(PyExprMutator):
     def visit_var_binding_(self, binding):
         self.bound = binding.var
         if binding.var in self.done:  # the layer has rounded
-            self.set_var_remap(binding.var, self.visit_expr(binding.value.args[1].fields[0]))
-            return
-        super().visit_var_binding_(binding)
+            self.set_var_remap(binding.var, self.visit_expr(self.done[binding.var]))
+        else:
+            super().visit_var_binding_(binding)
+        self.known.add(binding.var)
 
     def visit_call_(self, call):
         call = super().visit_call_(call)
@@ -170,17 +172,24 @@ class _Selector(PyExprMutator):
         return plan.form.kernel.call(self.builder_, x, weights, plan.form, plan.form.kernel.marked(mark), **options)
 
     def rounded(self, plan: Plan) -> dict:
-        """`rounding` and its `tensors`, where rounding is all that is done with the layer's sums, and the result is not
-        the network's; the layer then does it.
+        """`rounding` and its `tensors`, of the new function, where rounding is all that is done with the layer's sums,
+        or adding a residual that is known by now, and the result is not the network's; the layer then does it.
         """
         readers = self.readers.get(self.bound, [])
         alone = len(readers) == 1 and readers[0] in self.rounders and isinstance(readers[0], relax.DataflowVar)
         rounding = Rounding.of(self.rounders[readers[0]]) if alone else None
         if rounding is None:
             return {}
-        self.done.add(readers[0])
-        tensors = [constant(as_array(each).reshape(-1)) for each in self.values[readers[0]].args[1].fields[1:]]
-        return {"rounding": rounding, "tensors": tensors}
+        given, count = list(self.values[readers[0]].args[1].fields), len(rounding.coefficients)
+        terms, tensors = given[:count], given[count:]
+        own = next(i for i, term in enumerate(terms) if term.same_as(self.bound))
+        del terms[own]
+        adds = plan.form.kernel.adds and not plan.form.layer.linear
+        if not all(adds and term in self.known and shape_of(term) == shape_of(self.bound) for term in terms):
+            return {}
+        self.done[readers[0]] = self.bound
+        tensors = [constant(as_array(each).reshape(-1)) for each in tensors]
+        return {"rounding": replace(rounding, own=own), "tensors": [*map(self.visit_expr, terms), *tensors]}
 
 
 def convolution_in_words(weight: np.ndarray, stride: tuple, dilation: tuple, groups: int) -> str:

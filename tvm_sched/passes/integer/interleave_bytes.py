@@ -5,22 +5,30 @@ from functools import partial
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import Expr
+from tvm.target import Target
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.kernels.integer.rounding import narrow, narrowed
 from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
+from tvm_sched.passes.integer.narrow_bytes import packs, side_by_side
 from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
+
+FULL = 16  # 32-bit numbers of a vector that is packed
 
 
 def interleave_bytes(func: PrimFunc) -> PrimFunc:
     """The function with vectors in the place of its marked loops. To run before blocks are lowered."""
-    return tvm_ffi.structural_map(func, (tirx.For, rewritten))
+    target = (func.attrs or {}).get("target") or Target.current(allow_none=True)
+    packing = target is not None and packs(target)
+    return tvm_ffi.structural_map(func, (tirx.For, lambda loop: rewritten(loop, packing)))
 
 
-def rewritten(loop: tirx.For):
+def rewritten(loop: tirx.For, packing: bool):
     """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, or of what is computed of several x, by vectors.
-    For a group of four, p is a multiple of the numbers in a 128-bit lane.
+    For a group of four, p is a multiple of the numbers in a 128-bit lane. Numbers of 32 bits that are narrowed on the
+    way (`rounding.narrow`), two or four vectors of 16, are so by packs where the CPU has them (`packing`).
     """
     if INTERLEAVE not in loop.annotations:
         return loop
@@ -29,8 +37,10 @@ def rewritten(loop: tirx.For):
     values = {axis.var: value for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
     store = realize.block.body
     group, (stride, pixels) = int(inner.extent), map(int, loop.annotations[INTERLEAVE])
+    narrowing = narrowed(store.value)
     value = store.value.value if isinstance(store.value, tirx.Cast) else store.value
     value = value.args[1] if is_choice(value) else value
+    value = narrowing[0] if narrowing else value
     if not may_be_vectors(value, loop, values):
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner)
 
@@ -49,10 +59,15 @@ def rewritten(loop: tirx.For):
         planes = [vectors_of(value, width, partial(loaded, first, width, j)) for j in range(group)]
         if width == 1:
             for j, number in enumerate(planes):
-                stores.append(
-                    tirx.BufferStore(store.buffer, number.astype(store.buffer.dtype), at(store.indices, first, j))
-                )
+                number = narrow(number, *narrowing[1:]) if narrowing else number.astype(store.buffer.dtype)
+                stores.append(tirx.BufferStore(store.buffer, number, at(store.indices, first, j)))
             continue
+        if narrowing and packing and width == FULL and group in (2, 4):
+            *rest, last = at(store.indices, first, 0)
+            vector = side_by_side(planes, *narrowing[1:])
+            stores.append(tirx.BufferStore(store.buffer, vector, [*rest, tirx.Ramp(last, 1, width * group)]))
+            continue
+        planes = [narrow(plane, *narrowing[1:]) for plane in planes] if narrowing else planes
         for i, vector in enumerate(interleaved(planes)):
             *rest, last = at(store.indices, first + i * width // group, 0)
             place = [*rest, tirx.Ramp(last, 1, width)]

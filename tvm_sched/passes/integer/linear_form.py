@@ -142,10 +142,12 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
     scaled = replace(scaled, bias=scaled.bias + zero_point)
     options = {"limits": (int(low), int(high)), "dtype": dtype, "fits": bool(scaled.most < INT32)}
     attributes = None
-    if len(scaled.terms) == 1:  # a kernel may do it itself
-        pair = (scaled.terms[0].coefficient, scaled.bias)
-        numbers = [float(np.asarray(each).item()) if np.size(each) == 1 else None for each in pair]
-        attributes = Rounding(*numbers, **options).attributes
+    if len(scaled.terms) <= 2:  # a kernel may do it itself
+        *coefficients, bias = (
+            float(np.asarray(each).item()) if np.size(each) == 1 else None
+            for each in (*(term.coefficient for term in scaled.terms), scaled.bias)
+        )
+        attributes = Rounding(tuple(coefficients), bias, **options).attributes
     return emit(builder, requantize, scaled, attributes, **options)
 
 

@@ -6,7 +6,8 @@ many.
     pack these two                    8 bits: in lane l the numbers 4 l ... 4 l + 3 of x0, x1, x2, x3
     permute fours                     in order
 
-What the last pack clips to is a byte's own range; narrower limits are left to do before.
+What the last pack clips to is a byte's own range; narrower limits are left to do before. Four vectors of 16 that go to
+different places, one after the other, are packed together too.
 """
 
 import tvm_ffi
@@ -16,59 +17,106 @@ from tvm.target import Target
 from tvm.target.codegen import target_has_features
 from tvm.tirx import PrimFunc, Shuffle
 
+from tvm_sched.kernels.integer.rounding import RANGES, narrowed
+
 BYTES, WORDS, PARTS = 64, 32, 4
 LANES, FOURS = 4, 4  # 128-bit lanes of a vector; numbers of a dword in 8 bits
 PACK_WORDS = "llvm.x86.avx512.packssdw.512"
 PACK_BYTES = {"uint8": "llvm.x86.avx512.packuswb.512", "int8": "llvm.x86.avx512.packsswb.512"}
-RANGES = {"uint8": (0, 255), "int8": (-128, 127)}
-INT16 = (-(1 << 15), (1 << 15) - 1)
 
 
 def narrow_bytes(func: PrimFunc) -> PrimFunc:
     """The function with such vectors packed, for a target that can. To run on vectorised loops."""
     target = (func.attrs or {}).get("target") or Target.current()
-    if not target_has_features("avx512bw", target):
+    if not packs(target):
         return func
-    return tvm_ffi.structural_map(func, (tirx.Cast, packed))
+    return tvm_ffi.structural_map(func, [(tirx.Cast, packed), (tirx.SeqStmt, stored_together)])
+
+
+def stored_together(sequence: tirx.SeqStmt):
+    """The statements, in which stores of 16 narrowed numbers are made four at a time. Where a value is computed of what
+    it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes nothing.
+    """
+    made: list = []
+    waiting: list = []  # (store, what its numbers are narrowed from)
+    for statement in sequence.seq:
+        found = narrowed(statement.value) if isinstance(statement, tirx.BufferStore) else None
+        if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS and not binds(found[0]):
+            if waiting and (waiting[0][1][1:] != found[1:] or not waiting[0][0].buffer.same_as(statement.buffer)):
+                made, waiting = [*made, *(store for store, _ in waiting)], []
+            waiting.append((statement, found))
+            if len(waiting) == PARTS:
+                made, waiting = [*made, *four_at_once(waiting)], []
+        else:
+            if not isinstance(statement, tirx.Bind):
+                made, waiting = [*made, *(store for store, _ in waiting)], []
+            made.append(statement)
+    made += [store for store, _ in waiting]
+    return tirx.SeqStmt(made) if len(made) > 1 else made[0]
+
+
+def binds(value: Expr) -> bool:
+    """Whether an expression names a part of itself: one name cannot stand for two values."""
+    found: list = []
+    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
+    return bool(found)
+
+
+def four_at_once(waiting: list) -> list:
+    """Statements for four stores."""
+    _, limits, dtype = waiting[0][1]
+    together = tirx.Var("narrowed", f"{dtype}x{BYTES}")
+    bind = tirx.Bind(together, saturated([whole for _, (whole, *_) in waiting], limits, dtype))
+    size = BYTES // PARTS
+    orders = [[lane * size + FOURS * part + i for lane in range(LANES) for i in range(FOURS)] for part in range(PARTS)]
+    return [
+        bind,
+        *(
+            tirx.BufferStore(store.buffer, Shuffle([together], order), store.indices)
+            for (store, _), order in zip(waiting, orders, strict=True)
+        ),
+    ]
 
 
 def packed(cast: tirx.Cast) -> Expr:
-    """clip(cast(clip(x) to int16)) to 8 bits, of 64 numbers; any other cast as it is."""
-    dtype = str(cast.ty.dtype).partition("x")[0]
-    if dtype not in PACK_BYTES or cast.ty.dtype.lanes != BYTES:
+    """What `narrow` gave, of 64 numbers, by packs; any other cast as it is."""
+    found = narrowed(cast) if int(cast.ty.dtype.lanes) == BYTES else None
+    if found is None:
         return cast
-    words, limits = clipped(cast.value)
-    if not isinstance(words, tirx.Cast) or str(words.ty.dtype) != f"int16x{BYTES}":
-        return cast
-    whole, wide = clipped(words.value)
-    if wide != INT16 or limits is None:
-        return cast
-    if limits != RANGES[dtype]:
-        low, high = (tirx.Broadcast(tirx.const(limit, "int32"), BYTES) for limit in limits)
-        whole = tirx.Min(tirx.Max(whole, low), high)
+    whole, limits, dtype = found
     size = BYTES // PARTS
     parts = [Shuffle([whole], list(range(first, first + size))) for first in range(0, BYTES, size)]
-    pairs = [call(f"int16x{WORDS}", PACK_WORDS, *parts[i : i + 2]) for i in (0, 2)]
     fours = [LANES * part + lane for part in range(PARTS) for lane in range(LANES)]  # as they are wanted
     places = [part + PARTS * lane for part, lane in (divmod(four, LANES) for four in fours)]
     order = [FOURS * place + number for place in places for number in range(FOURS)]
-    return Shuffle([call(f"{dtype}x{BYTES}", PACK_BYTES[dtype], *pairs)], order)
+    return Shuffle([saturated(parts, limits, dtype)], order)
+
+
+def saturated(parts: list[Expr], limits: tuple[int, int], dtype: str) -> Expr:
+    """Four vectors of 16 numbers in 8 bits, clipped: in lane l, numbers 4 l ... 4 l + 3 of the first, then of the
+    second, and so on.
+    """
+    pairs = [call(f"int16x{WORDS}", PACK_WORDS, *parts[i : i + 2]) for i in (0, 2)]
+    if limits != RANGES[dtype]:
+        low, high = (tirx.Broadcast(tirx.const(limit, "int16"), WORDS) for limit in limits)
+        pairs = [tirx.Min(tirx.Max(pair, low), high) for pair in pairs]
+    return call(f"{dtype}x{BYTES}", PACK_BYTES[dtype], *pairs)
+
+
+def side_by_side(planes: list[Expr], limits: tuple[int, int], dtype: str) -> Expr:
+    """Two or four vectors of 16 numbers in 8 bits, clipped, their numbers in turn."""
+    count = len(planes)
+    bytes_ = saturated(planes * (PARTS // count), limits, dtype)
+    size = BYTES // PARTS
+    order = [i // FOURS * size + plane * FOURS + i % FOURS for i in range(size) for plane in range(count)]
+    return Shuffle([bytes_], order)
+
+
+def packs(target: Target) -> bool:
+    """Whether the CPU has the packs."""
+    return target_has_features("avx512bw", target)
 
 
 def call(dtype: str, name: str, *args: Expr) -> Expr:
     """An intrinsic of LLVM's."""
     return tirx.call_llvm_pure_intrin(dtype, name, *args)
-
-
-def clipped(value: Expr) -> tuple[Expr, tuple[int, int] | None]:
-    """(x, limits) of min(max(x, low), high); the value itself and None where it is of another form."""
-    if not isinstance(value, tirx.Min) or not isinstance(value.a, tirx.Max):
-        return value, None
-    limits = [constant(bound) for bound in (value.a.b, value.b)]
-    return (value, None) if None in limits else (value.a.a, (limits[0], limits[1]))
-
-
-def constant(vector: Expr) -> int | None:
-    """The number that all elements of a vector are, where it is known."""
-    number = vector.value if isinstance(vector, tirx.Broadcast) else vector
-    return int(number.value) if isinstance(number, tirx.IntImm) else None

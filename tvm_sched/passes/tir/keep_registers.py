@@ -3,6 +3,9 @@
 Buffers of 'local' scope (sums, a tile on its way through a transform) are meant to be registers. TVM asks its allocator
 for them, and the compiler must then assume that any store through another pointer, or a prefetch, may touch them: they
 stay in memory. An object on the stack whose address nobody takes becomes registers for certain.
+
+What a kernel interleaves for a tile goes there as well, though it is read as memory: for its sake LLVM aligns the
+stack, so that vectors which do not fit the registers lie in one cache line each.
 """
 
 from collections.abc import Sequence
@@ -12,8 +15,11 @@ import tvm_ffi
 from tvm import DataType, ir, tirx
 from tvm.tirx import PrimFunc
 
+from tvm_sched.kernels.integer.planar_schedule import INTERLEAVED
+
 ON_STACK = "disable_lower_builtin"  # TVM's annotation: this allocation is left to the code generator
 MOST = 1 << 14  # bytes of a buffer; larger ones are no registers
+MOST_SCRATCH = 1 << 15  # of what is interleaved
 
 
 def keep_registers(func: PrimFunc) -> PrimFunc:
@@ -22,12 +28,13 @@ def keep_registers(func: PrimFunc) -> PrimFunc:
 
     def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
         buffer = alloc.buffer.ty
-        if buffer.storage_scope != "local":
+        scratch = alloc.buffer.name.startswith(INTERLEAVED)
+        if buffer.storage_scope != "local" and not scratch:
             return alloc
         element = DataType(str(buffer.dtype))
         elements = reached.get(alloc.buffer, prod(int(extent) for extent in buffer.shape))
         size = elements * element.lanes * element.bits // 8
-        if size > MOST:
+        if size > (MOST_SCRATCH if scratch else MOST):
             return alloc
         return tirx.AllocBuffer(alloc.buffer, {**alloc.annotations, ON_STACK: tirx.const(1, "bool")})
 

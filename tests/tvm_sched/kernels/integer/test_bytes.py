@@ -11,6 +11,7 @@ from tvm.s_tir import Schedule
 from tvm_sched import targets
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel
+from tvm_sched.kernels.integer.rounding import narrow
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 
 RANDOM = np.random.default_rng(0)
@@ -66,6 +67,21 @@ def test_pixels_that_are_not_needed_are_not_read(name, pixels):
     target = TARGETS[name] if name == "host" else targets.on_this_machine(TARGETS[name])
     found = run(sch, target, [x, planes], (run_of * 4,), "uint8")[: pixels * 4]
     np.testing.assert_array_equal(found, x[planes].T.reshape(-1))
+
+
+@pytest.mark.parametrize("name", ["host", "x86-avx2"])
+@pytest.mark.parametrize(("dtype", "limits"), [("uint8", (0, 255)), ("uint8", (7, 201)), ("int8", (-128, 127))])
+@pytest.mark.parametrize(("pixels", "group"), [(48, 4), (32, 2), (24, 4), (16, 1)])
+def test_integers_are_narrowed_as_they_are_interleaved(name, dtype, limits, pixels, group):
+    """Numbers beyond 16 bits, too."""
+    x = (RANDOM.standard_normal((group, pixels)) * 10.0 ** RANDOM.integers(1, 7, (group, pixels))).astype("int32")
+    rows = te.placeholder(x.shape, "int32")
+    made = te.compute((pixels * group,), lambda m: narrow(rows(m % group, m // group), limits, dtype), name="made")
+    sch = Schedule(function([rows], made))
+    pixel, _ = sch.split(sch.get_loops(sch.get_sblock("made"))[0], [None, group])
+    interleave(sch, pixel)
+    expected = np.clip(x, *limits).T.reshape(-1).astype(dtype)
+    np.testing.assert_array_equal(run(sch, TARGETS[name], [x], expected.shape, dtype), expected)
 
 
 @pytest.mark.parametrize("wide", ["uint8", "int16"])

@@ -19,6 +19,7 @@ from tvm_sched.kernels.integer.planar_schedule import PlanarTile
 from tvm_sched.records.database import Records
 
 KERNELS = ((1, 1), (1, 1), (1, 1), (3, 3), (3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (7, 7), (2, 3))
+ROUNDINGS = ("", "each", "one", "residual")
 
 RECORDED = Convolution(9, 16, (6, 6))
 REPLAY = f"""
@@ -64,7 +65,7 @@ def random_case(seed: int) -> Convolution:
 @pytest.mark.parametrize("seed", range(35))
 def test_random_layers(seed):
     target = list(TARGETS.values())[seed % len(TARGETS)]
-    function_of(random_case(seed), target, rounding=["", "each", "one"][seed // len(TARGETS) % 3]).check()
+    function_of(random_case(seed), target, rounding=ROUNDINGS[seed // len(TARGETS) % 4]).check()
 
 
 @pytest.mark.parametrize("name", ["x86-avx2", "host"])
@@ -83,6 +84,8 @@ def test_the_largest_sums_do_not_saturate(name, weight):
     ("name", "rounding", "case"),
     [
         ("host", "each", Convolution(12, 32, (8, 8), (1, 1), density=0.5)),
+        ("host", "residual", Convolution(12, 32, (7, 7), (1, 1), density=0.5)),
+        ("host", "residual", Convolution(12, 20, (14, 14), (3, 3), padding=(1, 1, 1, 1), batch=2, n=4)),
         ("x86-avx2", "", Convolution(10, 32, (6, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("x86-avx2", "each", Convolution(10, 16, (9, 9), (3, 3), (2, 2), (1, 1, 1, 1))),
     ],
@@ -130,6 +133,16 @@ def test_a_short_sum_leaves_what_it_reads_in_the_first_cache():
     tile = PlanarTile(4, 4, pixels_stay=True)
     assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target, tile).mod, target))
     assert not [line for line in assembly.splitlines() if "zmm" in line and "(%rsp)" in line]
+
+
+def test_vectors_on_the_stack_are_aligned():
+    target = TARGETS["x86-avx512-vnni"]
+    function = function_of(Convolution(64, 32, (8, 8), (1, 1)), target, rounding="each")
+    tile = PlanarTile(16, 1, pixels_stay=True)
+    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target, tile).mod, target))
+    spilled = [line for line in assembly.splitlines() if "zmm" in line and "(%rsp)" in line]
+    assert spilled  # each output's coefficient and bias
+    assert "andq\t$-64, %rsp" in assembly
 
 
 def test_a_recorded_schedule_applies_in_a_fresh_process(tmp_path):
