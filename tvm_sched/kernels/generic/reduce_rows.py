@@ -7,6 +7,13 @@ live in L1. Inside, lanes run along the row; a reduction keeps one partial resul
 end of the row.
 """
 
+from collections.abc import Sequence
+from functools import cache
+from math import inf
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Expr
 from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.rewrites.loops import PARTITION, partition, split_lanes
@@ -116,4 +123,22 @@ def split_reduction(sch: Schedule, block, target: Target) -> list:
     outer, lane = sch.split(k, [None, width])
     if extent % width:
         partition(sch, outer)
+    make_extremes_known()
     return [sch.rfactor(lane, len(output(sch, block).shape)), block]
+
+
+@cache
+def make_extremes_known() -> None:
+    """Tells TVM of maxima and minima that begin with infinity (passes/graph/legalize.py): `rfactor` knows those alone
+    that begin with the least number, or the largest.
+    """
+    register = tvm_ffi.get_global_func("s_tir.schedule.RegisterReducer")
+    for extreme, first in ((tirx.max, -inf), (tirx.min, inf)):
+
+        def combined(left: Sequence[Expr], right: Sequence[Expr], extreme=extreme) -> list[Expr]:
+            return [extreme(left[0], right[0])]
+
+        def identity(values: Sequence[Expr], first=first) -> list[Expr]:
+            return [tirx.const(first, values[0].ty.dtype)]
+
+        register(1, combined, identity)

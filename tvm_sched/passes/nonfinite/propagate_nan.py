@@ -6,8 +6,13 @@ would make ordinary numbers of NaN. Here, where nothing swaps them any more:
     max(x, 0)     0 > x ? 0 : x              x86: one instruction, `vmaxps` gives the second where one is NaN
     max(a, b)     isnan(a) ? a : (a > b ? a : b)     three
     AArch64       llvm.maximum, which is one: `fmax`, where a comparison and a choice are two
+
+An operand has a name, to be computed once. TVM's code generator puts its value wherever the name stands, when it looks
+for what it could simplify: names within names cost it seconds (15 for SiLU and tanh). What has names in it already, as
+polynomials of exp have, so takes llvm.maximum on x86 too, which is two instructions more for 0 and none for others.
 """
 
+from collections.abc import Callable
 from math import isnan
 
 import tvm_ffi
@@ -45,6 +50,8 @@ def by_comparison(extreme: tirx.Max | tirx.Min) -> Expr:
     """Comparisons, whose order matters."""
     if not is_fraction(extreme):
         return extreme
+    if has_names(extreme):
+        return by_intrinsic(extreme)
     a, b = (extreme.b, extreme.a) if is_number(extreme.b) else (extreme.a, extreme.b)
     beats = COMPARISONS[type(extreme)]
 
@@ -55,12 +62,19 @@ def by_comparison(extreme: tirx.Max | tirx.Min) -> Expr:
     return named("a", a, lambda a: named("b", b, lambda b: of(a, b)))
 
 
-def named(name: str, value: Expr, body) -> Expr:
+def named(name: str, value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """`body` of a value that is computed once; of a constant, which needs no name."""
     if is_number(value):
         return body(value)
     var = tirx.Var(name, value.ty.dtype)
     return tirx.Let(var, value, body(var))
+
+
+def has_names(value: Expr) -> bool:
+    """Whether anything in it has one."""
+    found: list[tirx.Let] = []
+    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
+    return bool(found)
 
 
 def is_number(value: Expr) -> bool:

@@ -117,17 +117,8 @@ def odd_quotient(x, limit: float, over: tuple, under: tuple):
 
 
 def bounded(x, low: float, high: float):
-    """x between two bounds; NaN stays NaN, as it would not in tirx.min, whose operands TVM may swap. One instruction a
-    bound.
-    """
-
-    def below(t):
-        return named("u", tirx.Select(t > number(high), number(high), t), above)
-
-    def above(u):
-        return tirx.Select(u < number(low), number(low), u)
-
-    return named("v", x, below)
+    """x between two bounds; NaN stays NaN, by the last of all passes (nonfinite/propagate_nan.py)."""
+    return tirx.max(tirx.min(x, number(high)), number(low))
 
 
 def polynomial(coefficients: tuple, x):
