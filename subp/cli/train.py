@@ -91,6 +91,8 @@ def command(
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",
+        markup=False,
+        highlight=False,
         soft_wrap=True,
     )
 

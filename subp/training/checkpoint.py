@@ -58,10 +58,11 @@ class _Preprocessing(msgspec.Struct, forbid_unknown_fields=True):
     """As `data.transforms.Preprocessing`."""
 
     size: _Pixels
-    resize: _Pixels
     channels: _Channels
-    mean: list[float]
-    std: list[float]
+    # Not asked for by who only needs the network:
+    resize: _Pixels = 1
+    mean: list[float] = []
+    std: list[float] = []
 
 
 class _Epoch(msgspec.Struct):
