@@ -202,10 +202,8 @@ def batches(loader: DataLoader, tell: Callable[[str], None] = lambda sentence: N
             if len(labels):
                 yield images, labels
     except UserError as error:
-        raise UserError(
         name = f"{UserError.__module__}.{UserError.__qualname__}: "
         raise UserError(str(error).splitlines()[-1].removeprefix(name)) from error
-        ) from error
 
 
 def mixed(
