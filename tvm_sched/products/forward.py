@@ -5,6 +5,7 @@
 
 from tvm import IRModule
 from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
 from tvm_sched.products import planes
@@ -88,12 +89,5 @@ def pack_weight(problem: Problem, weight: Buffer, indices: Buffer, kept: Expr) -
     packed = memory("packed", p.outputs * p.inputs * p.taps, p.dtype)
     with shared(p.block_rows) as row, loop(kept) as k, loop(p.n) as lane, loop(p.taps) as t:
         source = ((row * p.n + lane) * p.inputs + indices[row * kept + k]) * p.taps + t
-        store(packed, ((row * kept + k) * p.taps + t) * p.n + lane, weight[source])
+        T.buffer_store(packed, weight[source], [((row * kept + k) * p.taps + t) * p.n + lane])
     return packed
-
-
-def store(buffer: Buffer, at: Expr, value: Expr) -> None:
-    """Puts one number there."""
-    from tvm.script.ir_builder import tirx as T
-
-    T.buffer_store(buffer, value, [at])

@@ -143,10 +143,3 @@ def weight_gradient(problem: Problem, target: Target, threads: int) -> Tile:
         if outputs * blocks * taps + min(outputs, blocks * taps) + 1 < target.registers
     ]
     return min(choices, key=cycles)
-
-
-def estimate(problem: Problem, tile: Tile, target: Target, kept: int) -> float:
-    """Cycles of one core for a product by register tiles alone, `kept` blocks in each row."""
-    lanes = lanes_of(problem, target)
-    blocks = ceil(positions(problem, tile.images, lanes * tile.vectors) / lanes) * problem.batch // tile.images
-    return blocks * problem.outputs * kept * problem.taps / target.fma_per_cycle

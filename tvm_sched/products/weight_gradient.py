@@ -10,11 +10,12 @@ from itertools import chain
 
 from tvm import IRModule, tirx
 from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
 from tvm_sched.products import planes
 from tvm_sched.products.emit import Vectors, argument, clear, kernel_taps, loop, memory, module, number, shared
-from tvm_sched.products.forward import channel, store
+from tvm_sched.products.forward import channel
 from tvm_sched.products.problem import Problem
 from tvm_sched.products.tiles import Tile, in_place, lanes_of, shares
 from tvm_sched.targets import Target
@@ -109,7 +110,8 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
                 total = totals[at]
                 for part in range(1, parts):
                     total = total + totals[part * size + at]
-                store(dw, ((row * p.n + lane) * p.inputs + indices[row * kept + k]) * p.taps + t, total)
+                at = ((row * p.n + lane) * p.inputs + indices[row * kept + k]) * p.taps + t
+                T.buffer_store(dw, total, [at])
 
     return module(NAME, body)
 
@@ -119,7 +121,7 @@ def add_totals(vectors: Vectors, totals: Buffer, at: Expr, sums: list[Expr]) -> 
     few = len(sums)
     if few & (few - 1) or few > vectors.lanes or few == 1:
         for i, each in enumerate(sums):
-            store(totals, at + i, totals[at + i] + vectors.totals([each]))
+            T.buffer_store(totals, totals[at + i] + vectors.totals([each]), [at + i])
         return
     few_lanes = Vectors(few, vectors.dtype)
     few_lanes.store(totals, at, few_lanes.load(totals, at) + vectors.totals(sums))
