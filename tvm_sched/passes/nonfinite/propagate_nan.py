@@ -7,9 +7,10 @@ would make ordinary numbers of NaN. Here, where nothing swaps them any more:
     max(a, b)     isnan(a) ? a : (a > b ? a : b)     three
     AArch64       llvm.maximum, which is one: `fmax`, where a comparison and a choice are two
 
-An operand has a name, to be computed once. TVM's code generator puts its value wherever the name stands, when it looks
-for what it could simplify: names within names cost it seconds (15 for SiLU and tanh). What has names in it already, as
-polynomials of exp have, so takes llvm.maximum on x86 too, which is two instructions more for 0 and none for others.
+An operand stands twice in the first, and LLVM computes it once; in the second each has a name. TVM's code generator
+puts a name's value wherever the name stands, when it looks for what it could simplify: names within names cost it
+seconds (15 for SiLU and tanh). What holds names or choices already, as polynomials of exp do, so takes llvm.maximum on
+x86 too, which is two instructions more for 0 and none for others.
 """
 
 from collections.abc import Callable
@@ -50,30 +51,31 @@ def by_comparison(extreme: tirx.Max | tirx.Min) -> Expr:
     """Comparisons, whose order matters."""
     if not is_fraction(extreme):
         return extreme
-    if has_names(extreme):
+    if is_composed(extreme):
         return by_intrinsic(extreme)
     a, b = (extreme.b, extreme.a) if is_number(extreme.b) else (extreme.a, extreme.b)
     beats = COMPARISONS[type(extreme)]
 
+    if is_number(a):
+        return tirx.Select(beats(a, b), a, b)
+
     def of(a: Expr, b: Expr) -> Expr:
-        best = tirx.Select(beats(a, b), a, b)
-        return best if is_number(a) else tirx.Select(tirx.isnan(a), a, best)
+        return tirx.Select(tirx.isnan(a), a, tirx.Select(beats(a, b), a, b))
 
     return named("a", a, lambda a: named("b", b, lambda b: of(a, b)))
 
 
 def named(name: str, value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of a value that is computed once; of a constant, which needs no name."""
-    if is_number(value):
-        return body(value)
+    """`body` of a value that is computed once."""
     var = tirx.Var(name, value.ty.dtype)
     return tirx.Let(var, value, body(var))
 
 
-def has_names(value: Expr) -> bool:
-    """Whether anything in it has one."""
-    found: list[tirx.Let] = []
-    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
+def is_composed(value: Expr) -> bool:
+    """Whether there are names or choices in it."""
+    found: list[Expr] = []
+    kinds = [(kind, found.append) for kind in (tirx.Let, tirx.Select)]
+    tvm_ffi.structural_walk(value, kinds, order="post")
     return bool(found)
 
 
