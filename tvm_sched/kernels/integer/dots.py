@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from tvm import tirx
 from tvm.ir import Call, Expr
 from tvm.s_tir import Schedule, TensorIntrin
@@ -82,6 +83,16 @@ def dot_of(target: Target) -> Dot:
 def has(dot: Dot, target) -> bool:
     """Whether a TVM target has one of the instructions."""
     return any(target_has_features(feature, target) for feature in dot.features)
+
+
+def in_groups(
+    data: np.ndarray, indices: np.ndarray | None, groups: int, group: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(blocks [G, K, ...] as [G, groups, group, ...], filled up by zeros; their indices, if there are any, as long)."""
+    filled = groups * group - data.shape[1]
+    data = np.pad(data, [(0, 0), (0, filled), *[(0, 0)] * (data.ndim - 2)])
+    indices_too = [] if indices is None else [np.pad(indices, [(0, 0), (0, filled)], mode="edge")]
+    return data.reshape(len(data), groups, group, *data.shape[2:]), indices_too
 
 
 def sum_up(

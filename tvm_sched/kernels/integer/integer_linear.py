@@ -24,7 +24,7 @@ from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, wit
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, sum_up
+from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
 from tvm_sched.kernels.integer.planar_schedule import DOT, STORE_CYCLES
 from tvm_sched.kernels.integer.planes import up
 from tvm_sched.kernels.integer.rounding import Rounding
@@ -245,13 +245,8 @@ class IntegerLinear(Kernel):
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.weight, form.kept, form.n)  # [G, K, 1, 1, N]
-        block_rows, kept, *_, n = data.shape
-        filled = problem.groups * dot.group - kept
-        data = np.pad(data.reshape(block_rows, kept, n), [(0, 0), (0, filled), (0, 0)])
-        data = data.reshape(block_rows, problem.groups, dot.group, n).transpose(0, 1, 3, 2).astype("int8")
-        if indices is None:
-            return [data]
-        return [data, np.pad(indices, [(0, 0), (0, filled)], mode="edge")]
+        data, indices = in_groups(data[:, :, 0, 0], indices, problem.groups, dot.group)
+        return [data.transpose(0, 1, 3, 2).astype("int8"), *indices]
 
     def call(
         self,

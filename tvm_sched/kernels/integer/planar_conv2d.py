@@ -21,7 +21,7 @@ from tvm.relax import op
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_schedule
-from tvm_sched.kernels.integer.dots import Dot, dot_of
+from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
 from tvm_sched.kernels.integer.planar_schedule import (
     INTERLEAVED,
     NAME,
@@ -170,13 +170,8 @@ class PlanarConv2d(Kernel):
     def pack(self, form: Form) -> list[np.ndarray]:
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
-        filled = problem.groups * dot.group - data.shape[1]
-        data = np.pad(data, [(0, 0), (0, filled), *[(0, 0)] * 3])
-        rows, _, *kernel, n = data.shape
-        data = data.reshape(rows, problem.groups, dot.group, *kernel, n).transpose(0, 1, 3, 4, 5, 2).astype(dot.w)
-        if indices is None:
-            return [data]
-        return [data, np.pad(indices, [(0, 0), (0, filled)], mode="edge")]
+        data, indices = in_groups(data, indices, problem.groups, dot.group)
+        return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
 
     def call(
         self,
