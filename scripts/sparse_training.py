@@ -37,7 +37,7 @@ LAYERS = [  # channels in and out, kernel, stride, pixels a side of the input, g
     (512, 512, 3, 1, 14, 512),
 ]
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v1", "mobilenet_v2")
-CLASSES, PIXELS = 1000, 224
+CLASSES = 1000
 
 
 @click.group(help=__doc__.split("\n\n")[0])
@@ -57,9 +57,9 @@ def output(command):
 
 
 def batch(command):
-    return click.option(
-        "--batch", type=click.IntRange(1), default=16, show_default=True, help="Images in a step, of 224x224."
-    )(command)
+    return click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Images in a step.")(
+        command
+    )
 
 
 @main.command()
@@ -122,10 +122,11 @@ def peak(threads: int) -> float:
 @batch
 @click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
 @click.option("--sparsity", "sparsities", multiple=True, type=float, default=(0.75, 0.9), show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
 @click.option("--n", default=16, show_default=True)
 @click.option("--rounds", default=6, show_default=True, help="Steps of each, in turn, of which the least counts.")
 def networks(
-    output: Path, batch: int, names: tuple[str, ...], sparsities: tuple[float, ...], n: int, rounds: int
+    output: Path, batch: int, names: tuple[str, ...], sparsities: tuple[float, ...], pixels: int, n: int, rounds: int
 ) -> None:
     """Whole steps of networks."""
     import torch
@@ -134,7 +135,7 @@ def networks(
     for name in names:
         for sparsity in sparsities:
             for soft in (False, True):
-                dense, ours = step_seconds(name, n, sparsity, soft, batch, rounds)
+                dense, ours = step_seconds(name, n, sparsity, soft, (batch, 3, pixels, pixels), rounds)
                 rows.append(
                     {
                         "network": name,
@@ -142,6 +143,7 @@ def networks(
                         "sparsity": sparsity,
                         "masks": "soft" if soft else "hard",
                         "batch": batch,
+                        "pixels": pixels,
                         "threads": torch.get_num_threads(),
                         "dense_ms": f"{dense * 1e3:.0f}",
                         "kernels_ms": f"{ours * 1e3:.0f}",
@@ -152,8 +154,10 @@ def networks(
     write(output, rows)
 
 
-def step_seconds(name: str, n: int, sparsity: float, soft: bool, batch: int, rounds: int) -> tuple[float, float]:
-    """Least seconds of a step, by PyTorch's products and by kernels."""
+def step_seconds(
+    name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, ...], rounds: int
+) -> tuple[float, float]:
+    """Least seconds of a step on images of that shape, by PyTorch's products and by kernels."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -168,7 +172,7 @@ def step_seconds(name: str, n: int, sparsity: float, soft: bool, batch: int, rou
     optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=0.01, momentum=0.9)
     sparsifier.decay_in(optimizer)
     sparsifier.step(1)
-    images, labels = torch.randn(batch, 3, PIXELS, PIXELS), torch.zeros(batch, dtype=torch.long)
+    images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.long)
     least = [float("inf")] * 2
     for counts in (False, *[True] * rounds):
         for kernels in (False, True):

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvm_sched.products import batch_norm as kernels
-from tvm_sched.products.batch_norm import Norm
-from tvm_sched.products.library import Product
+from tvm_sched.products import library
+from tvm_sched.products.problem import Norm
+from tvm_sched.products.product import NORMS, Product
+
+FORWARD, BACKWARD = NORMS
 
 
 def norm_of(x: Tensor) -> Norm:
@@ -23,8 +25,8 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
     """(x [B, C, *] normalised by its own mean and variance, the mean [C], the biased variance [C]); all contiguous."""
     y, mean, variance = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     flat = x.contiguous().view(-1)
-    run = Product(kernels.FORWARD, norm_of(x), torch.get_num_threads())
-    run(flat, weight, bias, eps, y.view(-1), mean, variance)
+    of = Product(FORWARD, norm_of(x), torch.get_num_threads())
+    library.call(of, flat, weight, bias, eps, y.view(-1), mean, variance)
     return y, mean, variance
 
 
@@ -44,8 +46,8 @@ def backward(
     """Gradients of x, weight and bias."""
     dx, dweight, dbias = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     given = [each.contiguous().view(-1) for each in (x, dy)]
-    run = Product(kernels.BACKWARD, norm_of(x), torch.get_num_threads())
-    run(*given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
+    of = Product(BACKWARD, norm_of(x), torch.get_num_threads())
+    library.call(of, *given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
     return dx, dweight, dbias
 
 

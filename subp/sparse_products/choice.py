@@ -20,7 +20,7 @@ from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
-from tvm_sched.products import library
+from tvm_sched.products import product as products
 from tvm_sched.products.problem import Problem
 
 MOST_DENSITY = 0.75  # above, nothing is measured
@@ -52,7 +52,7 @@ _known: dict[tuple, Choice] = {}
 
 def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
     """For `kept` blocks in each row. linear: between transpositions, all three products or none."""
-    why = library.why_not(problem)
+    why = products.why_not(problem)
     if why is None and problem.batch * problem.block_rows * kept == 0:
         why = "there is nothing to compute"
     if why is None and problem.inputs > 1 and kept > MOST_DENSITY * problem.inputs:
@@ -87,7 +87,7 @@ def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
 
 def _measured(name: str, kinds: Sequence[str], measure: Callable[[], dict]) -> dict[str, tuple[float, float]]:
     """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
-    path = library.folder() / f"{library.machine(torch.get_num_threads())}.json"
+    path = products.folder() / f"{products.machine(torch.get_num_threads())}.json"
     try:
         known = json.loads(path.read_text())
         return {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in kinds}

@@ -12,8 +12,9 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from tvm_sched.products import library
 from tvm_sched.products.problem import Problem
+from tvm_sched.products.product import PRODUCTS, Product
 
-KINDS = tuple(library.PRODUCTS)  # the order of `sparse` everywhere: output, gradients of input and of weight
+KINDS = PRODUCTS  # the order of `sparse` everywhere: output, gradients of input and of weight
 
 
 def problem_of(x: Tensor, weight: Tensor, index: Tensor, geometry: Sequence[Sequence[int]], groups: int) -> Problem:
@@ -38,10 +39,9 @@ def problem_of(x: Tensor, weight: Tensor, index: Tensor, geometry: Sequence[Sequ
 
 def product(kind: str, problem: Problem, index: Tensor, operands: Sequence[Tensor], result: Tensor) -> Tensor:
     """Computes one of the three from contiguous tensors into `result`, which it returns."""
-    threads = torch.get_num_threads()
     flat = [tensor.contiguous().view(-1) for tensor in operands]
-    run = library.Product(kind, problem, threads)
-    run(*flat, index.view(-1), index.shape[1], result.view(-1))
+    of = Product(kind, problem, torch.get_num_threads())
+    library.call(of, *flat, index.view(-1), index.shape[1], result.view(-1))
     return result
 
 
@@ -63,7 +63,7 @@ def block_conv2d(
     sparse:  1 for each of KINDS that leaves the zeros out, 0 where PyTorch computes
     soft:    the weight's gradient is wanted in pruned blocks too, and PyTorch's own then; else it is zero there
 
-    Raises UserError where `tvm_sched.products.library.why_not` has a reason.
+    Raises UserError where `tvm_sched.products.product.why_not` has a reason.
     """
     if not sparse[0]:
         return torch.conv2d(x, weight, None, stride, padding, dilation, groups)
