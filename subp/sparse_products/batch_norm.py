@@ -2,6 +2,8 @@
 of small convolutions, batch norm first of all.
 """
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -14,10 +16,10 @@ from tvm_sched.products.product import NORMS, Product
 FORWARD, BACKWARD = NORMS
 
 
-def norm_of(x: Tensor) -> Norm:
+def norm_of(shape: Sequence[int], dtype: torch.dtype) -> Norm:
     """What the batch norm of x [B, C, *] computes."""
-    batch, channels = x.shape[:2]
-    return Norm(batch, channels, x[0, 0].numel(), str(x.dtype).removeprefix("torch."))
+    batch, channels, *pixels = shape
+    return Norm(batch, channels, prod(pixels), str(dtype).removeprefix("torch."))
 
 
 @torch.library.custom_op("subp::batch_norm", mutates_args=(), device_types="cpu")
@@ -25,7 +27,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
     """(x [B, C, *] normalised by its own mean and variance, the mean [C], the biased variance [C]); all contiguous."""
     y, mean, variance = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     flat = x.contiguous().view(-1)
-    of = Product(FORWARD, norm_of(x), torch.get_num_threads())
+    of = Product(FORWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
     library.call(of, flat, weight, bias, eps, y.view(-1), mean, variance)
     return y, mean, variance
 
@@ -46,7 +48,7 @@ def backward(
     """Gradients of x, weight and bias."""
     dx, dweight, dbias = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     given = [each.contiguous().view(-1) for each in (x, dy)]
-    of = Product(BACKWARD, norm_of(x), torch.get_num_threads())
+    of = Product(BACKWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
     library.call(of, *given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
     return dx, dweight, dbias
 
