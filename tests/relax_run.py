@@ -8,7 +8,6 @@ from tvm import IRModule, relax
 from tvm_sched import pipeline
 from tvm_sched.frontend import torch_export
 
-
 PLAIN = tvm.target.Target({"kind": "llvm", "opt-level": 0})  # built in half the time; numbers are what counts here
 
 
