@@ -16,6 +16,8 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from weakref import WeakSet
 
 from subp_contract.arguments import whole_number
@@ -131,6 +133,17 @@ def only_run() -> None:
 @cache
 def _pool() -> tuple[Callable[[], int], Callable[[int, int], None]]:
     """TVM's functions that tell and set the size of the calling thread's pool."""
-    import tvm
+    import tvm_ffi
 
-    return tvm.get_global_func("runtime.NumThreads"), tvm.get_global_func("runtime.config_threadpool")
+    load_library()
+    return tvm_ffi.get_global_func("runtime.NumThreads"), tvm_ffi.get_global_func("runtime.config_threadpool")
+
+
+@cache
+def load_library() -> None:
+    """Loads TVM's runtime, as `import tvm` does, and nothing else of it: its compiler takes 160 MiB of memory."""
+    from tvm_ffi import libinfo
+
+    if "tvm" not in sys.modules and (found := find_spec("tvm")) and found.origin:
+        places = [Path(found.origin).with_name("lib")]
+        libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)

@@ -280,10 +280,10 @@ def _pixels(image, size: int) -> Tensor:
     return pixels.permute(2, 0, 1).contiguous()
 
 
-def watched(data: Data, seed: int) -> Data:
-    """The same with a part of the validation images, which is enough to follow a run."""
+def watched(data: Data, seed: int, count: int = WATCHED) -> Data:
+    """The same with so many of the validation images, which is enough to follow a run."""
     images, labels = data.val.tensors
-    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:WATCHED]
+    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
     return from_tensors(data.train.tensors, (images[some], labels[some]), data.classes, data.mirror)
 
 
