@@ -192,6 +192,7 @@ def workload(func: PrimFunc) -> IRModule:
 def known_as(func: PrimFunc) -> IRModule:
     """The workload under which records know `func`: of a kernel of integers one and the same whatever the scales, zero
     points and limits of the network's numbers are, which stand in it as constants, and which time does not depend on.
+    (A curve's polynomial is of a degree that follows from them: that tells two apart.)
     """
     kernel = kernel_of(func)
     if kernel is None or FLOAT32 in kernel.dtypes:

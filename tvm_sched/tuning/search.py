@@ -66,10 +66,12 @@ def tune(
     """Measures each distinct layer of the network in the forms worth trying, and up to `trials` tiles of each distinct
     kernel, on this machine or on the devices of `farm`, and appends them to the folder `records`.
 
-    Arguments are those of `compile`; layers of precision 'auto' are tuned as 'float32' and 'int8' tune them. minutes: stop after that time. seed: of the cost model. progress: called with
-    (steps done, steps in all, what is measured), once for the forms and then for the tiles. What `records` holds of
-    this CPU already counts as done. Raises UserError for a network that cannot be compiled, a target whose instructions
-    this machine lacks, or a farm that has no device left.
+    Arguments are those of `compile`; what precision 'auto' chooses is tuned in 'float32' and in 'int8', each in turn.
+    minutes: stop after that time. seed: of the cost model. progress: called with (steps done, steps in all, what is
+    measured), once for the forms and then for the tiles. What `records` holds of this CPU already counts as done.
+
+    Raises UserError for a network that cannot be compiled, a target whose instructions this machine lacks, or a farm
+    that has no device left.
     """
     require_known(weights, precision)
     if precision == precisions.AUTO:
