@@ -86,7 +86,8 @@ def command(grid, data, output, work, part, threads, listing, trial):
         minutes = sum(other.images for other in left[1:]) / rate / 60
         click.echo(
             f"{described(cell)}: accuracy {row['accuracy']:.2%}, density {row['density']:.1%}, "
-            f"{row['images_per_s']} images/s, {row['seconds']} s; {len(left) - 1} known to go, about {minutes:.0f} minutes"
+            f"{row['images_per_s']} images/s, {row['seconds']} s; "
+            f"{len(left) - 1} known to go, about {minutes:.0f} minutes"
         )
 
 

@@ -203,8 +203,8 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
 
 
 def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda line: None) -> dict:
-    """Trains the cell and returns its row. Networks are kept in `work`: one that is judged on other images is not trained
-    again, one that was cut off goes on, and dense ones to begin with serve other cells too.
+    """Trains the cell and returns its row. Networks are kept in `work`: one that is judged on other images is not
+    trained again, one that was cut off goes on, and dense ones to begin with serve other cells too.
     """
     data, folder = load(cell, root), work / f"cell-{cell.training_key}"
     if not (folder / TRAINED).exists():
