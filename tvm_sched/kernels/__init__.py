@@ -19,13 +19,14 @@ from tvm_sched.kernels import (
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
 from tvm_sched.kernels.integer import integer_linear, planar_conv2d, planar_depthwise, planar_pool, planar_stem
-from tvm_sched.kernels.narrow import pixel_lanes_conv2d, winograd_lanes_conv2d
+from tvm_sched.kernels.narrow import pixel_lanes_conv2d, planes_conv2d, winograd_lanes_conv2d
 from tvm_sched.targets import Target
 
 KERNELS: list[Kernel] = [
     depthwise_conv2d.KERNEL,
     direct_conv2d.KERNEL,
     pixel_lanes_conv2d.KERNEL,
+    planes_conv2d.KERNEL,
     columns_conv2d.KERNEL,
     winograd_conv2d.KERNEL,
     winograd_lanes_conv2d.KERNEL,
