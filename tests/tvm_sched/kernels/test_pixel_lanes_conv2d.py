@@ -12,9 +12,10 @@ from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import targets
-from tvm_sched.kernels import kernel_of, pixel_lanes_conv2d
+from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.conv_problem import ConvProblem
-from tvm_sched.kernels.pixel_lanes_conv2d import PixelLanesProblem
+from tvm_sched.kernels.narrow import pixel_lanes_conv2d
+from tvm_sched.kernels.narrow.pixel_lanes_conv2d import PixelLanesProblem
 from tvm_sched.targets import costs
 
 ONE_CORE = replace(targets.host(), cores=1)

@@ -12,11 +12,12 @@ from tvm import te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched import codegen, targets
-from tvm_sched.kernels import kernel_of, winograd_conv2d, winograd_lanes_conv2d
+from tvm_sched.kernels import kernel_of, winograd_conv2d
 from tvm_sched.kernels.base import least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.narrow import winograd_lanes_conv2d
+from tvm_sched.kernels.narrow.winograd_lanes_conv2d import LanesProblem
 from tvm_sched.kernels.rewrites import interleave
-from tvm_sched.kernels.winograd_lanes_conv2d import LanesProblem
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 from tvm_sched.targets.sizes import FLOAT
 
