@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
@@ -143,6 +144,7 @@ def command(
         if check["verified"]:
             check_written(unchecked, artifact)
         files.put(unchecked, output)
+    write_resolved(output, click.get_current_context())
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]

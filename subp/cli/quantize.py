@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import OutputFile, not_an_input
 
@@ -35,5 +36,6 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
     inputs = quantised.calibration(data, network, metadata, batches, draw, download)
     program = quantised.quantize(network, inputs)
     quantised.save(program, metadata, output)
+    write_resolved(output, click.get_current_context())
     size, count = output.stat().st_size / 1e6, sum(map(len, inputs))
     click.echo(f"{output}: {size:.2f} MB, {quantised.summary(program)}, calibrated on {count} inputs")

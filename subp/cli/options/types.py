@@ -95,6 +95,10 @@ class Shapes(click.ParamType):
             self.fail(f"{value!r} is no shape, such as 1x3x224x224, or several such as 1x3x224x224,1x16", param, ctx)
         return tuple(tuple(map(int, shape)) for shape in shapes)
 
+    def text(self, value: tuple[tuple[int, ...], ...]) -> str:
+        """What `convert` makes such a value of."""
+        return ",".join("x".join(map(str, shape)) for shape in value)
+
 
 def setting(name: str, help: str, **kind) -> Callable:
     """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of
