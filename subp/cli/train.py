@@ -11,8 +11,6 @@ from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
 from subp_contract.errors import require
 
-CONFIG = "config.yaml"  # in the output folder: all settings of the run, for --config
-
 
 @click.command()
 @click.argument("data")
@@ -69,10 +67,9 @@ def command(
 
     from subp.cli.options.terminal import console
     from subp.data.loaders import datasets
-    from subp.training import checkpoint, distributed, run_files, trainer
+    from subp.training import checkpoint, distributed, trainer
     from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
-    from subp_contract.files import write_atomically
 
     keep_freed_memory()
     if threads:
@@ -90,15 +87,13 @@ def command(
         size = size or saved["preprocessing"]["size"]
     config = Config.of(settings)
     output_console = console() if distributed.is_first() else Console(quiet=True)
-    run_files.checked_output(output, resume)
     images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)
-    if distributed.is_first():
-        output.mkdir(parents=True, exist_ok=True)
-        changes = config.as_dict() | {"size": images.preprocessing.size}
-        content = resolved(ctx, changes, without=("preset", "as_published", "weights" if resume else ""))
-        write_atomically(output / CONFIG, content.encode())
-    result = trainer.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
+    changes = config.as_dict() | {"size": images.preprocessing.size}
+    text = None if resume else resolved(ctx, changes, without=("preset", "as_published"))
+    result = trainer.train(
+        images, config, weights=weights, output=output, resume=resume, progress=progress, settings=text
+    )
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",

@@ -78,6 +78,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    settings: str | None = None,
 ) -> Result:
     """One whole run.
 
@@ -86,6 +87,7 @@ def train(
     output:    folder for checkpoint, log and folded model, made if need be
     resume:    go on from the checkpoint in `output`
     progress:  where to tell how it goes; None: nowhere
+    settings:  what the folder shall hold as config.yaml
     """
     require(
         weights is None or (model is None and not resume),
@@ -103,10 +105,12 @@ def train(
         saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
         if saved:
             require_same_run(saved.metadata, data, config, model)
-        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress)
+        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress, settings)
 
 
-def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress) -> Result:
+def _trained(
+    run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress, settings: str | None
+) -> Result:
     """The run from its first epoch, or the one after `saved`, to its end. What it held is free when this returns."""
     config, ranks = run.config, run.ranks
     if saved:
@@ -115,7 +119,7 @@ def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progres
         progress.layers(run.sparsifier.summary())
         if run.sparsifier.rearranged and not run.history:
             progress.rearranged(run.sparsifier.rearranged)
-    files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
+    files = RunFiles(output, run, config.tensorboard, settings) if output and ranks.first else None
     with progress.run(config.epochs, len(run.history)):
         for epoch in range(len(run.history), config.epochs):
             run.epoch(epoch, progress)
