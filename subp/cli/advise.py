@@ -8,9 +8,8 @@ import click
 
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Numbers, OutputFile, target_option
+from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Fractions, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
-from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from subp.deployment.advice import Choice
 
 SIZES = [4, 8, 16, 32, 64]
-SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
+SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
 
 
 @click.command()
@@ -31,12 +30,12 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 @click.option(
     "--sparsity",
     "sparsities",
-    type=Numbers(),
+    type=Fractions(),
     default=SPARSITIES,
-    help="Per cent, comma-separated.  [default: 50 to 95]",
+    help="Fractions of blocks pruned, comma-separated.  [default: 0.5 to 0.95]",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--ghz",
     type=Finite(0, min_open=True),
@@ -75,14 +74,12 @@ def command(
     from tvm_sched import targets
     from tvm_sched.compiler import open_records
 
-    if any(sparsity >= 100 for sparsity in sparsities):
-        raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
     cpu = replace(targets.get(target), cores=threads)
     module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
     shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)
-    made = advice.lowered(module, x, cpu, sizes, [each / 100 for each in sparsities], shown, known)
+    made = advice.lowered(module, x, cpu, sizes, sparsities, shown, known)
     choices = advice.predicted(made, cpu, ghz, known)
     if results:
         choices = advice.with_accuracies(choices, results, network or model, method)

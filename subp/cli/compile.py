@@ -38,17 +38,19 @@ BATCHES = 32  # of 16 images, to calibrate on
 @click.option(
     "--calibrate",
     metavar="DATA",
-    help="For --precision int8 or auto: what `subp quantize` takes, of which 512 images are drawn.",
+    help="Images to calibrate --precision int8 or auto on, as `subp quantize` takes them; 512 are drawn.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to plan each layer's work for.  [default: the target's cores]"
+)
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--shape",
     "shapes",
     type=Shapes(),
     multiple=True,
-    help="Of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of several "
-    "shapes, which share the weights [MODEL's own].",
+    help="Shape of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of "
+    "several shapes, which share the weights.  [default: MODEL's own]",
 )
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")

@@ -21,12 +21,14 @@ ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
 @click.command("run")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.argument("inputs", metavar="INPUT...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes to tell."
+)
 @click.option(
     "-o",
     "--output",
     type=OutputFile(".npy", ".npz", ".csv", ".json"),
-    help="File to write, and nothing is printed: of images the likeliest classes as .csv or .json, or all numbers as "
+    help="File to write, in place of printing: of images the likeliest classes as .csv or .json, or all numbers as "
     ".npy; of arrays the output as .npy, or all by name as .npz.",
 )
 def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
