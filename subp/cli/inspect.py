@@ -27,7 +27,7 @@ MANIFEST = ("target", "precision", "weights", "threads", "dense", "inputs", "out
 @click.argument("model", metavar="MODEL|NET.SO")
 @model_options("n", "sparsity", "seed", "size", "code")
 @click.option(
-    "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
+    "--threads", type=Numbers(), help="Show how evenly so many threads share each call's work, of a compiled file."
 )
 @json_option("the layers")
 def command(model: str, settings: dict, threads: list[int] | None, json_file: Path | None) -> None:
