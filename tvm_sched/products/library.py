@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tvm
 
+from subp_contract.distribution import VERSION
 from subp_contract.errors import UserError
 from tvm_sched import codegen, runtime, targets
 from tvm_sched.deploy import toolchain
@@ -143,4 +144,4 @@ def _sources() -> str:
     with contextlib.suppress(OSError):
         files = [*sorted(Path(__file__).parent.glob("*.py")), TEAM, Path(codegen.__file__)]
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    return version("subp")
+    return VERSION
