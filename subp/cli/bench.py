@@ -90,7 +90,7 @@ def command(
     takes away: "core" is the share of their best that both loops reached meanwhile, the worse of the two.
 
     Engines other than ours are dense; int8 is by ONNX Runtime's static quantiser, per channel, calibrated on random
-    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp[peers]'.
+    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp-cpu[peers]'.
 
     \b
     Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
