@@ -2,7 +2,7 @@
 to kernels, whose times are those of tuning records, or the machine model's where there is none.
 
     made = lowered(module, x, target, sizes=[8, 16], sparsities=[0.5, 0.75])
-    choices = with_accuracies(predicted(made, target, None, records), results, "resnet18", "subp")
+    choices = with_accuracies(predicted(made, target, None, records), accuracies(results, "resnet18", "subp"))
     front = pareto(choices)
 """
 
@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,18 +127,23 @@ def of_unit_scale(module: nn.Module, x: Tensor) -> nn.Module:
     return copied
 
 
-def with_accuracies(choices: Sequence[Choice], results: Path, network: str, method: str) -> list[Choice]:
-    """The choices with the mean accuracies that the CSV file has of them; its `dense` rows are the dense network's.
+def accuracies(results: Path, network: str, method: str) -> dict[tuple[int | None, float], list[float]]:
+    """(N, sparsity) -> the accuracies that the CSV file has of them, one a seed; its `dense` rows are (None, 0).
 
     Raises UserError for another file than one of results, and where it has none of the network.
     """
     rows = [row for row in read_rows(results) if row["network"] == network and not row.get("variant")]
     require(bool(rows), f"{results} has no row of the network {network!r}: name one with --network")
-    found: dict[tuple, list[float]] = {}
+    found: dict[tuple[int | None, float], list[float]] = {}
     for row in rows:
         if row["method"] in (method, DENSE):
             key = (None, 0.0) if row["method"] == DENSE else (int(row["n"]), float(row["sparsity"]))
             found.setdefault(key, []).append(float(row["accuracy"]))
+    return found
+
+
+def with_accuracies(choices: Sequence[Choice], found: Mapping[tuple[int | None, float], list[float]]) -> list[Choice]:
+    """The choices with the means of the `accuracies` that were found of them."""
     return [
         replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key]))
         if (key := (choice.n, choice.sparsity)) in found

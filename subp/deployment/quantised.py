@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 import tvm_sched
 from subp.common.seeds import generator
 from subp.data.loaders import Data, Loading, batches, datasets, val_batches
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp.deployment.arrays import read_arrays
 from subp.deployment.networks import METADATA, kind_of
 from subp_contract.errors import UserError, require

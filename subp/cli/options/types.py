@@ -80,6 +80,25 @@ class Numbers(click.ParamType):
         return [int(part) for part in parts]
 
 
+class Fractions(click.ParamType):
+    """Fractions from 0, below 1, comma-separated: 0.5,0.75."""
+
+    name = "fractions"
+
+    def convert(
+        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        if isinstance(value, list):
+            return value
+        try:
+            fractions = [float(part) for part in value.split(",")]
+        except ValueError:
+            fractions = []
+        if not fractions or not all(0 <= fraction < 1 for fraction in fractions):
+            self.fail(f"{value!r} is not a list of fractions from 0, below 1, such as 0.5,0.75", param, ctx)
+        return fractions
+
+
 class Shapes(click.ParamType):
     """An input's shape, 1x3x224x224; those of several inputs comma-separated."""
 
