@@ -39,7 +39,7 @@ from subp.pruning.channels.rearrange import rearrange as rearrange_filters
 from subp.pruning.channels.regrouping import Regrouping
 from subp.pruning.criteria import CRITERIA, score
 from subp.pruning.methods import METHODS, MethodStep
-from subp.pruning.methods.base import SoftTraining
+from subp.pruning.methods.base import SoftTraining, followed
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
@@ -99,7 +99,7 @@ class Sparsifier:
     sparse_compute:  "kernels": on a CPU, leave the pruned blocks out of the products of a step, see sparse_compute.py;
                      `summary` says of each layer how it computes. None: PyTorch's products of the masked weights
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
-                     described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
+                     described where it is defined, in methods/; docs/methods.md lists them all. `decay` of soft
                      training is added in every backward pass: twice for a layer used twice, once a micro-batch where
                      gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
                      adds it once a step of the optimizer
@@ -190,8 +190,9 @@ class Sparsifier:
                 self.settings.soft,
                 self._decay,
                 name=weight,
-                follow=partial(self._method.choose, at=self._at(name, 0)) if self._method.every_forward else None,
+                follow=partial(followed, self._method.follow, self._at(name, 0)) if self._method.follow else None,
                 average_gradients=self._method.needs_gradients,
+                shrink=self._method.shrinks,
             )
             for name, (layer, weight) in self.places.items()
         }
@@ -199,9 +200,8 @@ class Sparsifier:
             computing.attach(model, sparse_compute)
 
     def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
-        return rearrange_filters(
-            self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
-        )
+        example = example_input(self.model, input_shape)
+        return rearrange_filters(self.model, example, partial(by_l1_norm, weights=weights))
 
     def __repr__(self) -> str:
         return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
@@ -337,7 +337,7 @@ class Sparsifier:
         copy, masks = copies.masks_of_copy(model, self.masks)
         for name, mask in self.masks.items():
             masks[name].mask.copy_(mask)
-        if self._method.every_forward:
+        if self._method.follow:
             masking.follow_weights(copy)
         return copy
 
