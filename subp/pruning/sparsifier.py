@@ -20,8 +20,7 @@ Where the method needs gradients, every backward pass between two steps adds to 
 state as the masks are. Data-parallel ranks must then all call `step`, which averages over them.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -34,7 +33,8 @@ from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
-from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
+from subp.pruning.channels.assignment import ORDERS
+from subp.pruning.channels.rearrange import LayerReport, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
 from subp.pruning.channels.regrouping import Regrouping
 from subp.pruning.criteria import CRITERIA, score
@@ -43,22 +43,9 @@ from subp.pruning.methods.base import SoftTraining, followed
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp.pruning.summary import LayerState
 from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
-
-
-@dataclass(frozen=True)
-class LayerState:
-    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
-    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
-    """
-
-    name: str
-    type: str
-    n: int | None
-    density: float
-    reason: str | None
-    computes: str | None = None
 
 
 class Sparsifier:
@@ -90,9 +77,11 @@ class Sparsifier:
                      `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
                      None: the method's own
-    rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
+    rearrange:       first fold filters in another order into the network, where that leaves its function as it is (see
                      channels/rearrange.py; needs `input_shape`); `rearranged` then says of each layer how far, and why
                      not
+    arrange_by:      in which order: "norm", sorted by L1 norm (arXiv 2105.14713); "assignment", so that each group
+                     keeps most of it (channels/assignment.py)
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
@@ -127,6 +116,7 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
+        arrange_by: str = PruningOptions.arrange_by,
         exclude: str | Sequence[str] = PruningOptions.exclude,
         include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
@@ -180,7 +170,13 @@ class Sparsifier:
         )
         names = parameter_names(model, self.places)
         self._sizes = {name: weight.numel() for name, weight in weights.items()}
-        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange and input_shape else []
+        require(arrange_by in ORDERS, f"there is no arrange_by {arrange_by!r}: choose from {', '.join(ORDERS)}")
+        self.rearranged: list[LayerReport] = []
+        if rearrange and input_shape:
+            expected = find_sparsities(self.places, units, self.settings, budget)
+            pruned = {names[name]: (self._n[name], sparsity) for name, sparsity in expected.items()}
+            order = partial(ORDERS[arrange_by], weights=pruned)
+            self.rearranged = rearrange_filters(model, example_input(model, input_shape), order)
         self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
         self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups and input_shape else None
         self._masks = {
@@ -198,10 +194,6 @@ class Sparsifier:
         }
         if sparse_compute is not None:
             computing.attach(model, sparse_compute)
-
-    def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
-        example = example_input(self.model, input_shape)
-        return rearrange_filters(self.model, example, partial(by_l1_norm, weights=weights))
 
     def __repr__(self) -> str:
         return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
