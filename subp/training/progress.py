@@ -6,7 +6,7 @@ import rich.progress as bars
 from rich.console import Console
 
 from subp.pruning.channels.rearrange import LayerReport
-from subp.pruning.sparsifier import LayerState
+from subp.pruning.summary import LayerState
 
 
 class Progress:
