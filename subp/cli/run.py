@@ -37,6 +37,7 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     Prints the likeliest classes of each image, or a line for each output of another kind.
     """
     import tvm_sched
+    from subp.cli.options.terminal import say
     from subp.deployment import prediction
 
     not_an_input(output, artifact, *inputs)
@@ -60,15 +61,15 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     elif are_logits(signature.outputs):
         for logits in outputs[0]:
             shares = prediction.likeliest(logits, network.manifest.get("classes"), top)
-            click.echo(str(prediction.Prediction(files[0], logits, shares)))
+            say(str(prediction.Prediction(files[0], logits, shares)))
     else:
         for spec, value in zip(signature.outputs, outputs, strict=True):
-            click.echo(f"{spec}{summary(value)}")
+            say(f"{spec}{summary(value)}")
 
 
 def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -> None:
     """Prints or writes what each image is."""
-    from subp.cli.options.terminal import tracked
+    from subp.cli.options.terminal import say, tracked
     from subp.deployment import classifier, prediction
     from subp_contract.files import write_atomically
 
@@ -76,7 +77,7 @@ def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -
     made = prediction.predictions(of_images, files, top)
     if output is None:
         for each in made:
-            click.echo(f"{each.file}: {each}" if len(files) > 1 else str(each))
+            say(f"{each.file}: {each}" if len(files) > 1 else str(each))
         return
     write_atomically(output, prediction.WRITERS[output.suffix](list(tracked("classifying")(made, len(files)))))
 

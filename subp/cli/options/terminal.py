@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
+from subp_contract.documents import shown
+
+LONGEST = 100_000  # letters of a line
 WIDE = 160  # columns of a table that goes to a file or a pipe
 FRAME = 3  # of a cell: its border, and a space at each side
 
 
 def console() -> Console:
     """Standard output, as wide as the terminal that it is."""
-    output = Console(highlight=False)
+    output = Console(highlight=False, markup=False)  # a name may have brackets
     if not output.is_terminal:
         output.width = WIDE
     return output
@@ -24,8 +29,22 @@ def show(table: Table, output: Console | None = None) -> None:
     other, each beginning with the first column.
     """
     output = output or console()
+    for column in table.columns:
+        column.header, column.footer = plain(column.header), plain(column.footer)
+        column._cells = [plain(cell) for cell in column._cells]
+    table.title, table.caption = plain(table.title), plain(table.caption)
     for part in parts_of(table, output.width):
         output.print(part)
+
+
+def say(line: str, err: bool = False) -> None:
+    """`click.echo` of a line that has names from files in it."""
+    click.echo(shown(line, LONGEST), err=err)
+
+
+def plain(cell: Any) -> Any:
+    """A table's cell, where it is text each of its lines without commands to the terminal."""
+    return "\n".join(shown(line, LONGEST) for line in cell.split("\n")) if isinstance(cell, str) else cell
 
 
 def parts_of(table: Table, width: int) -> Iterator[Table]:
