@@ -179,7 +179,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import console, say, show
     from subp.deployment.checks import engine_check
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
@@ -214,7 +214,7 @@ def run_one(
     for each in profiles:
         show(profile.table(each))
     first = measured[0]
-    click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
+    say(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
     content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}

@@ -93,7 +93,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.options.terminal import show, working
+    from subp.cli.options.terminal import say, show, working
     from subp.deployment.checks import check_written
     from subp.deployment.quantised import require_precision
     from tvm_sched import compiler, targets
@@ -128,7 +128,7 @@ def command(
     if explain:
         show(artifact.explain_table())
         for note in (*artifact.manifest["remarks"], *check["notes"]):
-            click.echo(note)
+            say(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))

@@ -100,7 +100,7 @@ def train(
     with distributed.joined(config.device) as ranks:
         progress = progress if progress and ranks.first else Progress.silent()
         ranks.wait()  # the first may still be writing the checkpoint of a run before this one
-        saved = checkpoint.load(output / CHECKPOINT) if output and resume else None
+        saved = checkpoint.load_run(output / CHECKPOINT) if output and resume else None
         if saved:
             require_same_run(saved.metadata, data, config, model)
         return _trained(_Run(data, config, model, weights, ranks), saved, output, progress, settings)
@@ -225,6 +225,10 @@ class _Run:
             checkpoint.fill(self.model, saved.model, what)
         for name, parameter in self.model.named_parameters():
             if name in saved.optimizer:
+                require(
+                    saved.optimizer[name].shape == parameter.shape,
+                    f"the run to resume is damaged: the momentum of {name} is {list(saved.optimizer[name].shape)}",
+                )
                 self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
         if self.folded and saved.average:
             self.average = averaged(self.model, self.config.ema)
