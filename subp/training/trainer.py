@@ -224,12 +224,10 @@ class _Run:
         else:
             checkpoint.fill(self.model, saved.model, what)
         for name, parameter in self.model.named_parameters():
-            if name in saved.optimizer:
-                require(
-                    saved.optimizer[name].shape == parameter.shape,
-                    f"the run to resume is damaged: the momentum of {name} is {list(saved.optimizer[name].shape)}",
-                )
-                self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
+            if (momentum := saved.optimizer.get(name)) is not None:
+                damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
+                require(momentum.shape == parameter.shape, damage)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         if self.folded and saved.average:
             self.average = averaged(self.model, self.config.ema)
         if self.average:

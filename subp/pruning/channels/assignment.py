@@ -43,7 +43,8 @@ def by_kept_norm(channels: Channels, model: nn.Module, weights: Mapping[str, tup
         norms = [_norms(tensors[name], each.rows[name]) for name in layers]
         widths = [of_layer.shape[1] for of_layer in norms]
         kept = [width - pruned_count(p, width) for width, (_, p) in zip(widths, layers.values(), strict=True)]
-        orders[number] = assigned(norms, kept, *sizes, orders[number])
+        (n,) = sizes
+        orders[number] = assigned(norms, kept, n, orders[number])
     return orders
 
 
