@@ -20,21 +20,15 @@ NAME = "forward"
 
 def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModule:
     """The function, which `threads` threads share."""
-    p, lanes = problem, lanes_of(problem, target)
-    vectors, whole = Vectors(lanes, p.dtype), lanes * tile.vectors
-    direct = in_place(p, whole)
-    images = 1 if direct else tile.images
+    p = problem
+    vectors, whole, direct, images = of_pixels(p, tile, target)
+    lanes = vectors.lanes
     run = planes.positions(p, images, whole)
     of_x = planes.as_it_is(p, p.channels) if direct else planes.of_input(p, images, whole, run + p.margin)
     of_y = Planes(p, images, p.n, 1, run)
 
     def body() -> None:
-        x = argument("x", p.dtype)
-        weight = argument("weight", p.dtype)
-        indices = argument("indices", "int32")
-        kept = number("kept")
-        y = argument("y", p.dtype)
-        packed = pack_weight(p, weight, indices, kept)
+        x, packed, indices, kept, y = operands(p, "x", "y")
         with shared(p.batch // images) as piece:
             first = piece * images
             pixels, begin = x, first * p.channels * of_x.plane
@@ -73,6 +67,24 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
                     planes.unpack_rows(of_y, first, row, y, sums, vectors)
 
     return module(NAME, body)
+
+
+def of_pixels(problem: Problem, tile: Tile, target: Target) -> tuple[Vectors, int, bool, int]:
+    """Of a product whose registers hold pixels: (vectors, positions of a register tile, whether PyTorch's memory serves
+    as it is, images of a piece of work).
+    """
+    vectors = Vectors(lanes_of(problem, target), problem.dtype)
+    whole = vectors.lanes * tile.vectors
+    direct = in_place(problem, whole)
+    return vectors, whole, direct, 1 if direct else tile.images
+
+
+def operands(problem: Problem, given: str, result: str) -> tuple[Buffer, Buffer, Buffer, Expr, Buffer]:
+    """(what is given, the kept blocks [G, K, taps, n], indices, K, the result): arguments of such a product."""
+    source, weight = argument(given, problem.dtype), argument("weight", problem.dtype)
+    indices, kept = argument("indices", "int32"), number("kept")
+    into = argument(result, problem.dtype)
+    return source, pack_weight(problem, weight, indices, kept), indices, kept, into
 
 
 def channel(problem: Problem, indices: Buffer, kept: Expr, row: Expr, k: Expr) -> Expr:

@@ -9,10 +9,10 @@ from tvm import IRModule, tirx
 from tvm.ir import Expr
 
 from tvm_sched.products import planes
-from tvm_sched.products.emit import Vectors, argument, clear, kernel_taps, loop, memory, module, number, shared
-from tvm_sched.products.forward import channel, pack_weight
+from tvm_sched.products.emit import clear, kernel_taps, loop, memory, module, shared
+from tvm_sched.products.forward import channel, of_pixels, operands
 from tvm_sched.products.problem import Problem
-from tvm_sched.products.tiles import Tile, in_place, lanes_of
+from tvm_sched.products.tiles import Tile
 from tvm_sched.targets import Target
 
 NAME = "input_gradient"
@@ -21,10 +21,9 @@ NEAR = 4  # register tiles of positions that are gone through for each tap, whil
 
 def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModule:
     """The function, which `threads` threads share."""
-    p, lanes = problem, lanes_of(problem, target)
-    vectors, whole = Vectors(lanes, p.dtype), lanes * tile.vectors
-    direct = in_place(p, whole)
-    images = 1 if direct else tile.images
+    p = problem
+    vectors, whole, direct, images = of_pixels(p, tile, target)
+    lanes = vectors.lanes
     of_x = planes.as_it_is(p, p.channels) if direct else planes.of_input_gradient(p, images, whole)
     first_rows = [p.rows_within(down)[0] for down, _ in p.phases]
     of_y = planes.as_it_is(p, p.outputs)
@@ -35,12 +34,7 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
     inner = p.image[0] * p.image[1]
 
     def body() -> None:
-        dy = argument("dy", p.dtype)
-        weight = argument("weight", p.dtype)
-        indices = argument("indices", "int32")
-        kept = number("kept")
-        dx = argument("dx", p.dtype)
-        packed = pack_weight(p, weight, indices, kept)
+        dy, packed, indices, kept, dx = operands(p, "dy", "dx")
         with shared(p.batch // images) as piece:
             first = piece * images
             given, begin = dy, first * p.outputs * of_x.plane
