@@ -8,5 +8,6 @@ that of its kept weights, as functions of PyTorch's own layout (NCHW), lanes ove
 `i(g, k)` is the k-th kept input of block row g, `c(g, k)` its channel in the whole input (another one in grouped
 convolutions alone), t a tap of the kernel, by which a pixel's place is shifted. Indices, weights and the number of kept
 blocks are arguments: one function serves every mask that keeps equally many blocks in each row. Threads share images.
+`library` calls them, `workers` has them built by other processes, where `building` loads TVM's compiler.
 May import targets, codegen and runtime; knows no PyTorch module.
 """
