@@ -64,11 +64,8 @@ def command(
     is none. `subp bench` measures.
     """
     from dataclasses import asdict, replace
-    from functools import partial
 
-    from rich.progress import track
-
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import console, show, tracked
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import targets
@@ -77,9 +74,8 @@ def command(
     cpu = replace(targets.get(target), cores=threads)
     module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
-    shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)
-    made = advice.lowered(module, x, cpu, sizes, sparsities, shown, known)
+    made = advice.lowered(module, x, cpu, sizes, sparsities, lambda keys: tracked("lowering")(keys, len(keys)), known)
     choices = advice.predicted(made, cpu, ghz, known)
     if results:
         choices = advice.with_accuracies(choices, results, network or model, method)

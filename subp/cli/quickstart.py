@@ -136,11 +136,12 @@ class Quickstart:
     def tune(self, network: "Network") -> Path:
         """The folder with the records of a short search over the network's kernels."""
         import tvm_sched
-        from subp.cli.tune import described, trial_bar
+        from subp.cli.options.terminal import bar
+        from subp.cli.tune import described
         from subp.deployment.stages import THREADS
 
         records = self.folder / "records"
-        with trial_bar(self.console) as progress:
+        with bar() as progress:
             summary = tvm_sched.tune(
                 network.module,
                 network.example_input,
@@ -157,6 +158,7 @@ class Quickstart:
         self, dense: "Network", sparse: "Network", inputs: "np.ndarray", records: Path | None = None
     ) -> list["Row"]:
         """Our dense and sparse builds and the reference engines: each checked on `inputs` [B, ...], then measured."""
+        from subp.cli.options.terminal import show
         from subp.deployment import stages
         from tvm_sched.bench import engines, latency
         from tvm_sched.bench.rows import table
@@ -174,7 +176,7 @@ class Quickstart:
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
         self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
         rows = engines.compare(ready, inputs[:1], self.scale.measuring_seconds)
-        self.console.print(table(rows))
+        show(table(rows))
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows
         self.report.machine = latency.MachineState.now()

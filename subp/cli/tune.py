@@ -1,7 +1,5 @@
 """`subp tune`: measures kernels for a network's layers and keeps what it finds as records."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,6 @@ from subp.cli.options.types import FOLDER, Finite, target_option, weights_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from tvm_sched.tuning.farm import Farm
@@ -33,8 +30,8 @@ if TYPE_CHECKING:
     "--merge",
     type=FOLDER,
     multiple=True,
-    help="Put the records of this folder, and of more where it is repeated, into the folder of --best, the fastest of each "
-    "kernel and CPU model, in place of measuring a MODEL.",
+    help="Put the records of this folder, and of more where it is repeated, into the folder of --best, the fastest of "
+    "each kernel and CPU model, in place of measuring a MODEL.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
 @click.option("--minutes", type=Finite(0, min_open=True), help="Minutes for the whole search.  [default: no limit]")
@@ -86,13 +83,13 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import bar, show
     from tvm_sched import targets
 
     machine = targets.get(target)
     farm = farm_of(tracker, key, jobs, wait)
     network, _ = load_network(model, settings)
-    with trial_bar(console()) as progress:
+    with bar() as progress:
         summary = tvm_sched.tune(
             network.module,
             network.example_input,
@@ -141,17 +138,6 @@ def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float)
     from tvm_sched.tuning.farm import Farm
 
     return Farm(tracker, key, jobs, patience_s=wait, say=lambda sentence: click.echo(sentence, err=True))
-
-
-@contextmanager
-def trial_bar(console: "Console") -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on a terminal; gives what `tvm_sched.tune` calls with (trials done, in all, kernel)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-        yield lambda done, total, kernel: bar.update(task, completed=done, total=total, description=kernel)
 
 
 def table(summary: "TuningSummary") -> "Table":

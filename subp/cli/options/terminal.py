@@ -1,5 +1,6 @@
 """Where tables and progress bars go. Plain lines go through `click.echo`, which neither wraps nor colours them."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -7,7 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
-WIDE = 160  # columns of a table that goes to a file or a pipe
+WIDE = 160  # columns of text that goes to a file or a pipe
+WIDEST = 10_000  # of a table there, which is never folded
 FRAME = 3  # of a cell: its border, and a space at each side
 
 
@@ -20,12 +22,27 @@ def console() -> Console:
 
 
 def show(table: Table, output: Console | None = None) -> None:
-    """Prints a table so that nothing is cut off: one that is wider than the terminal in several parts, one below the
-    other, each beginning with the first column.
+    """Prints a table so that nothing is cut off: on a terminal one that is wider in several parts, one below the other,
+    each beginning with the first column; elsewhere as plain lines.
     """
     output = output or console()
+    if not output.is_terminal:
+        output.print(plain(table), markup=False, soft_wrap=True)
+        return
     for part in parts_of(table, output.width):
         output.print(part)
+
+
+def plain(table: Table) -> str:
+    """The table for a file or another program: title, header and rows as lines of aligned columns, two spaces or more
+    apart, without lines drawn.
+    """
+    bare = _part(table, table.columns, is_first=False, is_last=False)
+    bare.box, bare.pad_edge, bare.padding = None, False, (0, 2, 0, 0)
+    text = io.StringIO()
+    Console(file=text, width=WIDEST, color_system=None, highlight=False).print(bare)
+    lines = [str(table.title or ""), *text.getvalue().splitlines(), str(table.caption or "")]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def parts_of(table: Table, width: int) -> Iterator[Table]:
@@ -76,23 +93,47 @@ def _lines(column: Column) -> list[str]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Shows on a terminal what is worked on, and for how long, while the block runs."""
+    """Shows on a terminal what is worked on, and for how long, while the block runs: of work that nobody can tell the
+    end of.
+    """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    output = console()
+    error = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as shown:
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
         shown.add_task(on, total=None)
         yield
 
 
-def tracked(description: str) -> Callable[[Iterable, int], Iterable]:
-    """What iterates over something of so many items with a bar, the rate and the time left, on a terminal alone."""
-    from rich.progress import track
+@contextmanager
+def bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with the rate and the time left, on a terminal; gives what is to be called with (steps done, in all, what
+    is worked on).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     error = Console(stderr=True)
+    what = TextColumn("{task.description}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
+        task = shown.add_task("", rate="")
+
+        def report(done: int, total: int, name: str) -> None:
+            speed = shown.tasks[0].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            shown.update(task, completed=done, total=total, description=name, rate=rate)
+
+        yield report
+
+
+def tracked(description: str) -> Callable[[Iterable, int], Iterable]:
+    """What iterates over something of so many items with a bar, the rate and the time left, on a terminal alone."""
 
     def over(items: Iterable, total: int) -> Iterable:
-        return track(items, description, total, console=error, transient=True, disable=not error.is_terminal)
+        with bar() as report:
+            report(0, total, description)
+            for done, item in enumerate(items, 1):
+                yield item
+                report(done, total, description)
 
     return over
