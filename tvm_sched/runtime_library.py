@@ -24,6 +24,8 @@ def ffi() -> Any:
         package = find_spec("tvm")
         paths = [Path(package.origin).parent / "lib"] if package and package.origin else []
         tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=paths)
+        # Sorting, among others, which the compiler's library brings along where it is loaded.
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=paths)
     return tvm_ffi
 
 

@@ -13,6 +13,7 @@ from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
+    WEIGHTS,
     Finite,
     Names,
     Numbers,
@@ -38,6 +39,11 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
     "--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here.  [default: the target's own]"
 )
 @click.option("--precision", help="Precision of our builds in a suite, as `subp compile` takes it.  [default: float32]")
+@click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="Numbers to store our builds' weights in, in a suite, as `subp compile` takes it.  [default: float32]",
+)
 @click.option(
     "--target",
     help="CPU that our builds in a suite are compiled for; others use all that the CPU has.  [default: host]",
@@ -66,6 +72,7 @@ def command(
     settings: dict,
     records: Path | None,
     precision: str | None,
+    weights: str | None,
     target: str | None,
     threads: list[int] | None,
     seconds: float | None,
@@ -83,7 +90,7 @@ def command(
     takes away: "core" is the share of their best that both loops reached meanwhile, the worse of the two.
 
     Engines other than ours are dense; int8 is by ONNX Runtime's static quantiser, per channel, calibrated on random
-    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp[peers]'.
+    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp-cpu[peers]'.
 
     \b
     Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
@@ -97,11 +104,11 @@ def command(
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
             raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
-        run_suite(suite, against, target, precision, records, seconds, minutes, json_file)
+        run_suite(suite, against, target, precision, weights, records, seconds, minutes, json_file)
     else:
-        if target is not None or precision is not None:
+        if target is not None or precision is not None or weights is not None:
             raise click.UsageError(
-                "NET.SO was compiled for a target, in a precision: leave --target and --precision out"
+                "NET.SO was compiled for a target, in a precision: leave --target, --precision and --weights out"
             )
         if against and model is None:
             raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
@@ -115,6 +122,7 @@ def run_suite(
     against: list[str],
     target: str | None,
     precision: str | None,
+    weights: str | None,
     records: Path | None,
     seconds: float | None,
     minutes: float,
@@ -127,11 +135,14 @@ def run_suite(
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
     from subp.cli.options.terminal import console, show
+    from subp.deployment.quantised import require_precision
     from subp.deployment.suite_run import Settings, SuiteRun, reached
+    from tvm_sched import targets
     from tvm_sched.bench import latency, rows
 
-    numbers = precision or "float32"
-    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file, numbers)
+    told = target or "host", precision or "float32", weights or "float32"
+    require_precision(told[1], told[2], None, targets.get(told[0]))
+    settings = Settings(against, told[0], records, seconds or chosen.seconds, minutes, json_file, *told[1:])
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for number, case in enumerate(chosen.cases, 1):
@@ -168,7 +179,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console, show, working
+    from subp.cli.options.terminal import console, say, show, working
     from subp.deployment.checks import engine_check
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
@@ -204,7 +215,7 @@ def run_one(
     for each in profiles:
         show(profile.table(each))
     first = measured[0]
-    click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
+    say(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
     content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}

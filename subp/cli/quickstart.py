@@ -176,7 +176,7 @@ class Quickstart:
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
         self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
         rows = engines.compare(ready, inputs[:1], self.scale.measuring_seconds)
-        show(table(rows))
+        show(table(rows), self.console)
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows
         self.report.machine = latency.MachineState.now()

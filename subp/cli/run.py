@@ -43,6 +43,7 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     with runtime_library.without_pytorch():
         runtime_library.ffi()
     import tvm_sched
+    from subp.cli.options.terminal import say
     from subp.deployment import prediction
 
     not_an_input(output, artifact, *inputs)
@@ -66,15 +67,15 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     elif are_logits(signature.outputs):
         for logits in outputs[0]:
             shares = prediction.likeliest(logits, network.manifest.get("classes"), top)
-            click.echo(str(prediction.Prediction(files[0], logits, shares)))
+            say(str(prediction.Prediction(files[0], logits, shares)))
     else:
         for spec, value in zip(signature.outputs, outputs, strict=True):
-            click.echo(f"{spec}{summary(value)}")
+            say(f"{spec}{summary(value)}")
 
 
 def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -> None:
     """Prints or writes what each image is."""
-    from subp.cli.options.terminal import tracked
+    from subp.cli.options.terminal import say, tracked
     from subp.deployment import classifier, prediction
     from subp_contract.files import write_atomically
 
@@ -82,7 +83,7 @@ def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -
     made = prediction.predictions(of_images, files, top)
     if output is None:
         for each in made:
-            click.echo(f"{each.file}: {each}" if len(files) > 1 else str(each))
+            say(f"{each.file}: {each}" if len(files) > 1 else str(each))
         return
     write_atomically(output, prediction.WRITERS[output.suffix](list(tracked("classifying")(made, len(files)))))
 

@@ -81,7 +81,7 @@ def command(
     if auto_resume and (output / trainer.CHECKPOINT).exists():
         resume, weights = True, None  # which the run has begun with
     if resume:
-        saved = checkpoint.load(output / trainer.CHECKPOINT).metadata
+        saved = checkpoint.load_run(output / trainer.CHECKPOINT).metadata
         require_no_code(saved["config"], settings)
         settings = saved["config"] | settings
         size = size or saved["preprocessing"]["size"]

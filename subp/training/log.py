@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from subp_contract.distribution import install
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 
@@ -29,7 +30,7 @@ class Scalars:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError("TensorBoard is not installed: pip install 'subp[tensorboard]'") from error
+            raise UserError(f"TensorBoard is not installed: {install('tensorboard')}") from error
         self._writer = SummaryWriter(str(folder), purge_step=epochs + 1)
 
     def write(self, row: dict) -> None:

@@ -239,6 +239,23 @@ def test_neither_pytorch_nor_the_compiler_is_imported(network, given, tmp_path):
     assert run.stdout.splitlines()[-1] == "[]" and "maps" in run.stdout
 
 
+class Ranks(nn.Module):
+    """What TVM computes by a function of its libraries."""
+
+    def forward(self, x):
+        return torch.sort(x, dim=-1)
+
+
+def test_what_a_network_calls_of_tvms_libraries_is_there(tmp_path):
+    x = torch.randn(2, 5)
+    tvm_sched.compile(Ranks(), x, threads=1).save(tmp_path / "ranks.so")
+    np.save(tmp_path / "x.npy", x.numpy())
+    files = [str(tmp_path / name) for name in ("ranks.so", "x.npy", "y.npz")]
+    code = f"from subp import cli; assert cli.exit_code(['run', *{files[:2]}, '-o', {files[2]!r}]) == 0"
+    subprocess.run([sys.executable, "-c", f"{code}; import tvm; {code}"], check=True)
+    assert np.array_equal(np.load(files[2])["values"], x.sort(-1).values)
+
+
 def test_pytorch_may_follow(network):
     """Though the runtime came without it: its tensors are taken and given."""
     path = str(network[1])

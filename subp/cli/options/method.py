@@ -14,6 +14,7 @@ from subp.pruning.methods import DENSE, METHODS, Method
 from subp.pruning.methods.registry import hyperparameters
 from subp.pruning.schedules import SCHEDULES
 from subp.pruning.scoring import SCORINGS
+from subp.pruning.settings import ARRANGEMENTS
 from subp.training.presets import PRESETS
 from subp_contract.errors import UserError, require
 
@@ -125,8 +126,9 @@ _OPTIONS = (
     *(_hyperparameter(field) for field in hyperparameters().values()),
     setting(
         "--rearrange",
-        "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",
+        "First fold filters in another order into the network, wherever that leaves its function as it is.",
     ),
+    setting("--arrange-by", f"That order. {_described(ARRANGEMENTS)}", type=click.Choice(list(ARRANGEMENTS))),
     click.option(
         "--exclude",
         multiple=True,

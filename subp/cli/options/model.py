@@ -55,4 +55,6 @@ def model_options(*names: str) -> Callable:
 
 def load_network(model: str, settings: dict) -> tuple["Network", dict]:
     """(network, metadata) of a MODEL, see `networks.load_network`; prints a line about one of random weights."""
-    return networks.load_network(model, settings, click.echo)
+    from subp.cli.options.terminal import say
+
+    return networks.load_network(model, settings, say)

@@ -134,6 +134,7 @@ INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SEED = click.IntRange(0, 2**63 - 1)  # what PyTorch's generators take
 PIXELS = click.IntRange(1, 2**14)  # of an image's height and width
 BATCH = click.IntRange(1, 2**16)
+WEIGHTS = ["float32", "float16", "bfloat16"]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 cc_option = click.option(
@@ -150,9 +151,16 @@ precision_option = click.option(
     "fastest of these by estimate, layer by layer (docs/precision.md).",
 )
 
+calibrate_option = click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="Images to calibrate --precision int8 or auto on, as `subp quantize` takes them; 512 are drawn.  "
+    "[default: random images for a named network, whose weights are random too]",
+)
+
 weights_option = click.option(
     "--weights",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(WEIGHTS),
     default="float32",
     show_default=True,
     help="Numbers to store weights in: 16 bits are half the bytes, taken in layers where that is not slower; "

@@ -162,7 +162,7 @@ def test_tensorboard_has_a_point_an_epoch_also_after_a_resumption(tmp_path):
 
 def test_tensorboard_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"TensorBoard is not installed: pip install 'subp\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"TensorBoard is not installed: pip install 'subp-cpu\[tensorboard\]'"):
         train(output=tmp_path, tensorboard=True)
 
 

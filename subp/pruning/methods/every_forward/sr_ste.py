@@ -93,7 +93,7 @@ METHOD = Method(
     uses_n=False,
     inputs_of=lambda options: options.m,
     check=_check,
-    every_forward=True,
+    follow=_choose,
     one_shot=True,
 )
 
@@ -105,6 +105,7 @@ BLOCKS = replace(
     masks="the floor(p I) of least norm of each group, at every forward pass",
     source="after the same",
     choose=_choose_blocks,
+    follow=_choose_blocks,
     options=Hyperparameters,
     unit="block",
     uses_n=True,
