@@ -1,6 +1,6 @@
 """`subp tune`: measures kernels for a network's layers and keeps what it finds as records."""
 
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ import click
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,6 +126,15 @@ def command(
         from tvm_sched.records.fastest import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
+    require_measured(summary)
+
+
+def require_measured(summary: "TuningSummary") -> None:
+    """Raises CheckFailed where every tile of a kernel failed: it stays untuned, and another run would fail again."""
+    failed = [layers(each.task) for each in summary.tasks if each.best_ms == inf]
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise CheckFailed(f"no tile of {failed[0]}{more} could be built and run: {summary.first_error}")
 
 
 def merged(folders: tuple[Path, ...], best: Path | None, other: str | Path | None) -> None:
