@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from subp.cli.options.output import with_quiet
+from subp.cli.options.process import Process
 from subp_contract.documents import shown
 from subp_contract.errors import CheckFailed, Notice, UserError
 
@@ -100,7 +101,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
+        return group.main(arguments, prog_name="subp", standalone_mode=False, obj=Process(own=arguments is None)) or 0
     except click.Abort:
         return _fail("interrupted", 130)
     except click.UsageError as error:

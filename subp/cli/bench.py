@@ -13,6 +13,7 @@ from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
+    WEIGHTS,
     Finite,
     Names,
     Numbers,
@@ -34,6 +35,9 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 @model_options("n", "sparsity", "seed", "code")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
 @click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
+@click.option(
+    "--weights", type=click.Choice(WEIGHTS), help="In a suite: of ours, as `subp compile` takes it [float32]."
+)
 @click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
 @click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
 @click.option("--seconds", type=Finite(0.1), help="For each thread count [10]; in a suite, for each engine.")
@@ -54,6 +58,7 @@ def command(
     settings: dict,
     records: Path | None,
     precision: str | None,
+    weights: str | None,
     target: str | None,
     threads: list[int] | None,
     seconds: float | None,
@@ -85,11 +90,11 @@ def command(
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
             raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
-        run_suite(suite, against, target, precision, records, seconds, minutes, json_file)
+        run_suite(suite, against, target, precision, weights, records, seconds, minutes, json_file)
     else:
-        if target is not None or precision is not None:
+        if target is not None or precision is not None or weights is not None:
             raise click.UsageError(
-                "NET.SO was compiled for a target, in a precision: leave --target and --precision out"
+                "NET.SO was compiled for a target, in a precision: leave --target, --precision and --weights out"
             )
         if against and model is None:
             raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
@@ -103,6 +108,7 @@ def run_suite(
     against: list[str],
     target: str | None,
     precision: str | None,
+    weights: str | None,
     records: Path | None,
     seconds: float | None,
     minutes: float,
@@ -115,11 +121,14 @@ def run_suite(
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
     from subp.cli.options.terminal import console, show
+    from subp.deployment.quantised import require_precision
     from subp.deployment.suite_run import Settings, SuiteRun, reached
+    from tvm_sched import targets
     from tvm_sched.bench import latency, rows
 
-    numbers = precision or "float32"
-    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file, numbers)
+    told = target or "host", precision or "float32", weights or "float32"
+    require_precision(told[1], told[2], None, targets.get(told[0]))
+    settings = Settings(against, told[0], records, seconds or chosen.seconds, minutes, json_file, *told[1:])
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for case in chosen.cases:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from subp.pruning.summary import LayerSummary
 
 # Of what a compiled file tells of itself, what --json writes.
-MANIFEST = ("target", "precision", "threads", "dense", "inputs", "outputs", "memory", "layers")
+MANIFEST = ("target", "precision", "weights", "threads", "dense", "inputs", "outputs", "memory", "layers")
 
 
 @click.command()
@@ -106,6 +106,7 @@ def compiled_table(file: Path) -> "Table":
     size = file.stat().st_size / 1e6
     build = "dense build, " if manifest["dense"] else ""
     build += "" if manifest["precision"] == "float32" else f"{manifest['precision']}, "
+    build += "" if manifest["weights"] == "float32" else f"{manifest['weights']} weights, "
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
     told = []

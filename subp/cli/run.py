@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.process import Process
 from subp.cli.options.types import INPUT_FILE, OutputFile, not_an_input
 from subp_contract.errors import UserError
 
@@ -19,6 +20,7 @@ ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
 
 
 @click.command("run")
+@click.pass_obj
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.argument("inputs", metavar="INPUT...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes.")
@@ -29,7 +31,7 @@ ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
     help="File to write, and nothing is printed: of images the likeliest classes as .csv or .json, or all numbers as "
     ".npy; of arrays the output as .npy, or all by name as .npz.",
 )
-def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
+def command(process: Process | None, artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
     """Run NET.SO on each INPUT: an image, a folder of them, or one .npy file, or one .npz file with an array for each
     input by its name, as `subp inspect NET.SO` lists them.
 
@@ -37,6 +39,9 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     Prints the likeliest classes of each image, or a line for each output of another kind.
     """
     import tvm_sched
+
+    if process and process.own:
+        tvm_sched.runtime.only_run()
     from subp.deployment import prediction
 
     not_an_input(output, artifact, *inputs)
@@ -140,7 +145,7 @@ def summary(value: "np.ndarray") -> str:
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's only input [1, C, H, W], prepared as the manifest says, else the standard way."""
     from subp.data.decoding import open_image
-    from subp.data.transforms import Preprocessing, evaluation
+    from subp.data.preprocessing import Preprocessing
 
     if len(manifest["inputs"]) != 1:
         raise UserError(f"the network takes {len(manifest['inputs'])} inputs, not an image: give a .npz file")
@@ -154,7 +159,7 @@ def read_image(path: Path, manifest: dict) -> "np.ndarray":
     _, channels, height, width = shape
     about = manifest.get("preprocessing")
     preprocessing = Preprocessing(**about) if about else Preprocessing.standard(height, channels)
-    x = evaluation(preprocessing)(image).unsqueeze(0).numpy()
+    x = preprocessing.of_image(image)[None]
     if x.shape[1:] != tuple(shape[1:]):
         prepared, taken = list(x.shape[1:]), [channels, height, width]
         raise UserError(f"images are prepared as {prepared}, the network takes {taken}: give a .npy file")

@@ -117,6 +117,8 @@ def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progres
             progress.rearranged(run.sparsifier.rearranged)
     files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
     with progress.run(config.epochs, len(run.history)):
+        if config.sparse_compute and len(run.history) < config.float_epochs:
+            run.prepare(progress)
         for epoch in range(len(run.history), config.epochs):
             run.epoch(epoch, progress)
             if files:
@@ -229,6 +231,13 @@ class _Run:
             self.average.n_averaged.fill_(len(self.history))  # no more is asked of it than whether it is 0
         if "scaler" in saved.metadata:
             self.precision.scaler.load_state_dict(saved.metadata["scaler"])
+
+    def prepare(self, progress: Progress) -> None:
+        """Has built what steps by kernels will call."""
+        images = torch.zeros(1, *self.data.preprocessing.shape)
+        batch = train_batch_size(self.data, self.loading)
+        for part in {len(part) for part in torch.arange(batch).tensor_split(min(self.config.accumulate, batch))}:
+            sparse_compute.prepare(self.model, images.expand(part, -1, -1, -1), progress.built)
 
     def epoch(self, epoch: int, progress: Progress) -> None:
         """Trains and evaluates; a new entry in the history."""

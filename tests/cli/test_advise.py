@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from subp.cli.advise import command
 from subp_contract.errors import UserError
 
-FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]
+FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "0.5,0.9"]
 
 
 def call(*arguments):
@@ -55,7 +55,8 @@ def test_another_file_than_one_of_results_is_told(content, tmp_path):
 
 
 def test_wrong_input_is_told():
-    with pytest.raises(UserError, match="sparsities are per cent below 100, not 100"):
-        call("resnet20", "--sparsity", "100")
+    for wrong in ("1", "50,90", "nan", "half"):
+        result = call("resnet20", "--sparsity", wrong)
+        assert result.exit_code == 2 and "is not a list of fractions from 0, below 1" in result.output
     with pytest.raises(UserError, match=r"neither a file nor a network resnet21 .did you mean resnet"):
         call("resnet21", *FEW)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -193,6 +195,37 @@ def test_a_folder_of_images_is_classified_in_batches(colours, capsys):
     files = [images / name for name in ("0.png", "1.png", "2.png", "3.png", "deeper/4.png")]
     shares = [torch.tensor(colour).div(25.5).softmax(0).max().item() for colour in COLOURS]
     assert lines == [f"{f}: {name} {share:.1%}" for f, name, share in zip(files, BEST, shares, strict=True)]
+
+
+ALONE = """
+import sys
+from subp.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert "torch" not in sys.modules and sys.modules["tvm.base"]._RUNTIME_ONLY
+"""
+
+
+class Ranks(nn.Module):
+    """What TVM computes by a function of its libraries."""
+
+    def forward(self, x):
+        return torch.sort(x, dim=-1)
+
+
+def test_a_process_of_its_own_needs_neither_pytorch_nor_the_compiler(colours, tmp_path):
+    net, images = colours
+    x = torch.randn(2, 5)
+    tvm_sched.compile(Ranks(), x, threads=1).save(tmp_path / "ranks.so")
+    np.save(tmp_path / "x.npy", x.numpy())
+    arrays = [str(tmp_path / name) for name in ("ranks.so", "x.npy", "y.npz")]
+    for arguments in ([str(net), str(images), "-o", str(tmp_path / "y.csv")], [*arrays[:2], "-o", arrays[2]]):
+        subprocess.run([sys.executable, "-c", ALONE, "run", *arguments], check=True)
+    with open(tmp_path / "y.csv") as file:
+        assert [row["class_1"] for row in csv.DictReader(file)] == BEST
+    assert np.array_equal(np.load(tmp_path / "y.npz")["values"], x.sort(-1).values)
 
 
 def test_classes_go_to_tables(colours, tmp_path):

@@ -177,10 +177,10 @@ class Artifact:
     def _start(self) -> None:
         """Makes the machine."""
         import tvm
-        from tvm import relax
+        from tvm.runtime.vm import VirtualMachine
 
         require_this_machine(self.manifest, "the network")
-        self._machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        self._machine = VirtualMachine(self._executable, tvm.cpu())
         if prepare := self.manifest["prepare"]:
             self._prepared = self._machine[prepare]()
 

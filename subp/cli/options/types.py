@@ -80,6 +80,25 @@ class Numbers(click.ParamType):
         return [int(part) for part in parts]
 
 
+class Fractions(click.ParamType):
+    """Fractions from 0, below 1, comma-separated: 0.5,0.75."""
+
+    name = "fractions"
+
+    def convert(
+        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        if isinstance(value, list):
+            return value
+        try:
+            fractions = [float(part) for part in value.split(",")]
+        except ValueError:
+            fractions = []
+        if not fractions or not all(0 <= fraction < 1 for fraction in fractions):
+            self.fail(f"{value!r} is not a list of fractions from 0, below 1, such as 0.5,0.75", param, ctx)
+        return fractions
+
+
 class Shapes(click.ParamType):
     """An input's shape, 1x3x224x224; those of several inputs comma-separated."""
 
@@ -109,6 +128,7 @@ INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SEED = click.IntRange(0, 2**63 - 1)  # what PyTorch's generators take
 PIXELS = click.IntRange(1, 2**14)  # of an image's height and width
 BATCH = click.IntRange(1, 2**16)
+WEIGHTS = ["float32", "float16", "bfloat16"]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 cc_option = click.option(
@@ -123,9 +143,16 @@ precision_option = click.option(
     "fastest of these by estimate, layer by layer (docs/precision.md).",
 )
 
+calibrate_option = click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="For --precision int8 or auto: what `subp quantize` takes, of which 512 images are drawn.  [default: random "
+    "images for a named network, whose weights are random too]",
+)
+
 weights_option = click.option(
     "--weights",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(WEIGHTS),
     default="float32",
     show_default=True,
     help="Store them in 16 bits, half the bytes, in layers where that is not slower; sums stay float32.",

@@ -13,7 +13,7 @@ from tvm_sched import runtime
 from tvm_sched.bench.calibration import workloads
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.pixel_lanes_conv2d import BURST, PixelTile, rows_together
+from tvm_sched.kernels.narrow.pixel_lanes_conv2d import BURST, PixelTile, rows_together
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
