@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_aligned_lists_of_docstrings_become_lists():
-    text = "Compiles.\n\nmodule:    a network,\n           or a file\nlong_name: of it\nOf a kind: no entry\n\n    code: stays"
+    entries = "module:    a network,\n           or a file\nlong_name: of it"
+    text = f"Compiles.\n\n{entries}\nOf a kind: no entry\n\n    code: stays"
     made = docs_docstrings.listed(text).splitlines()
     assert made[2:4] == ["- **`module`** a network, or a file", "- **`long_name`** of it"]
     assert made[0] == "Compiles." and made[-1] == "    code: stays"
