@@ -32,7 +32,7 @@ class SoftTraining(Hyperparameters):
 
     decay: float = hyperparameter(
         2e-4,
-        "Added to the straight-through gradient of pruned weights, times the weight (SR-STE).",
+        "Share of each pruned weight that is added to its straight-through gradient (SR-STE).",
         lambda decay: 0 <= decay < math.inf,
         "it is a number of at least 0",
     )

@@ -28,7 +28,10 @@ class NOfM(Hyperparameters):
     """The M of N:M."""
 
     m: int = hyperparameter(
-        4, "Of sr-ste's N:M, with N = (1 - sparsity) * M.", lambda m: m >= 1, "a group has at least 1 input"
+        4,
+        "Weights in a group of sr-ste's N:M, of which it keeps N = (1 - sparsity) * M.",
+        lambda m: m >= 1,
+        "a group has at least 1 input",
     )
 
 
