@@ -114,7 +114,7 @@ def layer_times(steps: Sequence[dict], title: str) -> str:
         axes.tick_params(labelsize=7)
         patches = [Patch(color=colour, label=kernel) for kernel, colour in colours.items()]
         if patches:
-            axes.legend(handles=patches, frameon=False, fontsize=8, loc="best")
+            figure.legend(handles=patches, frameon=False, fontsize=8, loc="outside upper left", ncols=3)
         return _svg(figure, f"time of each layer of {title}")
 
 
