@@ -164,6 +164,13 @@ def run_suite(
     click.echo(f"On {latency.MachineState.now()}")
     if run.content["not_quiet"]:
         click.echo(f"The machine was not quiet at: {'; '.join(run.content['not_quiet'])}")
+    if json_file and json_file.suffix == ".json":
+        from subp.deployment.report import content, page
+        from subp_contract.files import write_atomically
+
+        html = json_file.with_suffix(".html")
+        write_atomically(html, page.page(content.read([json_file]), f"Suite {chosen.name}").encode())
+        click.echo(f"{html}: all of it on one page")
 
 
 def run_one(
@@ -181,6 +188,7 @@ def run_one(
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
     from subp.cli.options.terminal import console, say, show, working
     from subp.deployment.checks import engine_check
+    from subp.deployment.suite_run import labelled
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
     from tvm_sched.signature import check_inputs
@@ -209,17 +217,17 @@ def run_one(
         measured += engines.compare(ready, x, seconds, minutes)
         if layers:
             peak = measured[-len(ready)].peak_gflops
-            profiles.append(profile.profile(compiled, x, peak, count))
+            profiles.append((measured[-len(ready)], profile.profile(compiled, x, peak, count)))
     machine = latency.MachineState.now()
     show(rows.table(measured))
-    for each in profiles:
+    for _, each in profiles:
         show(profile.table(each))
     first = measured[0]
     say(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
     content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}
-    content |= {"profiles": [asdict(each) for each in profiles]} if layers else {}
+    content |= {"profiles": [labelled(row, each) for row, each in profiles]} if layers else {}
     write_json(json_file, content)
 
 

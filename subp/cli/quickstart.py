@@ -56,7 +56,7 @@ class Report:
 def command(output: Path) -> None:
     """Train a small ResNet on handwritten digits, dense and SUBP 1x16 sparse; deploy both and compare them.
 
-    Then the same comparison on ResNet-18 at 224x224. About five minutes on two cores. Leaves report.json,
+    Then the same comparison on ResNet-18 at 224x224. About five minutes on two cores. Leaves report.html, report.json,
     quickstart.png, the networks (.safetensors), the compiled ones (.so) and the tuning records in the output folder.
     """
     # PyTorch's threads spin for milliseconds where they wait for each other; when other programs hold the cores,
@@ -185,14 +185,19 @@ class Quickstart:
     def write(self, networks: dict[str, list["Row"]]) -> None:
         """Report and picture; title -> rows of each network."""
         from subp.deployment import picture
+        from subp.deployment.report import content, page
         from subp_contract.files import write_atomically
 
         accuracies = {"dense": self.report.accuracies["dense"], f"SUBP {PATTERN}": self.report.accuracies["sparse"]}
         png = picture.draw(accuracies, networks, f"one thread of {self.report.machine}")
         write_atomically(self.folder / "quickstart.png", png)
-        write_atomically(self.folder / "report.json", json.dumps(asdict(self.report), indent=2).encode())
+        numbers = self.folder / "report.json"
+        write_atomically(numbers, json.dumps(asdict(self.report), indent=2).encode())
+        runs = [self.folder / f"{self.scale.model}-{kind}.safetensors" for kind in ("dense", "sparse")]
+        html = page.page(content.read([*runs, numbers]), f"Quickstart: {self.scale.model} and {self.scale.full_size}")
+        write_atomically(self.folder / "report.html", html.encode())
         self.say(f"Done in {self.report.seconds:.0f} s on {self.report.machine}")
-        click.echo(f"   {self.folder}/report.json and {self.folder}/quickstart.png")
+        click.echo(f"   {self.folder}/report.html: curves, blocks and latencies on one page")
 
     def say(self, heading: str) -> None:
         """A line in bold."""

@@ -30,6 +30,8 @@ class Budget:
     sparsity: float | None = _DEFAULT.sparsity
     target_macs: float | None = _DEFAULT.target_macs
     target_weights: float | None = _DEFAULT.target_weights
+    target_latency: float | None = _DEFAULT.target_latency
+    target: str = _DEFAULT.target
     allocation: str = _DEFAULT.allocation
     input_shape: Sequence[int] | None = None
 

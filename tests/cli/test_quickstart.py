@@ -28,7 +28,12 @@ def test_it_leaves_networks_artifacts_records_report_and_picture(folder):
     kinds = ("dense", "sparse")
     names = {f"resnet20-{kind}.{suffix}" for kind in kinds for suffix in ("safetensors", "so")}
     names |= {f"{SMALL.full_size}-{kind}.so" for kind in kinds}
-    assert {path.name for path in folder.iterdir()} == names | {"records", "report.json", "quickstart.png"}
+    assert {path.name for path in folder.iterdir()} == names | {
+        "records",
+        "report.json",
+        "report.html",
+        "quickstart.png",
+    }
 
 
 def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
@@ -44,6 +49,9 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
     small = report["measurements"][:4]
     assert [(row["n"], row["sparsity"]) for row in small] == [(None, 0.0)] * 3 + [(16, 0.75)]
     assert report["machine"]["cores"] >= 1
+    page = (folder / "report.html").read_text()
+    assert all(f"{row['median_ms']:.4g}</td>" in page for row in report["measurements"])
+    assert page.count("<h2>Run: resnet20-") == 2
 
 
 def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys):

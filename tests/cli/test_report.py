@@ -71,7 +71,12 @@ def sources(tmp_path_factory):
     (folder / "run").mkdir()
     checkpoint.save(folder / "run" / "model.safetensors", Checkpoint(model.state_dict(), metadata=about))
     rows = [row("onnxruntime", 0.0, 4.5), row("subp-sparse", 0.5, 3.25), row("subp-sparse", 0.75, 1.5)]
-    content = {"measurements": rows, "machine": {"cpu": "a <CPU>"}}
+    steps = [
+        {"layer": "conv<1>", "kernel": "direct 1x16", "median_us": 12.5, "share_of_peak": 0.5},
+        {"layer": "", "kernel": "pool", "median_us": 3.25, "share_of_peak": None},
+    ]
+    profiles = [{"network": "net<b>", "sparsity": 0.75, "threads": 2, "steps": steps}]
+    content = {"measurements": rows, "machine": {"cpu": "a <CPU>"}, "profiles": profiles}
     (folder / "bench.json").write_text(json.dumps(content))
     return folder / "run", folder / "bench.json"
 
@@ -90,7 +95,10 @@ def test_the_page_holds_every_number_and_fetches_nothing(sources, tmp_path):
     assert "1x16: 16 of 64 in a row" in text
     times = [each[7] for each in page.rows if each and each[0] == "net<b>"]
     assert times == ["1.5", "3.25", "4.5"]
-    assert page.tags.count("svg") == 5  # curves, layers, blocks, latencies, speed-up
+    assert ["conv<1>", "direct 1x16", "12.5", "0.5"] in page.rows and ["-", "pool", "3.25", "-"] in page.rows
+    assert "net&lt;b&gt;, 75% pruned, 2 threads: where the time goes" in text
+    assert ["float32", "75%", "3"] in page.rows and ["float32", "50%", "1.385"] in page.rows
+    assert page.tags.count("svg") == 6  # curves, layers, blocks, latencies, speed-up, time by layer
     assert "#010203" not in text and "currentColor" in text
     assert "break-even" in text and "prefers" not in text and "color-scheme: light dark" in text
 

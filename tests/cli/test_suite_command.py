@@ -25,7 +25,11 @@ def layers(tmp_path_factory):
     (folder / "own.json").write_text(json.dumps(LAYERS))
     options = ["--against", "torch,onnxruntime", "--json", str(folder / "out.json")]
     code = cli.exit_code(["bench", "--suite", str(folder / "own.json"), *options])
-    return code, json.loads((folder / "out.json").read_text())
+    content = json.loads((folder / "out.json").read_text())
+    page = (folder / "out.html").read_text()  # of the same numbers
+    assert all(f"<td>{row['median_ms']:.4g}</td>" in page for row in content["measurements"])
+    assert page.count("where the time goes</h3>") == len(content["profiles"])
+    return code, content
 
 
 def test_each_layer_is_measured_at_its_sparsities_beside_the_references(layers):

@@ -83,8 +83,8 @@ _OPTIONS = (
     ),
     setting(
         "--target-latency",
-        "Instead: the network's predicted time on --target, a fraction of the dense one's; layers get the sparsities "
-        "that keep most weights.",
+        "Predicted time of the network on --target, in place of --sparsity: a fraction of the dense one's; layers get "
+        "the sparsities that keep most weights.",
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),

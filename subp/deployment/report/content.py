@@ -37,11 +37,30 @@ class _Row(msgspec.Struct):
     precision: str = "float32"
 
 
+class _Step(msgspec.Struct):
+    """A call of a profile; its layer is empty for what is none."""
+
+    layer: str
+    kernel: str
+    median_us: float
+    share_of_peak: float | None = None
+
+
+class _Profile(msgspec.Struct):
+    """Where one network's time goes; a suite's profiles say of which."""
+
+    steps: list[_Step]
+    network: str | None = None
+    sparsity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    threads: _Count | None = None
+
+
 class _Written(msgspec.Struct):
     """What `subp bench --json` writes, as far as it is read."""
 
     measurements: list[_Row]
     machine: dict[str, Any] | None = None
+    profiles: list[_Profile] = []
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ class Measurements:
     name: str
     rows: list[dict]
     machine: dict[str, Any]
+    profiles: list[dict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,11 +117,13 @@ def read(sources: list[Path]) -> Content:
 def _measurements(path: Path) -> Measurements:
     content = read_json(path, _Written, "what `subp bench --json` wrote to")
     require(bool(content["measurements"]), f"{path} holds no measurements: give what `subp bench --json` writes")
-    rows = [
-        {name: shown(value) if isinstance(value, str) else value for name, value in row.items()}
-        for row in content["measurements"]
-    ]
-    return Measurements(path.stem, rows, content.get("machine") or {})
+    rows = [_harmless(row) for row in content["measurements"]]
+    profiles = [each | {"steps": [_harmless(step) for step in each["steps"]]} for each in content.get("profiles", [])]
+    return Measurements(path.stem, rows, content.get("machine") or {}, profiles)
+
+
+def _harmless(values: dict) -> dict:
+    return {name: shown(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _run(path: Path) -> Run:

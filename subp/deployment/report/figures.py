@@ -2,18 +2,20 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from subp.deployment.report.content import Blocks, Run
 
 INK = "#010203"  # which stands for the page's own colour until the SVG is written
 ACCENT, OTHER = "#0f8b8d", "#9aa5b1"
+COLOURS = (ACCENT, "#d98324", "#7b6bb7", "#c8553d", "#5a9f4d", "#3f7cac")  # of kernels, on light and dark
 STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "svg.fonttype": "none",  # text stays text: it can be read aloud and searched for
@@ -94,24 +96,57 @@ def latencies(rows: Sequence[dict], title: str) -> str:
         return _svg(figure, f"latency of {title}")
 
 
-def speedups(rows: Sequence[dict], title: str) -> str | None:
-    """Our times over the fastest dense engine's, by sparsity, with the break-even; None with fewer than two
-    sparsities.
+def layer_times(steps: Sequence[dict], title: str) -> str:
+    """A bar a call, in their order, coloured by its kernel and labelled with its share of the peak."""
+    kernels = list(dict.fromkeys(step["kernel"] for step in steps if step["layer"]))
+    colours = {kernel: COLOURS[number % len(COLOURS)] for number, kernel in enumerate(kernels)}
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.9 + 0.22 * len(steps)), layout="constrained")
+        axes = figure.subplots()
+        times = [max(step["median_us"], 0) for step in steps]
+        bars = axes.barh(range(len(steps)), times, color=[colours.get(step["kernel"], OTHER) for step in steps])
+        axes.set_yticks(range(len(steps)), [step["layer"] or step["kernel"] for step in steps])
+        shares = [step.get("share_of_peak") for step in steps]
+        axes.bar_label(bars, ["" if share is None else f"{share:.0%}" for share in shares], padding=4, fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.1 * max(times, default=1) or 1)
+        axes.set_xlabel("median time of a call, us; in per cent its share of the peak (grey: no layer)", fontsize=9)
+        axes.tick_params(labelsize=7)
+        patches = [Patch(color=colour, label=kernel) for kernel, colour in colours.items()]
+        if patches:
+            figure.legend(handles=patches, frameon=False, fontsize=8, loc="outside upper left", ncols=3)
+        return _svg(figure, f"time of each layer of {title}")
+
+
+def speedups_of(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
+    """Precision -> (sparsity, times as fast as the fastest dense engine of that precision) of our builds, where
+    there are two sparsities or more.
     """
-    ours = {row.get("sparsity", 0): row["median_ms"] for row in rows if row["engine"].startswith("subp")}
-    dense = [row["median_ms"] for row in rows if not row.get("sparsity") or not row["engine"].startswith("subp")]
-    if len(ours) < 2 or not dense:
-        return None
-    shown = sorted(ours)
+    found = {}
+    for precision in dict.fromkeys(row.get("precision", "float32") for row in rows):
+        alike = [row for row in rows if row.get("precision", "float32") == precision]
+        ours = {row.get("sparsity", 0): row["median_ms"] for row in alike if row["engine"].startswith("subp")}
+        dense = [row["median_ms"] for row in alike if not row.get("sparsity") or not row["engine"].startswith("subp")]
+        if len(ours) > 1 and dense:
+            found[precision] = [(sparsity, min(dense) / ours[sparsity]) for sparsity in sorted(ours)]
+    return found
+
+
+def speedups(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
+    """What `speedups_of` found, with the break-even."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 2.8), layout="constrained")
         axes = figure.subplots()
-        axes.plot([100 * each for each in shown], [min(dense) / ours[each] for each in shown], "o-", color=ACCENT)
+        for number, (precision, points) in enumerate(lines.items()):
+            sparsities, times = zip(*points, strict=True)
+            at = [100 * each for each in sparsities]
+            axes.plot(at, times, "o-", color=COLOURS[number % len(COLOURS)], label=precision)
         axes.axhline(1, color=OTHER, linestyle=":")
-        axes.text(100 * shown[0], 1, " break-even", va="bottom", fontsize=8)
-        axes.set_ylim(bottom=0)
+        axes.annotate("break-even", (1, 1), xycoords=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+        axes.set_ylim(0, 1.05 * max(1, *(times for points in lines.values() for _, times in points)))
         axes.set_xlabel("blocks pruned, %", fontsize=9)
-        axes.set_ylabel("times as fast as the fastest dense", fontsize=9)
+        axes.set_ylabel("times as fast as\nthe fastest dense", fontsize=9)
+        axes.legend(frameon=False, fontsize=8)
         return _svg(figure, f"speed-up of {title} by sparsity")
 
 

@@ -53,6 +53,7 @@ def page(content: Content, title: str = "subp report") -> str:
         parts = []
         for network, rows in groupby(sorted(measured.rows, key=_network), key=_network):
             parts += _of_network(network, list(rows))
+        parts += [_of_profile(profile, measured.rows[0]["network"]) for profile in measured.profiles]
         machine = ", ".join(f"{name} {_words(value)}" for name, value in measured.machine.items() if value is not None)
         sections.append({"title": f"Latency: {measured.name}", "words": machine, "parts": parts})
     made = {name: value for name, value in provenance().items() if name != "versions"}
@@ -91,9 +92,29 @@ def _of_network(network: str, rows: list[dict]) -> list[dict]:
     columns = [name for name in (*OF_ROW, *OPTIONAL) if any(row.get(name) is not None for row in rows)]
     cells = [[_number(row.get(name)) for name in columns] for row in sorted(rows, key=lambda row: row["median_ms"])]
     parts = [{"title": network, "figure": figures.latencies(rows, network), "columns": columns, "rows": cells}]
-    if speedup := figures.speedups(rows, network):
-        parts.append({"title": f"{network}: speed-up by sparsity", "figure": speedup})
+    if lines := figures.speedups_of(rows):
+        figure = figures.speedups(lines, network)
+        columns = ["precision", "blocks pruned", "times as fast as the fastest dense"]
+        cells = [
+            [precision, f"{sparsity:.0%}", _number(times)]
+            for precision, points in lines.items()
+            for sparsity, times in points
+        ]
+        parts.append({"title": f"{network}: speed-up by sparsity", "figure": figure, "columns": columns, "rows": cells})
     return parts
+
+
+def _of_profile(profile: dict, network: str) -> dict:
+    name = profile.get("network") or network
+    pruned = f", {profile['sparsity']:.0%} pruned" if profile.get("sparsity") else ""
+    threads = f", {profile['threads']} threads" if (profile.get("threads") or 1) > 1 else ""
+    title = f"{name}{pruned}{threads}: where the time goes"
+    columns = ("layer", "kernel", "median us", "share of peak")
+    rows = [
+        [step["layer"] or "-", step["kernel"], _number(step["median_us"]), _number(step.get("share_of_peak"))]
+        for step in profile["steps"]
+    ]
+    return {"title": title, "figure": figures.layer_times(profile["steps"], title), "columns": columns, "rows": rows}
 
 
 def _words(value: object) -> str:
