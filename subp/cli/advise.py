@@ -33,16 +33,16 @@ SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
     "sparsities",
     type=Fractions(),
     default=SPARSITIES,
-    help="Fractions of blocks pruned, comma-separated.  [default: 0.5,0.6,0.7,0.75,0.8,0.9,0.95]",
+    help="Fractions of blocks pruned, comma-separated.  [default: 0.5 to 0.95]",
 )
 @click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
+    help="Precision of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--ghz",
     type=Finite(0, min_open=True),

@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @model_options()
 @target_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to measure with [the target's cores].")
+@click.option("--threads", type=click.IntRange(1), help="Threads to measure with.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option(
     "--merge",
     type=FOLDER,
     multiple=True,
-    help="In place of MODEL and --records: put the records of this folder, and of more where it is repeated, into the "
-    "folder of --best, the fastest of each kernel and CPU model.",
+    help="Put the records of this folder, and of more where it is repeated, into the folder of --best, the fastest of "
+    "each kernel and CPU model, in place of measuring a MODEL.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
-@click.option("--minutes", type=Finite(0, min_open=True), help="Time for the whole search [no limit].")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Minutes for the whole search.  [default: no limit]")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @precision_option
 @calibrate_option
 @weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
-@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
+@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most.  [default: all]")
 @click.option(
     "--wait",
     type=Finite(0, min_open=True),

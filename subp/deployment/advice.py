@@ -23,7 +23,8 @@ from subp.deployment.networks import DEFAULTS, kind_of, load_network
 from subp.deployment.random_networks import CLASSES
 from subp.deployment.unit_scale import to_unit_scale
 from subp.pruning.masking import trained_weight
-from subp.pruning.methods import DENSE, random_uniform
+from subp.pruning.methods import DENSE
+from subp.pruning.methods.once import random_uniform
 from subp.pruning.sparsifier import Sparsifier
 from subp.training.experiments import read_rows
 from subp_contract.errors import require
