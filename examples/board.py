@@ -8,7 +8,6 @@ What the last two steps do is done on the board in earnest: copy the archive the
 
 import argparse
 import subprocess
-import tarfile
 from pathlib import Path
 
 import torch
@@ -33,8 +32,7 @@ def main() -> None:
     Path("board.tar.gz").write_bytes(bundle.archive(files, "board"))
     print(f"board.tar.gz {needs}")
     if options.target == "host":
-        with tarfile.open("board.tar.gz") as archive:
-            archive.extractall(filter="data")
+        subprocess.run(["tar", "xzf", "board.tar.gz"], check=True)
         subprocess.run(["board/run.sh", "--check"], check=True)
 
 
