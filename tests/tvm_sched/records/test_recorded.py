@@ -66,6 +66,8 @@ def on_record(threads: int, asked: int, *extents: int) -> Recorded:
         ({1: (5,), 4: (8,)}, 2, 4),  # the nearest one does not share equally
         ({1: (5,), 4: (7,)}, 2, None),
         ({1: (6,), 3: (6,)}, 2, 1),  # as near: fewer threads
+        ({1: (16,)}, 8, 1),
+        ({1: (16,)}, 16, None),  # too far
         ({}, 2, None),
     ],
 )
