@@ -4,33 +4,22 @@ python examples/int8.py
 """
 
 import torch
-from torch import nn
+from own_loop import small_network
 
 import subp
 import tvm_sched
 
 
-def network() -> nn.Module:
-    """For images [3, 32, 32]; its second and third convolutions are pruned. Its weights are random."""
-    convolutions = [(3, 32, 2), (32, 64, 1), (64, 64, 2)]
-    layers = [
-        part
-        for inputs, outputs, stride in convolutions
-        for part in (nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU())
-    ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
 def main() -> None:
     """Writes int8.so and prints both outputs' likeliest classes."""
     torch.manual_seed(0)
-    model = network()
+    model = small_network()  # of random weights; in earnest a trained one
     # Dot products take four channels: `multiple` has every block row keep so many.
     sparsifier = subp.Sparsifier(model, n=16, sparsity=0.75, multiple=4, method="one-by-n-uniform", epochs=1)
     sparsifier.step(0)
     model = sparsifier.fold().eval()
 
-    batches = [torch.randn(8, 3, 32, 32) for _ in range(4)]  # in earnest some hundred images, prepared as in use
+    batches = [torch.rand(8, 1, 8, 8) for _ in range(4)]  # in earnest some hundred images, prepared as in use
     program = tvm_sched.quantize(model, batches)
     x = batches[0][:1]
     artifact = tvm_sched.compile(program, x, threads=1)

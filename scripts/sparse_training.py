@@ -5,12 +5,14 @@ of the same masked networks, in turn.
     python scripts/sparse_training.py layers   -o results/sparse_training.csv
     python scripts/sparse_training.py networks -o results/sparse_training_networks.csv
     python scripts/sparse_training.py memory   -o results/sparse_training_memory.csv
+    python scripts/sparse_training.py start
 
 `layers`: the three products of layers of ResNet-18, ResNet-50 and MobileNetV1, hard masks: least milliseconds with the
 zeros left out, PyTorch's, and the share of the machine's peak that the kept multiply-adds reach. `networks`: whole
 steps (forward, loss, backward, SGD with momentum): least milliseconds of both. Quiet cores are needed, one a thread:
 where another process takes one of two, a step on both takes several times as long. `memory`: of such steps in processes
-of their own, the largest resident set, MiB; no quiet cores needed.
+of their own, whose freed memory goes back to the system at once, the largest resident set, MiB; no quiet cores needed.
+`start`: how long the first step takes on a machine that has built no kernels yet.
 """
 
 import csv
@@ -20,7 +22,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -166,7 +170,7 @@ def step_seconds(
     """Least seconds of a step on images of that shape, by PyTorch's products and by kernels."""
     from subp.pruning import sparse_compute
 
-    model, step = training(name, n, sparsity, soft, shape)
+    model, _, step = training(name, n, sparsity, soft, shape)
     least = [float("inf")] * 2
     for counts in (False, *[True] * rounds):
         for kernels in (False, True):
@@ -181,7 +185,7 @@ def step_seconds(
 
 
 def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, ...]) -> tuple:
-    """(a masked network, a function that makes a step of its training on images of that shape)."""
+    """(a masked network, images of that shape, a function that makes a step of its training on them)."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -202,7 +206,7 @@ def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, .
         cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    return model, step
+    return model, images, step
 
 
 @main.command()
@@ -214,6 +218,8 @@ def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, .
 @click.option("--n", default=16, show_default=True)
 def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
     """What whole steps of networks hold."""
+    # Freed memory goes back to the system at once; else what a process holds depends on where tensors happen to lie.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
     rows = []
     for name in names:
         for soft in (False, True):
@@ -222,7 +228,7 @@ def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pi
             for kernels in (False, True):
                 given = json.dumps([name, n, sparsity, soft, [batch, 3, pixels, pixels]])
                 command = [sys.executable, __file__, "memory-of", given, *(["--kernels"] if kernels else [])]
-                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
                 way = "kernels" if kernels else "dense"
                 row[f"{way}_mib"] = told.strip()
             rows.append(row)
@@ -238,12 +244,36 @@ def memory_of(given: str, kernels: bool) -> None:
     from subp.pruning import sparse_compute
 
     name, n, sparsity, soft, shape = json.loads(given)
-    model, step = training(name, n, sparsity, soft, shape)
+    model, _, step = training(name, n, sparsity, soft, shape)
     if kernels:
         sparse_compute.attach(model)
     for _ in range(4):
         step()
     click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@main.command()
+@batch
+@click.option("--network", "name", default=NETWORKS[0], show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
+@click.option("--n", default=16, show_default=True)
+@click.option("--beforehand/--as-they-come", default=True, show_default=True, help="When kernels are built.")
+def start(batch: int, name: str, pixels: int, n: int, beforehand: bool) -> None:
+    """How long a machine takes that has built nothing yet: seconds until the first step, for it, and for another."""
+    from subp.pruning import sparse_compute
+
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["XDG_CACHE_HOME"] = empty
+        model, images, step = training(name, n, 0.75, False, (batch, 3, pixels, pixels))
+        sparse_compute.attach(model)
+        times = [time.perf_counter()]
+        for work in ((lambda: sparse_compute.prepare(model, images)) if beforehand else None, step, step):
+            if work:
+                work()
+            times.append(time.perf_counter())
+        count = len([*Path(empty).rglob("*.so")])
+    built, first, second = (end - begun for begun, end in pairwise(times))
+    click.echo(f"{count} kernels: {built:.1f} s beforehand, first step {first:.1f} s, second step {second:.1f} s")
 
 
 def write(path: Path, rows: list[dict]) -> None:

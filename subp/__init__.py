@@ -6,7 +6,8 @@
         train_one_epoch(model, ...)     # your own loop
     model = sparsifier.fold()           # plain modules, zeros in place
 
-Names are imported on first use, so that `import subp` costs nothing.
+`sparsify_(model, config, filter_fn)` makes one in torchao's shape. Names are imported on first use, so that
+`import subp` costs nothing.
 """
 
 import importlib
@@ -14,6 +15,12 @@ from typing import Any
 
 _HOME = {
     "Sparsifier": "subp.pruning.sparsifier",
+    "sparsify_": "subp.integrations.sparsify",
+    "Budget": "subp.integrations.configuration",
+    "Choice": "subp.integrations.configuration",
+    "Pattern": "subp.integrations.configuration",
+    "SparsityConfig": "subp.integrations.configuration",
+    "Timetable": "subp.integrations.configuration",
     "fold": "subp.pruning.masking",
     "load_model": "subp.training.checkpoint",
     "inspect": "subp.pruning.summary",
@@ -26,9 +33,9 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from subp_contract.distribution import VERSION
 
-        return version("subp")
+        return VERSION
     if name not in _HOME:
         raise AttributeError(f"module 'subp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

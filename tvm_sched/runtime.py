@@ -12,16 +12,14 @@ forked in the midst of a call: whoever holds a `call_lock` is waited for.
 """
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from weakref import WeakSet
 
 from subp_contract.arguments import whole_number
 from subp_contract.errors import UserError
+from tvm_sched import runtime_library
 
 # Workers must stay awake between two kernels of a network, as waking them costs some 10 us: while the virtual machine
 # steps on, a small function runs on one thread, or the input is copied, less than 0.1 ms in all. 1000 yields bridge
@@ -110,40 +108,8 @@ def make_pool() -> None:
     _pool()[0]()
 
 
-def only_run() -> None:
-    """This process will call compiled networks and ask nothing else of TVM: it is imported without its compiler, and
-    without PyTorch, which its foreign function interface would import for its symbols. 0.4 s of CPU instead of 2.8.
-    Does nothing where TVM has been imported.
-    """
-    if {"tvm", "tvm_ffi", "torch"} & set(sys.modules):
-        return
-    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
-    sys.modules["torch"] = None  # type: ignore[assignment]  # so an import of it fails
-    try:
-        import tvm
-        from tvm_ffi.libinfo import load_lib_ctypes
-
-        # Sorting and random numbers, which the compiler's library has, too.
-        load_lib_ctypes("tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=tvm.libinfo.package_lib_paths())
-    finally:
-        del sys.modules["torch"]
-        del os.environ["TVM_USE_RUNTIME_LIB"]
-
-
 @cache
 def _pool() -> tuple[Callable[[], int], Callable[[int, int], None]]:
     """TVM's functions that tell and set the size of the calling thread's pool."""
-    import tvm_ffi
-
-    load_library()
-    return tvm_ffi.get_global_func("runtime.NumThreads"), tvm_ffi.get_global_func("runtime.config_threadpool")
-
-
-@cache
-def load_library() -> None:
-    """Loads TVM's runtime, as `import tvm` does, and nothing else of it: its compiler takes 160 MiB of memory."""
-    from tvm_ffi import libinfo
-
-    if "tvm" not in sys.modules and (found := find_spec("tvm")) and found.origin:
-        places = [Path(found.origin).with_name("lib")]
-        libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
+    find = runtime_library.ffi().get_global_func
+    return find("runtime.NumThreads"), find("runtime.config_threadpool")

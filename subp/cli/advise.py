@@ -33,16 +33,16 @@ SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
     "sparsities",
     type=Fractions(),
     default=SPARSITIES,
-    help="Fractions of blocks pruned, comma-separated.  [default: 0.5,0.6,0.7,0.75,0.8,0.9,0.95]",
+    help="Fractions of blocks pruned, comma-separated.  [default: 0.5 to 0.95]",
 )
 @click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
+    help="Precision of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--ghz",
     type=Finite(0, min_open=True),
@@ -84,11 +84,8 @@ def command(
     is none. `subp bench` measures.
     """
     from dataclasses import asdict, replace
-    from functools import partial
 
-    from rich.progress import track
-
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import console, show, tracked
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import precision as precisions
@@ -102,9 +99,8 @@ def command(
     cpu = precisions.with_flags(cpu, numbers)
     module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
-    shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)
-    made = advice.lowered(module, x, cpu, sizes, sparsities, shown, known, numbers)
+    made = advice.lowered(module, x, cpu, sizes, sparsities, tracked("lowering"), known, numbers)
     choices = advice.with_accuracies(advice.predicted(made, cpu, ghz, known), accuracies)
     told = [f"{model} at {x.shape[2]}x{x.shape[3]}", target, f"{threads} thread{'s' * (threads > 1)}"]
     if precision != precisions.FLOAT32.word:

@@ -29,23 +29,37 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 
 @click.command("bench", short_help="Measure the latency of NET.SO beside other engines, or of a whole suite.")
 @click.argument("artifact", metavar="[NET.SO]", type=INPUT_FILE, required=False)
-@click.option("--suite", help="Instead of NET.SO: a shipped suite's name, or a JSON file like theirs.")
+@click.option(
+    "--suite", help="Suite to measure in place of NET.SO: a shipped suite's name, or a JSON file like theirs."
+)
 @click.option("--against", type=Names(ENGINES), default=[], help=f"Engines beside it, of {','.join(ENGINES)}.")
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
 @model_options("n", "sparsity", "seed", "code")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
-@click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
 @click.option(
-    "--weights", type=click.Choice(WEIGHTS), help="In a suite: of ours, as `subp compile` takes it [float32]."
+    "--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here.  [default: the target's own]"
 )
-@click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
-@click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
-@click.option("--seconds", type=Finite(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option("--precision", help="Precision of our builds in a suite, as `subp compile` takes it.  [default: float32]")
+@click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="Numbers to store our builds' weights in, in a suite, as `subp compile` takes it.  [default: float32]",
+)
+@click.option(
+    "--target",
+    help="CPU that our builds in a suite are compiled for; others use all that the CPU has.  [default: host]",
+)
+@click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2.  [default: 1]")
+@click.option(
+    "--seconds",
+    type=Finite(0.1),
+    help="Seconds of measuring for each thread count; in a suite, for each engine.  [default: 10, or the suite's]",
+)
 @click.option(
     "--until-quiet",
     "minutes",
     type=Finite(0),
     default=0.0,
+    show_default=True,
     help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
 )
 @click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
@@ -76,7 +90,7 @@ def command(
     takes away: "core" is the share of their best that both loops reached meanwhile, the worse of the two.
 
     Engines other than ours are dense; int8 is by ONNX Runtime's static quantiser, per channel, calibrated on random
-    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp[peers]'.
+    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp-cpu[peers]'.
 
     \b
     Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
@@ -131,8 +145,8 @@ def run_suite(
     settings = Settings(against, told[0], records, seconds or chosen.seconds, minutes, json_file, *told[1:])
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
-    for case in chosen.cases:
-        click.secho(str(case), bold=True)
+    for number, case in enumerate(chosen.cases, 1):
+        click.secho(f"{case} ({number} of {len(chosen.cases)})", bold=True)
         measured = run.measure(case)
         results.append((case, measured.ours))
         first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
@@ -165,7 +179,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import console, say, show, working
     from subp.deployment.checks import engine_check
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
@@ -181,14 +195,15 @@ def run_one(
             raise UserError(f"{path} takes other inputs than one tensor: only networks of one can be compared")
         (x,) = check_inputs(compiled.signature.inputs, seed=0)
         shape = list(x.shape)
-        network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
-        ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
         word = compiled.manifest["precision"]
-        ready += [reference(name, network, count, records, word) for name in against]
-        for engine in ready if model else ():
-            engine.prepare()
-            stage = f"{engine.name} on {model}"
-            engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
+        with working(f"preparing {', '.join(['subp', *against])}"):
+            network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
+            ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
+            ready += [reference(name, network, count, records, word) for name in against]
+            for engine in ready if model else ():
+                engine.prepare()
+                stage, allowed = f"{engine.name} on {model}", allowed_by_rounding(compiled.manifest)
+                engine_check(engine, stage, engine.call(x), network.reference(x), allowed)
         if console().is_terminal:  # a bar would take time of the core that is measured
             click.echo(f"measuring {len(ready)} engines in turn for {seconds:g} s, with {count} threads", err=True)
         measured += engines.compare(ready, x, seconds, minutes)
@@ -200,7 +215,7 @@ def run_one(
     for each in profiles:
         show(profile.table(each))
     first = measured[0]
-    click.echo(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
+    say(f"{first.network}, batch {first.batch}, peak {first.peak_gflops:.1f} GFLOP/s, on {machine}")
     if state := rows.condition(first):
         click.echo(state)
     content = {"machine": asdict(machine), "measurements": [asdict(row) for row in measured]}

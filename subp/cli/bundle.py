@@ -19,6 +19,7 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
 
     On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT -o OUTPUT`.
     """
+    from subp.cli.options.terminal import say
     from subp_contract.files import write_atomically
     from tvm_sched.deploy import bundle, wheels
     from tvm_sched.deploy.manifest import read_manifest
@@ -34,4 +35,4 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
     write_atomically(output, bundle.archive(files, name))
     numbers = "" if manifest["precision"] == "float32" else f", {manifest['precision']}"
     size = output.stat().st_size / 1e6
-    click.echo(f"{output}: {size:.2f} MB, target {manifest['target']} ({arch}){numbers}, {needs}")
+    say(f"{output}: {size:.2f} MB, target {manifest['target']} ({arch}){numbers}, {needs}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
@@ -36,15 +37,17 @@ if TYPE_CHECKING:
 @target_option
 @precision_option
 @calibrate_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to plan each layer's work for.  [default: the target's cores]"
+)
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--shape",
     "shapes",
     type=Shapes(),
     multiple=True,
-    help="Of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of several "
-    "shapes, which share the weights [MODEL's own].",
+    help="Shape of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of "
+    "several shapes, which share the weights.  [default: MODEL's own]",
 )
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
@@ -90,7 +93,7 @@ def command(
     CPU in this machine's instructions. Where it departs, the operator that does so first is told, exit code 1.
     """
     import tvm_sched
-    from subp.cli.options.terminal import show, working
+    from subp.cli.options.terminal import say, show, working
     from subp.deployment.checks import check_written
     from subp.deployment.quantised import require_precision
     from tvm_sched import compiler, targets
@@ -125,7 +128,7 @@ def command(
     if explain:
         show(artifact.explain_table())
         for note in (*artifact.manifest["remarks"], *check["notes"]):
-            click.echo(note)
+            say(note)
     if schedules := artifact.schedules():
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
@@ -136,6 +139,7 @@ def command(
         if check["verified"]:
             check_written(unchecked, artifact)
         files.put(unchecked, output)
+    write_resolved(output, click.get_current_context())
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from subp.cli.options.process import Process
 from subp.cli.options.types import INPUT_FILE, OutputFile, not_an_input
 from subp_contract.errors import UserError
 
@@ -20,28 +19,31 @@ ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
 
 
 @click.command("run")
-@click.pass_obj
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.argument("inputs", metavar="INPUT...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes to tell."
+)
 @click.option(
     "-o",
     "--output",
     type=OutputFile(".npy", ".npz", ".csv", ".json"),
-    help="File to write, and nothing is printed: of images the likeliest classes as .csv or .json, or all numbers as "
+    help="File to write, in place of printing: of images the likeliest classes as .csv or .json, or all numbers as "
     ".npy; of arrays the output as .npy, or all by name as .npz.",
 )
-def command(process: Process | None, artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
+def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
     """Run NET.SO on each INPUT: an image, a folder of them, or one .npy file, or one .npz file with an array for each
     input by its name, as `subp inspect NET.SO` lists them.
 
     An image is prepared as in training where NET.SO knows how; other files hold the network's inputs as they are.
     Prints the likeliest classes of each image, or a line for each output of another kind.
     """
-    import tvm_sched
+    from tvm_sched import runtime_library
 
-    if process and process.own:
-        tvm_sched.runtime.only_run()
+    with runtime_library.without_pytorch():
+        runtime_library.ffi()
+    import tvm_sched
+    from subp.cli.options.terminal import say
     from subp.deployment import prediction
 
     not_an_input(output, artifact, *inputs)
@@ -65,15 +67,15 @@ def command(process: Process | None, artifact: Path, inputs: tuple[Path, ...], t
     elif are_logits(signature.outputs):
         for logits in outputs[0]:
             shares = prediction.likeliest(logits, network.manifest.get("classes"), top)
-            click.echo(str(prediction.Prediction(files[0], logits, shares)))
+            say(str(prediction.Prediction(files[0], logits, shares)))
     else:
         for spec, value in zip(signature.outputs, outputs, strict=True):
-            click.echo(f"{spec}{summary(value)}")
+            say(f"{spec}{summary(value)}")
 
 
 def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -> None:
     """Prints or writes what each image is."""
-    from subp.cli.options.terminal import tracked
+    from subp.cli.options.terminal import say, tracked
     from subp.deployment import classifier, prediction
     from subp_contract.files import write_atomically
 
@@ -81,7 +83,7 @@ def classify(artifact: Path, files: list[Path], top: int, output: Path | None) -
     made = prediction.predictions(of_images, files, top)
     if output is None:
         for each in made:
-            click.echo(f"{each.file}: {each}" if len(files) > 1 else str(each))
+            say(f"{each.file}: {each}" if len(files) > 1 else str(each))
         return
     write_atomically(output, prediction.WRITERS[output.suffix](list(tracked("classifying")(made, len(files)))))
 
@@ -159,7 +161,7 @@ def read_image(path: Path, manifest: dict) -> "np.ndarray":
     _, channels, height, width = shape
     about = manifest.get("preprocessing")
     preprocessing = Preprocessing(**about) if about else Preprocessing.standard(height, channels)
-    x = preprocessing.of_image(image)[None]
+    x = preprocessing(image)[None]
     if x.shape[1:] != tuple(shape[1:]):
         prepared, taken = list(x.shape[1:]), [channels, height, width]
         raise UserError(f"images are prepared as {prepared}, the network takes {taken}: give a .npy file")

@@ -1,8 +1,6 @@
 """`subp tune`: measures kernels for a network's layers and keeps what it finds as records."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +9,9 @@ import click
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from tvm_sched.tuning.farm import Farm
@@ -26,25 +23,25 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @model_options()
 @target_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to measure with [the target's cores].")
+@click.option("--threads", type=click.IntRange(1), help="Threads to measure with.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option(
     "--merge",
     type=FOLDER,
     multiple=True,
-    help="In place of MODEL and --records: put the records of this folder, and of more where it is repeated, into the "
-    "folder of --best, the fastest of each kernel and CPU model.",
+    help="Put the records of this folder, and of more where it is repeated, into the folder of --best, the fastest of "
+    "each kernel and CPU model, in place of measuring a MODEL.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
-@click.option("--minutes", type=Finite(0, min_open=True), help="Time for the whole search [no limit].")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Minutes for the whole search.  [default: no limit]")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
 @precision_option
 @calibrate_option
 @weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
-@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
+@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most.  [default: all]")
 @click.option(
     "--wait",
     type=Finite(0, min_open=True),
@@ -90,7 +87,7 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import bar, show
     from subp.deployment import quantised
     from tvm_sched import targets
 
@@ -99,7 +96,7 @@ def command(
     farm = farm_of(tracker, key, jobs, wait)
     network, metadata = load_network(model, settings)
     calibration = quantised.for_precision(precision, calibrate, model, network, metadata, click.echo)
-    with trial_bar(console()) as progress:
+    with bar() as progress:
         summary = tvm_sched.tune(
             network.module,
             network.example_input,
@@ -129,6 +126,15 @@ def command(
         from tvm_sched.records.fastest import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
+    require_measured(summary)
+
+
+def require_measured(summary: "TuningSummary") -> None:
+    """Raises CheckFailed where every tile of a kernel failed: it stays untuned, and another run would fail again."""
+    failed = [layers(each.task) for each in summary.tasks if each.best_ms == inf]
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise CheckFailed(f"no tile of {failed[0]}{more} could be built and run: {summary.first_error}")
 
 
 def merged(folders: tuple[Path, ...], best: Path | None, other: str | Path | None) -> None:
@@ -153,17 +159,6 @@ def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float)
     from tvm_sched.tuning.farm import Farm
 
     return Farm(tracker, key, jobs, patience_s=wait, say=lambda sentence: click.echo(sentence, err=True))
-
-
-@contextmanager
-def trial_bar(console: "Console") -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on a terminal; gives what `tvm_sched.tune` calls with (trials done, in all, kernel)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-        yield lambda done, total, kernel: bar.update(task, completed=done, total=total, description=kernel)
 
 
 def table(summary: "TuningSummary") -> "Table":

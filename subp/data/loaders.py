@@ -23,12 +23,11 @@ from subp.common.seeds import derived_seed, generator
 from subp.data import idx, named_datasets, transforms
 from subp.data.batch_transforms import BatchTransform, Evaluation, OneByOne, ShiftAndMirror
 from subp.data.decoding import UNREADABLE
-from subp.data.images import ImageFiles, image_parts
+from subp.data.images import Folder, ImageFiles, Zip, image_parts
 from subp.data.inputs import Inputs, as_it_is
 from subp.data.labels import class_numbers
 from subp.data.parts import TRAIN, find_parts
 from subp.data.preprocessing import Preprocessing
-from subp.data.trees import Folder, Zip
 from subp_contract.errors import UserError, require
 
 _LOOKED_AT = 32  # images, to tell whether all are grey

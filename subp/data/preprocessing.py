@@ -1,11 +1,13 @@
-"""From an image to the network's input, by Pillow and NumPy alone: what a program that only runs networks needs."""
+"""What is done to an image before a network sees it, and what a checkpoint remembers of that: in NumPy and PIL, for
+those who run a network without PyTorch. `data/transforms.py` does the same in PyTorch, for training.
+"""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from PIL import Image
 
-SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
+SMALL = 64  # pixels: up to here images are treated as CIFAR's, above as ImageNet's
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,27 @@ class Preprocessing:
         """JSON-able."""
         return asdict(self)
 
-    def of_image(self, image: Image.Image) -> np.ndarray:
-        """The network's input float32 [channels, size, size] of an image: bit for bit what torchvision's transforms v2
-        make of it. Deterministic.
-        """
-        image = image.convert("RGB" if self.channels == 3 else "L")
-        image = _central(_resized(image, self.resize), self.size)
-        pixels = np.asarray(image, dtype="float32").reshape(self.size, self.size, -1).transpose(2, 0, 1)
-        mean, std = (np.array(each, "float32")[:, None, None] for each in (self.mean, self.std))
-        return np.ascontiguousarray((pixels * np.float32(1 / 255) - mean) / std)
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """The input [channels, size, size], float32, of an image: `transforms.evaluation`'s, to the last bit."""
+        coloured = image.convert("RGB" if self.channels == 3 else "L")
+        small = _resized(coloured, self.resize)
+        pixels = np.atleast_3d(np.asarray(_central(small, self.size))).transpose(2, 0, 1)
+        mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std))
+        return np.ascontiguousarray((pixels.astype(np.float32) * np.float32(1 / 255) - mean) / std)
 
 
 def _resized(image: Image.Image, shorter: int) -> Image.Image:
-    """With a shorter side of so many pixels, bilinear, antialiased."""
-    if min(image.size) == shorter:
-        return image
-    width, height = (shorter * side // min(image.size) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    """Its shorter side of so many pixels, the longer rounded down."""
+    width, height = image.size
+    low = min(width, height)
+    size = (int(shorter * width / low), int(shorter * height / low))
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _central(image: Image.Image, size: int) -> Image.Image:
-    """The central size x size pixels; black where the image ends before."""
-    left, top = (round((side - size) / 2) if side >= size else -((size - side) // 2) for side in image.size)
+    """Its central size x size pixels, black around an image of less."""
+    rests = [extent - size for extent in image.size]
+    left, top = (
+        round(rest / 2) if rest > 0 else -(-rest // 2) for rest in rests
+    )  # torchvision's two ways with odd ones
     return image.crop((left, top, left + size, top + size))

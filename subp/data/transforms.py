@@ -1,10 +1,9 @@
-"""From an image to the network's input, with and without augmentation, by torchvision."""
+"""From an image to the network's input, with and without augmentation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from subp.common.vision import import_torchvision
@@ -17,18 +16,7 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def evaluation(preprocessing: Preprocessing) -> Transform:
     """PIL image, or tensor [C, H, W] (uint8, or float in [0, 1]) -> float [channels, size, size]. Deterministic."""
-    return _Evaluation(preprocessing)
-
-
-class _Evaluation:
-    def __init__(self, preprocessing: Preprocessing):
-        self.preprocessing = preprocessing
-        self.of_tensor = _pipeline(preprocessing, [centre(preprocessing, preprocessing.resize)])
-
-    def __call__(self, image: Any) -> Tensor:
-        if isinstance(image, Image.Image):
-            return torch.from_numpy(self.preprocessing.of_image(image))
-        return self.of_tensor(image)
+    return _pipeline(preprocessing, [centre(preprocessing, preprocessing.resize)])
 
 
 def augmentation(

@@ -30,7 +30,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     """The files among the paths, and in place of each folder the images in it and its folders, sorted by name. Raises
     UserError for a path that does not exist, and for a folder without images.
     """
-    from subp.data.trees import Folder
+    from subp.data.images import Folder
 
     found = []
     for path in paths:
@@ -50,7 +50,7 @@ def predictions(classifier: Classifier, files: Iterable[Path], top: int) -> Iter
     images: list[np.ndarray] = []
     for file in files:
         held.append(file)
-        images.append(classifier.preprocessing.of_image(open_image(file)))
+        images.append(classifier.preprocessing(open_image(file)))
         if len(held) == classifier.batch:
             yield from _of_batch(classifier, held, images, top)
             held, images = [], []

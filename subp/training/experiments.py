@@ -157,6 +157,15 @@ TOLD = ("network", "method", "n", "sparsity", "accuracy")  # what is asked of ev
 NUMBERS = {"n": int, "sparsity": float, "accuracy": float}
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values without aliases, which could stand for each other a billion times, or for themselves."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias, *NAME: write the values out")
+        return super().compose_node(parent, index)
+
+
 def read_grid(path: Path) -> list[Cell]:
     """The cells that a grid's file lists, in order. Raises UserError, saying where, for one that cannot be read."""
     return read_plan(path).cells
@@ -166,7 +175,7 @@ def read_plan(path: Path) -> Plan:
     """What a grid's file holds. Raises UserError, saying where, for one that cannot be read."""
     content = read_file(path, LARGEST)
     try:
-        grid = of_kind(yaml.safe_load(content), Grid, f"the grid {path}")
+        grid = of_kind(yaml.load(content, _Loader), Grid, f"the grid {path}")
         defaults = grid.get("defaults", {})
         entries = [
             defaults | entry | {"options": defaults.get("options", {}) | entry.get("options", {})}
@@ -350,15 +359,17 @@ def read_rows(path: Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = io.StringIO(read_file(path, LARGEST).decode(), newline="")
+        rows = list(csv.DictReader(text))
         if not all(row.get(column) is not None for row in rows for column in TOLD):
             raise ValueError(f"a row needs {', '.join(TOLD)}")
         for row in rows:
             for column, kind in NUMBERS.items():
                 kind(row[column])
+    except UserError:
+        raise
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file of results: {error}") from error
+        raise UserError(f"{path} is no CSV file of results: {shown(str(error))}") from error
     return rows
 
 

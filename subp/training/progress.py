@@ -6,7 +6,8 @@ import rich.progress as bars
 from rich.console import Console
 
 from subp.pruning.channels.rearrange import LayerReport
-from subp.pruning.sparsifier import LayerState
+from subp.pruning.summary import LayerState
+from subp_contract.documents import shown
 
 
 class Progress:
@@ -99,5 +100,5 @@ class Progress:
 
     def _print(self, line: str) -> None:
         encoding = self.console.encoding
-        shown = (self.label + line).encode(encoding, "backslashreplace").decode(encoding)
-        self.console.print(shown, highlight=False, markup=False, soft_wrap=True)
+        told = shown(self.label + line, 10_000).encode(encoding, "backslashreplace").decode(encoding)
+        self.console.print(told, highlight=False, markup=False, soft_wrap=True)

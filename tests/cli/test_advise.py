@@ -55,8 +55,8 @@ def test_another_file_than_one_of_results_is_told(content, tmp_path):
 
 
 def test_wrong_input_is_told():
-    for wrong in ("1", "50,90", "nan", "half"):
-        result = call("resnet20", "--sparsity", wrong)
-        assert result.exit_code == 2 and "is not a list of fractions from 0, below 1" in result.output
+    for given, words in (("75", "75 is no fraction from 0 to below 1; write 0.75 for 75 %"), ("a", "not a list of fr")):
+        result = call("resnet20", "--sparsity", given)
+        assert result.exit_code == 2 and words in result.output
     with pytest.raises(UserError, match=r"neither a file nor a network resnet21 .did you mean resnet"):
         call("resnet21", *FEW)

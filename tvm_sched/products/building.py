@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tvm import relax
+from tvm.ir.transform import PassContext
 
 from subp_contract.errors import UserError
 from tvm_sched import codegen, targets
@@ -24,6 +25,9 @@ BUILDERS: dict[str, tuple[Callable, Callable]] = {
     batch_norm.FORWARD: (batch_norm.forward, lambda *_: None),
     batch_norm.BACKWARD: (batch_norm.backward, lambda *_: None),
 }
+# Of TVM's lowering, and four fifths of its time: products ask for no more memory than they need, and LLVM finds common
+# subexpressions itself.
+NEEDLESS = ["s_tir.CompactBufferAllocation", "tirx.CommonSubexprElim"]
 
 
 @cache
@@ -37,7 +41,8 @@ def executable(product: Product) -> relax.VMExecutable:
     build, tile_of = BUILDERS[product.kind]
     target = host(product.threads)
     tile = tile_of(product.problem, target, product.threads)
-    return codegen.build(build(product.problem, tile, target, product.threads), target)
+    with PassContext(disabled_pass=NEEDLESS):
+        return codegen.build(build(product.problem, tile, target, product.threads), target)
 
 
 def keep(product: Product) -> bool:

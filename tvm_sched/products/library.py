@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 
-import tvm_ffi
-
-from tvm_sched import runtime
+from tvm_sched import runtime, runtime_library
 from tvm_sched.products import workers
 from tvm_sched.products.product import Product
 
@@ -36,7 +34,6 @@ def _function(product: Product) -> Callable:
         from tvm_sched.products import building
 
         return building.executable(product)[product.kind]
-    runtime.load_library()
-    loaded = tvm_ffi.load_module(path)[product.kind]
+    loaded = runtime_library.ffi().load_module(path)[product.kind]
     ctypes.CDLL(str(path)).subp_take_team(product.threads)  # else TVM's own threads compute it
     return loaded

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from subp_contract.distribution import VERSION
 from tvm_sched.products.problem import Norm, Problem
 from tvm_sched.targets import lookup
 
@@ -75,4 +76,4 @@ def _sources() -> str:
         found = [home / name for name in SOURCES]
         files = sorted(each for path in found for each in ([path] if path.is_file() else path.rglob("*.py")))
         return hashlib.sha256(b"".join(path.read_bytes() for path in (*files, TEAM))).hexdigest()
-    return version("subp")
+    return VERSION

@@ -23,7 +23,8 @@ from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
-from subp_contract.errors import Notice, UserError
+from subp_contract.documents import shown
+from subp_contract.errors import Notice, UserError, first_line
 from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
@@ -72,8 +73,18 @@ class Records(KnownRecords):
     def read(self) -> None:
         """Takes in what the files have gained since, from any process. The folder must be locked."""
         for line in self.workload_lines.read(repair=self.writes):
-            self.know(ms.database.Workload.from_json(line))
+            self.know(self.as_workload(line))
         self.records += self.record_lines.read(repair=self.writes)
+
+    def as_workload(self, line: list) -> ms.database.Workload:
+        """Of a line's JSON. Raises UserError where TVM cannot read it."""
+        try:
+            return ms.database.Workload.from_json(line)
+        except Exception as error:  # of any kind: TVM's reader has many
+            raise UserError(
+                f"line {len(self.workloads) + 1} of {self.folder / WORKLOADS} is damaged "
+                f"({shown(first_line(error))}); move that folder of records away and tune again"
+            ) from None
 
     def know(self, entry: ms.database.Workload) -> None:
         """Remembers the workload of the next line."""

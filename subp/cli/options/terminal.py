@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
-UNBOUNDED = 10_000  # characters of a line that goes to a file or a pipe
+from subp_contract.documents import shown
+
+LONGEST = 100_000  # letters of a line
+UNBOUNDED = 10_000  # characters of a table's line that goes to a file or a pipe
 FRAME = 3  # of a cell: its border, and a space at each side
 
 
 def console() -> Console:
     """Standard output, as wide as the terminal that it is; what it is not for a terminal is not wrapped."""
-    output = Console(highlight=False)
+    output = Console(highlight=False, markup=False)  # a name may have brackets
     if not output.is_terminal:
         output.width = UNBOUNDED
     return output
@@ -24,6 +29,10 @@ def show(table: Table, output: Console | None = None) -> None:
     other, each beginning with the first column. To a file or a pipe: a line a row, without frames.
     """
     output = output or console()
+    for column in table.columns:
+        column.header, column.footer = harmless(column.header), harmless(column.footer)
+        column._cells = [harmless(cell) for cell in column._cells]
+    table.title, table.caption = harmless(table.title), harmless(table.caption)
     for part in parts_of(table, output.width) if output.is_terminal else [plain(table)]:
         output.print(part)
 
@@ -34,6 +43,16 @@ def plain(table: Table) -> Table:
     lines.box, lines.padding, lines.pad_edge = None, (0, 2, 0, 0), False
     lines.title_justify = lines.caption_justify = "left"
     return lines
+
+
+def say(line: str, err: bool = False) -> None:
+    """`click.echo` of a line that has names from files in it."""
+    click.echo(shown(line, LONGEST), err=err)
+
+
+def harmless(cell: Any) -> Any:
+    """A table's cell, where it is text each of its lines without commands to the terminal."""
+    return "\n".join(shown(line, LONGEST) for line in cell.split("\n")) if isinstance(cell, str) else cell
 
 
 def parts_of(table: Table, width: int) -> Iterator[Table]:
@@ -84,23 +103,50 @@ def _lines(column: Column) -> list[str]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Shows on a terminal what is worked on, and for how long, while the block runs."""
+    """Shows on a terminal what is worked on, and for how long, while the block runs: of work that nobody can tell the
+    end of.
+    """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    output = console()
+    error = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as shown:
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
         shown.add_task(on, total=None)
         yield
 
 
-def tracked(description: str) -> Callable[[Iterable, int], Iterable]:
-    """What iterates over something of so many items with a bar, the rate and the time left, on a terminal alone."""
-    from rich.progress import track
+@contextmanager
+def bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with the rate and the time left, on a terminal; gives what is to be called with (steps done, in all, what
+    is worked on).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     error = Console(stderr=True)
+    what = TextColumn("{task.description}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
+        task = shown.add_task("", rate="")
 
-    def over(items: Iterable, total: int) -> Iterable:
-        return track(items, description, total, console=error, transient=True, disable=not error.is_terminal)
+        def report(done: int, total: int, name: str) -> None:
+            speed = shown.tasks[0].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            shown.update(task, completed=done, total=total, description=name, rate=rate)
+
+        yield report
+
+
+def tracked(description: str) -> Callable[..., Iterator]:
+    """What iterates over something of so many items (by default its length) with a bar, the rate and the time left, on
+    a terminal alone.
+    """
+
+    def over(items: Iterable, total: int | None = None) -> Iterator:
+        total = len(items) if total is None else total
+        with bar() as report:
+            report(0, total, description)
+            for done, item in enumerate(items, 1):
+                yield item
+                report(done, total, description)
 
     return over

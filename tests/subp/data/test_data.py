@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from subp.data import loaders
-from subp.data.images import image_parts
-from subp.data.trees import Folder
+from subp.data.images import Folder, image_parts
 from subp_contract.errors import UserError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

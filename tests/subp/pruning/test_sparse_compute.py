@@ -198,7 +198,7 @@ def test_batch_norms_and_their_running_statistics_are_pytorchs(options, shape):
 
 
 def test_masks_that_follow_their_weights_and_those_that_look_at_gradients():
-    def largest(weight):
+    def largest(weight, mask):
         sums = weight.abs().view(2, 16, 32, -1).sum((1, 3))
         return sums >= sums.sort(1, descending=True).values[:, 7:8]
 
