@@ -19,6 +19,7 @@ from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.targets import Target, cpu_model
 
 FORMS = "forms.jsonl"
+FAILED = 1e9  # seconds, of a form that does not build or run: it is not tried again
 
 
 class Forms(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,7 +29,7 @@ class Forms(msgspec.Struct, forbid_unknown_fields=True):
     target: str
     threads: Annotated[int, msgspec.Meta(ge=1)]
     cpu: str
-    seconds: dict[str, Annotated[float, msgspec.Meta(gt=0, lt=1e9)]]
+    seconds: dict[str, Annotated[float, msgspec.Meta(gt=0, le=FAILED)]]
 
 
 class FormTimes:

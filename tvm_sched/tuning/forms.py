@@ -26,13 +26,12 @@ from tvm_sched.passes.tir.schedule_functions import schedule_one
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.plan import Measured, Plan, Restriction, alternatives, chosen, layer_key, plans_of
 from tvm_sched.records.database import workload
-from tvm_sched.records.form_times import FormTimes
+from tvm_sched.records.form_times import FAILED, FormTimes
 from tvm_sched.targets import Target
 from tvm_sched.tuning.tiles import LOOKS, Search, Space, Task
 
 HOPELESS = 1.5  # times the least of the first looks, from where on a form is not looked at again
 PROMISING = 1.15  # times the least by default tiles, up to which other tiles may make a form the fastest
-FAILED = 1e9  # seconds, of a form that does not build or run: it is not tried again
 
 
 @dataclass(frozen=True)

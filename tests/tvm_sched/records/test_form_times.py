@@ -7,7 +7,7 @@ import pytest
 
 from subp_contract.errors import UserError
 from tvm_sched import targets
-from tvm_sched.records.form_times import FORMS, FormTimes, write_forms
+from tvm_sched.records.form_times import FAILED, FORMS, FormTimes, write_forms
 
 ONE = replace(targets.X86_AVX2, cores=1)
 
@@ -19,6 +19,11 @@ def test_what_is_added_is_found_again_and_later_times_replace_earlier(tmp_path):
     for each in (times, FormTimes(tmp_path, ONE, "A")):
         assert each.of("layer") == {"direct 1x16": 2e-3, "direct 1x32": 1e-3}
         assert each.of("another") == {}
+
+
+def test_a_form_that_failed_is_known_to_have(tmp_path):
+    FormTimes(tmp_path, ONE, "A", writes=True).add("layer", {"direct 1x16": 2e-3, "direct 1x32": FAILED})
+    assert FormTimes(tmp_path, ONE, "A").of("layer") == {"direct 1x16": 2e-3, "direct 1x32": FAILED}
 
 
 def test_they_are_of_one_number_of_threads_and_one_kind_of_instructions(tmp_path):

@@ -19,7 +19,7 @@ from tvm_sched.passes.graph.relax_tools import (
     dtype_of,
     is_op,
     shape_of,
-    with_main,
+    walked,
 )
 
 UNARY = {
@@ -78,20 +78,7 @@ POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_po
 
 def channels_last(mod: IRModule) -> IRModule:
     """Rewrites 'main'. Its input and its result keep the shapes and the order of axes that the network gave them."""
-    main = mod["main"]
-    walk = _Walk(relax.BlockBuilder(mod))
-    params = [relax.Var(param.name, param.ty) for param in main.params]
-    walk.known = {old: _Tensor(walk.builder, plain=new) for old, new in zip(main.params, params, strict=True)}
-    with walk.builder.function("main_channels_last", params, attrs=dict(main.attrs or {})):
-        with walk.builder.dataflow():
-            for block in main.body.blocks:
-                for binding in block.bindings:
-                    walk.old_values[binding.var] = binding.value
-                    walk.layer = layer_of(binding.var)
-                    walk.known[binding.var] = walk.convert(binding.value)
-            result = walk.builder.emit_output(walk.plain(main.body.body))
-        walk.builder.emit_func_output(result)
-    return with_main(mod, walk.builder.finalize(), "main_channels_last")
+    return walked(mod, _Walk(relax.BlockBuilder(mod)))
 
 
 class _Tensor:
@@ -140,6 +127,20 @@ class _Walk:
         self.known = {}  # old variable -> _Tensor, or a list of them
         self.old_values = {}  # old variable -> the expression it was bound to
         self.layer = None  # the layer whose operator is being converted
+
+    def of_param(self, param):
+        """A parameter, in the plain form."""
+        return _Tensor(self.builder, plain=param)
+
+    def of_binding(self, binding):
+        """What a binding's variable becomes."""
+        self.old_values[binding.var] = binding.value
+        self.layer = layer_of(binding.var)
+        return self.convert(binding.value)
+
+    def of_body(self, body):
+        """What the network returns, in the plain form."""
+        return self.plain(body)
 
     def convert(self, value):
         """What `value` has become: a _Tensor, or a list of them for a tuple."""

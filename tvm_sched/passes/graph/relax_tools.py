@@ -1,5 +1,7 @@
 """What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
 
+from typing import Any, Protocol
+
 import numpy as np
 import tvm
 from tvm import IRModule, relax
@@ -66,6 +68,37 @@ def rewritten(mutator: PyExprMutator, mod: IRModule) -> IRModule:
     main = mod.get_global_var("main")
     mutator.builder_.update_func(main, mutator.visit_expr(mod[main]))
     return mutator.builder_.finalize()
+
+
+class Walk(Protocol):
+    """What `walked` asks for. `known`: what each variable of the old function has become, in a form of the pass's."""
+
+    builder: relax.BlockBuilder
+    known: dict[relax.Var, Any]
+
+    def of_param(self, param: relax.Var) -> Any:
+        """The form of a parameter of the new function."""
+
+    def of_binding(self, binding: relax.VarBinding) -> Any:
+        """What a binding's variable becomes."""
+
+    def of_body(self, body: relax.Expr) -> relax.Expr:
+        """What the new function returns, where the old one returned `body`."""
+
+
+def walked(mod: IRModule, walk: Walk) -> IRModule:
+    """The module whose 'main' was written anew, one binding after the other. `walk.builder` is of the module."""
+    name, main = "walked", mod["main"]
+    params = [relax.Var(param.name, param.ty) for param in main.params]
+    walk.known |= {old: walk.of_param(new) for old, new in zip(main.params, params, strict=True)}
+    with walk.builder.function(name, params, attrs=dict(main.attrs or {})):
+        with walk.builder.dataflow():
+            for block in main.body.blocks:
+                for binding in block.bindings:
+                    walk.known[binding.var] = walk.of_binding(binding)
+            result = walk.builder.emit_output(walk.of_body(main.body.body))
+        walk.builder.emit_func_output(result)
+    return with_main(mod, walk.builder.finalize(), name)
 
 
 def with_main(mod: IRModule, built: IRModule, name: str) -> IRModule:

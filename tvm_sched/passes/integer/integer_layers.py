@@ -21,8 +21,8 @@ from tvm import IRModule, relax
 from tvm.relax import op as rx
 
 from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
-from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, with_main
+from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, walked
 from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve
 from tvm_sched.passes.integer.left import MOVES, Left
 from tvm_sched.passes.integer.linear_form import (
@@ -47,21 +47,10 @@ def integer_layers(mod: IRModule, activation: str, left: Left | None = None) -> 
     """Rewrites 'main', if it dequantises anything; `activation` is the dtype of its 8-bit tensors. `left` gets told
     what stays in float32.
     """
-    main = mod["main"]
-    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
     if not any(is_op(binding.value, "relax.dequantize") for binding in bindings):
         return mod
-    walk = _Walk(relax.BlockBuilder(mod), activation, left or Left())
-    params = [relax.Var(param.name, param.ty) for param in main.params]
-    walk.known = dict(zip(main.params, params, strict=True))
-    with walk.builder.function("main_integers", params, attrs=dict(main.attrs or {})):
-        with walk.builder.dataflow():
-            for binding in bindings:
-                walk.layer = layer_of(binding.var)
-                walk.known[binding.var] = walk.convert(binding.value)
-            result = walk.builder.emit_output(walk.tensor(main.body.body))
-        walk.builder.emit_func_output(result)
-    return with_main(mod, walk.builder.finalize(), "main_integers")
+    return walked(mod, _Walk(relax.BlockBuilder(mod), activation, left or Left()))
 
 
 class _Walk(Values):

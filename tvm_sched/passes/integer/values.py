@@ -7,7 +7,7 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op as rx
 
-from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.relax_tools import as_array
 from tvm_sched.passes.integer.curves import Curve
 from tvm_sched.passes.integer.left import LAYERS, Left, why_not
@@ -29,6 +29,19 @@ class Values(ABC):
         self.moved: dict = {}  # new variable of 8-bit integers -> what was added to the network's numbers
         self.made: dict = {}  # id of a Linear -> its tensor in float32
         self.layer: str | None = None
+
+    def of_param(self, param: relax.Var) -> relax.Var:
+        """A parameter, a tensor."""
+        return param
+
+    def of_binding(self, binding: relax.VarBinding):
+        """What a binding's variable becomes."""
+        self.layer = layer_of(binding.var)
+        return self.convert(binding.value)
+
+    def of_body(self, body: relax.Expr) -> relax.Expr:
+        """What the network returns, as tensors."""
+        return self.tensor(body)
 
     def convert(self, value):
         """What an expression has become."""

@@ -19,7 +19,7 @@ from tvm.ir import GenericConst
 from tvm.relax import op as rx
 
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.relax_tools import as_array, constant, with_main
+from tvm_sched.passes.graph.relax_tools import as_array, constant, walked
 
 HALF, SINGLE = "float16", "float32"
 LARGEST = float(np.finfo(HALF).max)
@@ -74,18 +74,7 @@ BOUNDED = {
 
 def half_precision(mod: IRModule, wide: Collection[str] = ()) -> IRModule:
     """'main' narrowed; what it takes and returns keeps its types. `wide`: names of layers that stay in float32."""
-    main = mod["main"]
-    walk = _Walk(relax.BlockBuilder(mod), wide)
-    params = [relax.Var(param.name, param.ty) for param in main.params]
-    walk.known = dict(zip(main.params, params, strict=True))
-    with walk.builder.function("main_half", params, attrs=dict(main.attrs or {})):
-        with walk.builder.dataflow():
-            for block in main.body.blocks:
-                for binding in block.bindings:
-                    walk.known[binding.var] = walk.convert(binding)
-            result = walk.builder.emit_output(walk.as_before(main.body.body))
-        walk.builder.emit_func_output(result)
-    return with_main(mod, walk.builder.finalize(), "main_half")
+    return walked(mod, _Walk(relax.BlockBuilder(mod), wide))
 
 
 class _Walk:
@@ -96,7 +85,11 @@ class _Walk:
         self.known: dict[relax.Var, relax.Expr] = {}
         self.casts: dict[tuple, relax.Expr] = {}  # (variable, type) -> the same in that type
 
-    def convert(self, binding: relax.VarBinding) -> relax.Expr:
+    def of_param(self, param: relax.Var) -> relax.Var:
+        """A parameter, as it is."""
+        return param
+
+    def of_binding(self, binding: relax.VarBinding) -> relax.Expr:
         """What a binding's variable becomes."""
         value, layer = binding.value, layer_of(binding.var)
         if isinstance(value, relax.Var):
@@ -178,6 +171,10 @@ class _Walk:
     def new(self, expr: relax.Expr) -> relax.Expr:
         """What an expression of the old function has become."""
         return self.known.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def of_body(self, body: relax.Expr) -> relax.Expr:
+        """What the network returns, in its own types."""
+        return self.as_before(body)
 
     def as_before(self, expr: relax.Expr) -> relax.Expr:
         """A result of the old function, in its own type."""
