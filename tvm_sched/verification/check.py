@@ -151,8 +151,12 @@ class Check:
         outputs = [first_numbers(each).tolist() for each in self.random.expected]
         said: dict[str, Any] = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
         if any(self.random.allowed):
-            pairs = zip(self.random.expected, self.random.allowed, strict=True)
-            said |= {"allowed": [error_limit(x, relative=relative) + more for x, more in pairs]}
+            limits = [
+                error_limit(x, relative=relative) + more
+                for x, more in zip(self.random.expected, self.random.allowed, strict=True)
+            ]
+            passed = verdict.allowed or [None] * len(limits)
+            said |= {"allowed": [max(limit, more or 0.0) for limit, more in zip(limits, passed, strict=True)]}
         elif any(verdict.allowed):
             said |= {"allowed": list(verdict.allowed)}
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
