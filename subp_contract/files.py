@@ -17,6 +17,7 @@ from typing import IO
 from subp_contract.errors import UserError
 
 MOST = 2**34  # bytes of a file that is read whole
+UNPACKED, GROWTH = 2**28, 100  # what is packed may grow to so many bytes, and beyond that to so many times its own
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -107,6 +108,14 @@ def require_file(path: str | Path, most: int = MOST) -> Path:
     if found.st_size > most:
         raise UserError(f"{path} has {found.st_size:,} bytes, more than the {most:,} that such a file may have")
     return Path(path)
+
+
+def require_unpacked(name: object, packed: int, unpacked: int) -> None:
+    """Raises UserError where what is packed in so many bytes says that it grows beyond what numbers or images do."""
+    if unpacked > max(UNPACKED, GROWTH * packed):
+        raise UserError(
+            f"{name} has {packed:,} bytes and says that it unpacks to {unpacked:,}: unpack it yourself if you trust it"
+        )
 
 
 def read_file(path: str | Path, most: int = MOST) -> bytes:

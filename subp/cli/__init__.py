@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from subp.cli.options.config_file import CONFIGURED, with_config
 from subp.cli.options.output import with_quiet
 from subp_contract.documents import shown
 from subp_contract.errors import CheckFailed, Notice, UserError
@@ -61,7 +62,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return with_quiet(importlib.import_module(f"subp.cli.{name}").command)
+        command = with_quiet(importlib.import_module(f"subp.cli.{name}").command)
+        return with_config(command) if name in CONFIGURED else command
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -89,18 +91,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
+    return guarded(lambda: group.main(arguments, prog_name="subp", standalone_mode=False))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Runs what a command does and returns its exit code; what went wrong is told in a sentence, as are notices."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec", category=FutureWarning
         )  # torch.export's, of its own code
         warnings.simplefilter("always", Notice)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
-        return _exit_code(arguments)
+        return _exit_code(work)
 
 
-def _exit_code(arguments: Sequence[str] | None) -> int:
+def _exit_code(work: Callable[[], int | None]) -> int:
     try:
-        return group.main(arguments, prog_name="subp", standalone_mode=False) or 0
+        return work() or 0
     except click.Abort:
         return _fail("interrupted", 130)
     except click.UsageError as error:

@@ -19,6 +19,7 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
 
     On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT -o OUTPUT`.
     """
+    from subp.cli.options.terminal import say
     from subp_contract.files import write_atomically
     from tvm_sched.deploy import bundle, wheels
     from tvm_sched.deploy.manifest import read_manifest
@@ -32,4 +33,6 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
         click.echo(f"fetching TVM's runtime for {arch} from PyPI: some 100 MB, once", err=True)
     files, needs = bundle.contents(artifact, cc)
     write_atomically(output, bundle.archive(files, name))
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {manifest['target']} ({arch}), {needs}")
+    numbers = "" if manifest["precision"] == "float32" else f", {manifest['precision']}"
+    size = output.stat().st_size / 1e6
+    say(f"{output}: {size:.2f} MB, target {manifest['target']} ({arch}){numbers}, {needs}")

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from subp.pruning.summary import LayerSummary
 
 # Of what a compiled file tells of itself, what --json writes.
-MANIFEST = ("target", "precision", "threads", "dense", "inputs", "outputs", "memory", "layers")
+MANIFEST = ("target", "precision", "weights", "threads", "dense", "inputs", "outputs", "memory", "layers")
 
 
 @click.command()
 @click.argument("model", metavar="MODEL|NET.SO")
 @model_options("n", "sparsity", "seed", "size", "code")
 @click.option(
-    "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
+    "--threads", type=Numbers(), help="Show how evenly so many threads share each call's work, of a compiled file."
 )
 @json_option("the layers")
 def command(model: str, settings: dict, threads: list[int] | None, json_file: Path | None) -> None:
@@ -95,7 +95,6 @@ def _title(metadata: dict, input_shape: tuple[int, ...] | None) -> str:
 
 def compiled_table(file: Path) -> "Table":
     """The layers of a compiled file, as its manifest tells; it may be made for another CPU."""
-    from rich.markup import escape
     from rich.table import Table
 
     from tvm_sched.deploy import toolchain
@@ -106,13 +105,14 @@ def compiled_table(file: Path) -> "Table":
     size = file.stat().st_size / 1e6
     build = "dense build, " if manifest["dense"] else ""
     build += "" if manifest["precision"] == "float32" else f"{manifest['precision']}, "
+    build += "" if manifest["weights"] == "float32" else f"{manifest['weights']} weights, "
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
     told = []
     for number, signature in enumerate(map(Signature.from_json, each_shape(manifest))):
         told += [f"shape {number + 1}:"] if manifest["shapes"] else []
         told += [f"input {spec}" for spec in signature.inputs] + [f"output {spec}" for spec in signature.outputs]
-    table = Table(title="\n".join([title, *map(escape, told)]), show_footer=True)
+    table = Table(title="\n".join([title, *told]), show_footer=True)
     layers = manifest["layers"]
     table.add_column("layer", footer="total")
     narrow = manifest["precision"] != "float32"
@@ -203,10 +203,11 @@ def onnx_graph(file: Path):
 def onnx_layers(graph) -> Iterator["LayerSummary"]:
     """Of each Conv, Gemm and MatMul node whose weight is in the file; MACs where its output's shape is known."""
     import torch
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     from subp.pruning.summary import layer_summary
     from tvm_sched.frontend.onnx.layers import layer_name
+    from tvm_sched.frontend.onnx.tensors import tensor_of
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {
@@ -214,10 +215,10 @@ def onnx_layers(graph) -> Iterator["LayerSummary"]:
         for value in (*graph.value_info, *graph.output)
     }
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or not weights.keys() & set(node.input[1:2]):
             continue
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        weight = torch.from_numpy(numpy_helper.to_array(weights[node.input[1]]).copy())
+        weight = tensor_of(weights[node.input[1]])
         if weight.ndim < 2 or (node.op_type != "Conv" and weight.ndim > 2):
             continue  # no layer: a product of other tensors
         if node.op_type != "Conv" and not attributes.get("transB"):

@@ -24,6 +24,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2
 
 from subp_contract.errors import UserError, first_line, require
+from subp_contract.files import read_file
 
 _MODEL, _INPUTS = "models/model.json", "data/sample_inputs/model.pt"
 _CONFIGS = {"data/weights/model_weights_config.json": "data/weights/", "data/constants/model_constants_config.json": ""}
@@ -72,7 +73,7 @@ def read(path: str | Path, content: bytes | None = None) -> tuple[ExportedProgra
     Raises UserError where the file is damaged, or could run code.
     """
     if content is None:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torch logs a traceback where it cannot read a file, and raises besides
     try:

@@ -1,6 +1,7 @@
 """A file's bytes -> an image of 8 bits a channel, grey or RGB, upright."""
 
 import io
+import logging
 import warnings
 import zipfile
 import zlib
@@ -10,13 +11,16 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from subp_contract.errors import UserError, require
+from subp_contract.files import read_file
 
 UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),  # what PIL raises of damaged files
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, Image.DecompressionBombError),
 )
+LARGEST = 2**28  # bytes of an image file
 _PLAIN = ("1", "L", "RGB")
 _BITS_16 = 2**16 - 1
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file, it raises too
 
 
 def open_image(file: bytes | Path) -> Image.Image:
@@ -27,9 +31,11 @@ def open_image(file: bytes | Path) -> Image.Image:
     """
     name = "" if isinstance(file, bytes) else f"{file}: "
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        image.load()
-        return _plain(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():  # of tags that are not used
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(file if isinstance(file, bytes) else read_file(file, LARGEST)))
+            image.load()
+            return _plain(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:  # PIL would name an object in memory
         raise UserError(f"{name}it is no image of a known format") from error
     except UNREADABLE as error:
@@ -46,9 +52,7 @@ def _plain(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")
     if image.mode in ("LA", "La"):
         return image.convert("L")
-    with warnings.catch_warnings():  # transparency in a palette goes, as all transparency does
-        warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-        return image.convert("RGB")
+    return image.convert("RGB")  # transparency in a palette goes, as all transparency does
 
 
 def _in_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from subp_contract.errors import UserError
+from subp_contract.errors import UserError, require
+from subp_contract.files import require_file, require_unpacked
 
 TRAIN, VAL = "train", "t10k"
 
@@ -26,19 +27,25 @@ def find(folder: Path, part: str, kind: str) -> Path | None:
 
 def read(path: Path) -> Tensor:
     """uint8 tensor of the file's shape."""
+    packed = require_file(path).stat().st_size
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            content = file.read()
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08":
+                raise UserError(f"{path} is not an idx file of bytes")
+            axes = start[3]
+            sizes = file.read(4 * axes)
+            require(len(sizes) == 4 * axes, f"{path} is truncated: it ends in its header")
+            shape = struct.unpack(f">{axes}I", sizes)
+            size = math.prod(shape)
+            require_unpacked(path, packed, size)
+            content = bytearray(file.read(size + 1))  # one more, to see whether the file ends there
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path} is not an idx file of bytes")
-    header = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:header].ljust(header - 4, b"\xff"))
-    if len(content) - header != math.prod(shape):
-        raise UserError(f"{path} is truncated: {len(content) - header} bytes instead of {math.prod(shape)}")
-    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
+    require(len(content) >= size, f"{path} is truncated: {len(content)} bytes instead of {size}")
+    require(len(content) == size, f"{path} is damaged: it has more than the {size} bytes that its header says")
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
 
 
 def dataset(folder: Path, part: str) -> TensorDataset:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
-from torch.utils.data import Dataset
 
-from subp.data.decoding import UNREADABLE, open_image
+from subp.data.decoding import LARGEST, UNREADABLE, open_image
 from subp.data.parts import find_parts, require_classes
 from subp_contract.errors import Notice, UserError
+from subp_contract.files import read_file, require_file, require_unpacked
 
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -42,7 +42,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The content of the file of that name."""
-        return (self.path / name).read_bytes()
+        return read_file(self.path / name, LARGEST)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -66,12 +66,16 @@ class Zip:
 
     def read(self, name: str) -> bytes:
         """The content of the file of that name."""
-        return self._zip().read(name)
+        archive = self._zip()
+        about = archive.getinfo(name)
+        require_unpacked(name, about.compress_size, about.file_size)
+        with archive.open(about) as member:
+            return member.read(about.file_size)
 
     def _zip(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
             try:
-                self._opened = os.getpid(), zipfile.ZipFile(self.path)
+                self._opened = os.getpid(), zipfile.ZipFile(require_file(self.path, most=2**50))
             except zipfile.BadZipFile as error:
                 raise UserError(f"{self.path} is not a zip file, or truncated ({error})") from error
         return self._opened[1]
@@ -83,10 +87,10 @@ class Zip:
         return str(self.path)
 
 
-class ImageFiles(Dataset):
-    """(PIL image, class index) for each of `names` in `files`. A name is <prefix><class>/<file>; the prefix, such as
-    "train/", may be empty. Classes are numbered in alphabetical order. An image that cannot be read is a UserError that
-    names it.
+class ImageFiles:
+    """A data set for PyTorch's loaders: (PIL image, class index) for each of `names` in `files`. A name is
+    <prefix><class>/<file>; the prefix, such as "train/", may be empty. Classes are numbered in alphabetical order. An
+    image that cannot be read is a UserError that names it.
     """
 
     def __init__(self, files: Folder | Zip, prefix: str, names: list[str]) -> None:

@@ -4,11 +4,11 @@ or a state dict whose network --code makes. Every command takes these, and MODEL
 What is heavy is imported by the functions: commands' help reads DEFAULTS.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from subp_contract.documents import parse_json
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     """
     import torch
 
-    from subp.data.transforms import Preprocessing
+    from subp.data.preprocessing import Preprocessing
     from tvm_sched.bench.engines import Network
 
     module, metadata = load_coded(path, code)
@@ -158,6 +158,7 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     from torch.utils._pytree import tree_map
 
     from subp.common import programs
+    from subp.training.checkpoint import About
     from tvm_sched.bench.engines import Network
     from tvm_sched.frontend import torch_export
     from tvm_sched.frontend.aten import quantised  # noqa: F401, registers the operators of quantised programs
@@ -165,13 +166,8 @@ def exported_network(path: Path, batch: int | None = None) -> tuple["Network", d
     from tvm_sched.frontend.torch_export import from_array
     from tvm_sched.signature import check_inputs
 
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
     program, extra = programs.read(path)
-    try:
-        metadata = json.loads(extra.get(METADATA) or "{}")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: its {METADATA} cannot be read") from error
+    metadata = parse_json(extra.get(METADATA) or "{}", About, f"the {METADATA} in {path}")
     if batch is not None:
         if not torch_export.is_open(program):
             raise UserError(f"{path} is an exported program for batches of one size: leave out --batch")

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from subp.pruning.masking import fold_state_dict
 from subp_contract.errors import UserError, require
+from subp_contract.files import require_file
 
 _OURS = "subp"  # the key in a header that marks our checkpoints, see training/checkpoint.py
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
@@ -59,9 +60,12 @@ def sizes(state: dict[str, Tensor]) -> dict[str, int]:
     """{"num_classes", "in_channels"} of the network whose weights these are, as its last and first layers tell. Raises
     UserError where there is no layer.
     """
-    matrices = [tensor for tensor in state.values() if tensor.ndim > 1]
-    require(bool(matrices), "there is no weight in the file")
-    return {"num_classes": matrices[-1].shape[0], "in_channels": matrices[0].shape[1]}
+    weights = [tensor for tensor in state.values() if tensor.ndim > 1]
+    require(bool(weights), "there is no weight in the file")
+    # Files of safetensors have names in the order of the alphabet: of an "fc.weight" [O, I] before "layer1...".
+    linear = [tensor for tensor in weights if tensor.ndim == 2] or weights
+    convolutions = [tensor for tensor in weights if tensor.ndim > 2] or weights
+    return {"num_classes": linear[-1].shape[0], "in_channels": convolutions[0].shape[1]}
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], misfit: str) -> None:
@@ -128,8 +132,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Nothing but tensors and plain values is unpickled. Raises UserError for a path that is none of these.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    require_file(path)
     try:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except pickle.UnpicklingError as error:

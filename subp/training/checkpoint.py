@@ -22,7 +22,7 @@ Metadata, JSON under the header key "subp":
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import msgspec
 import safetensors
@@ -68,7 +68,14 @@ class _Preprocessing(msgspec.Struct, forbid_unknown_fields=True):
 class _Epoch(msgspec.Struct):
     """What is read of an epoch's history."""
 
+    epoch: int = 0
+    train_loss: float = 0.0
+    val_loss: float = 0.0
+    train_accuracy: float = 0.0
     val_accuracy: float = 0.0
+    density: float = 1.0
+    lr: float = 0.0
+    images_per_s: float = 0.0
 
 
 class _Data(msgspec.Struct):
@@ -78,7 +85,7 @@ class _Data(msgspec.Struct):
     validation: list[int | str] = []
 
 
-class _About(msgspec.Struct):
+class About(msgspec.Struct):
     """The metadata's values, where they are there."""
 
     architecture: _Architecture | None = None
@@ -92,6 +99,34 @@ class _About(msgspec.Struct):
     scaler: dict = {}
     fake_quantised: bool = False
     history: list[_Epoch] = []
+
+
+class _Done(msgspec.Struct):
+    """What a resumed run tells of an epoch."""
+
+    val_accuracy: float
+    density: float
+
+
+class _Scaler(TypedDict):
+    """PyTorch's `GradScaler.state_dict`."""
+
+    scale: float
+    growth_factor: float
+    backoff_factor: float
+    growth_interval: int
+    _growth_tracker: int
+
+
+class _OfRun(msgspec.Struct):
+    """What resuming reads besides: it must be there."""
+
+    config: dict
+    classes: list[str]
+    preprocessing: _Preprocessing
+    epoch: int
+    history: list[_Done]
+    scaler: _Scaler | None = None
 
 
 @dataclass
@@ -143,13 +178,20 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} has checkpoint format {shown(str(version), 20)}, this version of subp reads format {VERSION}"
         )
-    of_kind(metadata, _About, f"the metadata of {path}")
+    of_kind(metadata, About, f"the metadata of {path}")
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         require(part in parts, f"{path} is damaged: it holds a tensor {key!r}")
         parts[part][name] = tensor
     return Checkpoint(metadata=metadata, **{part: weights.from_tensors(named) for part, named in parts.items()})
+
+
+def load_run(path: str | Path) -> Checkpoint:
+    """As `load`, of a run to be resumed. Raises UserError where it lacks what resuming takes."""
+    found = load(path)
+    of_kind(found.metadata, _OfRun, f"the metadata of {path}")
+    return found
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:

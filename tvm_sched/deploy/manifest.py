@@ -29,7 +29,6 @@ from subp_contract.documents import of_kind, parse_json, shown
 from subp_contract.errors import UserError, first_line
 from tvm_sched.deploy import toolchain
 from tvm_sched.planning.explain import LayerChoice
-from tvm_sched.planning.sharing import SharedCall
 from tvm_sched.signature import MEMBERS as SIGNATURE
 from tvm_sched.signature import Signature, TensorSpec
 from tvm_sched.targets import Target, cpu_flags
@@ -85,8 +84,8 @@ class Manifest(msgspec.Struct):
     input_structure: dict
     output_structure: dict
     parameters: list[str]
-    layers: list[dict]
-    calls: list[list]
+    layers: list[LayerChoice]
+    calls: list[tuple[str, list[tuple[Count, int]]]]  # function, and (extent, times) of each of its loops
     memory: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
     versions: dict[str, str]
     check: dict
@@ -178,12 +177,11 @@ def read_manifest(path: str | Path) -> tuple[dict, str]:
         raise UserError(
             f"{path} has a manifest of format {told}, this version reads {FORMAT}; compile the network again"
         )
-    of_kind(manifest, Manifest, f"the manifest in {path}")
+    for each in each_shape(of_kind(manifest, Manifest, f"the manifest in {path}")):
+        of_kind(each, Manifest, f"the manifest in {path}")
     try:
         for each in each_shape(manifest):
             Signature.from_json(each)
-            [LayerChoice(**row) for row in each["layers"]]
-            [SharedCall.from_json(row) for row in each["calls"]]
             limits(each)
     except Exception as error:  # of any kind: members of members
         raise UserError(

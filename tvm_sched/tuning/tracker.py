@@ -11,13 +11,39 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from tvm.rpc import base
 from tvm.rpc.base import TrackerCode
 
+from subp_contract.documents import parse_json, shown
 from subp_contract.errors import UserError
 
 REPLY_S = 10  # for a tracker to say what it knows at once
+LONGEST = 2**24  # bytes of an answer
+_Address = tuple[str, int]
+
+
+class _Server(msgspec.Struct):
+    """A device, as the tracker tells."""
+
+    key: str
+    addr: _Address
+
+
+class _Queue(msgspec.Struct):
+    """A key's devices and requests."""
+
+    free: int
+    pending: int
+
+
+class _Summary(msgspec.Struct):
+    """All that a tracker knows."""
+
+    server_info: list[_Server]
+    queue_info: dict[str, _Queue]
 
 
 @dataclass(frozen=True)
@@ -67,11 +93,11 @@ class Tracker:
         """All devices, by key. Raises NoTracker."""
         with self.connection() as sock:
             base.sendjson(sock, [TrackerCode.SUMMARY])
-            _, summary = base.recvjson(sock)
+            _, summary = self.answer(sock, tuple[int, _Summary])
         devices: dict[str, list[Device]] = {}
         for server in summary["server_info"]:
-            devices.setdefault(server["key"].removeprefix("server:"), []).append(Device(*server["addr"]))
-        queues = summary["queue_info"]
+            devices.setdefault(shown(server["key"].removeprefix("server:")), []).append(Device(*server["addr"]))
+        queues = {shown(key): queue for key, queue in summary["queue_info"].items()}
         found = []
         for key in sorted({*devices, *(key for key, queue in queues.items() if queue["pending"])}):
             queue = queues.get(key, {"free": 0, "pending": 0})
@@ -83,7 +109,17 @@ class Tracker:
         """Stands in the queue for a device of that key while the block runs."""
         with self.connection() as sock:
             base.sendjson(sock, [TrackerCode.REQUEST, key, "", 0])
-            yield Request(sock)
+            yield Request(self, sock)
+
+    def answer(self, sock: socket.socket, kind: Any) -> Any:
+        """The JSON that the tracker sends, of that kind. Raises NoTracker for any other."""
+        (size,) = struct.unpack("<i", base.recvall(sock, 4))
+        if not 0 <= size <= LONGEST:
+            raise NoTracker(f"what answers at {self.address} is not a TVM RPC tracker: it sends {size} bytes")
+        try:
+            return parse_json(base.recvall(sock, size), kind, f"what the tracker at {self.address} answers")
+        except UserError as error:
+            raise NoTracker(str(error)) from None
 
     @contextmanager
     def connection(self) -> Iterator[socket.socket]:
@@ -106,12 +142,12 @@ class Tracker:
 class Request:
     """A place in the tracker's queue."""
 
-    def __init__(self, sock: socket.socket):
-        self.sock = sock
+    def __init__(self, tracker: Tracker, sock: socket.socket):
+        self.tracker, self.sock = tracker, sock
 
     def wait(self, seconds: float) -> Lease | None:
         """The device that the tracker gives within that time; None if it gives none yet."""
         if not select.select([self.sock], [], [], seconds)[0]:
             return None
-        _, (host, port, matchkey) = base.recvjson(self.sock)
+        _, (host, port, matchkey) = self.tracker.answer(self.sock, tuple[int, tuple[str, int, str]])
         return Lease(Device(host, port), matchkey)

@@ -1,10 +1,10 @@
 """What a report tells: training runs, from their checkpoints, and measurements, from the JSON of `subp bench`."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from subp.deployment import networks
@@ -13,10 +13,35 @@ from subp.pruning.masking import weight_of
 from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
 from subp_contract import pattern
-from subp_contract.errors import UserError
+from subp_contract.documents import read_json, shown
+from subp_contract.errors import UserError, require
 
 OF_ROW = ("network", "engine", "n", "sparsity", "precision", "batch", "threads", "median_ms", "p90_ms", "min_ms")
 OPTIONAL = ("target", "time_over_d", "share_of_peak", "file_bytes", "ratio_to_best_dense")
+
+
+_Time = Annotated[float, msgspec.Meta(gt=0, lt=1e12)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Row(msgspec.Struct):
+    """What is drawn of a measurement; a table shows the others of OF_ROW and OPTIONAL as they are."""
+
+    network: str
+    engine: str
+    median_ms: _Time
+    threads: _Count
+    batch: _Count = 1
+    n: _Count | None = None
+    sparsity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    precision: str = "float32"
+
+
+class _Written(msgspec.Struct):
+    """What `subp bench --json` writes, as far as it is read."""
+
+    measurements: list[_Row]
+    machine: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,16 +95,13 @@ def read(sources: list[Path]) -> Content:
 
 
 def _measurements(path: Path) -> Measurements:
-    try:
-        content = json.loads(path.read_text())
-        rows = content["measurements"]
-        usable = bool(rows) and all(row.get("median_ms") and row.get("network") for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as what `subp bench --json` writes") from error
-    if not usable:
-        raise UserError(f"{path} holds no measurements: give what `subp bench --json` writes")
-    machine = content.get("machine")
-    return Measurements(path.stem, rows, machine if isinstance(machine, dict) else {})
+    content = read_json(path, _Written, "what `subp bench --json` wrote to")
+    require(bool(content["measurements"]), f"{path} holds no measurements: give what `subp bench --json` writes")
+    rows = [
+        {name: shown(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in content["measurements"]
+    ]
+    return Measurements(path.stem, rows, content.get("machine") or {})
 
 
 def _run(path: Path) -> Run:

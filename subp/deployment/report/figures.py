@@ -1,6 +1,7 @@
 """Figures as SVG that stands in a page: lines and text take the page's colour, light or dark."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ STYLE: dict[str, Any] = {
 
 def curves(run: Run) -> str:
     """Loss, accuracy and density over the epochs, which count from 1."""
-    epochs = [row["epoch"] + 1 for row in run.history]
+    epochs = range(1, len(run.history) + 1)
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 2.8), layout="constrained")
         losses, accuracies, densities = figure.subplots(1, 3)
@@ -97,8 +98,8 @@ def speedups(rows: Sequence[dict], title: str) -> str | None:
     """Our times over the fastest dense engine's, by sparsity, with the break-even; None with fewer than two
     sparsities.
     """
-    ours = {row["sparsity"]: row["median_ms"] for row in rows if row["engine"].startswith("subp")}
-    dense = [row["median_ms"] for row in rows if not row["sparsity"] or not row["engine"].startswith("subp")]
+    ours = {row.get("sparsity", 0): row["median_ms"] for row in rows if row["engine"].startswith("subp")}
+    dense = [row["median_ms"] for row in rows if not row.get("sparsity") or not row["engine"].startswith("subp")]
     if len(ours) < 2 or not dense:
         return None
     shown = sorted(ours)
@@ -116,7 +117,7 @@ def speedups(rows: Sequence[dict], title: str) -> str | None:
 
 def label(row: dict) -> str:
     """An engine and what distinguishes its row."""
-    pruned = f", 1x{row['n']} {row['sparsity']:.0%}" if row.get("n") and row["engine"].startswith("subp") else ""
+    pruned = f", 1x{row['n']} {row.get('sparsity', 0):.0%}" if row.get("n") and row["engine"].startswith("subp") else ""
     numbers = "" if row.get("precision", "float32") == "float32" else f", {row['precision']}"
     return f"{row['engine']}{pruned}{numbers}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
 
@@ -130,6 +131,8 @@ def _one_colour() -> Any:
 def _svg(figure: Figure, described: str) -> str:
     """The figure's SVG element, as wide as its place, with words for who cannot see it."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Title": described})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: the reader's fonts have it
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Title": described})
     text = file.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)

@@ -64,7 +64,7 @@ def page(content: Content, title: str = "subp report") -> str:
 def _of_run(run: Run) -> dict:
     parts = []
     if run.history:
-        rows = [[row["epoch"] + 1, *(_number(row.get(name)) for name in EPOCH[1:])] for row in run.history]
+        rows = [[number, *(_number(row.get(name)) for name in EPOCH[1:])] for number, row in enumerate(run.history, 1)]
         parts.append({"title": "Training", "figure": figures.curves(run), "columns": EPOCH, "rows": rows})
     columns = ("layer", "type", "weight", "n", "kept", "uniform", "MACs", "MACs kept")
     rows = [

@@ -7,6 +7,7 @@
 // FOLDER holds net.so, network.txt (what must be known of its manifest: inputs, outputs, parts, threads) and check/*.npz. A network is loaded and called
 // as in tvm_sched/deploy/artifact.py and entry.py. Exit code 2: something that the user can mend, told in one sentence.
 
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -269,7 +270,10 @@ int main(int count, char** words) {
   } catch (const std::invalid_argument& usage) {
     std::fputs(usage.what(), stderr);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "run.sh: %s\n", error.what());
+    std::string told = error.what();  // names of a damaged file hold no commands to the terminal
+    for (char& letter : told)
+      if (std::iscntrl(static_cast<unsigned char>(letter))) letter = '?';
+    std::fprintf(stderr, "run.sh: %.2000s\n", told.c_str());
   }
   return 2;
 }

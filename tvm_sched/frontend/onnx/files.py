@@ -8,6 +8,7 @@ from onnx import external_data_helper
 from onnx.checker import ValidationError
 
 from subp_contract.errors import UserError
+from subp_contract.files import require_file
 from tvm_sched.frontend.onnx.functions import DEFAULT_DOMAINS
 from tvm_sched.frontend.onnx.refused import QUANTISED
 
@@ -16,8 +17,7 @@ def read(path: Path) -> onnx.ModelProto:
     """The model in a file, with its external data. Raises UserError where the file is not there, cut off or no ONNX
     file, or where its external data is not there or too short.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    require_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's reader raises kinds of its own
@@ -36,7 +36,10 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
     weights = f"weights '{tensor.name}' of {path} are in the file {file}"
     if not file.is_file():
         raise UserError(f"{weights}, which is not there: put it beside the ONNX file")
-    end = int(about.get("offset", 0)) + int(about.get("length", 0))
+    try:
+        end = int(about.get("offset", 0)) + int(about.get("length", 0))
+    except ValueError:
+        raise UserError(f"{weights}, at a place that is no number: export the network again") from None
     if end > file.stat().st_size:
         raise UserError(f"{weights}, which is too short ({file.stat().st_size} bytes, not {end}): it was cut off")
     try:

@@ -1,11 +1,16 @@
 """ONNX's tensors and their types as PyTorch's."""
 
+import math
+
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from subp_contract.errors import UserError
+from subp_contract.documents import shown
+from subp_contract.errors import UserError, first_line, require
+
+LARGEST = 2**28  # numbers of a sparse tensor, with its zeros
 
 # Of unsigned numbers PyTorch computes with bytes alone.
 _TYPES = {
@@ -35,7 +40,11 @@ def torch_dtype(number: int) -> torch.dtype:
 def tensor_of(proto: onnx.TensorProto) -> torch.Tensor:
     """The tensor that a file holds, copied out of it. Raises UserError for types that PyTorch has not."""
     torch_dtype(proto.data_type)
-    return tensor_from(numpy_helper.to_array(proto))
+    try:
+        return tensor_from(numpy_helper.to_array(proto))
+    except (ValueError, TypeError, MemoryError) as error:
+        told = shown(f"{proto.name}' is damaged ({first_line(error)}")
+        raise UserError(f"the file's tensor '{told}): export the network again") from None
 
 
 def tensor_from(array: np.ndarray) -> torch.Tensor:
@@ -49,6 +58,10 @@ def tensor_from(array: np.ndarray) -> torch.Tensor:
 def dense_tensor_of(proto: onnx.SparseTensorProto) -> torch.Tensor:
     """A sparse tensor with its zeros. Its indices are one number of the flattened tensor each, or one an axis."""
     values, indices = tensor_of(proto.values), tensor_of(proto.indices)
+    require(
+        0 <= math.prod(proto.dims) <= LARGEST and min(proto.dims, default=0) >= 0,
+        f"the file's sparse tensor '{shown(proto.values.name)}' is of the shape {list(proto.dims)[:8]}, too large",
+    )
     dense = torch.zeros(tuple(proto.dims), dtype=values.dtype)
     if indices.ndim == 1:
         dense.view(-1)[indices] = values

@@ -69,8 +69,11 @@ def implementation(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
     """What `tensorize` puts in their place: a vector store for each column."""
 
     def stores(a: Buffer, out: Buffer):
-        for j in range(cols):
-            T.buffer_store(out, column(a, rows, j), [j, T.ramp(T.int32(0), 1, rows)])
+        for first in range(0, cols, COLS):
+            # Before any store, for all that LLVM knows `out` might be a part of `a`, to be read again after each.
+            r = [T.bind(load(a, rows, i, first)) for i in range(COLS)]
+            for j in range(COLS):
+                T.buffer_store(out, column(r, rows, j), [first + j, T.ramp(T.int32(0), 1, rows)])
 
     return function("implementation", rows, cols, scope, dtype, stores)
 
@@ -98,10 +101,9 @@ def argument(name: str, shape: tuple[int, int], scope: str, dtype: str) -> Buffe
     return IRBuilder.name(name, buffer)
 
 
-def column(a: Buffer, rows: int, j: int) -> Expr:
-    """Column j in a vector. What neighbouring columns have in common LLVM computes once."""
-    first, (pair, place) = j // COLS * COLS, divmod(j % COLS, 2)
-    r = [load(a, rows, i, first) for i in range(COLS)]
+def column(r: list[Expr], rows: int, j: int) -> Expr:
+    """Column j of four in a vector. What neighbouring columns have in common LLVM computes once."""
+    pair, place = divmod(j, 2)
     upper, lower = (unpack(one, other, rows, half=pair, width=1) for one, other in (r[:2], r[2:]))
     return unpack(upper, lower, rows, half=place, width=2)
 
