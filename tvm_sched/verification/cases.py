@@ -69,6 +69,15 @@ class Finding:
         """Whether the output may be given to anybody."""
         return self.agreement.holds or bool(self.pardon)
 
+    @property
+    def allowed(self) -> float:
+        """What the error of an output may be that is pardoned for PyTorch's own rounding; else 0."""
+        exact = self.case.in_float64 if self.pardon and self.agreement.limit else None
+        if exact is None:
+            return 0.0
+        theirs = absolute_errors(self.case.expected[self.output], exact[self.output])
+        return (AMPLIFIED + 1) * float(theirs.max(initial=0.0))
+
 
 def found(case: Case, output: int, value: np.ndarray, precision: str = "float32", relative: float = 0.0) -> Finding:
     """What there is to say of one output's value, computed in that precision. `relative`: what errors may be of the

@@ -39,6 +39,7 @@ class Verdict:
     tolerance: float | None = None  # that limit
     notes: tuple[str, ...] = ()  # sentences
     blind: str = ""  # one of them: that the network's outputs would hide errors
+    allowed: tuple[float, ...] = ()  # errors of each output for the random inputs, where it was pardoned; else 0
 
 
 UNCHECKED = Verdict(False, notes=("not checked against PyTorch, as asked",))
@@ -141,7 +142,8 @@ class Check:
             notes.append(blind)
         fractions = [each.agreement for each in findings if each.agreement.limit]
         nearest = max(fractions, key=lambda agreement: agreement.excess, default=Agreement(0.0, 0.0, ""))
-        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind)
+        allowed = tuple(each.allowed for each in findings if each.case is other)
+        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind, allowed)
 
     def finer(self, built: Built, compilation: Compilation, finding: Finding) -> Restrictions | None:
         """Restrictions by which kernels round less, where that may mend what was found."""
@@ -164,7 +166,9 @@ class Check:
         said: dict[str, Any] = {"verified": verdict.verified, "error": verdict.error, "tolerance": verdict.tolerance}
         if any(self.random.allowed):
             pairs = zip(self.random.expected, self.random.allowed, strict=True)
-            said |= {"allowed": [error_limit(x, relative=relative) + more for x, more in pairs]}
+            limits = [error_limit(x, relative=relative) + more for x, more in pairs]
+            pardoned = verdict.allowed or (0.0,) * len(limits)
+            said |= {"allowed": list(map(max, limits, pardoned))}
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
 
 
