@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 import tvm
 
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, runtime, targets
 from tvm_sched.deploy import toolchain
 from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
@@ -118,13 +118,13 @@ def _kept(executable, target: Target, path: Path) -> bool:
     try:
         compiler = toolchain.linker(target)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as made:
-            library = os.path.join(made, path.name)
+        with scratch_folder(path) as made:
+            library = str(made / path.name)
 
             def link(output: str, files: list[str], **_) -> None:
                 toolchain.link(output, [*files, str(TEAM)], compiler, manifest=b"")
 
-            executable.export_library(library, fcompile=link)
+            executable.export_library(library, fcompile=link, workspace_dir=str(made))
             os.replace(library, path)
     except (UserError, OSError):
         return False
