@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so an interrupted installation is taken up again; older than pyproject.toml means install again.
 STAMP := $(VENV)/installed
+DOCS_STAMP := $(VENV)/docs_installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,6 +24,10 @@ lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_STAMP)  ## build the documentation, strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
+
 clean:  ## remove the virtual environment and caches; results in runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -35,4 +40,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ rm -rf $(VENV); echo "$(PYTHON) lacks its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
 	$(BIN)/python -m pip install --editable '.[test,lint]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@

@@ -5,11 +5,12 @@
     python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    half of them; 2 2: the other half
 
 DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are
-skipped: a run that was cut off goes on where it was. `subp.training.experiments` explains grids and columns;
-scripts/plot_results.py makes a page of the rows.
+skipped: a run that was cut off goes on where it was. Where the grid has seeds, the best of each set of trials follows
+it. `subp.training.experiments` explains grids and columns; scripts/plot_results.py makes a page of the rows.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -37,9 +38,11 @@ SHORT = {"epochs": 2, "train_images": 500}
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/methods"),
     show_default=True,
-    help="Folder for dense networks that cells begin with.",
+    help="Folder for trained networks, and dense ones that cells begin with.",
 )
-@click.option("--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M cells.")
+@click.option(
+    "--part", nargs=2, type=click.IntRange(1), default=(1, 1), help="K M: the K-th of every M sets of trials."
+)
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 @click.option("--list", "listing", is_flag=True, help="Show the cells and what they cost; train nothing.")
 @click.option(
@@ -52,36 +55,44 @@ def command(grid, data, output, work, part, threads, listing, trial):
     import torch
 
     torch.set_num_threads(threads)
-    cells = [shortened(cell) if trial else cell for cell in experiments.read_grid(grid)]
+    plan = experiments.read_plan(grid)
+    if trial:
+        plan = replace(plan, cells=[shortened(cell) for cell in plan.cells])
+
+    def planned():
+        first, step = part
+        return [cell for cells in plan.sets(experiments.read_rows(output))[first - 1 :: step] for cell in cells]
+
+    def to_do():
+        done = {row["cell"] for row in experiments.read_rows(output)}
+        return [cell for cell in planned() if cell.key not in done]
+
     if listing:
+        cells = planned()
         for number, cell in enumerate(cells, 1):
             click.echo(f"{number:3} {described(cell)}")
         click.echo(f"{len(cells)} cells, {sum(cell.images for cell in cells):,} images")
         return
-    done = {row["cell"] for row in experiments.read_rows(output)}
-    first, step = part
-    todo = [cell for cell in cells[first - 1 :: step] if cell.key not in done]
     work.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    for number, cell in enumerate(todo, 1):
-        started = time.perf_counter()
+    while left := to_do():  # finals join when their trials are done
+        cell, started = left[0], time.perf_counter()
         try:
             row = experiments.run(cell, data, work, click.echo)
         except UserError as error:
             raise click.ClickException(f"{described(cell)}: {error}") from error
         experiments.add_row(output, row)
         rate = cell.images / (time.perf_counter() - started)
-        left = sum(other.images for other in todo[number:]) / rate / 60
+        minutes = sum(other.images for other in left[1:]) / rate / 60
         click.echo(
-            f"[{number}/{len(todo)}] {described(cell)}: accuracy {row['accuracy']:.2%}, density {row['density']:.1%}, "
-            f"{row['images_per_s']} images/s, {row['seconds']} s; about {left:.0f} minutes to go"
+            f"{described(cell)}: accuracy {row['accuracy']:.2%}, density {row['density']:.1%}, "
+            f"{row['images_per_s']} images/s, {row['seconds']} s; "
+            f"{len(left) - 1} known to go, about {minutes:.0f} minutes"
         )
 
 
 def shortened(cell):
     """The cell, for a trial."""
-    from dataclasses import replace
-
     return replace(cell, **SHORT, pretrain_epochs=1 if cell.pretrain_epochs else 0)
 
 
@@ -90,7 +101,7 @@ def described(cell) -> str:
     variant = f" ({cell.variant})" if cell.variant else ""
     return (
         f"{cell.network} {cell.method}{variant} n {cell.n} sparsity {cell.sparsity} seed {cell.seed}, {cell.epochs} "
-        "epochs"
+        f"epochs, rate {cell.lr}, by {cell.judged_on} images"
     )
 
 

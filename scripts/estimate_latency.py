@@ -27,7 +27,7 @@ from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
 from tvm_sched.precision import Precision
 from tvm_sched.quiet import quiet
-from tvm_sched.records.database import workload
+from tvm_sched.records.database import known_as
 from tvm_sched.records.fastest import estimated, write_estimates
 from tvm_sched.tuning.tiles import tasks_of
 
@@ -85,7 +85,7 @@ def estimate(name: str, sparsity: float, estimators: list[Estimator], numbers: P
         rows.append(dict(zip(FIELDS, map(str, values), strict=True)))
         guesses = [(task.func, estimator.guess(task.func)) for task in tasks_of(mod)]
         lines = [
-            estimated(workload(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
+            estimated(known_as(func), estimator.target, guess.cycles * 1e-9, list(astuple(guess.tile)))
             for func, guess in guesses
             if guess is not None
         ]

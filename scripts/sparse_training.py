@@ -4,17 +4,27 @@ of the same masked networks, in turn.
 
     python scripts/sparse_training.py layers   -o results/sparse_training.csv
     python scripts/sparse_training.py networks -o results/sparse_training_networks.csv
+    python scripts/sparse_training.py memory   -o results/sparse_training_memory.csv
+    python scripts/sparse_training.py start
 
 `layers`: the three products of layers of ResNet-18, ResNet-50 and MobileNetV1, hard masks: least milliseconds with the
 zeros left out, PyTorch's, and the share of the machine's peak that the kept multiply-adds reach. `networks`: whole
 steps (forward, loss, backward, SGD with momentum): least milliseconds of both. Quiet cores are needed, one a thread:
-where another process takes one of two, a step on both takes several times as long.
+where another process takes one of two, a step on both takes several times as long. `memory`: of such steps in processes
+of their own, the largest resident set, MiB; no quiet cores needed. `start`: how long the first step takes on a machine
+that has built no kernels yet.
 """
 
 import csv
 import io
+import json
 import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -37,7 +47,7 @@ LAYERS = [  # channels in and out, kernel, stride, pixels a side of the input, g
     (512, 512, 3, 1, 14, 512),
 ]
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v1", "mobilenet_v2")
-CLASSES, PIXELS = 1000, 224
+CLASSES = 1000
 
 
 @click.group(help=__doc__.split("\n\n")[0])
@@ -57,9 +67,9 @@ def output(command):
 
 
 def batch(command):
-    return click.option(
-        "--batch", type=click.IntRange(1), default=16, show_default=True, help="Images in a step, of 224x224."
-    )(command)
+    return click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Images in a step.")(
+        command
+    )
 
 
 @main.command()
@@ -122,10 +132,11 @@ def peak(threads: int) -> float:
 @batch
 @click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
 @click.option("--sparsity", "sparsities", multiple=True, type=float, default=(0.75, 0.9), show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
 @click.option("--n", default=16, show_default=True)
 @click.option("--rounds", default=6, show_default=True, help="Steps of each, in turn, of which the least counts.")
 def networks(
-    output: Path, batch: int, names: tuple[str, ...], sparsities: tuple[float, ...], n: int, rounds: int
+    output: Path, batch: int, names: tuple[str, ...], sparsities: tuple[float, ...], pixels: int, n: int, rounds: int
 ) -> None:
     """Whole steps of networks."""
     import torch
@@ -134,7 +145,7 @@ def networks(
     for name in names:
         for sparsity in sparsities:
             for soft in (False, True):
-                dense, ours = step_seconds(name, n, sparsity, soft, batch, rounds)
+                dense, ours = step_seconds(name, n, sparsity, soft, (batch, 3, pixels, pixels), rounds)
                 rows.append(
                     {
                         "network": name,
@@ -142,6 +153,7 @@ def networks(
                         "sparsity": sparsity,
                         "masks": "soft" if soft else "hard",
                         "batch": batch,
+                        "pixels": pixels,
                         "threads": torch.get_num_threads(),
                         "dense_ms": f"{dense * 1e3:.0f}",
                         "kernels_ms": f"{ours * 1e3:.0f}",
@@ -152,13 +164,32 @@ def networks(
     write(output, rows)
 
 
-def step_seconds(name: str, n: int, sparsity: float, soft: bool, batch: int, rounds: int) -> tuple[float, float]:
-    """Least seconds of a step, by PyTorch's products and by kernels."""
+def step_seconds(
+    name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, ...], rounds: int
+) -> tuple[float, float]:
+    """Least seconds of a step on images of that shape, by PyTorch's products and by kernels."""
+    from subp.pruning import sparse_compute
+
+    model, _, step = training(name, n, sparsity, soft, shape)
+    least = [float("inf")] * 2
+    for counts in (False, *[True] * rounds):
+        for kernels in (False, True):
+            if kernels:
+                sparse_compute.attach(model)
+            started = time.perf_counter()
+            step()
+            if counts:
+                least[kernels] = min(least[kernels], time.perf_counter() - started)
+            sparse_compute.detach(model)
+    return least[0], least[1]
+
+
+def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, ...]) -> tuple:
+    """(a masked network, images of that shape, a function that makes a step of its training on them)."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from subp import models
-    from subp.pruning import sparse_compute
     from subp.pruning.sparsifier import Sparsifier
     from subp.training.loop import parameter_groups
 
@@ -168,20 +199,79 @@ def step_seconds(name: str, n: int, sparsity: float, soft: bool, batch: int, rou
     optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=0.01, momentum=0.9)
     sparsifier.decay_in(optimizer)
     sparsifier.step(1)
-    images, labels = torch.randn(batch, 3, PIXELS, PIXELS), torch.zeros(batch, dtype=torch.long)
-    least = [float("inf")] * 2
-    for counts in (False, *[True] * rounds):
-        for kernels in (False, True):
-            if kernels:
-                sparse_compute.attach(model)
-            started = time.perf_counter()
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            if counts:
-                least[kernels] = min(least[kernels], time.perf_counter() - started)
-            sparse_compute.detach(model)
-    return least[0], least[1]
+    images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.long)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return model, images, step
+
+
+@main.command()
+@output
+@batch
+@click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
+@click.option("--sparsity", default=0.75, show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
+@click.option("--n", default=16, show_default=True)
+def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
+    """What whole steps of networks hold."""
+    rows = []
+    for name in names:
+        for soft in (False, True):
+            row = {"network": name, "n": n, "sparsity": sparsity, "masks": "soft" if soft else "hard"}
+            row |= {"batch": batch, "pixels": pixels}
+            for kernels in (False, True):
+                given = json.dumps([name, n, sparsity, soft, [batch, 3, pixels, pixels]])
+                command = [sys.executable, __file__, "memory-of", given, *(["--kernels"] if kernels else [])]
+                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                way = "kernels" if kernels else "dense"
+                row[f"{way}_mib"] = told.strip()
+            rows.append(row)
+            click.echo(", ".join(f"{key} {value}" for key, value in row.items()))
+    write(output, rows)
+
+
+@main.command(hidden=True)
+@click.argument("given")
+@click.option("--kernels", is_flag=True)
+def memory_of(given: str, kernels: bool) -> None:
+    """The most that this process holds in a few steps, MiB."""
+    from subp.pruning import sparse_compute
+
+    name, n, sparsity, soft, shape = json.loads(given)
+    model, _, step = training(name, n, sparsity, soft, shape)
+    if kernels:
+        sparse_compute.attach(model)
+    for _ in range(4):
+        step()
+    click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@main.command()
+@batch
+@click.option("--network", "name", default=NETWORKS[0], show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
+@click.option("--n", default=16, show_default=True)
+@click.option("--beforehand/--as-they-come", default=True, show_default=True, help="When kernels are built.")
+def start(batch: int, name: str, pixels: int, n: int, beforehand: bool) -> None:
+    """How long a machine takes that has built nothing yet: seconds until the first step, for it, and for another."""
+    from subp.pruning import sparse_compute
+
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["XDG_CACHE_HOME"] = empty
+        model, images, step = training(name, n, 0.75, False, (batch, 3, pixels, pixels))
+        sparse_compute.attach(model)
+        times = [time.perf_counter()]
+        for work in ((lambda: sparse_compute.prepare(model, images)) if beforehand else None, step, step):
+            if work:
+                work()
+            times.append(time.perf_counter())
+        count = len([*Path(empty).rglob("*.so")])
+    built, first, second = (end - begun for begun, end in pairwise(times))
+    click.echo(f"{count} kernels: {built:.1f} s beforehand, first step {first:.1f} s, second step {second:.1f} s")
 
 
 def write(path: Path, rows: list[dict]) -> None:

@@ -26,9 +26,9 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from subp_contract.distribution import VERSION
 
-        return version("subp")
+        return VERSION
     if name not in _HOME:
         raise AttributeError(f"module 'subp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,13 +1,12 @@
 """Wrong arguments of the libraries' own functions: one class to catch, one sentence, nothing else on the terminal."""
 
-from importlib.metadata import version
-
 import pytest
 import torch
 from torch import nn
 
 import subp
 import tvm_sched
+from subp_contract.distribution import VERSION
 
 
 class Fails(nn.Module):
@@ -96,7 +95,7 @@ def test_an_artifact_is_saved_to_a_file_alone(artifact, tmp_path):
 
 def test_one_class_and_one_version_for_both():
     assert subp.Error is tvm_sched.Error and issubclass(tvm_sched.CheckFailed, subp.Error)
-    assert subp.__version__ == tvm_sched.__version__ == version("subp")
+    assert subp.__version__ == tvm_sched.__version__ == VERSION
 
 
 def test_what_they_are_shows(artifact):

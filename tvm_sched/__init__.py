@@ -29,9 +29,9 @@ __all__ = ["runtime", *_HOME]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from subp_contract.distribution import VERSION
 
-        return version("subp")  # one distribution holds both halves
+        return VERSION
     if name not in _HOME:
         raise AttributeError(f"module 'tvm_sched' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 from subp_contract.arguments import whole_number
 from subp_contract.errors import UserError
+from tvm_sched import runtime_library
 
 # Workers must stay awake between two kernels of a network, as waking them costs some 10 us: while the virtual machine
 # steps on, a small function runs on one thread, or the input is copied, less than 0.1 ms in all. 1000 yields bridge
@@ -116,9 +117,8 @@ def make_pool() -> None:
 @cache
 def _pool() -> tuple[Callable[[], int], Callable[[int, int], None]]:
     """TVM's functions that tell and set the size of the calling thread's pool."""
-    import tvm
-
-    return tvm.get_global_func("runtime.NumThreads"), tvm.get_global_func("runtime.config_threadpool")
+    find = runtime_library.ffi().get_global_func
+    return find("runtime.NumThreads"), find("runtime.config_threadpool")
 
 
 def begin_measuring(threads: int) -> None:

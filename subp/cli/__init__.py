@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from subp.cli.options.config_file import CONFIGURED, with_config
 from subp.cli.options.output import with_quiet
 from subp_contract.documents import shown
 from subp_contract.errors import CheckFailed, Notice, UserError
@@ -61,7 +62,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return with_quiet(importlib.import_module(f"subp.cli.{name}").command)
+        command = with_quiet(importlib.import_module(f"subp.cli.{name}").command)
+        return with_config(command) if name in CONFIGURED else command
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

@@ -8,9 +8,9 @@ import click
 
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Numbers, OutputFile, target_option
+from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Fractions, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
-from subp_contract.errors import UserError
+from subp_contract.errors import require
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from subp.deployment.advice import Choice
 
 SIZES = [4, 8, 16, 32, 64]
-SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
+SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
 
 
 @click.command()
@@ -31,12 +31,18 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 @click.option(
     "--sparsity",
     "sparsities",
-    type=Numbers(),
+    type=Fractions(),
     default=SPARSITIES,
-    help="Per cent, comma-separated.  [default: 50 to 95]",
+    help="Fractions of blocks pruned, comma-separated.  [default: 0.5 to 0.95]",
+)
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="Precision of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--ghz",
     type=Finite(0, min_open=True),
@@ -56,7 +62,20 @@ SPARSITIES = [50, 60, 70, 75, 80, 90, 95]  # per cent
 )
 @json_option("the predictions")
 def command(
-    model, settings, target, sizes, sparsities, threads, records, ghz, results, network, method, picture, json_file
+    model,
+    settings,
+    target,
+    sizes,
+    sparsities,
+    precision,
+    threads,
+    records,
+    ghz,
+    results,
+    network,
+    method,
+    picture,
+    json_file,
 ) -> None:
     """Predict MODEL's latency for block sizes and sparsities, and show accuracies beside it.
 
@@ -72,23 +91,27 @@ def command(
     from subp.cli.options.terminal import console, show
     from subp.deployment import advice
     from subp_contract.files import write_atomically
+    from tvm_sched import precision as precisions
     from tvm_sched import targets
     from tvm_sched.compiler import open_records
 
-    if any(sparsity >= 100 for sparsity in sparsities):
-        raise UserError(f"sparsities are per cent below 100, not {max(sparsities)}")
+    accuracies = advice.accuracies(results, network or model, method) if results else {}
     cpu = replace(targets.get(target), cores=threads)
+    numbers = precisions.of(precision, cpu)
+    require(precision != precisions.AUTO, "precision auto is chosen as a network is compiled: predict float32 or int8")
+    cpu = precisions.with_flags(cpu, numbers)
     module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
     shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)
-    made = advice.lowered(module, x, cpu, sizes, [each / 100 for each in sparsities], shown, known)
-    choices = advice.predicted(made, cpu, ghz, known)
-    if results:
-        choices = advice.with_accuracies(choices, results, network or model, method)
-    title = f"{model} at {x.shape[2]}x{x.shape[3]}, {target}, {threads} thread{'s' * (threads > 1)}: predicted"
+    made = advice.lowered(module, x, cpu, sizes, sparsities, shown, known, numbers)
+    choices = advice.with_accuracies(advice.predicted(made, cpu, ghz, known), accuracies)
+    told = [f"{model} at {x.shape[2]}x{x.shape[3]}", target, f"{threads} thread{'s' * (threads > 1)}"]
+    if precision != precisions.FLOAT32.word:
+        told.insert(1, precision)
+    title = f"{', '.join(told)}: predicted"
     show(table(choices, title), terminal)
-    about = {"model": model, "input": list(x.shape), "target": target, "threads": threads}
+    about = {"model": model, "input": list(x.shape), "target": target, "precision": precision, "threads": threads}
     write_json(json_file, about | {"choices": [asdict(each) for each in choices]})
     if picture:
         write_atomically(picture, draw(choices, title))

@@ -12,6 +12,7 @@ from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     INPUT_FILE,
+    WEIGHTS,
     Finite,
     Names,
     Numbers,
@@ -28,20 +29,37 @@ ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int
 
 @click.command("bench", short_help="Measure the latency of NET.SO beside other engines, or of a whole suite.")
 @click.argument("artifact", metavar="[NET.SO]", type=INPUT_FILE, required=False)
-@click.option("--suite", help="Instead of NET.SO: a shipped suite's name, or a JSON file like theirs.")
+@click.option(
+    "--suite", help="Suite to measure in place of NET.SO: a shipped suite's name, or a JSON file like theirs."
+)
 @click.option("--against", type=Names(ENGINES), default=[], help=f"Engines beside it, of {','.join(ENGINES)}.")
 @click.option("--model", help="The network that NET.SO was compiled from; --against needs it.")
 @model_options("n", "sparsity", "seed", "code")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here [the target's own].")
-@click.option("--precision", help="In a suite: of ours, as `subp compile` takes it [float32].")
-@click.option("--target", help="In a suite: what ours are compiled for; others use all that the CPU has [host].")
-@click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2 [1].")
-@click.option("--seconds", type=Finite(0.1), help="For each thread count [10]; in a suite, for each engine.")
+@click.option(
+    "--records", type=FOLDER, help="Folder of a tuning log, for what is compiled here.  [default: the target's own]"
+)
+@click.option("--precision", help="Precision of our builds in a suite, as `subp compile` takes it.  [default: float32]")
+@click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="Numbers to store our builds' weights in, in a suite, as `subp compile` takes it.  [default: float32]",
+)
+@click.option(
+    "--target",
+    help="CPU that our builds in a suite are compiled for; others use all that the CPU has.  [default: host]",
+)
+@click.option("--threads", type=Numbers(), help="Thread counts, such as 1,2.  [default: 1]")
+@click.option(
+    "--seconds",
+    type=Finite(0.1),
+    help="Seconds of measuring for each thread count; in a suite, for each engine.  [default: 10, or the suite's]",
+)
 @click.option(
     "--until-quiet",
     "minutes",
     type=Finite(0),
     default=0.0,
+    show_default=True,
     help="Go on for up to so many minutes, until nobody disturbed the core for long enough; only those calls count.",
 )
 @click.option("--layers", is_flag=True, help="Print where the time goes, layer by layer.")
@@ -54,6 +72,7 @@ def command(
     settings: dict,
     records: Path | None,
     precision: str | None,
+    weights: str | None,
     target: str | None,
     threads: list[int] | None,
     seconds: float | None,
@@ -71,7 +90,7 @@ def command(
     takes away: "core" is the share of their best that both loops reached meanwhile, the worse of the two.
 
     Engines other than ours are dense; int8 is by ONNX Runtime's static quantiser, per channel, calibrated on random
-    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp[peers]'.
+    images. All but torch and onnxruntime are the extra 'peers': pip install 'subp-cpu[peers]'.
 
     \b
     Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
@@ -85,11 +104,11 @@ def command(
         own |= {f"--{name}": value for name, value in settings.items()}
         if given := [name for name, value in own.items() if value is not None]:
             raise click.UsageError(f"a suite says itself what it measures: leave out {' and '.join(given)}")
-        run_suite(suite, against, target, precision, records, seconds, minutes, json_file)
+        run_suite(suite, against, target, precision, weights, records, seconds, minutes, json_file)
     else:
-        if target is not None or precision is not None:
+        if target is not None or precision is not None or weights is not None:
             raise click.UsageError(
-                "NET.SO was compiled for a target, in a precision: leave --target and --precision out"
+                "NET.SO was compiled for a target, in a precision: leave --target, --precision and --weights out"
             )
         if against and model is None:
             raise click.UsageError("--against needs --model, the network that NET.SO was compiled from")
@@ -103,6 +122,7 @@ def run_suite(
     against: list[str],
     target: str | None,
     precision: str | None,
+    weights: str | None,
     records: Path | None,
     seconds: float | None,
     minutes: float,
@@ -115,11 +135,14 @@ def run_suite(
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
     from subp.cli.options.terminal import console, show
+    from subp.deployment.quantised import require_precision
     from subp.deployment.suite_run import Settings, SuiteRun, reached
+    from tvm_sched import targets
     from tvm_sched.bench import latency, rows
 
-    numbers = precision or "float32"
-    settings = Settings(against, target or "host", records, seconds or chosen.seconds, minutes, json_file, numbers)
+    told = target or "host", precision or "float32", weights or "float32"
+    require_precision(told[1], told[2], None, targets.get(told[0]))
+    settings = Settings(against, told[0], records, seconds or chosen.seconds, minutes, json_file, *told[1:])
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for case in chosen.cases:

@@ -33,4 +33,6 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
         click.echo(f"fetching TVM's runtime for {arch} from PyPI: some 100 MB, once", err=True)
     files, needs = bundle.contents(artifact, cc)
     write_atomically(output, bundle.archive(files, name))
-    say(f"{output}: {output.stat().st_size / 1e6:.2f} MB, target {manifest['target']} ({arch}), {needs}")
+    numbers = "" if manifest["precision"] == "float32" else f", {manifest['precision']}"
+    size = output.stat().st_size / 1e6
+    say(f"{output}: {size:.2f} MB, target {manifest['target']} ({arch}){numbers}, {needs}")

@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     type=Finite(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Of measuring, for each figure.",
+    help="Seconds of measuring, for each figure.",
 )
 @click.option(
     "--rank",
     "networks",
     metavar="NETWORKS",
-    help="Instead: how well the estimates rank the tiles of these networks' kernels, dense and 75 % pruned.",
+    help="Tell how well the estimates rank the tiles of these networks' kernels, dense and 75 % pruned.",
 )
 @click.option(
     "--tiles",
     type=click.IntRange(3),
     default=12,
     show_default=True,
-    help="With --rank: tiles of a kernel that are measured.",
+    help="Tiles of a kernel that --rank measures.",
 )
 @json_option("the table and the machine's state")
 def command(

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
     OutputFile,
     Shapes,
+    calibrate_option,
     cc_option,
     not_an_input,
     precision_option,
@@ -24,9 +26,9 @@ from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from tvm_sched.targets import Target
+    from torch import Tensor
 
-BATCHES = 32  # of 16 images, to calibrate on
+    from tvm_sched.targets import Target
 
 
 @click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
@@ -34,20 +36,18 @@ BATCHES = 32  # of 16 images, to calibrate on
 @model_options()
 @target_option
 @precision_option
+@calibrate_option
 @click.option(
-    "--calibrate",
-    metavar="DATA",
-    help="For --precision int8 or auto: what `subp quantize` takes, of which 512 images are drawn.",
+    "--threads", type=click.IntRange(1), help="Threads to plan each layer's work for.  [default: the target's cores]"
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads to plan each layer's work for [the target's cores].")
-@click.option("--records", type=FOLDER, help="Folder of a tuning log [the target's own].")
+@click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--shape",
     "shapes",
     type=Shapes(),
     multiple=True,
-    help="Of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of several "
-    "shapes, which share the weights [MODEL's own].",
+    help="Shape of the input, such as 1x3x224x224 (several inputs: with commas); give it again for a network of "
+    "several shapes, which share the weights.  [default: MODEL's own]",
 )
 @click.option("--dense", is_flag=True, help="Ignore the zeros: a baseline to compare with.")
 @click.option("--no-check", is_flag=True, help="Do not hold what is compiled against PyTorch.")
@@ -95,21 +95,17 @@ def command(
     import tvm_sched
     from subp.cli.options.terminal import say, show, working
     from subp.deployment.checks import check_written
+    from subp.deployment.quantised import require_precision
     from tvm_sched import compiler, targets
-    from tvm_sched import precision as precisions
     from tvm_sched.deploy import toolchain
-    from tvm_sched.planning.narrow_weights import require_known
 
     not_an_input(output, model)
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
-    precisions.of(precision, machine)  # and likewise
-    require_known(weights, precision)
-    if calibrate and precision not in ("int8", precisions.AUTO):
-        raise UserError("--calibrate is for --precision int8 or auto")
+    require_precision(precision, weights, calibrate, machine)  # and likewise
     if output.suffix != ".tar":
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
-    calibration = calibrate and batches_of(calibrate, model, source, example, metadata)
+    calibration = batches_of(precision, calibrate, model, source, example, metadata)
     with working(f"compiling {model}"):
         artifact = tvm_sched.compile(
             source,
@@ -143,6 +139,7 @@ def command(
         if check["verified"]:
             check_written(unchecked, artifact)
         files.put(unchecked, output)
+    write_resolved(output, click.get_current_context())
     needs = "object files, to be linked" if output.suffix == ".tar" else toolchain.runs_with(output)
     size = output.stat().st_size / 1e6
     checked = f"largest error to PyTorch {check['error']:.1e}" if check["verified"] else check["notes"][0]
@@ -167,14 +164,19 @@ def opened(model: str, settings: dict, shapes: tuple) -> tuple[Any, Any, dict]:
     return network.module, network.example_input, metadata
 
 
-def batches_of(data: str, model: str, source: Any, example: Any, metadata: dict) -> list:
-    """Batches of inputs to calibrate on, from what `subp quantize` takes."""
+def batches_of(
+    precision: str, data: str | None, model: str, source: Any, example: Any, metadata: dict
+) -> list["Tensor"] | None:
+    """Batches of inputs to calibrate on, as `quantised.for_precision` has them."""
     from subp.deployment import quantised
     from tvm_sched.bench.engines import Network
 
-    if isinstance(source, str):
+    if not isinstance(source, str):
+        network = Network.of(model, source, example)
+        return quantised.for_precision(precision, data, model, network, metadata, click.echo)
+    if data:
         raise UserError("--calibrate is for a network of one shape: leave out --shape, or quantise the file first")
-    return quantised.calibration(data, Network.of(model, source, example), metadata, BATCHES, seed=0, download=False)
+    return None
 
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:

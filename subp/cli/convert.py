@@ -18,7 +18,7 @@ def command(file: Path, output: Path, model: str | None, size: int) -> None:
     FILE is a state dict (.pt, .pth, .tar, .safetensors) with <layer>.weight and <layer>.mask. Only tensors are read
     from it, no code.
     """
-    from subp.data.transforms import Preprocessing
+    from subp.data.preprocessing import Preprocessing
     from subp.models.weights import read_state_dict
     from subp.pruning import summary
     from subp.training import checkpoint, published

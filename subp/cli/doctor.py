@@ -42,7 +42,9 @@ JOBS = ("train", "host", "arm", "tune", "bench")  # in the order of `looks`
 @click.option(
     "--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker."
 )
-@click.option("--for", "job", type=click.Choice(JOBS), help="This job alone; exit code 1 where it lacks something.")
+@click.option(
+    "--for", "job", type=click.Choice(JOBS), help="Look at this job alone; exit code 1 where it lacks something."
+)
 @json_option("the findings")
 def command(tracker: str | None, job: str | None, json_file: Path | None) -> None:
     """Say what this machine has and lacks for each job, and how to mend it."""

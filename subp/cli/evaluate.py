@@ -28,12 +28,12 @@ PAIRS = 10  # mistakes shown of more
     type=click.Choice(["val", "train", "all"]),
     default="val",
     show_default=True,
-    help="Of DATA: what `subp train` validates on, what it trains on, or both.",
+    help="Part of DATA: what `subp train` validates on, what it trains on, or both.",
 )
 @click.option(
-    "--seed", "split_seed", type=SEED, default=0, show_default=True, help="Of the split, of DATA in one part."
+    "--seed", "split_seed", type=SEED, default=0, show_default=True, help="Seed of the split, of DATA in one part."
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads to compute with [one for each core].")
+@click.option("--threads", type=click.IntRange(1), help="Threads to compute with.  [default: one for each core]")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @json_option("all of it")
 def command(

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from subp.pruning.summary import LayerSummary
 
 # Of what a compiled file tells of itself, what --json writes.
-MANIFEST = ("target", "precision", "threads", "dense", "inputs", "outputs", "memory", "layers")
+MANIFEST = ("target", "precision", "weights", "threads", "dense", "inputs", "outputs", "memory", "layers")
 
 
 @click.command()
 @click.argument("model", metavar="MODEL|NET.SO")
 @model_options("n", "sparsity", "seed", "size", "code")
 @click.option(
-    "--threads", type=Numbers(), help="Of a compiled file: how evenly so many threads share each call's work."
+    "--threads", type=Numbers(), help="Show how evenly so many threads share each call's work, of a compiled file."
 )
 @json_option("the layers")
 def command(model: str, settings: dict, threads: list[int] | None, json_file: Path | None) -> None:
@@ -105,6 +105,7 @@ def compiled_table(file: Path) -> "Table":
     size = file.stat().st_size / 1e6
     build = "dense build, " if manifest["dense"] else ""
     build += "" if manifest["precision"] == "float32" else f"{manifest['precision']}, "
+    build += "" if manifest["weights"] == "float32" else f"{manifest['weights']} weights, "
     title = f"{build}target {manifest['target']} ({arch}), {manifest['threads']} threads, {size:.2f} MB"
     title += f", {toolchain.runs_with(file)}"
     told = []

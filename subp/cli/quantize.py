@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import OutputFile, not_an_input
 
@@ -16,9 +17,12 @@ from subp.cli.options.types import OutputFile, not_an_input
     "data",
     metavar="DATA",
     required=True,
-    help="What `subp train` takes as DATA, whose training images are used; or a .npy file of inputs [N, ...].",
+    help="Images to calibrate on: what `subp train` takes as DATA, of which those to train on are used; or a .npy file "
+    "of inputs, N of them along its first axis.",
 )
-@click.option("--batches", type=click.IntRange(1), default=32, show_default=True, help="Of 16 images, to calibrate on.")
+@click.option(
+    "--batches", type=click.IntRange(1), default=32, show_default=True, help="Batches of 16 images to calibrate on."
+)
 @click.option("--draw", default=0, show_default=True, help="Seed of the choice of images.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @click.option("-o", "--output", type=OutputFile(".pt2"), required=True, help="The .pt2 file to write.")
@@ -35,5 +39,6 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
     inputs = quantised.calibration(data, network, metadata, batches, draw, download)
     program = quantised.quantize(network, inputs)
     quantised.save(program, metadata, output)
+    write_resolved(output, click.get_current_context())
     size, count = output.stat().st_size / 1e6, sum(map(len, inputs))
     click.echo(f"{output}: {size:.2f} MB, {quantised.summary(program)}, calibrated on {count} inputs")

@@ -157,6 +157,7 @@ class Quickstart:
         self, dense: "Network", sparse: "Network", inputs: "np.ndarray", records: Path | None = None
     ) -> list["Row"]:
         """Our dense and sparse builds and the reference engines: each checked on `inputs` [B, ...], then measured."""
+        from subp.cli.options.terminal import show
         from subp.deployment import stages
         from tvm_sched.bench import engines, latency
         from tvm_sched.bench.rows import table
@@ -174,7 +175,7 @@ class Quickstart:
                 click.echo(f"   {name}: " + ", ".join(f"{stage} {error:.1e}" for stage, error in errors.items()))
         self.say(f"Latency of {dense.name}: one image, one thread, engines in turn")
         rows = engines.compare(ready, inputs[:1], self.scale.measuring_seconds)
-        self.console.print(table(rows))
+        show(table(rows), self.console)
         click.echo(f"   {summary(rows)}")
         self.report.measurements += rows
         self.report.machine = latency.MachineState.now()

@@ -21,12 +21,14 @@ ARRAYS = (".npy", ".npz")  # files that hold the inputs as they are
 @click.command("run")
 @click.argument("artifact", metavar="NET.SO", type=INPUT_FILE)
 @click.argument("inputs", metavar="INPUT...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the likeliest classes to tell."
+)
 @click.option(
     "-o",
     "--output",
     type=OutputFile(".npy", ".npz", ".csv", ".json"),
-    help="File to write, and nothing is printed: of images the likeliest classes as .csv or .json, or all numbers as "
+    help="File to write, in place of printing: of images the likeliest classes as .csv or .json, or all numbers as "
     ".npy; of arrays the output as .npy, or all by name as .npz.",
 )
 def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | None) -> None:
@@ -36,6 +38,10 @@ def command(artifact: Path, inputs: tuple[Path, ...], top: int, output: Path | N
     An image is prepared as in training where NET.SO knows how; other files hold the network's inputs as they are.
     Prints the likeliest classes of each image, or a line for each output of another kind.
     """
+    from tvm_sched import runtime_library
+
+    with runtime_library.without_pytorch():
+        runtime_library.ffi()
     import tvm_sched
     from subp.cli.options.terminal import say
     from subp.deployment import prediction
@@ -141,7 +147,7 @@ def summary(value: "np.ndarray") -> str:
 def read_image(path: Path, manifest: dict) -> "np.ndarray":
     """An image as the network's only input [1, C, H, W], prepared as the manifest says, else the standard way."""
     from subp.data.decoding import open_image
-    from subp.data.transforms import Preprocessing, evaluation
+    from subp.data.preprocessing import Preprocessing
 
     if len(manifest["inputs"]) != 1:
         raise UserError(f"the network takes {len(manifest['inputs'])} inputs, not an image: give a .npz file")
@@ -155,7 +161,7 @@ def read_image(path: Path, manifest: dict) -> "np.ndarray":
     _, channels, height, width = shape
     about = manifest.get("preprocessing")
     preprocessing = Preprocessing(**about) if about else Preprocessing.standard(height, channels)
-    x = evaluation(preprocessing)(image).unsqueeze(0).numpy()
+    x = preprocessing(image)[None]
     if x.shape[1:] != tuple(shape[1:]):
         prepared, taken = list(x.shape[1:]), [channels, height, width]
         raise UserError(f"images are prepared as {prepared}, the network takes {taken}: give a .npy file")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from subp.cli.options.config_file import resolved
 from subp.cli.options.loop import loop_options
 from subp.cli.options.method import method_options, with_preset
 from subp.training.config import Config
@@ -19,7 +20,8 @@ from subp_contract.errors import require
     type=click.Path(path_type=Path),
     default="runs/train",
     show_default=True,
-    help="Folder for checkpoint.safetensors, log.csv and at the end model.safetensors, the folded network.",
+    help="Folder for checkpoint.safetensors, log.csv, config.yaml (all settings, for --config), and at the end "
+    "model.safetensors, the folded network.",
 )
 @click.option(
     "--resume",
@@ -31,8 +33,8 @@ from subp_contract.errors import require
     "--model",
     default=Config.model,
     show_default=True,
-    help="resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of torchvision's, "
-    "timm/NAME, or FILE.py:FUNCTION, called with num_classes and in_channels.",
+    help="Network to train: resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of "
+    "torchvision's, timm/NAME, or FILE.py:FUNCTION, called with num_classes and in_channels.",
 )
 @method_options
 @loop_options
@@ -87,7 +89,11 @@ def command(
     output_console = console() if distributed.is_first() else Console(quiet=True)
     images = datasets(data, size=size, seed=config.seed, download=download, skip_broken=config.skip_broken)
     progress = Progress(output_console)
-    result = trainer.train(images, config, weights=weights, output=output, resume=resume, progress=progress)
+    changes = config.as_dict() | {"size": images.preprocessing.size}
+    text = None if resume else resolved(ctx, changes, without=("preset", "as_published"))
+    result = trainer.train(
+        images, config, weights=weights, output=output, resume=resume, progress=progress, settings=text
+    )
     output_console.print(
         f"validation accuracy {result.history[-1]['val_accuracy']:.2%}, density {result.history[-1]['density']:.1%}: "
         f"{output / trainer.MODEL}",

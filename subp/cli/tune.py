@@ -10,7 +10,7 @@ import click
 
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, Finite, target_option, weights_option
+from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
 from subp_contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @model_options()
 @target_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to measure with [the target's cores].")
+@click.option("--threads", type=click.IntRange(1), help="Threads to measure with.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option(
     "--merge",
     type=FOLDER,
     multiple=True,
-    help="In place of MODEL and --records: put the records of this folder, and of more where it is repeated, into the "
-    "folder of --best, the fastest of each kernel and CPU model.",
+    help="Put the records of this folder, and of more where it is repeated, into the folder of --best, the fastest of "
+    "each kernel and CPU model, in place of measuring a MODEL.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Tiles of a kernel, at most.")
-@click.option("--minutes", type=Finite(0, min_open=True), help="Time for the whole search [no limit].")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Minutes for the whole search.  [default: no limit]")
 @click.option("--dense", is_flag=True, help="Tune for --dense builds, which ignore the zeros.")
+@precision_option
+@calibrate_option
 @weights_option
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on boards: the TVM RPC tracker that lists them.")
 @click.option("--key", help="The boards to measure on, by the key that they registered with.")
-@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most [all].")
+@click.option("--jobs", type=click.IntRange(1), help="Boards to use at once, at most.  [default: all]")
 @click.option(
     "--wait",
     type=Finite(0, min_open=True),
@@ -62,6 +64,8 @@ def command(
     trials: int,
     minutes: float | None,
     dense: bool,
+    precision: str,
+    calibrate: str | None,
     weights: str,
     tracker: str | None,
     key: str | None,
@@ -87,11 +91,14 @@ def command(
 
     import tvm_sched
     from subp.cli.options.terminal import console, show
+    from subp.deployment import quantised
     from tvm_sched import targets
 
     machine = targets.get(target)
+    quantised.require_precision(precision, weights, calibrate, machine)
     farm = farm_of(tracker, key, jobs, wait)
-    network, _ = load_network(model, settings)
+    network, metadata = load_network(model, settings)
+    calibration = quantised.for_precision(precision, calibrate, model, network, metadata, click.echo)
     with trial_bar(console()) as progress:
         summary = tvm_sched.tune(
             network.module,
@@ -102,6 +109,8 @@ def command(
             trials=trials,
             minutes=minutes,
             dense=dense,
+            precision=precision,
+            calibration=calibration,
             weights=weights,
             farm=farm,
             progress=progress,
@@ -112,7 +121,10 @@ def command(
     for line in farm.summary() if farm else ():
         click.echo(line)
     click.echo(f"{records}: {described(summary)}")
-    write_json(json_file, {"target": target, "records": str(records), **as_json(summary)})
+    write_json(
+        json_file,
+        {"target": target, "precision": precision, "weights": weights, "records": str(records), **as_json(summary)},
+    )
     if best:
         from tvm_sched.records.fastest import write_best
 

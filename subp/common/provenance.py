@@ -5,7 +5,9 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("subp", "torch", "apache-tvm", "onnxruntime", "numpy")
+from subp_contract.distribution import VERSION
+
+PACKAGES = ("torch", "apache-tvm", "onnxruntime", "numpy")
 
 
 def provenance() -> dict:
@@ -15,7 +17,7 @@ def provenance() -> dict:
         "host": platform.node(),
         "cpu": cpu_model(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {"subp": VERSION} | {name: found for name in PACKAGES if (found := _version(name))},
     }
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from subp.common.seeds import derived_seed, generator
 from subp.data import transforms
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 
 BatchTransform = Callable[[Tensor | Sequence[Any], Sequence[int]], Tensor]
 

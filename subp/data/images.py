@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
-from torch.utils.data import Dataset
 
 from subp.data.decoding import LARGEST, UNREADABLE, open_image
 from subp.data.parts import find_parts, require_classes
@@ -88,10 +87,10 @@ class Zip:
         return str(self.path)
 
 
-class ImageFiles(Dataset):
-    """(PIL image, class index) for each of `names` in `files`. A name is <prefix><class>/<file>; the prefix, such as
-    "train/", may be empty. Classes are numbered in alphabetical order. An image that cannot be read is a UserError that
-    names it.
+class ImageFiles:
+    """A data set for PyTorch's loaders: (PIL image, class index) for each of `names` in `files`. A name is
+    <prefix><class>/<file>; the prefix, such as "train/", may be empty. Classes are numbered in alphabetical order. An
+    image that cannot be read is a UserError that names it.
     """
 
     def __init__(self, files: Folder | Zip, prefix: str, names: list[str]) -> None:

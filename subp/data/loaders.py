@@ -27,7 +27,7 @@ from subp.data.images import Folder, ImageFiles, Zip, image_parts
 from subp.data.inputs import Inputs, as_it_is
 from subp.data.labels import class_numbers
 from subp.data.parts import TRAIN, find_parts
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp_contract.errors import UserError, require
 
 _LOOKED_AT = 32  # images, to tell whether all are grey

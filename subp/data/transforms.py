@@ -1,7 +1,6 @@
-"""From an image to the network's input, with and without augmentation, and what a checkpoint remembers of it."""
+"""From an image to the network's input, with and without augmentation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,39 +8,7 @@ from torch import Tensor
 
 from subp.common.vision import import_torchvision
 from subp.data.policies import AUTO_AUGMENT
-
-SMALL = 64  # pixels: up to here augmentation is CIFAR's, above ImageNet's
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What happens to an image before the network sees it: colour or grey, the shorter side resized to `resize` pixels
-    (bilinear, antialiased), the central size x size pixels taken, scaled to [0, 1], then (x - mean) / std by channel.
-    """
-
-    size: int
-    resize: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def standard(cls, size: int, channels: int) -> "Preprocessing":
-        """The usual choices: ImageNet's statistics in colour, [-1, 1] in grey; large images resized to 8/7 size."""
-        resize = size if size <= SMALL else round(size * 8 / 7)
-        if channels == 3:
-            return cls(size, resize, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        return cls(size, resize, channels, (0.5,) * channels, (0.5,) * channels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one input."""
-        return self.channels, self.size, self.size
-
-    def as_dict(self) -> dict:
-        """JSON-able."""
-        return asdict(self)
-
+from subp.data.preprocessing import SMALL, Preprocessing
 
 Transform = Callable[[object], Tensor]
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -2,7 +2,7 @@
 to kernels, whose times are those of tuning records, or the machine model's where there is none.
 
     made = lowered(module, x, target, sizes=[8, 16], sparsities=[0.5, 0.75])
-    choices = with_accuracies(predicted(made, target, None, records), results, "resnet18", "subp")
+    choices = with_accuracies(predicted(made, target, None, records), accuracies(results, "resnet18", "subp"))
     front = pareto(choices)
 """
 
@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from tvm import IRModule
 from subp import models
 from subp.deployment.networks import DEFAULTS, kind_of, load_network
 from subp.deployment.random_networks import CLASSES
+from subp.deployment.unit_scale import to_unit_scale
 from subp.pruning.masking import trained_weight
-from subp.pruning.methods import DENSE, random_uniform
+from subp.pruning.methods import DENSE
+from subp.pruning.methods.once import random_uniform
 from subp.pruning.sparsifier import Sparsifier
 from subp.training.experiments import read_rows
 from subp_contract.errors import require
@@ -31,6 +33,7 @@ from tvm_sched.estimation.estimate import RASPBERRY_PI_5, Board
 from tvm_sched.estimation.predict import predict
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
+from tvm_sched.precision import FLOAT32, Precision
 from tvm_sched.quiet import quiet
 from tvm_sched.targets import Target
 
@@ -62,8 +65,9 @@ def network_of(model: str, size: int | None, code: str | None) -> tuple[nn.Modul
     UserError for an exported program, whose layers cannot be pruned.
     """
     kind, path = kind_of(model)
+    generator = torch.Generator().manual_seed(0)
     if kind == "name":
-        return models.create(model, CLASSES), torch.zeros(1, 3, *[size or DEFAULTS["size"]] * 2)
+        return models.create(model, CLASSES), torch.randn(1, 3, *[size or DEFAULTS["size"]] * 2, generator=generator)
     require(
         kind != "program", f"{path} is an exported program, whose layers cannot be pruned: give what it was made of"
     )
@@ -79,16 +83,21 @@ def lowered(
     sparsities: Sequence[float],
     track: Callable[[list], Iterable] = iter,
     records=None,
+    precision: Precision = FLOAT32,
 ) -> dict[tuple[int | None, float], IRModule]:
     """(n, sparsity) -> the network as calls of kernels: the dense one, (None, 0), then every block size at every
-    sparsity. track: iterates over what is to be done, showing how far it is. records: that say which forms layers take
+    sparsity. track: iterates over what is to be done, showing how far it is. records: that say which forms layers take.
+    precision: one that is calibrated is so on the input, of networks of weights to which that is no matter
     """
     keys = [(None, 0.0), *itertools.product(sizes, sparsities)]
     made = {}
     for n, sparsity in track(keys):
         network = with_zeros(module, n, sparsity) if n else module
         with quiet():
-            compilation = Compilation(target, records, dense=n is None)
+            if precision.before:
+                network = precision.before(of_unit_scale(network, x), [x], x, None)
+                network = torch_export.fixed(network, x)
+            compilation = Compilation(target, records, dense=n is None, precision=precision)
             made[n, sparsity] = pipeline.fused(torch_export.from_torch(network, x), compilation)
     return made
 
@@ -112,18 +121,30 @@ def with_zeros(module: nn.Module, n: int, sparsity: float) -> nn.Module:
     return sparsifier.fold()
 
 
-def with_accuracies(choices: Sequence[Choice], results: Path, network: str, method: str) -> list[Choice]:
-    """The choices with the mean accuracies that the CSV file has of them; its `dense` rows are the dense network's.
+def of_unit_scale(module: nn.Module, x: Tensor) -> nn.Module:
+    """A copy whose activations are of about unit scale, so that 8 bits hold them."""
+    copied = copy.deepcopy(module)
+    to_unit_scale(copied, x.expand(max(len(x), 2), *x.shape[1:]))  # batch norms take no statistics of one number
+    return copied
+
+
+def accuracies(results: Path, network: str, method: str) -> dict[tuple[int | None, float], list[float]]:
+    """(N, sparsity) -> the accuracies that the CSV file has of them, one a seed; its `dense` rows are (None, 0).
 
     Raises UserError for another file than one of results, and where it has none of the network.
     """
     rows = [row for row in read_rows(results) if row["network"] == network and not row.get("variant")]
     require(bool(rows), f"{results} has no row of the network {network!r}: name one with --network")
-    found: dict[tuple, list[float]] = {}
+    found: dict[tuple[int | None, float], list[float]] = {}
     for row in rows:
         if row["method"] in (method, DENSE):
             key = (None, 0.0) if row["method"] == DENSE else (int(row["n"]), float(row["sparsity"]))
             found.setdefault(key, []).append(float(row["accuracy"]))
+    return found
+
+
+def with_accuracies(choices: Sequence[Choice], found: Mapping[tuple[int | None, float], list[float]]) -> list[Choice]:
+    """The choices with the means of the `accuracies` that were found of them."""
     return [
         replace(choice, accuracy=statistics.fmean(found[key]), seeds=len(found[key]))
         if (key := (choice.n, choice.sparsity)) in found

@@ -13,6 +13,7 @@ from tvm_sched.deploy.manifest import relative_of
 from tvm_sched.frontend import aten, torch_export
 from tvm_sched.frontend.decompositions.table import decomposed
 from tvm_sched.signature import check_inputs
+from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.verification.comparison import compare
 from tvm_sched.verification.quantised import allowances
 
@@ -26,7 +27,7 @@ TINY = 1e-30  # keeps a quotient of zeros a number
 def check(
     stage: str, output: np.ndarray, expected: np.ndarray, precision: str = "float32", allowed: float = 0.0
 ) -> float:
-    """The maximum absolute error of `output`, computed in that precision.
+    """The maximum absolute error of `output`, computed in that precision, or of weights of that dtype.
 
     Raises CheckFailed if it is beyond the limit for what is expected, and what is `allowed` beyond that.
     """
@@ -63,7 +64,7 @@ def engine_check(engine: Engine, stage: str, output: np.ndarray, expected: np.nd
     changes much.
     """
     if engine.precision != "int8":
-        check(stage, output, expected, engine.precision, allowed)
+        check(stage, output, expected, engine.precision if engine.weights == FLOAT32 else engine.weights, allowed)
         return
     cosine = float((output * expected).sum() / (np.linalg.norm(output) * np.linalg.norm(expected) + TINY))
     if not cosine >= LEAST_COSINE:

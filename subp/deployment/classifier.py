@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp.deployment import networks
 from subp_contract.errors import UserError, require
 

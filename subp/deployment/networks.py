@@ -97,7 +97,7 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
     """
     import torch
 
-    from subp.data.transforms import Preprocessing
+    from subp.data.preprocessing import Preprocessing
     from tvm_sched.bench.engines import Network
 
     module, metadata = load_coded(path, code)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from subp.data.decoding import open_image
-from subp.data.transforms import evaluation
 from subp.deployment.classifier import Classifier
 from subp_contract.errors import UserError, require
 
@@ -47,12 +46,11 @@ def predictions(classifier: Classifier, files: Iterable[Path], top: int) -> Iter
     """What each image is taken for, in as many at a time as the network takes. Raises UserError for a file that is no
     image, naming it.
     """
-    transform = evaluation(classifier.preprocessing)
     held: list[Path] = []
     images: list[np.ndarray] = []
     for file in files:
         held.append(file)
-        images.append(transform(open_image(file)).numpy())
+        images.append(classifier.preprocessing(open_image(file)))
         if len(held) == classifier.batch:
             yield from _of_batch(classifier, held, images, top)
             held, images = [], []

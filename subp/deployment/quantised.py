@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,51 @@ from torch.utils.data import Subset
 import tvm_sched
 from subp.common.seeds import generator
 from subp.data.loaders import Data, Loading, batches, datasets, val_batches
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp.deployment.arrays import read_arrays
-from subp.deployment.networks import METADATA
+from subp.deployment.networks import METADATA, kind_of
 from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
+from tvm_sched import precision as precisions
 from tvm_sched.bench.engines import Network
+from tvm_sched.planning.narrow_weights import require_known
+from tvm_sched.targets import Target
 
 BATCH = 16  # images at a time, where the network takes any number
+BATCHES = 32  # of them that are drawn, where nobody says how many
+
+
+def require_precision(precision: str, weights: str, data: str | None, target: Target) -> None:
+    """Raises UserError for a precision that a target does not serve, and for what does not go with it: a dtype of
+    weights, or data to calibrate on.
+    """
+    precisions.of(precision, target)
+    require_known(weights, precision)
+    require(data is None or takes_calibration(precision), "--calibrate is for --precision int8 or auto")
+
+
+def takes_calibration(precision: str) -> bool:
+    """Whether a network of that precision may have to be quantised."""
+    return precision in (precisions.INT8.word, precisions.AUTO)
+
+
+def for_precision(
+    precision: str,
+    data: str | None,
+    model: str,
+    network: Network,
+    metadata: Mapping,
+    tell: Callable[[str], object] = lambda line: None,
+) -> list[Tensor] | None:
+    """What a MODEL is calibrated on for a precision: `calibration` of `data`; without that random images for a named
+    network, as `tell` is told, since its weights are random as well; None for another.
+    """
+    if data is not None:
+        return calibration(data, network, metadata, BATCHES, seed=0, download=False)
+    if not takes_calibration(precision) or kind_of(model)[0] != "name":
+        return None
+    tell(f"{model}: calibrated on random images, which will do for its times")
+    return network.options(precision)["calibration"]
 
 
 def calibration(data: str, network: Network, metadata: Mapping, count: int, seed: int, download: bool) -> list[Tensor]:

@@ -57,6 +57,7 @@ class Settings:
     minutes: float  # until the core was quiet for long enough, at the most
     file: Path | None
     precision: str = "float32"  # of ours
+    weights: str = "float32"  # likewise, dtype in which they may be stored
 
 
 class SuiteRun:
@@ -113,7 +114,7 @@ class SuiteRun:
         """Compiled, saved at `path` and loaded again."""
         x, dense = network.example_input, network.n is None
         options = {"target": self.settings.target, "threads": case.threads, "records": self.settings.records}
-        options |= network.options(self.settings.precision)
+        options |= network.options(self.settings.precision) | {"weights": self.settings.weights}
         tvm_sched.compile(network.module, x, dense=dense, **options).save(path)
         artifact, grown = memory.load_measured(path, case.threads)
         return replace(engines.ours(artifact, network, path), rss_growth_bytes=grown)

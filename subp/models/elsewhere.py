@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from subp.common.vision import import_torchvision
+from subp_contract.distribution import install
 from subp_contract.errors import UserError, require
 
 TIMM = "timm/"
@@ -61,7 +62,7 @@ def from_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"{name} needs timm: pip install 'subp[timm]' ({error})") from error
+        raise UserError(f"{name} needs timm: {install('timm')} ({error})") from error
     architecture = name.removeprefix(TIMM)
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)

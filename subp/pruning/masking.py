@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from subp.pruning.block_masks import expand_mask
+from subp.pruning.soft_threshold import shrunk
 from subp_contract.arguments import require_kind
 from subp_contract.errors import require
 
@@ -32,8 +33,10 @@ class Mask(nn.Module):
              through the weight: twice for a layer that is used twice, once a micro-batch where gradients are
              accumulated; and a loss that is scaled up (fp16) makes it as many times weaker. step_decay.py, with
              `decay` 0 here, adds it once a step instead.
-    follow:  weight -> mask, asked at every forward pass in training, and by `follow_weights`; None: the mask stays
-             until it is set
+    follow:  (weight, mask until now) -> mask, asked at every forward pass in training, and by `follow_weights`; None:
+             the mask stays until it is set
+    shrink:  of a block mask: what is kept is shrunk by what is pruned (soft_threshold.py), which an empty buffer
+             `shrinks` says in state dicts. The gradient by the trained weight is still the one by the shrunk weight
     average_gradients:  keep the mean of the gradients by the masked weight, of pruned weights too, in the buffer
              `gradient`, of all backward passes since `forget_gradients`; `gradient` is None without. A loss that is
              scaled up (fp16) scales them; those that overflow are left out
@@ -45,23 +48,29 @@ class Mask(nn.Module):
         shape: tuple[int, ...],
         soft: bool,
         decay: float,
-        follow: Callable[[Tensor], Tensor] | None = None,
+        follow: Callable[[Tensor, Tensor], Tensor] | None = None,
         average_gradients: bool = False,
+        shrink: bool = False,
     ) -> None:
         super().__init__()
         self.mask: Tensor
         self.gradient: Tensor | None
         self.gradients_seen: Tensor | None
+        self.shrinks: Tensor | None
         self.soft, self.decay, self.follow = soft, decay, follow
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=weight.device))
         self.register_buffer("gradient", torch.zeros_like(weight.detach()) if average_gradients else None)
         self.register_buffer("gradients_seen", self.mask.new_zeros((), dtype=torch.long) if average_gradients else None)
+        self.register_buffer("shrinks", self.mask.new_empty(0) if shrink else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.follow and self.training:  # without gradients too: so checkpointed activations are computed first
-            self.mask.copy_(self.follow(weight.detach()))
+            self.mask.copy_(self.follow(weight.detach(), self.mask))
         mask = expand_mask(self.mask, weight.shape)
-        masked = _StraightThrough.apply(weight, mask, self.decay) if self.soft else torch.where(mask, weight, 0)
+        computed = None if self.shrinks is None else shrunk(weight.detach(), self.mask)
+        masked = weight if self.soft else torch.where(mask, weight, 0)
+        if self.soft or computed is not None:
+            masked = _StraightThrough.apply(masked, mask, self.decay if self.soft else 0.0, computed)
         if self.gradient is not None and masked.requires_grad:
             masked.register_hook(self._average)
         return masked
@@ -94,27 +103,28 @@ def follow_weights(model: nn.Module) -> None:
         for name in masked_weights(layer):
             mask = mask_of(layer, name)
             if mask.follow:
-                mask.mask.copy_(mask.follow(trained_weight(layer, name)))
+                mask.mask.copy_(mask.follow(trained_weight(layer, name), mask.mask))
 
 
 class _StraightThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, mask: Tensor, decay: float) -> Tensor:
-        return torch.where(mask, weight, 0)
+    def forward(weight: Tensor, mask: Tensor, decay: float, computed: Tensor | None) -> Tensor:
+        """The weight where it is kept; or `computed`, which is zero elsewhere."""
+        return torch.where(mask, weight, 0) if computed is None else computed.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        weight, mask, ctx.decay = inputs
+        weight, mask, ctx.decay, _ = inputs
         ctx.save_for_backward(weight, mask)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.decay:
-            return gradient, None, None
+            return gradient, None, None, None
         weight, mask = ctx.saved_tensors
-        return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None
+        return torch.where(mask, gradient, gradient + ctx.decay * weight), None, None, None
 
 
 def weight_names(layer: nn.Module) -> list[str]:
@@ -148,14 +158,15 @@ def attach(
     decay: float,
     *,
     name: str | None = None,
-    follow: Callable[[Tensor], Tensor] | None = None,
+    follow: Callable[[Tensor, Tensor], Tensor] | None = None,
     average_gradients: bool = False,
+    shrink: bool = False,
 ) -> Mask:
     """Masks the layer's weight (of that name) from here on, everything kept; the mask is the returned module's buffer.
     The other arguments are those of `Mask`.
     """
     name = name or weight_names(layer)[0]
-    mask = Mask(weight_of(layer, name), shape, soft, decay, follow, average_gradients)
+    mask = Mask(weight_of(layer, name), shape, soft, decay, follow, average_gradients, shrink)
     parametrize.register_parametrization(layer, name, mask)
     if isinstance(layer, nn.RNNBase):
         # A descriptor in the class that parametrization made for this one layer.
@@ -224,7 +235,7 @@ def fold_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
             mask.dtype == torch.bool,
             f"{buffers}mask is no mask but an average of some: fold averages by the sparsifier's fold(average)",
         )
-        mask = expand_mask(mask, tensor.shape)
-        folded[trained[1] + trained[2]] = torch.where(mask, tensor, 0)
+        tensor = shrunk(tensor, mask) if f"{buffers}shrinks" in state else tensor
+        folded[trained[1] + trained[2]] = torch.where(expand_mask(mask, tensor.shape), tensor, 0)
         masks.add(buffers)
     return {name: tensor for name, tensor in folded.items() if not name.startswith(tuple(masks))}

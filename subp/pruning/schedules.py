@@ -3,7 +3,7 @@
     p_t = sparsity * f(x),   x = (t - start) / (end - start), held to 0 before `start` and to 1 from `end` on
 
 with f rising from f(0) = 0 to f(1) = 1. The lower p_t still is under the sparsity, the more pruned blocks regrow
-(methods/subp.py).
+(methods/every_epoch/subp.py).
 """
 
 import math

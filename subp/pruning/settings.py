@@ -17,6 +17,10 @@ from subp.pruning.methods.registry import hyperparameters
 from subp_contract.arguments import whole_number
 from subp_contract.errors import require
 
+ARRANGEMENTS = {
+    "norm": "sorted by L1 norm",
+    "assignment": "dealt out so that each group keeps most of its L1 norm",
+}  # of filters, see channels/
 WAYS = ("kernels",)  # to leave pruned blocks out of the products in training, see sparse_compute.py
 
 
@@ -41,6 +45,7 @@ class PruningOptions:
     end: int | None = None
     soft: bool | None = None
     rearrange: bool = False
+    arrange_by: str = "norm"  # a name in ARRANGEMENTS
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     seed: int = 0

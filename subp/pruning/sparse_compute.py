@@ -1,21 +1,25 @@
 """Masked layers that leave their pruned blocks out of a training step's products, on a CPU: forward, gradient of the
 input, gradient of the weight.
 
-    sparse_compute.attach(model)      # layers with block masks compute by kernels where these are faster
-    sparse_compute.detach(model)      # as their classes do again
+    sparse_compute.attach(model)            # layers with block masks compute by kernels where these are faster
+    sparse_compute.prepare(model, images)   # builds, side by side, what steps on such images will ask for
+    sparse_compute.detach(model)            # as their classes do again
 
 For convolutions and linear layers in float32 (or float64) whose block rows keep equally many blocks, whatever the
 method; for depthwise convolutions, which no method prunes, as blocks of which all are kept, and for batch norms in
 training: of both PyTorch's own are slow.
 Masks may change at any time. Where the mask lets gradients through to pruned blocks (soft training, methods that regrow
-by gradients) the weight's gradient is PyTorch's own, of all blocks. What each layer does is chosen when it first runs
-at a size (subp/sparse_products/choice.py), and `computation` tells. docs/sparse_training.md says what is gained.
+by gradients) the weight's gradient is PyTorch's own, of all blocks. What each layer does is chosen when it first trains
+at a size (subp/sparse_products/choice.py), and `computation` tells; an evaluation, in which nothing wants a gradient,
+computes by kernels what training has asked for at that size, and all else densely. docs/sparse_training.md says what is
+gained.
 """
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +28,10 @@ from torch.nn.utils import parametrize
 from subp.pruning import masking
 from subp.pruning.settings import WAYS
 from subp_contract.errors import require
+from subp_contract.modes import in_eval_mode
+
+if TYPE_CHECKING:
+    from subp.sparse_products.choice import Norm, Problem
 
 LEAST_ROWS = 64  # of a linear layer's input
 
@@ -54,6 +62,33 @@ def attach(model: nn.Module, way: str = WAYS[0]) -> int:
         layer.forward = types.MethodType(forward, layer)
         layer._sparse_compute = _State()  # type: ignore[assignment]
     return sum(parametrize.is_parametrized(layer) for layer in suited)
+
+
+@torch.no_grad()
+def prepare(model: nn.Module, images: Tensor, tell: Callable[[int, int], None] = lambda done, of: None) -> None:
+    """Builds what training steps on such images [B, ...] will ask for, on all cores, and not layer by layer as they
+    come: what this machine has built before is there. `tell` hears how many of how many functions are built.
+
+    The first image passes through the model, in evaluation mode; what only training computes is built when it comes.
+    """
+    from subp.sparse_products import choice
+
+    seen: list[tuple[nn.Module, tuple[int, ...], torch.dtype]] = []
+
+    def see(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim:
+            shape = inputs[0].shape
+            seen.append((layer, (shape[0] * len(images), *shape[1:]), inputs[0].dtype))
+
+    hooks = [layer.register_forward_pre_hook(see) for layer in _attached(model)]
+    try:
+        with in_eval_mode(model):
+            model(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    asked = [_asked(*each) for each in seen]
+    choice.build([problem for problem in asked if not isinstance(problem, str)], tell)
 
 
 def detach(model: nn.Module) -> None:
@@ -111,6 +146,13 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
     return None if any(total % 2 for total in around) else tuple(total // 2 for total in around)
 
 
+def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, ...], ...]:
+    """Stride, padding, dilation."""
+    padding = _padding(layer)
+    assert padding is not None  # it suited
+    return layer.stride, padding, layer.dilation
+
+
 def _index(layer: nn.Module) -> Tensor | None:
     """The inputs that each block row keeps, [G, K] int32, sorted; None where rows differ in their number."""
     state = _state(layer)
@@ -131,7 +173,8 @@ def _index(layer: nn.Module) -> Tensor | None:
 
 
 def _trained(layer: nn.Module) -> Tensor:
-    return layer.weight if _depthwise(layer) else masking.trained_weight(layer)  # type: ignore[return-value]
+    """The parameter, with the weights of pruned blocks."""
+    return masking.trained_weight(layer) if parametrize.is_parametrized(layer) else layer.weight  # type: ignore
 
 
 def _soft(layer: nn.Module) -> bool:
@@ -155,69 +198,87 @@ def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
     return _trained(layer)
 
 
-def _dense(layer: nn.Module, x: Tensor, why: str) -> Tensor:
-    _state(layer).told = f"dense: {why}"
+def _asked(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> "Problem | Norm | str":
+    """What the layer computes of such an input; or why it computes densely, whatever is faster."""
+    from subp.sparse_products import batch_norm, operator
+
+    norm = isinstance(layer, nn.BatchNorm2d)
+    if not (norm or _depthwise(layer) or masking.masked_weights(layer) == ["weight"]):
+        return "it is not masked any more"
+    weight = _trained(layer)
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or dtype != weight.dtype:
+        return "only for float32 on a CPU"
+    if norm:
+        few = len(shape) != 4 or prod(shape) <= shape[1]
+        return "there is nothing to normalise by" if few else batch_norm.norm_of(shape, dtype)
+    index = _index(layer)
+    if index is None:
+        return "its rows keep unequally many blocks"
+    if isinstance(layer, nn.Linear):
+        rows = prod(shape[:-1])
+        return operator.rows_problem(rows, weight, index) if rows >= LEAST_ROWS else f"only from {LEAST_ROWS} rows on"
+    assert isinstance(layer, nn.Conv2d)
+    if len(shape) != 4:
+        return "only for batches of images"
+    return operator.problem_of(shape, weight, index, _geometry(layer), layer.groups)
+
+
+@torch.compiler.disable  # it may build and measure, and keeps state
+def _chosen(layer: nn.Module, x: Tensor) -> tuple[tuple[bool, ...], Tensor | None]:
+    """(Which products leave the zeros out, the inputs that are kept), which the layer tells from here on. In an
+    evaluation it is what training has chosen at this size.
+    """
+    from subp.sparse_products import choice
+
+    norm = isinstance(layer, nn.BatchNorm2d)
+    casts = torch.is_autocast_enabled("cpu") and not norm
+    asked: Any = _asked(layer, tuple(x.shape), _trained(layer).dtype if casts else x.dtype)
+    training, index = torch.is_grad_enabled(), _state(layer).index
+    if isinstance(asked, str):
+        chosen = choice.Choice(why=asked)
+    elif norm:
+        chosen = choice.choose_norm(asked, measure=training)
+    else:
+        assert index is not None
+        linear = isinstance(layer, nn.Linear)
+        chosen = choice.choose(asked, index.shape[1], soft=_soft(layer), linear=linear, measure=training)
+    if training:
+        converted = any(chosen.sparse) and not x.is_contiguous() and x.ndim == 4
+        _state(layer).told = f"{chosen}{', in float32' * casts}{', of a contiguous copy' * converted}"
+    return chosen.sparse, index
+
+
+def _densely(layer: nn.Module, x: Tensor) -> Tensor:
     own: Any = _class(layer)
     return own.forward(layer, x)
 
 
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    from subp.sparse_products import choice, operator
+    sparse, index = _chosen(layer, x)
+    if not any(sparse):
+        return _densely(layer, x)
+    from subp.sparse_products import operator
 
-    if not _suits(layer):
-        return _dense(layer, x, "it is not masked any more")
-    weight, index = _trained(layer), _index(layer)
-    if index is None:
-        return _dense(layer, x, "its rows keep unequally many blocks")
-    if x.ndim != 4 or x.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return _dense(layer, x, "only for float32 and batches of images on a CPU")
-    geometry = layer.stride, _padding(layer), layer.dilation
-    problem = operator.problem_of(x, weight, index, geometry, layer.groups)  # type: ignore[arg-type]
-    chosen = choice.choose(problem, index.shape[1])
-    if not any(chosen.sparse):
-        return _dense(layer, x, str(chosen).removeprefix("dense: "))
-    _state(layer).told = str(chosen)
-    y = operator.block_conv2d(
-        x, _weight(layer, chosen.sparse), index, *geometry, layer.groups, chosen.sparse, _soft(layer)
-    )
+    y = operator.block_conv2d(x, _weight(layer, sparse), index, *_geometry(layer), layer.groups, sparse)
     return y if layer.bias is None else y + layer.bias[:, None, None]
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    from subp.sparse_products import choice, operator
+    sparse, index = _chosen(layer, x)
+    if not any(sparse):
+        return _densely(layer, x)
+    from subp.sparse_products import operator
 
-    if not _suits(layer):
-        return _dense(layer, x, "it is not masked any more")
-    weight, index = _trained(layer), _index(layer)
-    rows = x.numel() // max(1, x.shape[-1])
-    if index is None:
-        return _dense(layer, x, "its rows keep unequally many blocks")
-    if rows < LEAST_ROWS or x.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return _dense(layer, x, f"only for float32 on a CPU, and from {LEAST_ROWS} rows on")
-    problem = choice.rows_problem(rows, weight, weight.shape[0] // index.shape[0])
-    chosen = choice.choose(problem, index.shape[1], linear=True)
-    if not any(chosen.sparse):
-        return _dense(layer, x, str(chosen).removeprefix("dense: "))
-    _state(layer).told = str(chosen)
-    planes = x.reshape(problem.batch, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)  # [B, I, 1, rows]
-    weight = _weight(layer, chosen.sparse)[:, :, None, None]
-    y = operator.block_conv2d(planes, weight, index, (1, 1), (0, 0), (1, 1), 1, chosen.sparse, _soft(layer))
-    y = y.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    assert index is not None
+    y = operator.block_linear(x, _weight(layer, sparse), index, sparse)
     return y if layer.bias is None else y + layer.bias
 
 
 def _batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    from subp.sparse_products import batch_norm, choice
+    if not layer.training or not any(_chosen(layer, x)[0]):
+        return _densely(layer, x)
+    from subp.sparse_products import batch_norm
 
-    own = layer.weight.dtype
-    if not layer.training or x.ndim != 4 or x.device.type != "cpu" or own not in (torch.float32, torch.float64):
-        return _dense(layer, x, "only for float32 and batches of images on a CPU, in training")
-    if x.dtype != own or x.numel() <= x.shape[1]:
-        return _dense(layer, x, "there is nothing to normalise by")
-    chosen = choice.choose_norm(x)
-    if not any(chosen.sparse):
-        return _dense(layer, x, "faster")
-    _state(layer).told = str(chosen)
     y, mean, variance = batch_norm.batch_norm(x, layer.weight, layer.bias, layer.eps)
     if layer.track_running_stats:
         _move_statistics(layer, mean, variance, x.numel() // x.shape[1])

@@ -20,8 +20,7 @@ Where the method needs gradients, every backward pass between two steps adds to 
 state as the masks are. Data-parallel ranks must then all call `step`, which averages over them.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -34,31 +33,19 @@ from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
 from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
-from subp.pruning.channels.rearrange import LayerReport, by_l1_norm, example_input
+from subp.pruning.channels.assignment import ORDERS
+from subp.pruning.channels.rearrange import LayerReport, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
 from subp.pruning.channels.regrouping import Regrouping
 from subp.pruning.criteria import CRITERIA, score
 from subp.pruning.methods import METHODS, MethodStep
-from subp.pruning.methods.base import SoftTraining
+from subp.pruning.methods.base import SoftTraining, followed
 from subp.pruning.scoring import SCORINGS
 from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
 from subp.pruning.settings import PruningOptions, Settings
+from subp.pruning.summary import LayerState
 from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
-
-
-@dataclass(frozen=True)
-class LayerState:
-    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
-    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
-    """
-
-    name: str
-    type: str
-    n: int | None
-    density: float
-    reason: str | None
-    computes: str | None = None
 
 
 class Sparsifier:
@@ -90,16 +77,18 @@ class Sparsifier:
                      `start` is later than that; methods that prune at once default to 0 for both, or `end` to `start`
     soft:            gradients reach pruned weights too, with `decay` * weight added there (SR-STE); else they get none;
                      None: the method's own
-    rearrange:       first fold filters sorted by L1 norm into the network, where that leaves its function as it is (see
+    rearrange:       first fold filters in another order into the network, where that leaves its function as it is (see
                      channels/rearrange.py; needs `input_shape`); `rearranged` then says of each layer how far, and why
                      not
+    arrange_by:      in which order: "norm", sorted by L1 norm (arXiv 2105.14713); "assignment", so that each group
+                     keeps most of it (channels/assignment.py)
     exclude:         patterns (fnmatch) of names of layers to leave dense, besides stem, depthwise and classifier
     include:         patterns of names of layers to prune although they are the stem or the classifier
     seed:            of the draws
     sparse_compute:  "kernels": on a CPU, leave the pruned blocks out of the products of a step, see sparse_compute.py;
                      `summary` says of each layer how it computes. None: PyTorch's products of the masked weights
     hyperparameters: of the method, the criterion and soft training, by name (those of other methods do nothing), each
-                     described where it is defined, in methods/NAME.py; docs/methods.md lists them all. `decay` of soft
+                     described where it is defined, in methods/; docs/methods.md lists them all. `decay` of soft
                      training is added in every backward pass: twice for a layer used twice, once a micro-batch where
                      gradients are accumulated, and weakened as many times as a loss is scaled up (fp16); `decay_in`
                      adds it once a step of the optimizer
@@ -127,6 +116,7 @@ class Sparsifier:
         end: int | None = PruningOptions.end,
         soft: bool | None = PruningOptions.soft,
         rearrange: bool = PruningOptions.rearrange,
+        arrange_by: str = PruningOptions.arrange_by,
         exclude: str | Sequence[str] = PruningOptions.exclude,
         include: str | Sequence[str] = PruningOptions.include,
         seed: int = PruningOptions.seed,
@@ -180,7 +170,13 @@ class Sparsifier:
         )
         names = parameter_names(model, self.places)
         self._sizes = {name: weight.numel() for name, weight in weights.items()}
-        self.rearranged = self._rearranged(names.values(), input_shape) if rearrange and input_shape else []
+        require(arrange_by in ORDERS, f"there is no arrange_by {arrange_by!r}: choose from {', '.join(ORDERS)}")
+        self.rearranged: list[LayerReport] = []
+        if rearrange and input_shape:
+            expected = find_sparsities(self.places, units, self.settings, budget)
+            pruned = {names[name]: (self._n[name], sparsity) for name, sparsity in expected.items()}
+            order = partial(ORDERS[arrange_by], weights=pruned)
+            self.rearranged = rearrange_filters(model, example_input(model, input_shape), order)
         self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
         self._regrouping = Regrouping(model, names, n, input_shape) if self._method.regroups and input_shape else None
         self._masks = {
@@ -190,18 +186,14 @@ class Sparsifier:
                 self.settings.soft,
                 self._decay,
                 name=weight,
-                follow=partial(self._method.choose, at=self._at(name, 0)) if self._method.every_forward else None,
+                follow=partial(followed, self._method.follow, self._at(name, 0)) if self._method.follow else None,
                 average_gradients=self._method.needs_gradients,
+                shrink=self._method.shrinks,
             )
             for name, (layer, weight) in self.places.items()
         }
         if sparse_compute is not None:
             computing.attach(model, sparse_compute)
-
-    def _rearranged(self, weights: Collection[str], input_shape: Sequence[int]) -> list[LayerReport]:
-        return rearrange_filters(
-            self.model, example_input(self.model, input_shape), partial(by_l1_norm, weights=weights)
-        )
 
     def __repr__(self) -> str:
         return f"<Sparsifier: {self.settings.words}, {len(self.places)} layers, epoch {self.epoch}>"
@@ -337,7 +329,7 @@ class Sparsifier:
         copy, masks = copies.masks_of_copy(model, self.masks)
         for name, mask in self.masks.items():
             masks[name].mask.copy_(mask)
-        if self._method.every_forward:
+        if self._method.follow:
             masking.follow_weights(copy)
         return copy
 

@@ -28,6 +28,20 @@ _INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
+class LayerState:
+    """A row of `Sparsifier.summary()`: a layer pruned (`reason` is None), or left dense for a reason. `n` is None
+    without blocks. `computes`: how it ran last, where `sparse_compute` is on and chooses for it.
+    """
+
+    name: str
+    type: str
+    n: int | None
+    density: float
+    reason: str | None
+    computes: str | None = None
+
+
+@dataclass(frozen=True)
 class LayerSummary:
     """One layer.
 

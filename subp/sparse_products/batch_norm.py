@@ -2,20 +2,24 @@
 of small convolutions, batch norm first of all.
 """
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tvm_sched.products import batch_norm as kernels
-from tvm_sched.products.batch_norm import Norm
-from tvm_sched.products.library import Product
+from tvm_sched.products import library
+from tvm_sched.products.problem import Norm
+from tvm_sched.products.product import NORMS, Product
+
+FORWARD, BACKWARD = NORMS
 
 
-def norm_of(x: Tensor) -> Norm:
+def norm_of(shape: Sequence[int], dtype: torch.dtype) -> Norm:
     """What the batch norm of x [B, C, *] computes."""
-    batch, channels = x.shape[:2]
-    return Norm(batch, channels, x[0, 0].numel(), str(x.dtype).removeprefix("torch."))
+    batch, channels, *pixels = shape
+    return Norm(batch, channels, prod(pixels), str(dtype).removeprefix("torch."))
 
 
 @torch.library.custom_op("subp::batch_norm", mutates_args=(), device_types="cpu")
@@ -23,8 +27,8 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
     """(x [B, C, *] normalised by its own mean and variance, the mean [C], the biased variance [C]); all contiguous."""
     y, mean, variance = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     flat = x.contiguous().view(-1)
-    run = Product(kernels.FORWARD, norm_of(x), torch.get_num_threads())
-    run(flat, weight, bias, eps, y.view(-1), mean, variance)
+    of = Product(FORWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
+    library.call(of, flat, weight, bias, eps, y.view(-1), mean, variance)
     return y, mean, variance
 
 
@@ -44,8 +48,8 @@ def backward(
     """Gradients of x, weight and bias."""
     dx, dweight, dbias = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
     given = [each.contiguous().view(-1) for each in (x, dy)]
-    run = Product(kernels.BACKWARD, norm_of(x), torch.get_num_threads())
-    run(*given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
+    of = Product(BACKWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
+    library.call(of, *given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
     return dx, dweight, dbias
 
 

@@ -6,8 +6,8 @@ did. Densities are measured in steps of an eighth of the inputs, as a schedule m
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -20,13 +20,16 @@ from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
-from tvm_sched.products import library
-from tvm_sched.products.problem import Problem
+from tvm_sched.products import product as products
+from tvm_sched.products import workers
+from tvm_sched.products.problem import Norm, Problem
+from tvm_sched.products.product import NORMS, Product
 
 MOST_DENSITY = 0.75  # above, nothing is measured
 EIGHTHS = 8
 ROUNDS = 3
 NORM = "batch norm"
+NOT_TRAINED = "no training step has had this size"
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,14 @@ class Choice:
 _known: dict[tuple, Choice] = {}
 
 
-def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
-    """For `kept` blocks in each row. linear: between transpositions, all three products or none."""
-    why = library.why_not(problem)
+def choose(problem: Problem, kept: int, *, soft: bool = False, linear: bool = False, measure: bool = True) -> Choice:
+    """For `kept` blocks in each row.
+
+    soft:     the weight's gradient is wanted of pruned blocks too: PyTorch's
+    linear:   between transpositions, all products or none
+    measure:  else what has been chosen before at this size
+    """
+    why = products.why_not(problem)
     if why is None and problem.batch * problem.block_rows * kept == 0:
         why = "there is nothing to compute"
     if why is None and problem.inputs > 1 and kept > MOST_DENSITY * problem.inputs:
@@ -60,38 +68,58 @@ def choose(problem: Problem, kept: int, linear: bool = False) -> Choice:
     if why:
         return Choice(why=why)
     eighth = ceil(EIGHTHS * kept / problem.inputs)
-    key = problem, eighth, linear, torch.get_num_threads()
+    key = problem, eighth, soft, linear, torch.get_num_threads()
+    if key not in _known and not measure:
+        return Choice(why=NOT_TRAINED)
     if key not in _known:
-        _known[key] = _chosen(problem, min(problem.inputs, ceil(eighth * problem.inputs / EIGHTHS)), linear)
+        _known[key] = _chosen(problem, min(problem.inputs, ceil(eighth * problem.inputs / EIGHTHS)), soft, linear)
     return _known[key]
 
 
-def choose_norm(x: Tensor) -> Choice:
-    """For the batch norm of tensors of this shape, forward and backward together."""
-    norm = batch_norm.norm_of(x)
+def choose_norm(norm: Norm, *, measure: bool = True) -> Choice:
+    """Forward and backward together."""
     key = norm, torch.get_num_threads()
+    if key not in _known and not measure:
+        return Choice(why=NOT_TRAINED)
     if key not in _known:
-        (times,) = _measured(f"{norm.key()}", (NORM,), lambda: {NORM: _norm_seconds(x.shape, x.dtype)}).values()
+        (times,) = _measured(norm.key(), norm, (NORM,), lambda: {NORM: _norm_seconds(norm)}).values()
         _known[key] = Choice((times[0] < times[1],), {NORM: times})
     return _known[key]
 
 
-def _chosen(problem: Problem, kept: int, linear: bool) -> Choice:
-    measure = linear_seconds if linear else seconds
-    taken = _measured(f"{problem.key()};kept={kept};linear={linear}", KINDS, lambda: measure(problem, kept))
-    sparse = tuple(ours < dense for ours, dense in taken.values())
+def build(problems: Iterable[Problem | Norm], tell: Callable[[int, int], None] = lambda done, of: None) -> None:
+    """All that measuring, and computing, calls; on all cores. `tell` hears how many of how many are done."""
+    threads = torch.get_num_threads()
+    wanted = [
+        Product(kind, problem, threads)
+        for problem in problems
+        if isinstance(problem, Norm) or not products.why_not(problem)
+        for kind in (NORMS if isinstance(problem, Norm) else KINDS)
+    ]
+    workers.build(wanted, tell)
+
+
+def _chosen(problem: Problem, kept: int, soft: bool, linear: bool) -> Choice:
+    seconds_of = linear_seconds if linear else seconds
+    name = f"{problem.key()};kept={kept};linear={linear}"
+    taken = _measured(name, problem, KINDS, lambda: seconds_of(problem, kept))
+    asked = [kind != KINDS[2] or not soft for kind in KINDS]
+    gains = [own and dense - ours for own, (ours, dense) in zip(asked, taken.values(), strict=True)]
     if linear:
-        sparse = (sum(ours - dense for ours, dense in taken.values()) < 0,) * len(KINDS)
-    return Choice(sparse, taken)
+        gains = [own and sum(gains) for own in asked]
+    return Choice(tuple(gain > 0 for gain in gains), taken)
 
 
-def _measured(name: str, kinds: Sequence[str], measure: Callable[[], dict]) -> dict[str, tuple[float, float]]:
+def _measured(
+    name: str, problem: Problem | Norm, kinds: Sequence[str], measure: Callable[[], dict]
+) -> dict[str, tuple[float, float]]:
     """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
-    path = library.folder() / f"{library.machine(torch.get_num_threads())}.json"
+    path = products.folder() / f"{products.machine(torch.get_num_threads())}.json"
     try:
         known = json.loads(path.read_text())
         return {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in kinds}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
+        build([problem])
         taken = measure()
         _keep(path, name, taken)
         return taken
@@ -141,9 +169,11 @@ def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def _norm_seconds(shape: Sequence[int], dtype: torch.dtype) -> tuple[float, ...]:
-    x, dy = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
-    weight, bias = torch.ones(shape[1], dtype=dtype), torch.zeros(shape[1], dtype=dtype)
+def _norm_seconds(norm: Norm) -> tuple[float, ...]:
+    shape, dtype = (norm.batch, norm.channels, norm.pixels), getattr(torch, norm.dtype)
+    draws = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(shape, generator=draws, dtype=dtype) for _ in range(2))
+    weight, bias = torch.ones(norm.channels, dtype=dtype), torch.zeros(norm.channels, dtype=dtype)
 
     def ours() -> None:
         _, mean, variance = batch_norm.batch_norm(x, weight, bias, 1e-5)
@@ -198,11 +228,3 @@ def _least(*calls: Callable) -> tuple[float, ...]:
             if counts:
                 least[i] = min(least[i], time.perf_counter() - started)
     return tuple(least)
-
-
-def rows_problem(rows: int, weight: Tensor, n: int) -> Problem:
-    """A linear layer of weight [O, I] on so many rows, as a convolution of images: as many as threads can share."""
-    threads = torch.get_num_threads()
-    batch = next(count for count in (2 * threads, threads, 1) if rows % count == 0)
-    plain = Problem(batch, weight.shape[1], weight.shape[0], (1, rows // batch), n=n)
-    return replace(plain, dtype=str(weight.dtype).removeprefix("torch."))

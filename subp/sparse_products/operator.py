@@ -12,20 +12,24 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from tvm_sched.products import library
 from tvm_sched.products.problem import Problem
+from tvm_sched.products.product import PRODUCTS, Product
 
-KINDS = tuple(library.PRODUCTS)  # the order of `sparse` everywhere: output, gradients of input and of weight
+KINDS = PRODUCTS  # the order of `sparse` everywhere: output, gradients of input and of weight
 
 
-def problem_of(x: Tensor, weight: Tensor, index: Tensor, geometry: Sequence[Sequence[int]], groups: int) -> Problem:
-    """What conv2d(x [B, C, H, W], weight [O, C / groups, kh, kw]) computes; index: [G, K]; geometry: stride, padding,
-    dilation.
+def problem_of(
+    shape: Sequence[int], weight: Tensor, index: Tensor, geometry: Sequence[Sequence[int]], groups: int
+) -> Problem:
+    """What conv2d(x [B, C, H, W] of that shape, weight [O, C / groups, kh, kw]) computes; index: [G, K]; geometry:
+    stride, padding, dilation.
     """
     stride, padding, dilation = ((int(rows), int(columns)) for rows, columns in geometry)
+    batch, channels, height, width = map(int, shape)
     return Problem(
-        batch=x.shape[0],
-        channels=x.shape[1],
+        batch=batch,
+        channels=channels,
         outputs=weight.shape[0],
-        image=(x.shape[2], x.shape[3]),
+        image=(height, width),
         kernel=(weight.shape[2], weight.shape[3]),
         stride=stride,
         padding=padding,
@@ -36,12 +40,21 @@ def problem_of(x: Tensor, weight: Tensor, index: Tensor, geometry: Sequence[Sequ
     )
 
 
+def rows_problem(rows: int, weight: Tensor, index: Tensor) -> Problem:
+    """What a linear layer of weight [O, I] computes of so many rows, as a convolution of images: as many as threads can
+    share.
+    """
+    threads = torch.get_num_threads()
+    batch = next(count for count in (2 * threads, threads, 1) if rows % count == 0)
+    shape = batch, weight.shape[1], 1, rows // batch
+    return problem_of(shape, weight[:, :, None, None], index, ((1, 1), (0, 0), (1, 1)), 1)
+
+
 def product(kind: str, problem: Problem, index: Tensor, operands: Sequence[Tensor], result: Tensor) -> Tensor:
     """Computes one of the three from contiguous tensors into `result`, which it returns."""
-    threads = torch.get_num_threads()
     flat = [tensor.contiguous().view(-1) for tensor in operands]
-    run = library.Product(kind, problem, threads)
-    run(*flat, index.view(-1), index.shape[1], result.view(-1))
+    of = Product(kind, problem, torch.get_num_threads())
+    library.call(of, *flat, index.view(-1), index.shape[1], result.view(-1))
     return result
 
 
@@ -55,25 +68,24 @@ def block_conv2d(
     dilation: Sequence[int],
     groups: int,
     sparse: Sequence[int],
-    soft: bool,
 ) -> Tensor:
     """conv2d of x [B, C, H, W] and weight [O, C / groups, kh, kw], which is zero but in the blocks of `index`.
 
     index:   int32 [G, K], sorted in each row: of each O / G outputs, the inputs (of their group) that are kept
-    sparse:  1 for each of KINDS that leaves the zeros out, 0 where PyTorch computes
-    soft:    the weight's gradient is wanted in pruned blocks too, and PyTorch's own then; else it is zero there
+    sparse:  1 for each of KINDS that leaves the zeros out, 0 where PyTorch computes. The weight's gradient without them
+             is zero in pruned blocks, PyTorch's is not
 
-    Raises UserError where `tvm_sched.products.library.why_not` has a reason.
+    Raises UserError where `tvm_sched.products.product.why_not` has a reason.
     """
     if not sparse[0]:
         return torch.conv2d(x, weight, None, stride, padding, dilation, groups)
-    problem = problem_of(x, weight, index, (stride, padding, dilation), groups)
+    problem = problem_of(x.shape, weight, index, (stride, padding, dilation), groups)
     result = x.new_empty(problem.batch, problem.outputs, *problem.output)
     return product(KINDS[0], problem, index, (x, weight), result)
 
 
 @block_conv2d.register_fake
-def _(x, weight, index, stride, padding, dilation, groups, sparse, soft):
+def _(x, weight, index, stride, padding, dilation, groups, sparse):
     return torch.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
@@ -93,7 +105,8 @@ def input_gradient(
     x = dy.new_empty(shape)
     if not sparse:
         return conv2d_input(shape, weight, dy, stride, padding, dilation, groups)
-    return product(KINDS[1], problem_of(x, weight, index, (stride, padding, dilation), groups), index, (dy, weight), x)
+    problem = problem_of(x.shape, weight, index, (stride, padding, dilation), groups)
+    return product(KINDS[1], problem, index, (dy, weight), x)
 
 
 @input_gradient.register_fake
@@ -117,7 +130,7 @@ def weight_gradient(
     if not sparse:
         return conv2d_weight(x, weight.shape, dy, stride, padding, dilation, groups)
     result = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    problem = problem_of(x, weight, index, (stride, padding, dilation), groups)
+    problem = problem_of(x.shape, weight, index, (stride, padding, dilation), groups)
     return product(KINDS[2], problem, index, (x, dy), result)
 
 
@@ -133,14 +146,24 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, index = ctx.saved_tensors
-    *conv, sparse, soft = ctx.options
+    *conv, sparse = ctx.options
     dx = dw = None
     if ctx.needs_input_grad[0]:
         dx = input_gradient(dy, weight, index, x.shape, *conv, bool(sparse[1]))
     if ctx.needs_input_grad[1]:
-        dw = weight_gradient(x, dy, weight, index, *conv, bool(sparse[2]) and not soft)
-    return dx, dw, *[None] * 7
+        dw = weight_gradient(x, dy, weight, index, *conv, bool(sparse[2]))
+    return dx, dw, *[None] * 6
 
 
 block_conv2d.register_autograd(_backward, setup_context=_setup)
 block_conv2d.register_autocast("cpu", torch.float32)
+
+
+def block_linear(x: Tensor, weight: Tensor, index: Tensor, sparse: Sequence[int]) -> Tensor:
+    """x [*, I] times weight [O, I] turned round, which is zero but in the blocks of `index`, as `block_conv2d` of
+    images [B, I, 1, rows]: between two transpositions.
+    """
+    problem = rows_problem(x.numel() // x.shape[-1], weight, index)
+    planes = x.reshape(problem.batch, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)
+    y = block_conv2d(planes, weight[:, :, None, None], index, (1, 1), (0, 0), (1, 1), 1, sparse)
+    return y.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)

@@ -3,7 +3,8 @@
 A grid is a file of YAML or JSON: {"defaults": {field: value}, "cells": [{field: value or list of values}, ...]}, the
 fields being those of `Cell`. A list, outside `options`, makes a cell for each of its values; a cell's options add to
 the defaults'. Cells run in the order of the file, so the important ones come first. A cell that has its row is not run
-again.
+again. With "seeds", cells that are judged on validation images and differ in their learning rate alone are trials: when
+all of them have their rows, the best is judged on the test images with each of these seeds (`Plan`).
 
 Accuracy is that of the last epoch, on all images of the part that the cell is judged on; `pretrain_epochs` of a cell's
 `epochs` train the dense network that a one-shot method begins with, so equal `epochs` are equal work.
@@ -17,7 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from subp import models
 from subp.data import named_datasets, transforms
 from subp.data.loaders import Data, datasets, from_tensors, stratified_split
 from subp.pruning.budget.macs import count_macs
@@ -34,11 +36,13 @@ from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
 from subp.pruning.settings import PruningOptions, flat
 from subp.training.config import Config
-from subp.training.trainer import MODEL, train
+from subp.training.run_files import CHECKPOINT, MODEL
+from subp.training.trainer import train
 from subp_contract.documents import LARGEST, of_kind, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import read_file, write_atomically
 
+TRAINED = "trained.json"  # what the row of a trained cell holds
 WATCHED = 500  # validation images after each epoch; all of them after the last
 
 # A dense network's folder is named by a hash of the values of these settings, in this order, and of those added since,
@@ -101,6 +105,11 @@ class Cell:
         return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
     @property
+    def training_key(self) -> str:
+        """Of what the network depends on: the same whichever images it is judged on."""
+        return replace(self, judged_on="test").key
+
+    @property
     def images(self) -> int:
         """Seen in training."""
         return self.epochs * self.train_images
@@ -112,6 +121,31 @@ class Grid(msgspec.Struct, forbid_unknown_fields=True):
     cells: list[dict]
     defaults: dict = {}
     about: str = ""
+    seeds: list[int] = []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that a grid's file lists, and the seeds with which the best of each set of trials is judged."""
+
+    cells: list[Cell]
+    seeds: tuple[int, ...] = ()
+
+    def sets(self, rows: list[dict]) -> list[list[Cell]]:
+        """All cells as far as these rows tell them, in sets that differ in their learning rate alone, each followed by
+        what its best one is judged by.
+        """
+        accuracies = {row["cell"]: float(row["accuracy"]) for row in rows}
+        alike: dict[Cell, list[Cell]] = {}
+        for cell in self.cells:
+            alike.setdefault(replace(cell, lr=0.0, variant=""), []).append(cell)
+        return [[*cells, *self._judged(cells, accuracies)] for cells in alike.values()]
+
+    def _judged(self, trials: list[Cell], accuracies: dict[str, float]) -> list[Cell]:
+        if any(cell.judged_on == "test" or cell.key not in accuracies for cell in trials):
+            return []
+        best = max(trials, key=lambda cell: accuracies[cell.key])
+        return [replace(best, seed=seed, judged_on="test") for seed in self.seeds]
 
 
 COLUMNS = (
@@ -133,7 +167,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_grid(path: Path) -> list[Cell]:
-    """The cells of a grid file, in order. Raises UserError, saying where, for one that cannot be read."""
+    """The cells that a grid's file lists, in order. Raises UserError, saying where, for one that cannot be read."""
+    return read_plan(path).cells
+
+
+def read_plan(path: Path) -> Plan:
+    """What a grid's file holds. Raises UserError, saying where, for one that cannot be read."""
     content = read_file(path, LARGEST)
     try:
         grid = of_kind(yaml.load(content, _Loader), Grid, f"the grid {path}")
@@ -147,7 +186,7 @@ def read_grid(path: Path) -> list[Cell]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not a grid of cells: {shown(repr(error))}") from error
     cells = [cell for number, entry in enumerate(entries) for cell in _expanded(entry, f"cell {number + 1} of {path}")]
-    return list({cell.key: cell for cell in cells}.values())
+    return Plan(list({cell.key: cell for cell in cells}.values()), tuple(grid.get("seeds", ())))
 
 
 def _expanded(entry: dict, where: str) -> Iterator[Cell]:
@@ -173,11 +212,32 @@ def _expanded(entry: dict, where: str) -> Iterator[Cell]:
 
 
 def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda line: None) -> dict:
-    """Trains the cell and returns its row. Dense networks to begin with are kept in `work`, for other cells too."""
-    data, started = load(cell, root), time.perf_counter()
+    """Trains the cell and returns its row. Networks are kept in `work`: one that is judged on other images is not
+    trained again, one that was cut off goes on, and dense ones to begin with serve other cells too.
+    """
+    data, folder = load(cell, root), work / f"cell-{cell.training_key}"
+    if not (folder / TRAINED).exists():
+        about = _trained(cell, data, folder, work, tell)
+        write_atomically(folder / TRAINED, json.dumps(about).encode())
+    channels = data.preprocessing.shape[0]
+    model = models.create(cell.network, len(data.classes), channels, folder / MODEL).eval()
+    return {
+        **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
+        **json.loads((folder / TRAINED).read_bytes()),
+        "cell": cell.key,
+        "accuracy": round(accuracy(model, data), 5),
+        "options": json.dumps(
+            dict(cell.options)
+            | {name: getattr(cell, name) for name in ("batch_size", "lr", "pretrain_epochs", "pretrain_lr")}
+        ),
+    }
+
+
+def _trained(cell: Cell, data: Data, folder: Path, work: Path, tell: Callable[[str], None]) -> dict:
+    """Leaves the network in the folder; the part of its row that does not depend on what it is judged on."""
+    started = time.perf_counter()
     common = {"model": cell.network, "batch_size": cell.batch_size, "seed": cell.seed}
     weights = _pretrained(cell, data, work, common, tell) if cell.pretrain_epochs else None
-    options = dict(cell.options)
     config = Config.of(
         {
             **common,
@@ -186,24 +246,19 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
             "sparsity": cell.sparsity,
             "epochs": cell.epochs - cell.pretrain_epochs,
             "lr": cell.lr,
-            **options,
+            **dict(cell.options),
         }
     )
-    result = train(watched(data, cell.seed), config, weights=weights)
-    rate = sum(row["images_per_s"] for row in result.history) / len(result.history)
+    resume = (folder / CHECKPOINT).exists()
+    result = train(watched(data, cell.seed), config, weights=None if resume else weights, output=folder, resume=resume)
+    (folder / CHECKPOINT).unlink()
     kept, macs = _shares(result.model, data)
     return {
-        **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
-        "cell": cell.key,
-        "accuracy": round(accuracy(result.model, data), 5),
         "train_accuracy": round(result.history[-1]["train_accuracy"], 5),
         "density": round(kept, 5),
         "mac_share": round(macs, 5),
-        "images_per_s": round(rate),
+        "images_per_s": round(sum(row["images_per_s"] for row in result.history) / len(result.history)),
         "seconds": round(time.perf_counter() - started),
-        "options": json.dumps(
-            options | {name: getattr(cell, name) for name in ("batch_size", "lr", "pretrain_epochs", "pretrain_lr")}
-        ),
     }
 
 
@@ -289,10 +344,10 @@ def _pixels(image, size: int) -> Tensor:
     return pixels.permute(2, 0, 1).contiguous()
 
 
-def watched(data: Data, seed: int) -> Data:
-    """The same with a part of the validation images, which is enough to follow a run."""
+def watched(data: Data, seed: int, count: int = WATCHED) -> Data:
+    """The same with so many of the validation images, which is enough to follow a run."""
     images, labels = data.val.tensors
-    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:WATCHED]
+    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
     return from_tensors(data.train.tensors, (images[some], labels[some]), data.classes, data.mirror)
 
 

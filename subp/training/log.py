@@ -4,21 +4,23 @@ import csv
 import io
 from pathlib import Path
 
+from subp_contract.distribution import install
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 
 
 def write_csv(path: Path, history: list[dict]) -> None:
-    """One CSV line an epoch. The file is replaced as a whole: it never ends in half a line."""
+    """One CSV line an epoch, which count from 1 here. The file is replaced as a whole: it never ends in half a line."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(history[0]))
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows({**row, "epoch": row["epoch"] + 1} for row in history)
     write_atomically(path, text.getvalue().encode())
 
 
 class Scalars:
-    """TensorBoard's event files in `folder`, one point an epoch for each number of the history.
+    """TensorBoard's event files in `folder`, one point an epoch, from 1 on, for each number of
+    the history.
 
     epochs: done before; points of later ones, which a killed run may have left, are dropped
     Raises UserError where TensorBoard is not installed.
@@ -28,11 +30,11 @@ class Scalars:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError("TensorBoard is not installed: pip install 'subp[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder), purge_step=epochs)
+            raise UserError(f"TensorBoard is not installed: {install('tensorboard')}") from error
+        self._writer = SummaryWriter(str(folder), purge_step=epochs + 1)
 
     def write(self, row: dict) -> None:
         """An entry of the history, on the disk when this returns."""
         for name in row.keys() - {"epoch"}:
-            self._writer.add_scalar(name, row[name], row["epoch"])
+            self._writer.add_scalar(name, row[name], row["epoch"] + 1)
         self._writer.flush()

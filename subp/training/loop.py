@@ -3,11 +3,13 @@
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from subp.training.distributed import ALONE, Ranks
 from subp.training.precision import Precision
@@ -28,6 +30,13 @@ def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> floa
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return peak * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps))) / 2
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network whose weights are to become a moving average of the network's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
+        return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def train_epoch(

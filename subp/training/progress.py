@@ -6,7 +6,7 @@ import rich.progress as bars
 from rich.console import Console
 
 from subp.pruning.channels.rearrange import LayerReport
-from subp.pruning.sparsifier import LayerState
+from subp.pruning.summary import LayerState
 from subp_contract.documents import shown
 
 
@@ -67,6 +67,14 @@ class Progress:
     def quantises(self, epochs: int) -> None:
         """From here on the network trains for 8 bits."""
         self._print(f"the last {epochs} of {self.epochs} epochs train for 8 bits, zeros stay where they are")
+
+    def built(self, done: int, of: int) -> None:
+        """So many of the functions are built that this machine computes steps without zeros by, once for all runs."""
+        if not done:
+            self._print(f"builds {of} kernels for this machine; later runs find them")
+            self._bar.reset(self._task, total=of, description=f"{self.label}kernels built")
+        else:
+            self._bar.advance(self._task)
 
     def batches(self, epoch: int, steps: int) -> None:
         """An epoch of so many batches begins."""

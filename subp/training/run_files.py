@@ -13,8 +13,10 @@ from subp.training import checkpoint, log
 from subp.training.checkpoint import Checkpoint
 from subp.training.config import MACHINE, Config, as_typed, up_to_date
 from subp_contract.errors import UserError, require
+from subp_contract.files import write_atomically
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
+SETTINGS = "config.yaml"
 
 
 class Run(Protocol):
@@ -30,8 +32,10 @@ class RunFiles:
     a run can be resumed from the beginning.
     """
 
-    def __init__(self, output: Path, run: Run, tensorboard: bool) -> None:
+    def __init__(self, output: Path, run: Run, tensorboard: bool, settings: str | None = None) -> None:
         _make_folder(output)
+        if settings is not None:
+            write_atomically(output / SETTINGS, settings.encode())
         self._output, self._run = output, run
         self._scalars = log.Scalars(output / TENSORBOARD, len(run.history)) if tensorboard else None
         if run.history:  # the run may have ended between checkpoint and log

@@ -15,7 +15,6 @@ seed alone (seeds.py), and an epoch cut short is done again from its start.
 """
 
 import copy
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from subp import models
 from subp.common.seeds import derived_seed
@@ -38,7 +36,7 @@ from subp.training.checkpoint import Checkpoint
 from subp.training.config import Config
 from subp.training.distributed import Ranks
 from subp.training.fake_quantised import FakeQuantised
-from subp.training.loop import evaluate, learning_rate, parameter_groups, train_epoch
+from subp.training.loop import averaged, evaluate, learning_rate, parameter_groups, train_epoch
 from subp.training.precision import Precision
 from subp.training.progress import Progress
 from subp.training.run_files import (
@@ -78,6 +76,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    settings: str | None = None,
 ) -> Result:
     """One whole run.
 
@@ -86,6 +85,7 @@ def train(
     output:    folder for checkpoint, log and folded model, made if need be
     resume:    go on from the checkpoint in `output`
     progress:  where to tell how it goes; None: nowhere
+    settings:  what the folder shall hold as config.yaml
     """
     require(
         weights is None or (model is None and not resume),
@@ -103,10 +103,12 @@ def train(
         saved = checkpoint.load_run(output / CHECKPOINT) if output and resume else None
         if saved:
             require_same_run(saved.metadata, data, config, model)
-        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress)
+        return _trained(_Run(data, config, model, weights, ranks), saved, output, progress, settings)
 
 
-def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress) -> Result:
+def _trained(
+    run: "_Run", saved: Checkpoint | None, output: Path | None, progress: Progress, settings: str | None
+) -> Result:
     """The run from its first epoch, or the one after `saved`, to its end. What it held is free when this returns."""
     config, ranks = run.config, run.ranks
     if saved:
@@ -115,8 +117,10 @@ def _trained(run: "_Run", saved: Checkpoint | None, output: Path | None, progres
         progress.layers(run.sparsifier.summary())
         if run.sparsifier.rearranged and not run.history:
             progress.rearranged(run.sparsifier.rearranged)
-    files = RunFiles(output, run, config.tensorboard) if output and ranks.first else None
+    files = RunFiles(output, run, config.tensorboard, settings) if output and ranks.first else None
     with progress.run(config.epochs, len(run.history)):
+        if config.sparse_compute and len(run.history) < config.float_epochs:
+            run.prepare(progress)
         for epoch in range(len(run.history), config.epochs):
             run.epoch(epoch, progress)
             if files:
@@ -176,7 +180,7 @@ class _Run:
         }
         # Made of the masked model, whose masks and statistics it takes over as they are: only weights are averaged.
         # (Masks that follow the weights follow the average's, once an epoch.)
-        self.average = self._averaged() if config.ema else None
+        self.average = averaged(self.model, config.ema) if config.ema else None
         self.folded: nn.Module | None = None  # once the run trains for 8 bits: what `model` is made of then
         self._density = 1.0  # once masks are folded, or without any
         self._network = cast(nn.Module, torch.compile(model)) if config.compile else model  # typed as a function
@@ -220,19 +224,24 @@ class _Run:
         else:
             checkpoint.fill(self.model, saved.model, what)
         for name, parameter in self.model.named_parameters():
-            if name in saved.optimizer:
-                require(
-                    saved.optimizer[name].shape == parameter.shape,
-                    f"the run to resume is damaged: the momentum of {name} is {list(saved.optimizer[name].shape)}",
-                )
-                self.optimizer.state[parameter]["momentum_buffer"] = saved.optimizer[name].to(parameter.device)
+            if (momentum := saved.optimizer.get(name)) is not None:
+                damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
+                require(momentum.shape == parameter.shape, damage)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         if self.folded and saved.average:
-            self.average = self._averaged()
+            self.average = averaged(self.model, self.config.ema)
         if self.average:
             checkpoint.fill(self.average.module, saved.average, "the averaged weights of the run to resume")
             self.average.n_averaged.fill_(len(self.history))  # no more is asked of it than whether it is 0
         if "scaler" in saved.metadata:
             self.precision.scaler.load_state_dict(saved.metadata["scaler"])
+
+    def prepare(self, progress: Progress) -> None:
+        """Has built what steps by kernels will call."""
+        images = torch.zeros(1, *self.data.preprocessing.shape)
+        batch = train_batch_size(self.data, self.loading)
+        for part in {len(part) for part in torch.arange(batch).tensor_split(min(self.config.accumulate, batch))}:
+            sparse_compute.prepare(self.model, images.expand(part, -1, -1, -1), progress.built)
 
     def epoch(self, epoch: int, progress: Progress) -> None:
         """Trains and evaluates; a new entry in the history."""
@@ -263,7 +272,7 @@ class _Run:
 
         def after_step() -> None:
             if config.ema and not self.average:
-                self.average = self._averaged()
+                self.average = averaged(self.model, config.ema)
             if self.average:
                 self.average.update_parameters(self.model)
             progress.advance()
@@ -293,11 +302,6 @@ class _Run:
             progress.skipped(sentence)
         density = self.sparsifier.density if self.sparsifier and not self.folded else self._density
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
-
-    def _averaged(self) -> AveragedModel:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch.export's own code
-            return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
 
     def _train_for_8_bits(self, state: dict[str, Tensor] | None = None) -> None:
         """Folds the network and goes on with one that rounds to 8 bits, in float32, as the rounding is, and as PyTorch

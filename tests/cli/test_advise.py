@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from subp.cli.advise import command
 from subp_contract.errors import UserError
 
-FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "50,90"]
+FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "0.5,0.9"]
 
 
 def call(*arguments):
@@ -55,7 +55,8 @@ def test_another_file_than_one_of_results_is_told(content, tmp_path):
 
 
 def test_wrong_input_is_told():
-    with pytest.raises(UserError, match="sparsities are per cent below 100, not 100"):
-        call("resnet20", "--sparsity", "100")
+    for given, words in (("75", "75 is no fraction from 0 to below 1; write 0.75 for 75 %"), ("a", "not a list of fr")):
+        result = call("resnet20", "--sparsity", given)
+        assert result.exit_code == 2 and words in result.output
     with pytest.raises(UserError, match=r"neither a file nor a network resnet21 .did you mean resnet"):
         call("resnet21", *FEW)

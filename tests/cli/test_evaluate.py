@@ -11,7 +11,8 @@ from torch import nn
 
 from subp import cli
 from subp.data.loaders import datasets
-from subp.data.transforms import Preprocessing, evaluation
+from subp.data.preprocessing import Preprocessing
+from subp.data.transforms import evaluation
 from subp.training import checkpoint
 from subp.training.checkpoint import Checkpoint
 

@@ -60,7 +60,7 @@ def test_a_file_is_packed_tuned_and_advised_on(folder, monkeypatch, run):
     run("bundle", folder / "net.so", "-o", folder / "net.tar.gz")
     assert (folder / "net.tar.gz").is_file()
     assert "kernels" in run("tune", net, "--records", folder / "log", "--trials", 1, "--threads", 1, "--minutes", "0.1")
-    assert "1x8" in run("advise", net, "--n", 8, "--sparsity", 50)
+    assert "1x8" in run("advise", net, "--n", 8, "--sparsity", 0.5)
 
 
 def broken(folder):

@@ -64,6 +64,31 @@ def test_auto_tells_what_it_chose(program, tmp_path, capsys):
     assert manifest["precision"] == "float32" and manifest["decision"] in told.replace("\n", " ")
 
 
+def test_a_named_network_needs_no_data_for_its_times(tmp_path, capsys):
+    """Its weights are random, so the images may be: told, and the precision wherever the file is described."""
+    output = tmp_path / "net.so"
+    small = ["resnet20", "--size", "16", "--threads", "1", "-o", str(output), "--no-check"]
+    assert exit_code(["compile", *small, "--precision", "int8"]) == 0
+    told = capsys.readouterr().out
+    assert "resnet20: calibrated on random images, which will do for its times" in told and ", int8, input" in told
+    assert read_manifest(output)[0]["precision"] == "int8"
+    assert exit_code(["inspect", str(output)]) == 0
+    assert "int8" in capsys.readouterr().out
+    assert exit_code(["bundle", str(output), "-o", str(tmp_path / "net.tar.gz")]) == 0
+    assert ", int8, " in capsys.readouterr().out
+
+
+def test_what_calibrates_nothing_is_refused(program, tmp_path, capsys):
+    given = {"compile": ["-o", tmp_path / "net.so"], "tune": ["--records", tmp_path / "records"]}
+    for command, options in given.items():
+        assert exit_code(list(map(str, [command, program, *options, "--calibrate", "digits"]))) == 2
+        assert "--calibrate is for --precision int8 or auto" in capsys.readouterr().err
+        assert exit_code(list(map(str, [command, program, *options, "--precision", "int8"]))) == 2
+        assert "precision int8 takes calibration data" in capsys.readouterr().err
+    assert exit_code(["advise", "resnet20", "--precision", "auto"]) == 2
+    assert "precision auto is chosen as a network is compiled" in capsys.readouterr().err
+
+
 def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
     tvm_sched.compile(network, X, threads=1).save(tmp_path / "net.so")
     rows = tmp_path / "rows.json"

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -224,3 +226,47 @@ def test_what_cannot_be_run_is_told_first(network, colours, tmp_path, capsys):
     several = ["run", net, tmp_path / "x.npy", tmp_path / "x.npy"]
     assert "give one file of arrays" in refused(several, capsys)
     assert "is for classes of images" in refused(["run", net, tmp_path / "x.npy", "-o", tmp_path / "y.csv"], capsys)
+
+
+def test_neither_pytorch_nor_the_compiler_is_imported(network, given, tmp_path):
+    """They take seconds."""
+    np.savez(tmp_path / "x.npz", **given)
+    code = f"from subp import cli; assert cli.exit_code(['run', {str(network[1])!r}, {str(tmp_path / 'x.npz')!r}]) == 0"
+    report = (
+        "import sys; print([module for module in ('torch', 'torchvision', 'tvm', 'scipy') if module in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", f"{code}; {report}"], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]" and "maps" in run.stdout
+
+
+class Ranks(nn.Module):
+    """What TVM computes by a function of its libraries."""
+
+    def forward(self, x):
+        return torch.sort(x, dim=-1)
+
+
+def test_what_a_network_calls_of_tvms_libraries_is_there(tmp_path):
+    x = torch.randn(2, 5)
+    tvm_sched.compile(Ranks(), x, threads=1).save(tmp_path / "ranks.so")
+    np.save(tmp_path / "x.npy", x.numpy())
+    files = [str(tmp_path / name) for name in ("ranks.so", "x.npy", "y.npz")]
+    code = f"from subp import cli; assert cli.exit_code(['run', *{files[:2]}, '-o', {files[2]!r}]) == 0"
+    subprocess.run([sys.executable, "-c", f"{code}; import tvm; {code}"], check=True)
+    assert np.array_equal(np.load(files[2])["values"], x.sort(-1).values)
+
+
+def test_pytorch_may_follow(network):
+    """Though the runtime came without it: its tensors are taken and given."""
+    path = str(network[1])
+    code = f"""
+from tvm_sched import runtime_library
+with runtime_library.without_pytorch():
+    runtime_library.ffi()
+import torch, tvm_sched, tvm
+from tvm_sched.signature import check_inputs
+network = tvm_sched.load({path!r})
+inputs = [torch.from_numpy(each) for each in check_inputs(network.signature.inputs, 3)]
+assert torch.equal(network.run_flat(inputs)[0], inputs[0] * 2)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -61,6 +61,17 @@ def test_each_of_our_builds_has_a_profile_that_names_its_layer(layers):
         assert not any("transpose" in kernel for kernel in kernels)  # a layer alone is measured as inside a network
 
 
+def test_weights_of_16_bits_are_measured_as_such(tmp_path, capsys):
+    suite = {"layers": [{"name": "classifier", "in": 256, "out": 64}], "sparsity": [0], "seconds": 0.1}
+    (tmp_path / "own.json").write_text(json.dumps(suite))
+    options = ["--weights", "float16", "--json", str(tmp_path / "out.json")]
+    assert cli.exit_code(["bench", "--suite", str(tmp_path / "own.json"), *options]) == 0
+    (row,) = json.loads((tmp_path / "out.json").read_text())["measurements"]
+    assert (row["weights"], row["precision"]) == ("float16", "float32") and "float16" in capsys.readouterr().out
+    assert cli.exit_code(["bench", "--suite", "quick", "--weights", "float16", "--precision", "int8"]) == 2
+    assert "leave out one of the two" in capsys.readouterr().err
+
+
 def test_the_machine_and_the_cost_of_calls_are_told(layers):
     content = layers[1]
     assert content["machine"]["cpu"] and len(content["machine"]["cpus"]) == 1

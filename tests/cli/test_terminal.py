@@ -19,9 +19,9 @@ def a_table(columns: int) -> Table:
     return table
 
 
-def printed(table: Table, width: int) -> str:
+def printed(table: Table, width: int, terminal: bool = True) -> str:
     output = io.StringIO()
-    show(table, Console(file=output, width=width, color_system=None))
+    show(table, Console(file=output, width=width, color_system=None, force_terminal=terminal))
     return output.getvalue()
 
 
@@ -41,3 +41,13 @@ def test_a_column_wider_than_the_terminal_is_folded():
     table.add_row("conv1", "because " * 20 + "of this")
     told = printed(table, 40)
     assert max(map(len, told.splitlines())) <= 40 and "…" not in told and told.count("because") == 20
+
+
+def test_to_a_pipe_goes_a_line_a_row_without_frames():
+    title, header, *rows, footer, caption = printed(a_table(40), 10_000, terminal=False).splitlines()
+    assert (title.strip(), caption.strip()) == ("a title", "a caption")
+    assert header.split() == ["layer", *(word for number in range(40) for word in ("column", str(number)))]
+    assert [row.split() for row in rows] == [
+        [f"features.{row}.conv", *(f"{row}-{number}" for number in range(40))] for row in range(3)
+    ]
+    assert footer.split()[:3] == ["total", "sum", "0"]

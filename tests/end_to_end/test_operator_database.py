@@ -32,7 +32,7 @@ REFUSED = {"fft.rfft2": "fft", "nonzero": "nonzero", "normal": "normal", "linalg
 
 @pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name, dtypes in RIGHT.items() for dtype in dtypes])
 def test_an_operator_has_pytorchs_numbers(name, dtype):
-    rows = [judged_sample(module) for module in op_db.operators()[name].samples(dtype, 3, seed=1)]
+    rows = [judged_sample(module) for module in op_db.operators()[name].samples(dtype, 2, seed=1)]
     assert any(row["verdict"] == "right" for row in rows)
     assert [row["said"] for row in rows if row["verdict"] != "right" and row["kind"] != "random"] == []
 

@@ -203,7 +203,7 @@ def test_computes_what_pytorch_does(name, n, density, batch):
 
 
 @pytest.mark.parametrize("n", [4, 8, 16, 32, 64])
-@pytest.mark.parametrize("density", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("density", [0.01, 0.5])
 def test_every_block_size_from_one_block_to_all(n, density):
     torch.manual_seed(1)
     layers = [

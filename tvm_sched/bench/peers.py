@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subp_contract.distribution import install
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
 from tvm_sched.targets import cpu_flags
@@ -33,7 +34,7 @@ def package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"the package '{name}' is not installed: pip install 'subp[peers]' brings it") from None
+        raise UserError(f"the package '{name}' is not installed: {install('peers')} brings it") from None
 
 
 def quantised(model: bytes, network: "Network") -> bytes:

@@ -78,6 +78,7 @@ COLUMNS = {
     "sparsity": lambda row: f"1x{row.n} {row.sparsity:.0%}" if row.n else "-",
     "threads": lambda row: str(row.threads),
     "precision": lambda row: "-" if row.precision == "float32" else row.precision,
+    "weights": lambda row: "-" if row.weights == "float32" else row.weights,
     "median ms": lambda row: f"{row.median_ms:.3f}",
     "p90 ms": lambda row: f"{row.p90_ms:.3f}",
     "x best dense": lambda row: number(row.ratio_to_best_dense, ".2f"),

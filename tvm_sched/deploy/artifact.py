@@ -15,7 +15,7 @@ from subp_contract import files
 from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
-from tvm_sched import runtime
+from tvm_sched import runtime, runtime_library
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
@@ -175,11 +175,8 @@ class Artifact:
 
     def _start(self) -> None:
         """Makes the machine."""
-        import tvm
-        from tvm import relax
-
         require_this_machine(self.manifest, "the network")
-        self._machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        self._machine = runtime_library.virtual_machine(self._executable)
         if prepare := self.manifest["prepare"]:
             self._prepared = self._machine[prepare]()
 
@@ -278,9 +275,6 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     Raises UserError for a file that is missing, damaged, foreign, or made for another CPU, and for more threads than
     this process may use.
     """
-    import tvm  # noqa: F401, makes the loader of its executables known
-    import tvm_ffi
-
     path = path_of("the file to load", path)
     if threads is not None:
         runtime.require_threads(threads)
@@ -292,7 +286,7 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
             # Of a name that it knows the system's loader gives what it has, though the file was replaced.
             alias = folder / "net.so"
             alias.symlink_to(Path(path).resolve())
-            executable = tvm_ffi.load_module(alias, keep_module_alive=False)
+            executable = runtime_library.ffi().load_module(alias, keep_module_alive=False)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
     return Artifact(executable, manifest, threads=threads, path=Path(path).resolve())

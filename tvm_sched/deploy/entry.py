@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from subp_contract.errors import UserError
+from tvm_sched import runtime_library
 from tvm_sched.signature import TensorSpec, numpy_dtype, type_name
 
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
@@ -146,20 +147,26 @@ def as_tvm(array: np.ndarray) -> Any:
     """TVM's tensor over an array's memory; DLPack of NumPy does not know bfloat16, and where there are no elements
     gives strides that TVM does not take.
     """
-    import tvm
-
+    ffi = runtime_library.ffi()
     if not array.size:
-        return tvm.runtime.empty(array.shape, array.dtype.name)
+        flat = ffi.from_dlpack(np.zeros(1, array.dtype if array.dtype.name != BFLOAT16 else "uint16"))
+        return view(flat, array.shape, array.dtype.name)
     if array.dtype.name != BFLOAT16:
-        return tvm.runtime.from_dlpack(array)
-    return tvm.runtime.from_dlpack(array.view("uint16"))._create_view(array.shape, BFLOAT16)
+        return ffi.from_dlpack(array)
+    return view(ffi.from_dlpack(array.view("uint16")), array.shape, BFLOAT16)
+
+
+def view(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+    """TVM's tensor of that shape and dtype over the memory of another."""
+    ffi = runtime_library.ffi()
+    return ffi.get_global_func("runtime.TVMTensorCreateView")(tensor, ffi.Shape(shape), ffi.dtype(dtype), 0)
 
 
 def as_numpy(tensor: Any) -> np.ndarray:
     """An array over the memory of TVM's tensor."""
     if str(tensor.dtype) != BFLOAT16:
         return np.from_dlpack(tensor)
-    return np.from_dlpack(tensor._create_view(tensor.shape, "uint16")).view(numpy_dtype(BFLOAT16))
+    return np.from_dlpack(view(tensor, tensor.shape, "uint16")).view(numpy_dtype(BFLOAT16))
 
 
 def copied(tensor: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from tvm_ffi import structural_hash
 from tvm_sched import codegen, pipeline
 from tvm_sched.estimation import machine_model
 from tvm_sched.kernels import Kernel, kernel_of, seen_by
-from tvm_sched.records.database import workload
+from tvm_sched.records.database import known_as, workload
 from tvm_sched.targets import Target
 
 LOOKS = 24  # of a kernel's tiles, its own estimate's best first
@@ -86,7 +86,7 @@ class Estimator:
 
     def guess(self, func: PrimFunc) -> Guess | None:
         """The best tile of a function; None for one that no kernel of ours computes."""
-        key = structural_hash(workload(func))
+        key = structural_hash(known_as(func))
         if key not in self.guesses:
             self.guesses[key] = self.best(func)
         return self.guesses[key]

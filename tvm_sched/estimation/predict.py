@@ -21,7 +21,7 @@ from tvm_ffi import structural_hash
 
 from tvm_sched.estimation.estimate import Board, Call, calls, total_cycles
 from tvm_sched.kernels import Kernel, kernel_of, seen_by
-from tvm_sched.records.database import workload
+from tvm_sched.records.database import known_as, workload
 from tvm_sched.records.recorded import KnownRecords
 from tvm_sched.targets import Target
 
@@ -49,7 +49,7 @@ def predict(
 ) -> dict[Hashable, Prediction]:
     """The prediction of each network, given as fused, not yet scheduled functions (`pipeline.fused`)."""
     made_of = {
-        key: [(call, structural_hash(workload(call.func))) for call in calls(mod)] for key, mod in networks.items()
+        key: [(call, structural_hash(known_as(call.func))) for call in calls(mod)] for key, mod in networks.items()
     }
     met: dict[int, Known] = {}
     for network in made_of.values():

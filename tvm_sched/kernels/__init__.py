@@ -1,8 +1,8 @@
 """One file a kernel: the compute, the schedule as rewrites with a tile, the tiles worth trying, best guess first; and
 what they share. `base.py` says what a kernel is, `KERNELS` lists them; the compiler knows them by nothing else.
 
-`rewrites/`: steps of schedules; `generic/`: schedules for functions that hold no kernel of ours. May import `targets`
-and `subp_contract`, and nothing else of the package.
+`narrow/`, `integer/`: those for narrow blocks, and for 8 bits; `rewrites/`: steps of schedules; `generic/`: schedules
+for functions that hold no kernel of ours. May import `targets` and `subp_contract`, and nothing else of the package.
 """
 
 import tvm_ffi
@@ -14,19 +14,19 @@ from tvm_sched.kernels import (
     columns_conv2d,
     depthwise_conv2d,
     direct_conv2d,
-    pixel_lanes_conv2d,
     space_to_depth,
     winograd_conv2d,
-    winograd_lanes_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
 from tvm_sched.kernels.integer import integer_linear, planar_conv2d, planar_depthwise, planar_pool, planar_stem
+from tvm_sched.kernels.narrow import pixel_lanes_conv2d, planes_conv2d, winograd_lanes_conv2d
 from tvm_sched.targets import Target
 
 KERNELS: list[Kernel] = [
     depthwise_conv2d.KERNEL,
     direct_conv2d.KERNEL,
     pixel_lanes_conv2d.KERNEL,
+    planes_conv2d.KERNEL,
     columns_conv2d.KERNEL,
     winograd_conv2d.KERNEL,
     winograd_lanes_conv2d.KERNEL,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, log2
 
-from tvm_sched.kernels import KERNELS, winograd_conv2d, winograd_lanes_conv2d
+from tvm_sched.kernels import KERNELS, winograd_conv2d
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.layer import Layer, longest_row
+from tvm_sched.kernels.narrow import winograd_lanes_conv2d
 from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.space_to_depth import SpaceToDepth
 from tvm_sched.planning.explain import LayerChoice

@@ -7,10 +7,11 @@ thread has ceil(extent / T) * T / extent times the mean, and with an extent of 1
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING
 
-import tvm_ffi
-from tvm import tirx
-from tvm.tirx import PrimFunc
+if TYPE_CHECKING:
+    from tvm import tirx
+    from tvm.tirx import PrimFunc
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ def busiest(extent: int, threads: int) -> float:
     return ceil(extent / threads) * threads / extent
 
 
-def parallel_loops(func: PrimFunc) -> list[ParallelLoop]:
+def parallel_loops(func: "PrimFunc") -> list[ParallelLoop]:
     """The parallel loops of a scheduled function, in the order in which they are met."""
+    import tvm_ffi
+    from tvm import tirx
+
     found: list[ParallelLoop] = []
 
-    def walk(node: tirx.Stmt, times: int) -> None:
-        def visit(loop: tirx.For) -> tvm_ffi.WalkResult:
+    def walk(node: "tirx.Stmt", times: int) -> None:
+        def visit(loop: "tirx.For") -> tvm_ffi.WalkResult:
             extent = int(loop.extent) if isinstance(loop.extent, tirx.IntImm) else 1  # of a scan: known as it runs
             if loop.kind == tirx.ForKind.PARALLEL:
                 found.append(ParallelLoop(extent, times))

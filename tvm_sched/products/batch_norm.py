@@ -11,7 +11,6 @@ over them, and threads share channels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tvm import IRModule, tirx
 from tvm.ir import Expr
@@ -19,25 +18,11 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
 from tvm_sched.products.emit import Vectors, argument, loop, memory, module, shared
-from tvm_sched.products.problem import BYTES
+from tvm_sched.products.problem import BYTES, Norm
 from tvm_sched.targets import Target
 
 FORWARD, BACKWARD = "batch_norm", "batch_norm_backward"
 TOGETHER = 8  # vectors of partial sums: a multiply-add need not wait for the one before
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Of `x [batch, channels, *]`, so many pixels in all."""
-
-    batch: int
-    channels: int
-    pixels: int
-    dtype: str = "float32"
-
-    def key(self) -> str:
-        """All of it in a line."""
-        return repr(self)
 
 
 def forward(norm: Norm, _tile: None, target: Target, _threads: int) -> IRModule:

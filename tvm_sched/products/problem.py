@@ -141,3 +141,17 @@ class Problem:
     def key(self) -> str:
         """All of it in a line."""
         return ",".join(f"{each.name}={getattr(self, each.name)}" for each in fields(self)).replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm of `x [batch, channels, *]`, so many pixels in all."""
+
+    batch: int
+    channels: int
+    pixels: int
+    dtype: str = "float32"
+
+    def key(self) -> str:
+        """All of it in a line."""
+        return repr(self)

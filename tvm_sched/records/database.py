@@ -2,8 +2,8 @@
 `database_tuning_record.json`.
 
 A record says: this function, on this target, ran so long with this trace of scheduling decisions. A function is looked
-up by its structure (shapes, block size, kept blocks a row, stride, epilogue), not by its weights or its pattern: any
-network that has the shape finds it.
+up by its structure (shapes, block size, kept blocks a row, stride, epilogue), not by its weights, its pattern or, in 8
+bits, its scales: any network that has the shape finds it.
 """
 
 import json
@@ -15,7 +15,8 @@ from statistics import median
 from typing import Annotated, Any
 
 import msgspec
-from tvm import IRModule
+import tvm_ffi
+from tvm import IRModule, ir, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
@@ -25,6 +26,7 @@ from tvm_ffi import structural_hash
 from subp_contract.documents import is_of_kind, shown
 from subp_contract.errors import Notice, UserError, first_line
 from subp_contract.scratch import scratch_folder
+from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records import traces
@@ -32,8 +34,10 @@ from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
 from tvm_sched.targets import Target, cpu_model
+from tvm_sched.targets.sizes import FLOAT32
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+NUMBERS = ("uint8", "int8", "int16")  # dtypes of a quantised network's numbers, and of what they are clipped as
 CPU = "model"  # TVM's name, in a record's target, for the CPU that it was measured on
 VERSION, MADE_WITH = "tag", "tvm-"  # a record's target is tagged with TVM's version: "tvm-0.27.0"
 
@@ -100,7 +104,7 @@ class Records(KnownRecords):
         """The best record of `func` on each number of threads that it was measured on, see `settled`; this CPU's model
         first. `onto` as the base's.
         """
-        mod, mine = workload(func if onto is None else onto), self.of(workload(func))
+        mod, mine = workload(func if onto is None else onto), self.of(known_as(func))
         found = []
         for threads in {record[2]["num-cores"] for record in mine}:
             measured = [record for record in mine if record[2]["num-cores"] == threads]
@@ -122,7 +126,7 @@ class Records(KnownRecords):
         """The records of `func` with the target's instructions on as many threads of this CPU's model, in the order in
         which they were made.
         """
-        mod = workload(func)
+        mod = known_as(func)
         own = self.target.cores, self.cpu
         mine = [
             record
@@ -138,7 +142,7 @@ class Records(KnownRecords):
         return [ms.database.TuningRecord.from_json(record, ms.database.Workload(mod)) for record in mine]
 
     def of(self, mod: IRModule) -> list[list]:
-        """The records of a kernel, `mod` as `workload` makes it, with the target's instructions, in order.
+        """The records of a kernel, `mod` as `known_as` makes it, with the target's instructions, in order.
 
         Records that are open to be added to have what other processes have added by now.
         """
@@ -154,7 +158,7 @@ class Records(KnownRecords):
         record[2][CPU], record[2][VERSION] = self.cpu, f"{MADE_WITH}{traces.version()}"
         with locked(self.folder, write=True):
             self.read()
-            number = self.numbers.get(structural_hash(workload(func)))
+            number = self.numbers.get(structural_hash(known_as(func)))
             if number is None:
                 number = len(self.workloads)
                 self.workload_lines.append(entry)
@@ -169,7 +173,7 @@ def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Ta
     with scratch_folder() as folder:
         files = [folder / name for name in (WORKLOADS, RECORDS)]
         database = ms.database.JSONDatabase(*map(str, files))
-        entry = database.commit_workload(workload(func))
+        entry = database.commit_workload(known_as(func))
         args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
         database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, entry, seconds, target.tvm(), args))
         line, (_, record) = [json.loads(file.read_bytes()) for file in files]
@@ -203,6 +207,23 @@ def workload(func: PrimFunc) -> IRModule:
     """`func` as a module of its own, free of the names and attributes that a network gave it."""
     bare = PrimFunc(func.params, func.body, func.ret_type)
     return IRModule({"main": bare.with_attrs({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})})
+
+
+def known_as(func: PrimFunc) -> IRModule:
+    """The workload under which records know `func`: of a kernel of integers one and the same whatever the scales, zero
+    points and limits of the network's numbers are, which stand in it as constants, and which time does not depend on.
+    (A curve's polynomial is of a degree that follows from them: that tells two apart.)
+    """
+    kernel = kernel_of(func)
+    if kernel is None or FLOAT32 in kernel.dtypes:
+        return workload(func)
+
+    def of_any(number: tirx.FloatImm | tirx.IntImm) -> ir.Expr:
+        dtype = str(number.ty.dtype)
+        return tirx.const(1, dtype) if isinstance(number, tirx.FloatImm) or dtype in NUMBERS else number
+
+    mapped = tvm_ffi.structural_map(func.body, ((tirx.FloatImm, tirx.IntImm), of_any))
+    return workload(PrimFunc(func.params, mapped, func.ret_type))
 
 
 def replayed(mod: IRModule, trace: list) -> Schedule:

@@ -33,6 +33,7 @@ from tvm_sched.records.database import (
     WORKLOADS,
     is_record,
     is_workload,
+    known_as,
     other_version,
     replayed,
     version_of,
@@ -79,7 +80,7 @@ class BestRecords(KnownRecords):
     def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
         """As the base's."""
         nearest: dict[int, dict] = {}
-        for line in sorted(self.lines.get(str(structural_hash(workload(func))), []), key=self.preference):
+        for line in sorted(self.lines.get(str(structural_hash(known_as(func))), []), key=self.preference):
             if other_version(line.get("tvm", ""), line["where"]):
                 continue
             nearest.setdefault(line["threads"], line)
@@ -185,7 +186,7 @@ def write_estimates(folder: Path, lines: list[dict]) -> int:
 
 
 def estimated(mod: IRModule, target: Target, seconds: float, tile: list[int]) -> dict:
-    """The line of a kernel whose tile was estimated; `mod` as `database.workload` makes it."""
+    """The line of a kernel whose tile was estimated; `mod` as `database.known_as` makes it."""
     return {
         "workload": str(structural_hash(mod)),
         "target": target.family,

@@ -74,7 +74,6 @@ class Costs:
     far_transposed_store_cycles: float = figure(10, CYCLES, "of a vector transposed back, the store buffer being full")
     lanes_step_cycles: float = figure(2.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
     barrier_cycles: float = figure(2500, CYCLES, "to set a second thread to work and wait for it")
-    rest_factor: float = figure(1.5, FACTOR, "loads of the pixels that a vector of them leaves over")
 
 
 WIDENING = {"float16": "widen_float16_cycles", "bfloat16": "widen_bfloat16_cycles"}  # by the dtype of weights
@@ -106,7 +105,6 @@ ZEN3 = Costs(
     far_transposed_store_cycles=0.708,
     lanes_step_cycles=0,
     barrier_cycles=2750,
-    rest_factor=1.47,
 )
 ZEN5 = Costs(
     "AMD Zen 5 (EPYC, AVX-512)",
@@ -132,7 +130,6 @@ ZEN5 = Costs(
     far_transposed_store_cycles=3.4,
     lanes_step_cycles=0,
     barrier_cycles=3040,
-    rest_factor=1.21,
 )
 NEOVERSE_N1 = Costs(
     "LLVM's model of the Neoverse N1; caches as on Zen 4",

@@ -28,7 +28,6 @@ from tvm_sched.planning.plan import Measured, Plan, Restriction, alternatives, c
 from tvm_sched.records.database import workload
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.targets import Target
-from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.tuning.tiles import LOOKS, Search, Space, Task
 
 HOPELESS = 1.5  # times the least of the first looks, from where on a form is not looked at again
@@ -100,19 +99,17 @@ class Forms:
 
 def measure_forms(
     imported: Imported,
-    target: Target,
-    dense: bool,
+    lowering: Callable[..., Compilation],
     missing: Mapping[str, Sequence[Plan]],
     search: Search,
     times: FormTimes,
     progress: Callable[[int, int, str], None],
-    weights: str = FLOAT32,
 ) -> list[FormResult]:
     """Measures the layers of these keys in the forms of their plans, and adds their times to `times`, one layer after
-    another until the search's deadline. `weights`: dtype in which they may be stored.
+    another until the search's deadline. `lowering`: makes a Compilation of a chooser (`choose`).
     """
     results = []
-    found = forms_of(imported, target, dense, missing, weights)
+    found = forms_of(imported, lowering, missing)
     for done, (key, forms) in enumerate(found.items()):
         progress(done, len(found), f"forms of {forms.layer}")
         if search.late:
@@ -128,7 +125,7 @@ def measure_forms(
 
 
 def forms_of(
-    imported: Imported, target: Target, dense: bool, missing: Mapping[str, Sequence[Plan]], weights: str = FLOAT32
+    imported: Imported, lowering: Callable[..., Compilation], missing: Mapping[str, Sequence[Plan]]
 ) -> dict[str, Forms]:
     """The layers of these keys, by key, in the forms of their plans, as the network has them. Of several layers with a
     key the function that is called most often stands for all.
@@ -137,7 +134,7 @@ def forms_of(
     told: dict[str, tuple[str, str]] = {}
     for number in range(max(map(len, missing.values()))):
         survey = Survey(lambda key: {}, number)
-        compilation = Compilation(target, dense=dense, weights=weights, choose=survey)
+        compilation = lowering(choose=survey)
         mod = pipeline.fused(imported, compilation)
         steps = {binding.var: binding for binding in pipeline.kernel_bindings(mod)}
         named = [(layer_of(var), var) for var in steps]

@@ -6,7 +6,7 @@ where it was.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from subp_contract.arguments import finite_number, path_of, whole_number
 from subp_contract.errors import UserError
 from tvm_sched import pipeline, runtime, targets
+from tvm_sched import precision as precisions
 from tvm_sched.frontend import torch_export
 from tvm_sched.frontend.sources import network_of
 from tvm_sched.pipeline import Compilation
@@ -56,6 +57,8 @@ def tune(
     minutes: float | None = None,
     seed: int = 0,
     dense: bool = False,
+    precision: str = FLOAT32,
+    calibration: Iterable[Any] | None = None,
     weights: str = FLOAT32,
     farm: Farm | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, task: None,
@@ -63,30 +66,39 @@ def tune(
     """Measures each distinct layer of the network in the forms worth trying, and up to `trials` tiles of each distinct
     kernel, on this machine or on the devices of `farm`, and appends them to the folder `records`.
 
-    Arguments are those of `compile`. minutes: stop after that time. seed: of the cost model. progress: called with
-    (steps done, steps in all, what is measured), once for the forms and then for the tiles. What `records` holds of
-    this CPU already counts as done. Raises UserError for a network that cannot be compiled, a target whose instructions
-    this machine lacks, or a farm that has no device left.
+    Arguments are those of `compile`; what precision 'auto' chooses is tuned in 'float32' and in 'int8', each in turn.
+    minutes: stop after that time. seed: of the cost model. progress: called with (steps done, steps in all, what is
+    measured), once for the forms and then for the tiles. What `records` holds of this CPU already counts as done.
+
+    Raises UserError for a network that cannot be compiled, a target whose instructions this machine lacks, or a farm
+    that has no device left.
     """
-    require_known(weights)
+    require_known(weights, precision)
+    if precision == precisions.AUTO:
+        raise UserError("precision auto is made of others: tune float32 and int8, each in turn")
     folder, trials = path_of("records", records), whole_number("trials", trials, least=1)
     if minutes is not None:
         finite_number("minutes", minutes, above=0)
     module, example_inputs = network_of(module, example_inputs)
     began = time.monotonic()
     target = targets.get(target)
+    numbers = precisions.of(precision, target)
+    target = precisions.with_flags(target, numbers)
     if farm:
         target = replace(target, cores=threads or target.cores)
         farm.threads = target.cores
     else:
         target = measurable_here(target, threads)
+    if numbers.before:
+        module = numbers.before(module, calibration, example_inputs, example_kwargs)
     imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
         database = Records(folder, target, create=True, cpu=runner.cpu)
         times = database.form_times
         survey = Survey(times.of)
-        compilation = Compilation(target, dense=dense, weights=weights, choose=survey)
+        lowering = partial(Compilation, target, dense=dense, weights=weights, precision=numbers)
+        compilation = lowering(choose=survey)
         mod = pipeline.fused(imported, compilation)
         measurer.target = target = compilation.target
         search = Search(target, database, measurer, trials, deadline, seed)
@@ -94,8 +106,8 @@ def tune(
         tasks: list[TaskResult] = []
         try:
             if missing := survey.missing(times.own):
-                forms = measure_forms(imported, target, dense, missing, search, times, progress, weights)
-                compilation = Compilation(target, dense=dense, weights=weights, choose=chooser(times.of))
+                forms = measure_forms(imported, lowering, missing, search, times, progress)
+                compilation = lowering(choose=chooser(times.of))
                 mod = pipeline.fused(imported, compilation)
             found = tasks_of(mod, compilation.choices)
             for index, task in enumerate(found):

@@ -29,7 +29,7 @@ from tvm_sched.kernels import kernel_of, seen_by
 from tvm_sched.kernels.base import MOST_TILES, Tile
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.select_kernels import Choices
-from tvm_sched.records.database import Records, workload
+from tvm_sched.records.database import Records, known_as, workload
 from tvm_sched.records.recorded import settled
 from tvm_sched.targets import Target
 from tvm_sched.tuning.measuring import Measurer
@@ -198,7 +198,7 @@ def tasks_of(mod: IRModule, choices: Choices | None = None) -> list[Task]:
         told = [(choices or {})[mark] for mark in marks[name]]
         layers = tuple(dict.fromkeys(choice.name for choice in told))
         task = Task(name, func, calls[name], layers, *((told[0].shape, told[0].kernel) if told else ()))
-        key = structural_hash(workload(func))
+        key = structural_hash(known_as(func))
         if known := found.get(key):
             task = replace(known, calls=known.calls + task.calls, layers=known.layers + layers)
         found[key] = task

@@ -20,7 +20,7 @@ from tvm_sched.pipeline import Built, Compilation
 from tvm_sched.planning.plan import Restrictions
 from tvm_sched.signature import Signature, TensorSpec, check_inputs
 from tvm_sched.targets import Target
-from tvm_sched.verification import diagnosis, ranges, rounding
+from tvm_sched.verification import diagnosis, ranges, rounding, widening
 from tvm_sched.verification.cases import Case, Finding, found
 from tvm_sched.verification.comparison import Agreement, blindness
 from tvm_sched.verification.host import runner, unable
@@ -39,7 +39,6 @@ class Verdict:
     tolerance: float | None = None  # that limit
     notes: tuple[str, ...] = ()  # sentences
     blind: str = ""  # one of them: that the network's outputs would hide errors
-    allowed: tuple[float | None, ...] = ()  # errors of each output for the random inputs, where more than the limit
 
 
 UNCHECKED = Verdict(False, notes=("not checked against PyTorch, as asked",))
@@ -80,9 +79,12 @@ class Check:
                 made = cls(imported, Reference(network, imported.signature), example)
         return made
 
-    def built(self, compilation: Compilation, rounds: int = ROUNDS) -> tuple[Built, Verdict]:
+    def built(
+        self, compilation: Compilation, rounds: int = ROUNDS, aims: Sequence[float] = widening.AIMS
+    ) -> tuple[Built, Verdict]:
         """The network as code that agrees with PyTorch, and how well it does. Layers whose rounding the outputs would
-        show get kernels that round less than the fastest, in so many rounds at most.
+        show stay in float32 where the network is in half precision, so that the error is one of these `aims`, in turn,
+        or get kernels that round less than the fastest, in so many `rounds` at most.
 
         Raises CheckFailed where it does not agree, with the first operator that departs.
         """
@@ -94,11 +96,17 @@ class Check:
         if not wrong:
             return built, self.verdict(findings)
         worst = max(wrong, key=lambda finding: finding.agreement.excess)
+        if (
+            compilation.precision.word == "float16"
+            and aims
+            and (wide := self.wider(built, compilation, worst, aims[0]))
+        ):
+            return self.built(replace(compilation, wide=wide), rounds, aims[1:])
         finer = self.finer(built, compilation, worst) if rounds else None
         finer = finer or rounding.all_direct(built.lowered.choices, worst.agreement.excess)
         if finer is None:
             raise CheckFailed(diagnosis.sentence(worst, compilation))
-        return self.built(replace(compilation, restrictions=finer), max(rounds - 1, 0))
+        return self.built(replace(compilation, restrictions=finer), max(rounds - 1, 0), aims)
 
     def in_range(self, compilation: Compilation) -> Compilation:
         """The compilation with layers in float32 whose numbers are too large for the precision that was asked for."""
@@ -133,8 +141,7 @@ class Check:
             notes.append(blind)
         fractions = [each.agreement for each in findings if each.agreement.limit]
         nearest = max(fractions, key=lambda agreement: agreement.excess, default=Agreement(0.0, 0.0, ""))
-        allowed = tuple(each.allowed for each in findings if each.case is self.random)
-        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind, allowed)
+        return Verdict(True, nearest.error, nearest.limit, tuple(notes), blind)
 
     def finer(self, built: Built, compilation: Compilation, finding: Finding) -> Restrictions | None:
         """Restrictions by which kernels round less, where that may mend what was found."""
@@ -143,6 +150,11 @@ class Check:
             return None
         now, word = compilation.restrictions, compilation.precision.word
         return rounding.finer(built.lowered.choices, now, self.imported.core, inputs, excess, word)
+
+    def wider(self, built: Built, compilation: Compilation, finding: Finding, aim: float) -> dict[str, str] | None:
+        """The layers of a network of half precision that shall be in float32, where that may mend what was found."""
+        excess, inputs = finding.agreement.excess, finding.case.first_part
+        return widening.wider(built.lowered.choices, compilation.wide, self.imported.core, inputs, excess, aim)
 
     def told(self, verdict: Verdict, relative: float = 0.0) -> dict:
         """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed, with the
@@ -153,8 +165,6 @@ class Check:
         if any(self.random.allowed):
             pairs = zip(self.random.expected, self.random.allowed, strict=True)
             said |= {"allowed": [error_limit(x, relative=relative) + more for x, more in pairs]}
-        elif any(verdict.allowed):
-            said |= {"allowed": list(verdict.allowed)}
         return {"seed": SEED, "outputs": outputs, **said, "notes": list(verdict.notes)}
 
 

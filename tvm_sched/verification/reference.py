@@ -14,6 +14,7 @@ from subp_contract.modes import in_eval_mode
 from tvm_sched.frontend.torch_export import from_array, to_array
 from tvm_sched.signature import Signature, unflatten
 from tvm_sched.verification.comparison import compare
+from tvm_sched.verification.precise_pairs import PrecisePairs
 
 Network = torch.nn.Module | ExportedProgram
 
@@ -59,14 +60,15 @@ class Reference:
 
     def in_type(self, inputs: Sequence[np.ndarray], dtype: torch.dtype) -> list[np.ndarray] | None:
         """The outputs with all weights and floating-point inputs in that type; None where that cannot be, or where
-        PyTorch is not what answers.
+        PyTorch is not what answers. In float64 a quantised program computes so what it quantises.
         """
         if self.own is not None:
             return None
         try:
             network = copy.deepcopy(eager(self.network)).to(dtype)
             tensors = [x.to(dtype) if x.is_floating_point() else x for x in map(own_tensor, inputs)]
-            return [to_array(each) for each in self.run(network, tensors)]
+            with PrecisePairs() if dtype == torch.float64 else nullcontext():
+                return [to_array(each) for each in self.run(network, tensors)]
         except Exception:  # of any kind: the network's own code runs, and it may name its precision
             return None
 

@@ -65,7 +65,7 @@ def finer(
     squares = {choice.name: (choice.rounding * shown.get(choice.name, 0.0)) ** 2 for choice in choices}
     total = sum(squares.values())
     error = excess * (relative_of(precision, choices) or TOLERANCE)
-    if not total or error > DOUBT * LARGEST * DIRECT.get(precision, DIRECT_SINGLE) * sqrt(total):
+    if not total or not by_rounding(error, total, precision):
         return None
     saved = {name: squares[name] * (1 - (most.most_rounding / coarse[name]) ** 2) for name in coarse}
     enough = max(total * (AIM / excess) ** 2, NEARLY * (total - sum(saved.values())))
@@ -76,6 +76,13 @@ def finer(
         chosen.append(name)
         total -= saved[name]
     return restricted(now, chosen, most) if chosen else None
+
+
+def by_rounding(error: float, total: float, precision: str) -> bool:
+    """Whether rounding may be what makes outputs depart by this share of the largest. `total`: of the squares of what
+    layers show, in multiples of a direct kernel's rounding.
+    """
+    return error <= DOUBT * LARGEST * DIRECT.get(precision, DIRECT_SINGLE) * sqrt(total)
 
 
 def all_direct(choices: Sequence[LayerChoice], excess: float) -> Restrictions | None:

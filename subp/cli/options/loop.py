@@ -13,7 +13,7 @@ _OPTIONS = (
     setting("--epochs", "Passes over the training images."),
     setting("--batch-size", "Images in a step of training, of all processes together."),
     setting("--lr", "Highest learning rate; falls to 0 along a cosine."),
-    setting("--weight-decay", "Not applied to biases and norms."),
+    setting("--weight-decay", "Weight decay, of all but biases and norms."),
     setting("--label-smoothing", "Share of each label that is spread over all classes, from 0 to below 1."),
     setting("--warmup-epochs", "Epochs in which the learning rate rises from 0."),
     setting("--mixup", "Mix images in pairs: parameter alpha of mixup, such as 0.2; 0 for not."),
@@ -49,7 +49,7 @@ _OPTIONS = (
         metavar="FILE",
         help="Begin with these weights: a state dict of the same network (.pt, .pth, .safetensors), or a checkpoint.",
     ),
-    setting("--seed", "Of initialisation, order, augmentation, masks and split.", type=SEED),
+    setting("--seed", "Seed of initialisation, order, augmentation, masks and split.", type=SEED),
     click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it."),
     setting("--skip-broken", "Do without images that cannot be read, naming each, instead of ending."),
     setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),
@@ -57,7 +57,7 @@ _OPTIONS = (
     click.option(
         "--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"
     ),
-    setting("--device", "cpu, cuda, cuda:1, mps, ..."),
+    setting("--device", "Device to train on: cpu, cuda, cuda:1, mps and so on."),
 )
 
 

@@ -14,6 +14,7 @@ from subp.pruning.methods import DENSE, METHODS, Method
 from subp.pruning.methods.registry import hyperparameters
 from subp.pruning.schedules import SCHEDULES
 from subp.pruning.scoring import SCORINGS
+from subp.pruning.settings import ARRANGEMENTS
 from subp.training.presets import PRESETS
 from subp_contract.errors import UserError, require
 
@@ -54,7 +55,8 @@ def _hyperparameter(field: Field) -> Callable:
 _OPTIONS = (
     setting(
         "--method",
-        _described({name: method.help for name, method in METHODS.items()} | {DENSE: "nothing"}),
+        "What is pruned, and how. "
+        + _described({name: method.help for name, method in METHODS.items()} | {DENSE: "nothing"}),
         type=click.Choice((DENSE, *METHODS)),
     ),
     setting(
@@ -70,13 +72,13 @@ _OPTIONS = (
     ),
     setting(
         "--target-macs",
-        "Instead: the whole network's multiply-accumulates for an image, 0.25 for a quarter of the dense network's, "
-        "or a number such as 1.03G.",
+        "Multiply-accumulates of the whole network for an image, in place of --sparsity: 0.25 for a quarter of the "
+        "dense network's, or a number such as 1.03G.",
         type=BudgetParam(),
     ),
     setting(
         "--target-weights",
-        "Instead: the whole network's weights, a fraction or a number such as 2.9M.",
+        "Weights of the whole network, in place of --sparsity: a fraction, or a number such as 2.9M.",
         type=BudgetParam(),
     ),
     setting(
@@ -98,8 +100,8 @@ _OPTIONS = (
     click.option(
         "--as-published",
         is_flag=True,
-        help="With --preset, also what the SUBP authors' code sets: schedule x^3, tau 1, epochs, batch size and so on "
-        "(docs/methods.md); other options still hold.",
+        help="Take also what the SUBP authors' code sets, with --preset: schedule x^3, tau 1, epochs, batch size and "
+        "so on (docs/methods.md); other options still hold.",
     ),
     setting(
         "--criterion",
@@ -109,15 +111,13 @@ _OPTIONS = (
     ),
     setting(
         "--scoring",
-        f"Of pruned blocks. {_described({name: scoring.help for name, scoring in SCORINGS.items()})}  "
+        f"How pruned blocks are scored. {_described({name: scoring.help for name, scoring in SCORINGS.items()})}  "
         f"[default: {_defaults(lambda method: method.scorings[0])}]",
         type=click.Choice(list(SCORINGS)),
     ),
     setting("--schedule", "How the pruning rate climbs over the epochs.", type=click.Choice(list(SCHEDULES))),
-    setting(
-        "--start", "Epoch at which it begins to climb.  [default: 4 % of the epochs; 0 to prune at once]", type=int
-    ),
-    setting("--end", "Epoch at which it is at the sparsity.  [default: 72 % of the epochs]", type=int),
+    setting("--start", "Epochs before it begins to climb; 0 to prune at once.  [default: 4 % of the epochs]", type=int),
+    setting("--end", "Epochs before it is at the sparsity.  [default: 72 % of the epochs]", type=int),
     click.option(
         "--soft/--hard",
         default=None,
@@ -126,8 +126,9 @@ _OPTIONS = (
     *(_hyperparameter(field) for field in hyperparameters().values()),
     setting(
         "--rearrange",
-        "First fold filters sorted by L1 norm into the network, wherever that leaves its function as it is.",
+        "First fold filters in another order into the network, wherever that leaves its function as it is.",
     ),
+    setting("--arrange-by", f"That order. {_described(ARRANGEMENTS)}", type=click.Choice(list(ARRANGEMENTS))),
     click.option(
         "--exclude",
         multiple=True,

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from tvm_sched.bench.engines import Network
 
 _OPTIONS = {
-    "n": (click.IntRange(1), f"Block size of a named network [{DEFAULTS['n']}]."),
+    "n": (click.IntRange(1), f"Block size of a named network.  [default: {DEFAULTS['n']}]"),
     "sparsity": (
         click.FloatRange(0, 1, max_open=True),
-        f"Fraction of blocks pruned in a named network [{DEFAULTS['sparsity']}].",
+        f"Fraction of blocks pruned in a named network, from 0 to below 1.  [default: {DEFAULTS['sparsity']}]",
     ),
-    "seed": (SEED, f"Of a named network's weights and mask [{DEFAULTS['seed']}]."),
-    "size": (PIXELS, f"Height and width of the images [the file's, or {DEFAULTS['size']}]."),
-    "batch": (BATCH, f"Images at a time [{DEFAULTS['batch']}, or the file's]."),
+    "seed": (SEED, f"Seed of a named network's weights and mask.  [default: {DEFAULTS['seed']}]"),
+    "size": (PIXELS, f"Height and width of the images.  [default: the file's, or {DEFAULTS['size']}]"),
+    "batch": (BATCH, f"Images at a time.  [default: the file's, or {DEFAULTS['batch']}]"),
     "code": (
         str,
         "What makes the network of a state dict, or of a checkpoint of your own: "

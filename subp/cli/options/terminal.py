@@ -12,29 +12,37 @@ from rich.table import Column, Table
 from subp_contract.documents import shown
 
 LONGEST = 100_000  # letters of a line
-WIDE = 160  # columns of a table that goes to a file or a pipe
+UNBOUNDED = 10_000  # characters of a table's line that goes to a file or a pipe
 FRAME = 3  # of a cell: its border, and a space at each side
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal that it is."""
+    """Standard output, as wide as the terminal that it is; what it is not for a terminal is not wrapped."""
     output = Console(highlight=False, markup=False)  # a name may have brackets
     if not output.is_terminal:
-        output.width = WIDE
+        output.width = UNBOUNDED
     return output
 
 
 def show(table: Table, output: Console | None = None) -> None:
     """Prints a table so that nothing is cut off: one that is wider than the terminal in several parts, one below the
-    other, each beginning with the first column.
+    other, each beginning with the first column. To a file or a pipe: a line a row, without frames.
     """
     output = output or console()
     for column in table.columns:
-        column.header, column.footer = plain(column.header), plain(column.footer)
-        column._cells = [plain(cell) for cell in column._cells]
-    table.title, table.caption = plain(table.title), plain(table.caption)
-    for part in parts_of(table, output.width):
+        column.header, column.footer = harmless(column.header), harmless(column.footer)
+        column._cells = [harmless(cell) for cell in column._cells]
+    table.title, table.caption = harmless(table.title), harmless(table.caption)
+    for part in parts_of(table, output.width) if output.is_terminal else [plain(table)]:
         output.print(part)
+
+
+def plain(table: Table) -> Table:
+    """The table in lines for other programs: cells two spaces apart, no frame."""
+    lines = _part(table, table.columns, is_first=True, is_last=True)
+    lines.box, lines.padding, lines.pad_edge = None, (0, 2, 0, 0), False
+    lines.title_justify = lines.caption_justify = "left"
+    return lines
 
 
 def say(line: str, err: bool = False) -> None:
@@ -42,7 +50,7 @@ def say(line: str, err: bool = False) -> None:
     click.echo(shown(line, LONGEST), err=err)
 
 
-def plain(cell: Any) -> Any:
+def harmless(cell: Any) -> Any:
     """A table's cell, where it is text each of its lines without commands to the terminal."""
     return "\n".join(shown(line, LONGEST) for line in cell.split("\n")) if isinstance(cell, str) else cell
 

@@ -80,6 +80,27 @@ class Numbers(click.ParamType):
         return [int(part) for part in parts]
 
 
+class Fractions(click.ParamType):
+    """Sparsities from 0 to below 1, comma-separated: 0.5,0.75."""
+
+    name = "fractions"
+
+    def convert(
+        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of fractions, such as 0.5,0.75", param, ctx)
+        for number in numbers:
+            if not 0 <= number < 1:
+                hint = f"; write {number / 100:g} for {number:g} %" if 1 <= number < 100 else ""
+                self.fail(f"{number:g} is no fraction from 0 to below 1{hint}", param, ctx)
+        return numbers
+
+
 class Shapes(click.ParamType):
     """An input's shape, 1x3x224x224; those of several inputs comma-separated."""
 
@@ -95,6 +116,10 @@ class Shapes(click.ParamType):
             self.fail(f"{value!r} is no shape, such as 1x3x224x224, or several such as 1x3x224x224,1x16", param, ctx)
         return tuple(tuple(map(int, shape)) for shape in shapes)
 
+    def text(self, value: tuple[tuple[int, ...], ...]) -> str:
+        """What `convert` makes such a value of."""
+        return ",".join("x".join(map(str, shape)) for shape in value)
+
 
 def setting(name: str, help: str, **kind) -> Callable:
     """The option of that name for `Config`'s field, with its default; a flag where that is False. kind: as of
@@ -109,26 +134,37 @@ INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SEED = click.IntRange(0, 2**63 - 1)  # what PyTorch's generators take
 PIXELS = click.IntRange(1, 2**14)  # of an image's height and width
 BATCH = click.IntRange(1, 2**16)
+WEIGHTS = ["float32", "float16", "bfloat16"]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 cc_option = click.option(
-    "--cc", metavar="COMMAND", help="Compiler for the target, such as 'aarch64-linux-gnu-g++' [one that is found]."
+    "--cc",
+    metavar="COMMAND",
+    help="Compiler for the target, such as 'aarch64-linux-gnu-g++'.  [default: one that is found]",
 )
 
 precision_option = click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Of the numbers inside: float32; float16 on an ARM CPU with fp16; int8, with --calibrate; auto, the "
+    help="Numbers to compute with: float32; float16 on an ARM CPU with fp16; int8, with --calibrate; auto, the "
     "fastest of these by estimate, layer by layer (docs/precision.md).",
+)
+
+calibrate_option = click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="Images to calibrate --precision int8 or auto on, as `subp quantize` takes them; 512 are drawn.  "
+    "[default: random images for a named network, whose weights are random too]",
 )
 
 weights_option = click.option(
     "--weights",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(WEIGHTS),
     default="float32",
     show_default=True,
-    help="Store them in 16 bits, half the bytes, in layers where that is not slower; sums stay float32.",
+    help="Numbers to store weights in: 16 bits are half the bytes, taken in layers where that is not slower; "
+    "sums stay float32.",
 )
 
 target_option = click.option(

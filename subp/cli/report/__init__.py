@@ -10,7 +10,7 @@ from subp.cli.options.types import OutputFile, not_an_input
 @click.command(short_help="One HTML page about training runs and measurements.")
 @click.argument("sources", metavar="RUN...", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("-o", "--output", type=OutputFile(".html"), required=True, help="The .html file to write.")
-@click.option("--title", default="subp report", show_default=True, help="Of the page.")
+@click.option("--title", default="subp report", show_default=True, help="Title of the page.")
 def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
     """Write one HTML file about each RUN: a folder of `subp train`, a checkpoint, or a .json of `subp bench --json`.
 

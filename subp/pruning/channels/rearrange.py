@@ -7,8 +7,8 @@ is.
     for row in rearrange.report(channels): print(row)         # which layers are rearranged, and why not the others
 
 Blocks of N consecutive output channels then hold channels that a method wants together: in 1xN (arXiv 2105.14713)
-strong filters share blocks. The order is in the weights, and so is what reads them: nothing is permuted when the
-network runs.
+strong filters share blocks; in assignment.py those that keep the same inputs. The order is in the weights, and so is
+what reads them: nothing is permuted when the network runs.
 
 A *class* is a set of labels (channel_trace.py) that can only move together: output 5 of a convolution, its batch norm's
 parameters number 5, and through a residual add output 5 of every other convolution of that stage. A class that layers
@@ -148,9 +148,17 @@ def _slots(vector: Tensor, channels: Tensor) -> Tensor:
     return order[start.unsqueeze(1) + torch.arange(int(end[0] - start[0]))]
 
 
+def whole_blocks(slots: Tensor, n: int) -> bool:
+    """Whether a set's outputs [size, k] of a layer are one a channel, and each n of them a block."""
+    if slots.shape[1] > 1 or len(slots) % n:
+        return False
+    blocks = slots.reshape(-1, n)
+    return not bool((blocks[:, 0] % n).any() or (blocks != blocks[:, :1] + torch.arange(n)).any())
+
+
 def permute(channels: Channels, orders: list[Tensor], model: nn.Module) -> None:
     """Folds an order for each set into the model, in place: channel orders[set][i] takes place i of the set's."""
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     with torch.no_grad():
         for name, tensor in permuted(channels, orders, tensors).items():
             tensors[name].copy_(tensor)
@@ -214,7 +222,8 @@ def example_input(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
     return torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, by name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
@@ -226,7 +235,7 @@ def by_l1_norm(channels: Channels, model: nn.Module, weights: Collection[str] | 
     weights: names of the weights that count, such as those to be pruned; None: all. A set that none of them makes
     stays.
     """
-    tensors, orders = _tensors(model), []
+    tensors, orders = tensors_of(model), []
     for each in channels.sets:
         total = torch.zeros(len(each.channels), dtype=torch.double)
         for name, rows in each.rows.items():

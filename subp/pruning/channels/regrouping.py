@@ -45,13 +45,8 @@ class Regrouping:
         orders = []
         for each in self.channels.sets:
             rows = [masks[name].flatten(1).cpu()[slots[:, 0]] for name, slots in each.rows.items() if name in masks]
-            movable = rows and all(self._whole_blocks(slots) for name, slots in each.rows.items() if name in masks)
+            movable = rows and all(
+                rearrange.whole_blocks(slots, self.n) for name, slots in each.rows.items() if name in masks
+            )
             orders.append(order(torch.cat(rows, 1)) if movable else torch.arange(len(each.channels)))
         return orders
-
-    def _whole_blocks(self, slots: Tensor) -> bool:
-        """Whether outputs [size, k] are one a channel, and each n of them a block."""
-        if slots.shape[1] > 1 or len(slots) % self.n:
-            return False
-        blocks = slots.reshape(-1, self.n)
-        return not bool((blocks[:, 0] % self.n).any() or (blocks != blocks[:, :1] + torch.arange(self.n)).any())

@@ -1,5 +1,5 @@
-"""The pruning methods, one file each: a pure step from a weight to a mask, its hyperparameters, and `METHOD`, which
-describes it; `registry.METHODS` has them by name.
+"""The pruning methods, one file each in the folder that says how often masks are chosen: a pure step from a weight to a
+mask, its hyperparameters, and `METHOD`, which describes it; `registry.METHODS` has them by name.
 
 May import `criteria`, `schedules`, `block_masks` and `hyperparameters` of subp.pruning; must not import the sparsifier,
 nor anything of PyTorch before a step is called.

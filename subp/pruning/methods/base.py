@@ -1,6 +1,6 @@
 """What a pruning method is: how it chooses masks, what it defaults to, its hyperparameters, and what it says of itself.
 
-Each file of this folder has a pure step on plain tensors and, at its end, the `METHOD` that joins the step to what
+Each file of the folders here has a pure step on plain tensors and, at its end, the `METHOD` that joins the step to what
 `Sparsifier` knows. Importing one must not import PyTorch: `subp train --help` reads the descriptions.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
@@ -32,7 +32,7 @@ class SoftTraining(Hyperparameters):
 
     decay: float = hyperparameter(
         2e-4,
-        "Added to the straight-through gradient of pruned weights, times the weight (SR-STE).",
+        "Share of each pruned weight that is added to its straight-through gradient (SR-STE).",
         lambda decay: 0 <= decay < math.inf,
         "it is a number of at least 0",
     )
@@ -82,6 +82,11 @@ class Choose(Protocol):
     def __call__(self, weight: Tensor, at: MethodStep) -> Tensor: ...
 
 
+def followed(follow: Choose, at: MethodStep, weight: Tensor, mask: Tensor) -> Tensor:
+    """The mask of a weight as it is now, from the mask until now."""
+    return follow(weight, replace(at, active=mask))
+
+
 @dataclass(frozen=True)
 class Method:
     """How a method chooses masks.
@@ -104,7 +109,9 @@ class Method:
     kernels:         for a method whose groups of outputs are chosen at each step, and folded into the order of the
                      filters in the end: (weight, p_t) -> kernel mask [O, I]; outputs with much in common in it become
                      a group. None: consecutive outputs are the groups
-    every_forward:   the mask follows the weights at every forward pass in training, not only once an epoch
+    follow:          the mask follows the weights at every forward pass in training, by this (`active` is the mask until
+                     then, the rest of MethodStep as before epoch 0), not only once an epoch. None: it stays
+    shrinks:         kept blocks are shrunk by the norms of pruned ones, see soft_threshold.py
     needs_gradients: gradients are averaged between steps, for `MethodStep.gradient`
     returns_zero:    units that were pruned and come back begin at zero, whatever they were before
     criteria:        the criteria to choose from, the default first; none where the method has no scores
@@ -128,7 +135,8 @@ class Method:
     settles: bool = False
     one_shot: bool = False
     kernels: Callable[[Tensor, float], Tensor] | None = None
-    every_forward: bool = False
+    follow: Choose | None = None
+    shrinks: bool = False
     needs_gradients: bool = False
     returns_zero: bool = False
     criteria: tuple[str, ...] = ()

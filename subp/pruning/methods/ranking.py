@@ -48,6 +48,11 @@ def in_multiples(mask: Tensor, order: Tensor, multiple: int) -> Tensor:
     return places < (down * multiple).unsqueeze(1)
 
 
+def best(scores: Tensor, kept: int) -> Tensor:
+    """Bool [R, C]: so many of every row of scores [R, C], its highest."""
+    return scores.new_zeros(scores.shape).bool().scatter_(1, scores.topk(kept, dim=1).indices, True)
+
+
 def keep_best(scores: Tensor, sparsity: float) -> Tensor:
     """Bool [R, C]: every row of scores [R, C] keeps all but its `lowest`."""
     pruned = pruned_count(sparsity, scores.shape[1])

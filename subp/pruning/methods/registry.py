@@ -4,19 +4,10 @@ from dataclasses import Field
 
 from subp.pruning.criteria import CRITERIA
 from subp.pruning.hyperparameters import fields_by_name
-from subp.pruning.methods import (
-    ac_dc,
-    filters,
-    hrbp,
-    magnitude,
-    nonuniform,
-    one_by_n,
-    random_uniform,
-    rigl,
-    sr_ste,
-    subp,
-)
 from subp.pruning.methods.base import Method, SoftTraining
+from subp.pruning.methods.every_epoch import ac_dc, filters, hrbp, magnitude, nonuniform, rigl, subp
+from subp.pruning.methods.every_forward import sr_ste, st_3
+from subp.pruning.methods.once import one_by_n, random_uniform
 from subp_contract.errors import require
 
 METHODS: dict[str, Method] = {
@@ -36,6 +27,7 @@ METHODS: dict[str, Method] = {
         hrbp.PATTERNS,
         sr_ste.METHOD,
         sr_ste.BLOCKS,
+        st_3.METHOD,
     )
 }
 DEFAULT = subp.METHOD.name

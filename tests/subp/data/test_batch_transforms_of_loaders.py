@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from subp.data import loaders, transforms
 from subp.data.loaders import Data, Loading
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 
 SIZE, COUNT = 16, 96
 MARGIN = SIZE // 8

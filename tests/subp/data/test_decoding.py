@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from subp.data.decoding import open_image
-from subp.data.transforms import Preprocessing, evaluation
+from subp.data.preprocessing import Preprocessing
+from subp.data.transforms import evaluation
 from subp_contract.errors import UserError
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from subp.data import loaders
 from subp.data.fingerprint import fingerprint
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp_contract.errors import UserError
 
 CLASSES = ["a", "b", "c"]

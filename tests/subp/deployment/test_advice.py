@@ -8,7 +8,9 @@ import torch
 from subp import models
 from subp.deployment.advice import Choice, lowered, pareto, predicted, with_zeros
 from subp.pruning.block_masks import to_blocks
-from tvm_sched import targets
+from tvm_sched import precision, targets
+from tvm_sched.estimation.estimate import calls
+from tvm_sched.kernels import kernel_of
 
 TARGET = replace(targets.get("x86-avx512"), cores=1)
 
@@ -25,6 +27,17 @@ def test_predictions_fall_with_sparsity_and_with_the_frequency():
     assert dense.ms > times[0] > times[1] > times[2]
     assert not any(choice.measured for choice in (dense, *pruned))
     assert choices([], [], 2.0)[0].ms == pytest.approx(dense.ms / 2)
+
+
+def test_in_8_bits_the_kernels_are_integers_and_the_zeros_the_same():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Conv2d(each, 32, 1) for each in (8, 32, 32)))
+    made = lowered(model, torch.randn(1, 8, 12, 12), TARGET, [16], [0.75], precision=precision.of("int8", TARGET))
+    kernels = {key: [kernel_of(call.func) for call in calls(mod)] for key, mod in made.items()}
+    assert all(each is None or "uint8" in each.dtypes for found in kernels.values() for each in found)
+    assert [sum(each is not None for each in found) for found in kernels.values()] == [3, 3]
+    dense, sparse = predicted(made, TARGET, 1.0, None)
+    assert 0 < sparse.ms < dense.ms
 
 
 def test_zeros_are_the_choices_own():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from subp import models
-from subp.data.transforms import Preprocessing
+from subp.data.preprocessing import Preprocessing
 from subp.deployment.networks import DEFAULTS, kind_of, load_network
 from subp.models import weights
 from subp.pruning.sparsifier import Sparsifier

@@ -180,5 +180,5 @@ def test_timm_has_networks_too_where_it_is_installed():
 
 def test_without_timm_its_networks_are_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"needs timm: pip install 'subp\[timm\]'"):
+    with pytest.raises(UserError, match=r"needs timm: pip install 'subp-cpu\[timm\]'"):
         models.create("timm/resnet18", 7)

@@ -8,7 +8,7 @@ from torch import nn
 
 from subp import Sparsifier
 from subp.pruning.masking import trained_weight
-from subp.pruning.methods import ac_dc, rigl, subp
+from subp.pruning.methods.every_epoch import ac_dc, rigl, subp
 from subp_contract.errors import UserError
 
 

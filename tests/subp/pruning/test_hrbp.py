@@ -9,7 +9,8 @@ from torch import nn
 from subp import Sparsifier
 from subp.pruning import block_masks, masking
 from subp.pruning.channels.grouping import balanced_groups, overlap
-from subp.pruning.methods import hrbp, one_by_n
+from subp.pruning.methods.every_epoch import hrbp
+from subp.pruning.methods.once import one_by_n
 from subp_contract.errors import UserError
 
 

@@ -11,19 +11,10 @@ from torch import nn
 
 from subp import Sparsifier
 from subp.pruning.masking import trained_weight
-from subp.pruning.methods import (
-    METHODS,
-    Hyperparameters,
-    filters,
-    hyperparameter,
-    magnitude,
-    nonuniform,
-    random_uniform,
-    ranking,
-    register,
-    sr_ste,
-    subp,
-)
+from subp.pruning.methods import METHODS, Hyperparameters, hyperparameter, ranking, register
+from subp.pruning.methods.every_epoch import filters, magnitude, nonuniform, subp
+from subp.pruning.methods.every_forward import sr_ste
+from subp.pruning.methods.once import random_uniform
 from subp.training.config import Config
 from subp_contract.errors import UserError
 

@@ -14,7 +14,9 @@ from subp.pruning.sparsifier import Sparsifier
 from subp.sparse_products import choice
 from subp.training import trainer
 from subp.training.config import Config
+from subp.training.progress import Progress
 from subp_contract.errors import UserError
+from tvm_sched.products import library
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +64,112 @@ def close(got, expected, relative):
         assert (ours - theirs).abs().max() <= relative * max(theirs.abs().max().item(), least)
 
 
-@pytest.mark.parametrize("dtype, relative", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize(
-    "soft, options",
-    [(True, {}), (True, {"decay": 0.0}), (False, {})],
-)
-def test_outputs_and_gradients_equal_those_of_the_masked_layers(soft, options, dtype, relative):
+ALL = "kernels: forward 2.0x, input gradient 2.0x, weight gradient 2.0x"
+TWO = ALL.replace("weight gradient 2.0x", "weight gradient dense")
+
+
+@pytest.mark.parametrize("soft, options", [(True, {}), (True, {"decay": 0.0}), (False, {})])
+def test_outputs_and_gradients_equal_those_of_the_masked_layers(soft, options):
     model, sparsifier = network(soft, **options)
     sparsifier.step(1)
-    model.to(dtype)
-    expected = results(copy.deepcopy(model), X.to(dtype))
+    expected = results(copy.deepcopy(model), X)
     assert sparse_compute.attach(model) == 3  # besides the depthwise convolution and the batch norm
     computing = copy.deepcopy(model)
-    close(results(computing, X.to(dtype)), expected, relative)
+    close(results(computing, X), expected, 1e-5)
     told = [sparse_compute.computation(computing)[id(computing[i])] for i in (1, 4, 5, 7)]
-    assert all(each.startswith("kernels: forward 2.0x") for each in told)
+    masked = TWO if soft else ALL
+    assert told == [masked, ALL, masked, masked]
     assert sparse_compute.computation(computing)[id(computing[2])] == "kernels: batch norm 2.0x"
+
+
+def clipped_steps(model, x):
+    """The weights after a few steps whose gradients are accumulated over two parts, and clipped."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        assert nn.utils.clip_grad_norm_(model.parameters(), 0.01) > 0.01
+        optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_accumulated_and_clipped_gradients_move_weights_as_the_masked_layers_do():
+    model, sparsifier = network(soft=False)
+    sparsifier.step(1)
+    computing = copy.deepcopy(model)
+    sparse_compute.attach(computing)
+    x = torch.cat([X, X.flip(0) * 2])
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    moved = [
+        [now - then for now, then in zip(clipped_steps(each, x), start, strict=True)] for each in (computing, model)
+    ]
+    close(*moved, 1e-4)
+
+
+def test_other_layouts_and_precisions_are_converted_and_told():
+    model, sparsifier = network(soft=False)
+    sparsifier.step(1)
+    expected = results(copy.deepcopy(model), X)
+    sparse_compute.attach(model)
+    turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    close(results(turned, X.to(memory_format=torch.channels_last)), expected, 1e-5)
+    assert sparse_compute.computation(turned)[id(turned[1])] == f"{ALL}, of a contiguous copy"
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model[5](X.new_ones(4, 64, 5, 5, dtype=torch.bfloat16))
+        assert y.dtype == torch.float32
+        close([y], [masking.fold(copy.deepcopy(model[5]))(X.new_ones(4, 64, 5, 5)).float()], 1e-2)
+    assert sparse_compute.computation(model)[id(model[5])] == f"{ALL}, in float32"
+    model[5](X.new_ones(4, 64, 5, 5)).sum().backward()
+    assert sparse_compute.computation(model)[id(model[5])] == ALL
+    with pytest.raises(RuntimeError, match="type"):  # PyTorch's own words
+        model[5](X.new_ones(4, 64, 5, 5, dtype=torch.bfloat16))
+    assert sparse_compute.computation(model)[id(model[5])] == "dense: only for float32 on a CPU"
+
+
+def test_torch_compile_keeps_the_products_whole():
+    model, sparsifier = network(soft=False)
+    sparsifier.step(1)
+    sparse_compute.attach(model)
+    expected, seen = results(copy.deepcopy(model), X), []
+
+    def backend(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    compiled = torch.compile(model, backend=backend)
+    close(results(compiled, X), expected, 1e-5)
+    assert sum("subp.block_conv2d" in each for each in seen) == 4 and "subp.batch_norm.default" in seen
+    mask = masking.mask_of(model[1]).mask
+    mask.copy_(mask.roll(1, dims=1))
+    sparse_compute.detach(twin := copy.deepcopy(model))
+    close([compiled(X)], [twin(X)], 1e-5)
+
+
+def test_evaluations_build_nothing(monkeypatch):
+    model, sparsifier = network(soft=False)
+    sparsifier.step(1)
+    expected = copy.deepcopy(model)
+    sparse_compute.attach(model)
+    monkeypatch.setattr(choice.workers, "build", lambda *_: pytest.fail("it builds"))
+    with torch.no_grad():
+        close([model(X[:3])], [expected(X[:3])], 1e-6)
+    assert sparse_compute.computation(model)[id(model[1])] == "not run yet"
+
+
+def test_what_steps_will_ask_for_is_built_beforehand(monkeypatch):
+    model, sparsifier = network(soft=False)
+    sparsifier.step(1)
+    sparse_compute.attach(model)
+    built, own, before = [], choice.workers.build, copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(choice.workers, "build", lambda wanted, tell: built.extend(wanted) or own(wanted, tell))
+    sparse_compute.prepare(model, X)
+    assert len(set(built)) == 4 * 3 + 2 and all(each.path.exists() for each in built)
+    assert model.training and all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    monkeypatch.setattr(
+        choice.workers, "build", lambda wanted, tell: None if set(wanted) <= set(built) else pytest.fail()
+    )
+    results(model, X)
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"track_running_stats": False}, {"eps": 0.1}])
@@ -106,7 +198,7 @@ def test_batch_norms_and_their_running_statistics_are_pytorchs(options, shape):
 
 
 def test_masks_that_follow_their_weights_and_those_that_look_at_gradients():
-    def largest(weight):
+    def largest(weight, mask):
         sums = weight.abs().view(2, 16, 32, -1).sum((1, 3))
         return sums >= sums.sort(1, descending=True).values[:, 7:8]
 
@@ -203,7 +295,7 @@ def test_the_faster_of_both_is_chosen_by_product_and_kept_on_disk(monkeypatch, t
 
 
 DATA = loaders.from_tensors(*[(torch.rand(8, 3, 7, 7), torch.arange(8) % 5)] * 2, list("abcde"))
-CONFIG = Config(n=16, epochs=3, batch_size=4, lr=0.01, ema=0.5)
+CONFIG = Config(n=16, epochs=3, batch_size=4, accumulate=2, lr=0.01, ema=0.5)
 
 
 def plain():
@@ -221,6 +313,30 @@ def test_a_run_gives_the_weights_of_the_dense_computation(soft):
     assert not any("forward" in vars(layer) for layer in sparse.model)
     for name, expected in dense.model.state_dict().items():
         torch.testing.assert_close(sparse.model.state_dict()[name], expected, rtol=1e-4, atol=1e-6)
+
+
+class Killed(Progress):
+    """Ends the run in the midst of its second epoch."""
+
+    steps = 0
+
+    def advance(self):
+        self.steps += 1
+        if self.steps == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_is_cut_off_and_resumed_gives_the_bits_of_one_that_is_not(tmp_path):
+    config = replace(CONFIG, soft=False, sparse_compute="kernels")
+    whole = trainer.train(DATA, config, model=plain())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(DATA, config, model=plain(), output=tmp_path, progress=Killed.silent())
+    choice._known.clear()  # as a process that begins knows nothing
+    library._function.cache_clear()
+    resumed = trainer.train(DATA, config, model=plain(), output=tmp_path, resume=True)
+    assert len(resumed.history) == 3
+    for name, expected in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], expected), name
 
 
 def test_what_it_is_not_for_is_told():

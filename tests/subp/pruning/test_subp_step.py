@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from subp.pruning.methods.subp import draw, step
+from subp.pruning.methods.every_epoch.subp import draw, step
 from subp.pruning.schedules import count
 
 

@@ -28,28 +28,26 @@ def test_gradients_are_those_of_finite_differences():
     kept = weight.detach() != 0  # finite differences of pruned blocks are not zero, where the products read them
 
     def function(x, weight):
-        return block_conv2d(x, torch.where(kept, weight, 0), INDEX, *CONV, [1, 1, 1], False)
+        return block_conv2d(x, torch.where(kept, weight, 0), INDEX, *CONV, [1, 1, 1])
 
     assert torch.autograd.gradcheck(function, (x, weight))
 
 
 @pytest.mark.parametrize("sparse", [(1, 1, 1), (0, 1, 0), (1, 0, 1)])
-@pytest.mark.parametrize("soft", [False, True])
-def test_each_product_may_be_pytorchs(sparse, soft):
+def test_each_product_may_be_pytorchs(sparse):
     x, weight = operands()
     expected = torch.conv2d(x, weight, None, *CONV)
-    y = block_conv2d(x, weight, INDEX, *CONV, sparse, soft)
+    y = block_conv2d(x, weight, INDEX, *CONV, sparse)
     torch.testing.assert_close(y, expected)
     dy = torch.randn_like(expected)
     ours, theirs = (torch.autograd.grad(each, (x, weight), dy) for each in (y, expected))
     torch.testing.assert_close(ours[0], theirs[0])
-    dense = soft or not sparse[2]
-    torch.testing.assert_close(ours[1], theirs[1] if dense else torch.where(weight != 0, theirs[1], 0))
+    torch.testing.assert_close(ours[1], theirs[1] if not sparse[2] else torch.where(weight != 0, theirs[1], 0))
 
 
 def test_torch_library_finds_nothing_wrong():
     x, weight = operands(torch.float32)
-    torch.library.opcheck(block_conv2d, (x, weight, INDEX, *CONV, [1, 1, 1], False))
+    torch.library.opcheck(block_conv2d, (x, weight, INDEX, *CONV, [1, 1, 1]))
     y = torch.conv2d(x, weight, None, *CONV).detach()
     tests = "test_schema", "test_faketensor"
     x, weight = x.detach(), weight.detach()
@@ -61,10 +59,10 @@ def test_torch_compile_keeps_it_whole_and_autocast_computes_it_in_float32():
     x, weight = operands(torch.float32)
 
     def function(x):
-        return block_conv2d(x.relu(), weight, INDEX, *CONV, [1, 1, 1], False).sum(1)
+        return block_conv2d(x.relu(), weight, INDEX, *CONV, [1, 1, 1]).sum(1)
 
     expected = function(x)
     torch.testing.assert_close(torch.compile(function, fullgraph=True, backend="aot_eager")(x), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        y = block_conv2d(x.bfloat16(), weight, INDEX, *CONV, [1, 1, 1], False)
+        y = block_conv2d(x.bfloat16(), weight, INDEX, *CONV, [1, 1, 1])
     assert y.dtype == torch.float32

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.run import get_args_parser
-from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, net
+from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, SPARSE, net
 
 from subp.cli import train
 from subp.training import checkpoint, trainer
@@ -57,8 +57,12 @@ def test_two_ranks_train_as_one_process_does_and_metrics_are_of_all_images(ranks
 
 @pytest.mark.parametrize(
     "part, images, config",
-    [("skipping", DAMAGED, SKIPPING), ("compiled", DATA, replace(COMPILING, compile=False))],
-    ids=["images cannot be read", "compiled"],
+    [
+        ("skipping", DAMAGED, SKIPPING),
+        ("compiled", DATA, replace(COMPILING, compile=False)),
+        ("kernels", DATA, replace(SPARSE, sparse_compute=None)),
+    ],
+    ids=["images cannot be read", "compiled", "without the zeros"],
 )
 def test_ranks_stay_in_step_with_what_one_process_does(ranks, part, images, config):
     alone = trainer.train(images, config, model=net()).history

@@ -69,8 +69,26 @@ def test_a_cell_trains_and_tells_what_is_left(tmp_path):
     assert sorted(row) == sorted(experiments.COLUMNS)
     assert 0 <= row["accuracy"] <= 1
     assert row["density"] == pytest.approx(0.25, abs=0.02)  # stem and classifier are dense
-    again = experiments.run(cell, tmp_path, tmp_path)
+    again = experiments.run(cell, tmp_path, tmp_path / "elsewhere")
     assert all(again[name] == row[name] for name in ("accuracy", "train_accuracy", "density", "mac_share"))
+
+
+def test_the_best_of_the_trials_is_judged_on_the_test_images_and_not_trained_again(tmp_path):
+    trials = {"method": "subp", "held_out": 60, "judged_on": "validation", "lr": [0.01, 0.05], "train_images": 40}
+    path = grid(tmp_path / "g.json", trials, trials | {"method": "dense"})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": [0, 3]}))
+    plan = experiments.read_plan(path)
+    first, second = plan.cells[:2]
+    judged = [{"cell": first.key, "accuracy": "0.2"}]
+    assert plan.sets(judged) == [plan.cells[:2], plan.cells[2:]]  # not before all of its trials are done
+    finals = plan.sets([*judged, {"cell": second.key, "accuracy": "0.3"}])[0][2:]
+    assert finals == [replace(second, judged_on="test", seed=seed) for seed in (0, 3)]
+    trained = experiments.run(second, tmp_path, tmp_path)
+    (kept,) = tmp_path.glob("cell-*/model.safetensors")
+    when = kept.stat().st_mtime_ns
+    row = experiments.run(finals[0], tmp_path, tmp_path)
+    assert kept.stat().st_mtime_ns == when and len(list(tmp_path.glob("cell-*"))) == 1
+    assert row["judged_on"] == "test" and row["cell"] != trained["cell"] and row["density"] == trained["density"]
 
 
 def test_cells_that_prune_a_trained_network_share_it(tmp_path):

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from subp.pruning.sparsifier import LayerState
+from subp.pruning.summary import LayerState
 from subp.training.progress import Progress
 
 

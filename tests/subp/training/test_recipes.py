@@ -157,12 +157,12 @@ def test_tensorboard_has_a_point_an_epoch_also_after_a_resumption(tmp_path):
     events.Reload()
     for name in ("train_loss", "val_accuracy", "images_per_s", "density"):
         points = [(point.step, point.value) for point in events.Scalars(name)]
-        assert points == [(row["epoch"], pytest.approx(row[name], rel=1e-5)) for row in result.history]
+        assert points == [(row["epoch"] + 1, pytest.approx(row[name], rel=1e-5)) for row in result.history]
 
 
 def test_tensorboard_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"TensorBoard is not installed: pip install 'subp\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"TensorBoard is not installed: pip install 'subp-cpu\[tensorboard\]'"):
         train(output=tmp_path, tensorboard=True)
 
 

@@ -99,7 +99,7 @@ def test_a_run_learns_and_ends_sparse_folded_and_logged(tmp_path):
     assert type(result.model.layer1[0].conv1) is nn.Conv2d and not result.model.training
     with open(tmp_path / "new" / "run" / trainer.LOG) as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == list(range(12))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     assert float(rows[-1]["val_accuracy"]) == last["val_accuracy"]
     loaded, metadata = checkpoint.load_model(tmp_path / "new" / "run" / trainer.MODEL)
     assert equal(loaded.state_dict(), result.model.state_dict())

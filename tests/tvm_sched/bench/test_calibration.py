@@ -19,7 +19,7 @@ from tvm_sched.targets.sizes import FLOAT
 PROBE = {probe.figure: probe for probe in PROBES}
 COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles"}
 OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles"}
-UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor", "rest_factor")]  # four lanes
+UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
 CASES = [
     (name, figure)

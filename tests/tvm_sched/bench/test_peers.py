@@ -68,5 +68,5 @@ def test_a_package_that_is_not_there_is_named(monkeypatch, network):
         raise ImportError(name)
 
     monkeypatch.setattr(peers.importlib, "import_module", missing)
-    with pytest.raises(UserError, match=r"'openvino' is not installed: pip install 'subp\[peers\]'"):
+    with pytest.raises(UserError, match=r"'openvino' is not installed: pip install 'subp-cpu\[peers\]'"):
         engines.peer("openvino", network, threads=1)

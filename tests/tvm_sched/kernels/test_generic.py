@@ -2,6 +2,8 @@
 nothing evenly.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,3 +244,9 @@ def test_avx2_gives_the_same_numbers():
     check(topi.matmul(a, b), [a, b], lambda a, b: a @ b, target)
     (x,) = tensors((5, 197))
     check(topi.nn.softmax(x), [x], lambda x: torch.softmax(x, -1), target)
+
+
+def test_a_process_that_made_extremes_known_ends_well():
+    """TVM drops its reducers after Python has ended."""
+    code = "from tvm_sched.kernels.generic.reduce_rows import make_extremes_known; make_extremes_known()"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -10,9 +10,9 @@ import pytest
 from te_run import function, run
 from test_pixel_lanes_conv2d import ONE_CORE, Layer
 from tvm import te
-from tvm.s_tir import Schedule
+from tvm.s_tir import Schedule, TensorIntrin
 
-from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
+from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, make_needed, transpose
 from tvm_sched.records.database import Records
 from tvm_sched.records.fastest import BEST, write_best
 
@@ -54,10 +54,10 @@ def in_a_fresh_process(code: str, *args) -> str:
 
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("cols", [COLS, 2 * COLS, 4 * COLS])
-@pytest.mark.parametrize("rows", ROWS)
-def test_transposes(rows, cols, scope):
+@pytest.mark.parametrize(("rows", "dtype"), [*((rows, "float32") for rows in ROWS), (16, "int32")])
+def test_transposes(rows, cols, scope, dtype):
     """Each part of a larger matrix, so that rows are no neighbours in memory."""
-    a = te.placeholder((2 * rows, 3 * cols), "float32")
+    a = te.placeholder((2 * rows, 3 * cols), dtype)
     turned = te.compute((3 * cols, 2 * rows), lambda j, i: a[i, j], name="turned")
     sch = Schedule(function([a], te.compute(turned.shape, lambda j, i: turned[j, i], name="copied")))
     j, i = sch.get_loops(sch.get_sblock("copied"))
@@ -66,9 +66,15 @@ def test_transposes(rows, cols, scope):
     block = sch.get_sblock("turned")
     sch.compute_at(block, i)
     sch.set_scope(block, 0, scope)
-    sch.tensorize(sch.get_loops(block)[2], transpose(rows, cols, scope))
-    matrix = np.arange(6 * rows * cols, dtype="float32").reshape(2 * rows, 3 * cols)
-    assert (run(sch, ONE_CORE, [matrix], (3 * cols, 2 * rows)) == matrix.T).all()
+    sch.tensorize(sch.get_loops(block)[2], transpose(rows, cols, scope, dtype))
+    matrix = np.arange(6 * rows * cols, dtype=dtype).reshape(2 * rows, 3 * cols)
+    assert (run(sch, ONE_CORE, [matrix], (3 * cols, 2 * rows), dtype) == matrix.T).all()
+
+
+def test_a_recorded_name_tells_the_intrinsic():
+    for name in ("transpose_4x12_local", "transpose_16x20_global_int32"):
+        make_needed([[["Tensorize", [], [name], []]], []])
+        assert TensorIntrin.get(name) is not None
 
 
 def test_nothing_is_parsed_or_registered_at_import():

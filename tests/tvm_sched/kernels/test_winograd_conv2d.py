@@ -100,10 +100,10 @@ def test_an_activation_that_reads_its_input_twice():
     ).check()
 
 
-@pytest.mark.parametrize("variant", [Variant(2, 3), Variant(4, 3)], ids=str)
-def test_every_knob_gives_the_same_numbers(variant):
+@pytest.mark.parametrize("first, variant", enumerate([Variant(2, 3), Variant(4, 3)]))
+def test_every_knob_gives_the_same_numbers(first, variant):
     layer = Layer((3, 12, 10, 16), 64, kept=6, variant=variant)
-    for tile in tiles(winograd_conv2d.KERNEL, layer.mod, ONE_CORE):
+    for tile in tiles(winograd_conv2d.KERNEL, layer.mod, ONE_CORE)[first::2]:
         layer.check(tile)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from tvm_sched.products import library, tiles
-from tvm_sched.products.batch_norm import Norm
-from tvm_sched.products.problem import Problem
+from tvm_sched.products import building, library, tiles, workers
+from tvm_sched.products.problem import Norm, Problem
+from tvm_sched.products.product import NORMS, PRODUCTS, Product, folder, why_not
 
 GUARD = 1024  # numbers around a result, which nobody may write
 
@@ -17,7 +17,7 @@ GUARD = 1024  # numbers around a result, which nobody may write
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(library, "_kept", lambda *_: False)
+    monkeypatch.setattr(workers, "build", lambda products: None)
 
 
 def drawn(seed: int) -> tuple[Problem, int, int]:
@@ -45,7 +45,7 @@ def drawn(seed: int) -> tuple[Problem, int, int]:
             n=n,
             dtype=draws.choice(["float32", "float32", "float64"]),
         )
-        if library.why_not(problem) is None:
+        if why_not(problem) is None:
             return problem, draws.randint(1, problem.inputs), draws.choice([1, 2])
 
 
@@ -77,7 +77,7 @@ def check(problem: Problem, kept: int, threads: int, relative: float | None = No
     for kind, right in expected.items():
         memory, result = guarded(right.to(dtype))
         arguments = [each.reshape(-1) for each in (*operands[kind], index)]
-        library.Product(kind, p, threads)(*arguments, kept, result.view(-1))
+        library.call(Product(kind, p, threads), *arguments, kept, result.view(-1))
         error = (result.double() - right).abs().max().item()
         assert error <= limit * max(right.abs().max().item(), 1e-30), (kind, p, kept, threads)
         assert (memory[:GUARD] == 7).all() and (memory[-GUARD:] == 7).all(), (kind, p)
@@ -106,7 +106,7 @@ def test_kinds_of_convolutions(problem):
 def test_one_function_serves_every_number_of_kept_blocks(monkeypatch):
     problem = Problem(2, 20, 32, (5, 5), (3, 3), padding=(1, 1))
     built = []
-    monkeypatch.setattr(library.codegen, "build", lambda *a, build=library.codegen.build: built.append(1) or build(*a))
+    monkeypatch.setattr(building, "executable", lambda each, own=building.executable: built.append(1) or own(each))
     for kept in (1, 7, 20):
         check(problem, kept, threads=1)
     assert len(built) == 3
@@ -125,14 +125,14 @@ def test_batch_norms_are_those_of_float64(norm):
     gradients = torch.autograd.grad(expected, exact, dy.double())
     memory, y = guarded(x)
     mean, variance, dweight, dbias = (torch.full_like(weight, torch.nan) for _ in range(4))
-    library.Product("batch_norm", norm, 1)(x.view(-1), weight, bias, 0.01, y.view(-1), mean, variance)
+    library.call(Product("batch_norm", norm, 1), x.view(-1), weight, bias, 0.01, y.view(-1), mean, variance)
     limit = {"float32": 3e-6, "float64": 1e-13}[norm.dtype]
     torch.testing.assert_close(y.double(), expected.detach(), rtol=limit, atol=limit)
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2)), rtol=limit, atol=0)
     torch.testing.assert_close(variance.double(), x.double().var((0, 2), correction=0), rtol=limit, atol=0)
     other, dx = guarded(x)
     given = x.view(-1), dy.view(-1), weight, mean, (variance + 0.01).rsqrt()
-    library.Product("batch_norm_backward", norm, 1)(*given, dx.view(-1), dweight, dbias)
+    library.call(Product("batch_norm_backward", norm, 1), *given, dx.view(-1), dweight, dbias)
     for ours, right in zip((dx, dweight, dbias), gradients, strict=True):
         assert (ours.double() - right).abs().max() <= 30 * limit * right.abs().max()
     assert all((each[:GUARD] == 7).all() and (each[-GUARD:] == 7).all() for each in (memory, other))
@@ -146,8 +146,8 @@ def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype)
     target = targets.get(name)
     for seed in range(40):
         problem = replace(drawn(seed)[0], dtype=dtype)
-        for kind, (_, tile_of) in library.PRODUCTS.items():
-            tile = tile_of(problem, target, 2)
+        for kind in PRODUCTS:
+            tile = building.BUILDERS[kind][1](problem, target, 2)
             sums = tile.outputs * (tile.vectors if kind != "weight_gradient" else tile.blocks * tile.taps)
             assert sums < target.registers
             assert problem.n % tile.outputs == 0 and problem.kernel[1] % tile.taps == 0
@@ -155,18 +155,35 @@ def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype)
 
 
 def test_what_there_are_no_products_for_is_told():
-    assert "blocks of 16 do not divide" in library.why_not(Problem(1, 4, 24, (4, 4), n=16))
-    assert "larger than the image" in library.why_not(Problem(1, 4, 16, (4, 4), (5, 5)))
-    assert "not unrolled" in library.why_not(Problem(1, 4, 16, (9, 9), (7, 7)))
-    assert "32 bits" in library.why_not(Problem(1024, 64, 64, (224, 224)))
+    assert "blocks of 16 do not divide" in why_not(Problem(1, 4, 24, (4, 4), n=16))
+    assert "larger than the image" in why_not(Problem(1, 4, 16, (4, 4), (5, 5)))
+    assert "not unrolled" in why_not(Problem(1, 4, 16, (9, 9), (7, 7)))
+    assert "32 bits" in why_not(Problem(1024, 64, 64, (224, 224)))
 
 
-def test_what_is_built_is_kept_for_other_processes(monkeypatch, tmp_path):
+def test_processes_build_for_others_and_end_when_nothing_comes(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    problem = Problem(1, 4, 16, (4, 4))
+    monkeypatch.setattr(building, "executable", None)  # nothing is built here
+    problem, told = Problem(1, 4, 16, (4, 4)), []
+    wanted = [Product(kind, problem, 1) for kind in PRODUCTS]
+    workers.build([*wanted, wanted[0]], lambda *done: told.append(done))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert {path.name for path in folder().iterdir()} == {".building", *(each.path.name for each in wanted)}
     check(problem, 2, threads=1)
-    assert len(list(library.folder().glob("*.so"))) == len(list(library.folder().iterdir())) == 3
-    library._function.cache_clear()
-    monkeypatch.setattr(library.codegen, "build", None)  # nothing is built again
-    check(problem, 3, threads=1)
+    workers.build(wanted, lambda *_: pytest.fail("they are there"))
+    (worker, *_) = workers._pool.idle
+    worker.process.kill()  # a worker that has ended is replaced
+    worker.process.wait()
+    workers.build([Product(NORMS[0], Norm(1, 2, 16), 1)])
+    assert len(list(folder().glob("*.so"))) == 4
+    while workers._pool.idle:
+        workers._pool.idle.pop().end()
+
+
+def test_where_nothing_can_be_kept_the_process_builds_for_itself(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    (tmp_path / "subp").write_text("a file is in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(workers, "Worker", None)
+    check(Problem(1, 4, 16, (4, 4)), 2, threads=1)

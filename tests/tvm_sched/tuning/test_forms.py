@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_each_distinct_layer_has_several_forms(survey):
 
 def test_a_form_has_the_functions_that_the_network_has(imported, survey):
     """The kernel with what is fused behind it, and before it what this form alone needs."""
-    found = forms_of(imported, ONE, False, survey.plans)
+    found = forms_of(imported, partial(Compilation, ONE), survey.plans)
     assert {forms.layer for forms in found.values()} == {"stem", "first"}
     for key, forms in found.items():
         assert [version.form for version in forms.versions] == [plan.kernel for plan in survey.plans[key]]

@@ -2,16 +2,13 @@
 would show is refused or let through by PyTorch's own.
 """
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from zeros import calibrate
 
 import tvm_sched
-from subp_contract.errors import CheckFailed
 from tvm_sched.frontend import torch_export
-from tvm_sched.signature import check_inputs
 from tvm_sched.verification.ranges import reaches
 
 
@@ -72,40 +69,13 @@ def test_what_a_layer_reaches_is_what_it_reads_and_what_is_made_of_its_result(x)
     assert found["third"].read == pytest.approx(float(torch.relu(second).max()))
 
 
-class Cancelling(nn.Module):
-    """A layer whose large bias the next one takes away again: half precision has no fractions there."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
-        nn.init.constant_(self.first.bias, 1e4)
-        with torch.no_grad():
-            self.second.bias.copy_(-1e4 * self.second.weight.sum((1, 2, 3)))
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-
-
-def test_a_network_that_needs_finer_numbers_is_refused_in_a_sentence(x):
-    with pytest.raises(
-        CheckFailed, match=r"^in float16 the network's output 'output' differs .* compile it in float32$"
-    ):
-        compiled(Cancelling(), x)
-
-
-def test_a_network_that_magnifies_rounding_may_be_as_far_away_as_pytorchs_own_float16():
+def test_a_network_that_magnifies_rounding_keeps_its_first_layers_in_float32():
     """Normalised random layers, each of which magnifies what those before it round."""
     torch.manual_seed(0)
     layers = [each for _ in range(16) for each in (nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU())]
     x = torch.randn(1, 16, 6, 6)
-    network = calibrate(nn.Sequential(*layers), torch.randn(8, 16, 6, 6))
-    check = compiled(network, x).manifest["check"]
-    (allowed,) = check["allowed"]
-    with torch.no_grad():
-        given = torch.from_numpy(np.array(check_inputs(torch_export.from_torch(network, x).signature.inputs, 0)[0]))
-        expected = network(given)
-        theirs = network.half()(given.half()).float()
-    assert "magnifies rounding" in check["notes"][0]
-    assert allowed == pytest.approx(3 * float((theirs - expected).abs().max()), rel=1e-3)
-    assert check["tolerance"] < check["error"] < 0.1 * float(expected.abs().max())
+    artifact = compiled(calibrate(nn.Sequential(*layers), torch.randn(8, 16, 6, 6)), x)
+    said = artifact.manifest["check"]
+    assert said["error"] <= said["tolerance"] and not said["notes"]
+    precisions = [layer.precision for layer in artifact.explain()]
+    assert precisions[0] == "float32" and precisions[-1] == "float16"

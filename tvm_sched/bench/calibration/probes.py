@@ -13,7 +13,7 @@ from tvm_sched import runtime
 from tvm_sched.bench.calibration import workloads
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.pixel_lanes_conv2d import BURST, PixelTile, rows_together
+from tvm_sched.kernels.narrow.pixel_lanes_conv2d import BURST, PixelTile
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant
@@ -330,24 +330,6 @@ def transposing_back(target: Target, vectors: int) -> Trial:
     )
 
 
-def left_over(target: Target) -> Trial | str:
-    """Half a vector of pixels more than three vectors, against none more: a step of these pixels."""
-    rest, pixels, tile = target.lanes // 2, 3 * target.lanes, PixelTile(3, 3, N)
-    works = [
-        workloads.pixel_lanes(target, tile, pixels=count, channels=MANY, kept=kept, out_channels=OUTPUTS, n=N)
-        for count in (pixels + rest, pixels)
-        for kept in (FEW, MANY)
-    ]
-    together = rows_together(works[0].problem.conv, rest, target)
-    loads, steps = rest * together, OUTPUTS // N / together
-    if loads / target.loads_per_cycle < target.fma_latency:
-        return "so few pixels wait for their sums, not for loads"
-    return Trial(
-        works,
-        lambda *cycles: (slope(*cycles[:2]) - slope(*cycles[2:])) / steps * target.loads_per_cycle / loads,
-    )
-
-
 # Threads
 
 
@@ -385,7 +367,6 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("transposed_store_cycles", "what an output adds outside loops", lambda t: transposing_back(t, BURST)),
     Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
     Probe("barrier_cycles", "parallel loops of next to nothing, on two threads", launching),
-    Probe("rest_factor", "loads of a step of the pixels that are left over", left_over),
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",

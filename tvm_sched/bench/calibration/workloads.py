@@ -12,10 +12,11 @@ from tvm import IRModule, te, topi
 from tvm.s_tir import Schedule
 
 from tvm_sched.bench import peak
-from tvm_sched.kernels import direct_conv2d, pixel_lanes_conv2d, space_to_depth, winograd_conv2d
+from tvm_sched.kernels import direct_conv2d, space_to_depth, winograd_conv2d
 from tvm_sched.kernels.base import Kernel, Problem, normal
 from tvm_sched.kernels.generic import rules
-from tvm_sched.kernels.pixel_lanes_conv2d import PixelTile
+from tvm_sched.kernels.narrow import pixel_lanes_conv2d
+from tvm_sched.kernels.narrow.pixel_lanes_conv2d import PixelTile
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
 from tvm_sched.kernels.winograd_variants import Variant

@@ -7,7 +7,7 @@ live in L1. Inside, lanes run along the row; a reduction keeps one partial resul
 end of the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import inf
 
@@ -133,7 +133,7 @@ def make_extremes_known() -> None:
     that begin with the least number, or the largest.
     """
     register = tvm_ffi.get_global_func("s_tir.schedule.RegisterReducer")
-    for extreme, first in ((tirx.max, -inf), (tirx.min, inf)):
+    for word, extreme, first in (("greatest", tirx.max, -inf), ("least", tirx.min, inf)):
 
         def combined(left: Sequence[Expr], right: Sequence[Expr], extreme=extreme) -> list[Expr]:
             return [extreme(left[0], right[0])]
@@ -141,4 +141,12 @@ def make_extremes_known() -> None:
         def identity(values: Sequence[Expr], first=first) -> list[Expr]:
             return [tirx.const(first, values[0].ty.dtype)]
 
-        register(1, combined, identity)
+        register(1, _kept(f"subp.{word}.combined", combined), _kept(f"subp.{word}.identity", identity))
+
+
+def _kept(name: str, function: Callable) -> tvm_ffi.Function:
+    """TVM's form of a function of Python's that is never destroyed: TVM drops its reducers when the process ends, after
+    Python has, and what is of Python's among them would crash then.
+    """
+    tvm_ffi.register_global_func(name, function)
+    return tvm_ffi.get_global_func(name)

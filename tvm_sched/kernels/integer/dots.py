@@ -95,6 +95,18 @@ def in_groups(
     return data.reshape(len(data), groups, group, *data.shape[2:]), indices_too
 
 
+@dataclass(frozen=True)
+class Summing:
+    """The loops of a sum of dot products, those of `sum_up`, and the two over a kernel's rows and columns."""
+
+    outermost: LoopRV
+    row: LoopRV
+    column: LoopRV
+    registers: Sequence[LoopRV]
+    lane: LoopRV
+    output: LoopRV | None = None
+
+
 def sum_up(
     sch: Schedule,
     product: SBlockRV,

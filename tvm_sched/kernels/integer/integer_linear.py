@@ -25,7 +25,8 @@ from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
-from tvm_sched.kernels.integer.planar_schedule import DOT, STORE_CYCLES
+from tvm_sched.kernels.integer.planar_problem import DOT
+from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
 from tvm_sched.kernels.integer.planes import up
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer

@@ -8,10 +8,12 @@
 where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
 interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
 eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
-the activation's zero point. Blocks are filled up to whole groups by zero weights.
+the activation's zero point. Blocks are filled up to whole groups by zero weights. Where vectors of pixels would be half
+empty, as in small images, and for long sums, lanes may run over the N outputs instead (`planar_outputs.py`).
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
@@ -20,18 +22,20 @@ from tvm.relax import op
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
-from tvm_sched.kernels.integer import planar_schedule
+from tvm_sched.kernels.integer import planar_outputs, planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
-from tvm_sched.kernels.integer.planar_schedule import (
+from tvm_sched.kernels.integer.planar_problem import (
     INTERLEAVED,
     NAME,
     PLANES,
     RESIDUAL,
     RESULT,
     ROUNDED,
+    TURNED,
     PlanarProblem,
+    problem_of,
 )
-from tvm_sched.kernels.integer.planes import Layout, padded_pixel, up
+from tvm_sched.kernels.integer.planes import Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
@@ -40,6 +44,7 @@ from tvm_sched.targets import Target
 MOST_PIXELS = 256  # of a tile
 TRANSPOSE_CYCLES = 1.0  # of a number
 MOST_LAYOUTS = 4  # of a layer, that are looked at
+FEWEST_SINGLE, FEWEST_OTHERS = 7, 3  # pixels of a register tile with lanes over outputs; registers of other things
 
 
 def conv2d(
@@ -93,34 +98,51 @@ def conv2d(
         for extent, name in zip((groups, kernel_h, kernel_w, group), "krqj", strict=True)
     )
 
-    def product(b, o, t, i):
-        at = i + layout.offset(r, q)
-        pixels = together(0, b, o // n if own else 0, t, k, *layout.phase(r, q), at * group + j)
-        return te.sum(data[o // n, k, r, q, o % n, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
+    def product_at(b, block_row, t, lane, position):
+        at = position + layout.offset(r, q)
+        pixels = together(0, b, block_row if own else 0, t, k, *layout.phase(r, q), at * group + j)
+        return te.sum(data[block_row, k, r, q, lane, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
-    sums = te.compute((batch, block_rows * n, layout.tiles, layout.run), product, name=NAME, attrs=attributes)
+    runs = (batch, block_rows * n, layout.tiles, layout.run)
+    if layout.single:
+        singly = te.compute(
+            (batch, block_rows * layout.tiles, max(layout.single, layout.run), n),
+            lambda b, gt, p, lane: product_at(b, *divided(gt, layout.tiles), lane, layout.position(p)),
+            name=NAME,
+            attrs=attributes,
+        )
+        turned = te.compute(
+            (batch, layout.tiles, block_rows * n, layout.run),
+            lambda b, t, o, i: singly[b, o // n * layout.tiles + t, i, o % n],
+            name=TURNED,
+        )
+
+        def sums(b, o, t, i):
+            return turned[b, t, o, i]
+    else:
+        sums = te.compute(runs, lambda b, o, t, i: product_at(b, o // n, t, o % n, i), name=NAME, attrs=attributes)
     if rounding is not None:
-        residual = None if added is None else residual_runs(added, sums, layout)
+        total, residual = sums, None if added is None else residual_runs(added, runs, layout)
 
         def of_run(b, o, t, i):
             other = residual[b, o, t, i] if residual is not None else None
-            return rounding.of_channel(sums[b, o, t, i], more, tirx.min(o, out_channels - 1), other)
+            return rounding.of_channel(total(b, o, t, i), more, tirx.min(o, out_channels - 1), other)
 
-        sums = te.compute(sums.shape, of_run, name=ROUNDED)
+        sums = te.compute(runs, of_run, name=ROUNDED)
     output = (batch, out_channels, problem.conv.height, problem.conv.width)
     return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
 
 
-def residual_runs(residual: te.Tensor, sums: te.Tensor, layout: Layout) -> te.Tensor:
-    """A residual `[B, O, H', W']` where the sums of its pixels lie, in whole rows."""
-    batch, channels, tiles, run = (int(extent) for extent in sums.shape)
-    pixels = run if layout.flat else up(run, layout.pitch)
+def residual_runs(residual: te.Tensor, runs: tuple[int, ...], layout: Layout) -> te.Tensor:
+    """A residual `[B, O, H', W']` where the sums of its pixels lie, `runs [B, O, tiles, run]`, in whole rows."""
+    batch, channels, tiles, run = runs
+    pixels = run if layout.whole else up(run, layout.pitch)
 
     def number(b, o, t, i):
         (h, w), o = layout.pixel(t, i), tirx.min(o, int(residual.shape[1]) - 1)
-        if layout.flat:
-            return tirx.if_then_else(i < layout.pixels, residual[b, o, h, w], tirx.const(0, residual.dtype))
+        if layout.whole:
+            return tirx.if_then_else(i < layout.outputs, residual[b, o, h, w], tirx.const(0, residual.dtype))
         return padded_pixel(residual, 0, (b, o), h, w)
 
     return te.compute((batch, channels, tiles, pixels), number, name=RESIDUAL)
@@ -147,6 +169,14 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
     return sorted(found, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS]
 
 
+def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:
+    """Of these the largest tile's, with lanes over outputs: filled up to some whole register tiles."""
+    layout = max(positions, key=lambda each: each.outputs)
+    sizes = range(min(FEWEST_SINGLE, layout.outputs), target.registers - FEWEST_OTHERS + 1)
+    counts = {up(layout.outputs, pixels): pixels for pixels in sizes}  # the largest register tiles of each
+    return [replace(layout, single=count) for count in sorted(counts)[:MOST_LAYOUTS]]
+
+
 class PlanarConv2d(Kernel):
     """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
@@ -161,8 +191,12 @@ class PlanarConv2d(Kernel):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
         transposing = pixels * numbers * TRANSPOSE_CYCLES / target.cores if layer.linear else 0.0
+        positions = layouts(layer, target, dot.lanes)
         for n in pattern.SIZES:
-            found = [planar_problem(layer, n, dot, layout) for layout in layouts(layer, target, dot.lanes)]
+            found = list(positions)
+            if planar_outputs.takes(n, layer.out_channels, dot):
+                found += single_layouts(positions, target)
+            found = [planar_problem(layer, n, dot, layout) for layout in found]
             problem = min(found, key=lambda each: least_cycles(self, each, target))
             cycles = least_cycles(self, problem, target) + transposing
             yield Form(self, layer, problem, n, "planar", cycles, rank=0)
@@ -192,7 +226,7 @@ class PlanarConv2d(Kernel):
         made = builder.emit(fusable_call(builder, NAME, conv2d, builder.emit(image), *weights, **options, marks=marks))
         return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
-    problem = staticmethod(planar_schedule.problem_of)
+    problem = staticmethod(problem_of)
     tiles = staticmethod(planar_schedule.tiles)
     cycles = staticmethod(planar_schedule.cycles)
     schedule = staticmethod(planar_schedule.schedule)

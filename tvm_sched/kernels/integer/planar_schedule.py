@@ -8,39 +8,33 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, sum_up
+from tvm_sched.kernels.integer import planar_outputs
+from tvm_sched.kernels.integer.dots import Summing, sum_up
 from tvm_sched.kernels.integer.interleave import FOUR, interleave
-from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, read_whole_runs
+from tvm_sched.kernels.integer.planar_outputs import OutputsTile
+from tvm_sched.kernels.integer.planar_problem import (
+    INTERLEAVED,
+    NAME,
+    PLANES,
+    RESIDUAL,
+    RESULT,
+    ROUNDED,
+    TURNED,
+    PlanarProblem,
+    problem_of,
+)
+from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
-NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
-STAGES = ("planes", "interleaved", "residual", "rounded", "result")
-PLANES, INTERLEAVED, RESIDUAL, ROUNDED, RESULT = (f"planar_{stage}" for stage in STAGES)
-DOT, GROUPS = "planar.dot", "planar.groups"  # attributes of that block
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
 UNROLLED = 256  # pixels that are interleaved by code without a loop
 STORED = 64  # bytes of a vector of results
-
-
-@dataclass(frozen=True)
-class PlanarProblem:
-    """A convolution in blocks of `groups` of kept channels, in tiles of a layout."""
-
-    conv: ConvProblem
-    layout: Layout
-    dot: Dot
-    groups: int
-
-    def attributes(self) -> dict:
-        """As attributes of the block of products."""
-        return self.conv.attributes() | self.layout.attributes() | {DOT: self.dot.name, GROUPS: self.groups}
 
 
 @dataclass(frozen=True)
@@ -58,16 +52,24 @@ class PlanarTile:
         return f"{self.outputs} channels x {self.vectors} vectors of pixels in registers, {order} outermost"
 
 
-def problem_of(sch: Schedule) -> PlanarProblem:
-    """What the function computes."""
-    notes = sch.get(find_block(sch, NAME)).annotations
-    return PlanarProblem(ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS]))
+Tile = PlanarTile | OutputsTile
 
 
-def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[PlanarTile]:
+def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[Tile]:
     """Tiles that fit the registers, cheapest first."""
+    found: list[Tile] = planar_outputs.tiles(problem, target) if problem.layout.single else of_pixels(problem, target)
+
+    def preference(tile: Tile) -> tuple:
+        first, vectors = (tile.outputs if isinstance(tile, PlanarTile) else tile.pixels), tile.vectors
+        return rounded(cycles(problem, tile, target)), abs(first * vectors - 16), -vectors
+
+    return sorted(found, key=preference)[:most]
+
+
+def of_pixels(problem: PlanarProblem, target: Target) -> list[PlanarTile]:
+    """Tiles with lanes over positions that fit the registers."""
     vectors = problem.layout.run // problem.dot.lanes
-    found = [
+    return [
         PlanarTile(outputs, each, stay)
         for outputs in divisors(problem.conv.n, problem.conv.n)
         for each in divisors(vectors, target.registers)
@@ -75,14 +77,9 @@ def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[Planar
         if outputs * each + each + 2 <= target.registers
     ]
 
-    def preference(tile: PlanarTile) -> tuple:
-        return rounded(cycles(problem, tile, target)), abs(tile.outputs * tile.vectors - 16), -tile.vectors
 
-    return sorted(found, key=preference)[:most]
-
-
-def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles: float | None = None) -> float:
-    """Estimated cycles on the target's cores."""
+def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles: float | None) -> float:
+    """Of an image's register tiles with lanes over positions."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
     sums, taps = tile.outputs * tile.vectors, prod(conv.kernel)
     arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
@@ -92,11 +89,21 @@ def cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles:
     if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
         step *= WEIGHTS_APART
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
-    product = register_tiles * (problem.groups * taps * step + costs.tile_cycles)
+    return register_tiles * (problem.groups * taps * step + costs.tile_cycles)
+
+
+def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
+    """Estimated cycles on the target's cores."""
+    conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
+    if isinstance(tile, PlanarTile):
+        product = product_cycles(problem, tile, target, fma_cycles)
+    else:
+        product = planar_outputs.product_cycles(problem, tile, target, fma_cycles)
+    taps = prod(conv.kernel)
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
     if buffered(problem):
         stored *= 1.5
-    elif tile.vectors * dot.lanes % STORED == 0:
+    elif isinstance(tile, PlanarTile) and tile.vectors * dot.lanes % STORED == 0:
         stored *= PACKED
     planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
     interleaving = planes * INTERLEAVE_CYCLES * (conv.block_rows if conv.indexed else 1)
@@ -116,16 +123,17 @@ INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
 
 
 def buffered(problem: PlanarProblem) -> bool:
-    """Whether a tile's sums go through memory: where outputs are no whole vectors of the run."""
-    return not problem.layout.flat or problem.layout.pixels % problem.dot.lanes > 0
+    """Whether a tile's sums go through memory: where outputs are no whole vectors of the run, or are turned over."""
+    layout = problem.layout
+    return not layout.flat or layout.single > 0 or layout.pixels % problem.dot.lanes > 0
 
 
-def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
+def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels."""
     problem = problem_of(sch)
     conv, layout, dot = problem.conv, problem.layout, problem.dot
-    planes, together, product, residual, rounded, result = (
-        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, RESIDUAL, ROUNDED, RESULT)
+    planes, together, product, turned, residual, rounded, result = (
+        find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, TURNED, RESIDUAL, ROUNDED, RESULT)
     )
     through_memory = buffered(problem)
 
@@ -137,11 +145,11 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
             if stage is not None:
                 sch.compute_inline(stage)
         rounded = None
-    if layout.flat:
+    if layout.whole:
         transform_axes(sch, [epilogue], lambda b, o, h, w: [b, o, tirx.const(0, b.ty.dtype), h * conv.width + w])
     image, o, h, w = sch.get_loops(epilogue)
-    if layout.flat:
-        tiles, *pixels = sch.split(w, [None, layout.pixels])
+    if layout.whole:
+        tiles, *pixels = sch.split(w, [None, layout.outputs])
     else:
         tiles, row = sch.split(h, [None, layout.rows])
         pixels = [row, w]
@@ -151,8 +159,9 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
     if not through_memory:
         in_registers(sch, product, n, pixels[0], tile, dot.lanes)
     elif rounded is None:
-        read_whole_runs(sch, epilogue, NAME, layout)
-        sch.compute_at(product, outer[-1], preserve_unit_loops=True)
+        sums = product if turned is None else turned
+        read_whole_runs(sch, epilogue, sch.get(sums).name_hint, layout, tile_first=turned is not None)
+        sch.compute_at(sums, outer[-1], preserve_unit_loops=True)
         split_lanes(sch, pixels[-1], dot.lanes)
     else:
         read_whole_runs(sch, epilogue, ROUNDED, layout)
@@ -160,20 +169,18 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
         if residual is not None:
             residual_in_rows(sch, residual, rounded, outer[-1], layout)
         n, _, i = sch.get_loops(rounded)[-3:]
-        in_registers(sch, product, n, i, tile, dot.lanes)
+        if isinstance(tile, PlanarTile):
+            in_registers(sch, product, n, i, tile, dot.lanes)
+        else:
+            sch.compute_at(turned, outer[-1], preserve_unit_loops=True)
+            split_lanes(sch, i, gcd(layout.run, STORED))
         copy_whole(sch, pixels[-1])
 
     # 2. Products: register tiles, each a sum over groups of channels and the kernel's positions.
-    lane, _, i, k, r, q, j = sch.get_loops(product)[-7:]
-    lane, output = sch.split(lane, [None, tile.outputs])
-    i, vector, pixel = sch.split(i, [None, tile.vectors, dot.lanes])
-    sch.reorder(lane, i, k, r, q, output, vector, pixel, j)
-    if through_memory and rounded is None:
-        sums = sch.cache_write(product, 0, "local")
-        sch.reverse_compute_at(sums, i, preserve_unit_loops=True)
-        *_, output_stored, _, vector_stored = sch.get_loops(sums)
-        vector_stored, pixel_stored = sch.split(vector_stored, [None, dot.lanes])
-        unrolled_vector(sch, [output_stored, vector_stored, pixel_stored])
+    if isinstance(tile, PlanarTile):
+        summing = position_lanes(sch, product, tile, dot.lanes, stored=through_memory and rounded is None)
+    else:
+        summing = planar_outputs.output_lanes(sch, problem, product, turned, outer[-1], tile)
 
     # 3. What they read: interleaved once a tile, or where blocks keep channels of their own a tile and block row.
     read_interleaved(sch, product, problem, whole=True)
@@ -191,13 +198,31 @@ def schedule(sch: Schedule, tile: PlanarTile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
-    if prod(conv.kernel) <= UNROLLED_TAPS:
-        sch.unroll(r)
-    sch.unroll(q)
-    if is_short(problem, tile, target):
-        keep_rolled(sch, k)
-    sum_up(sch, product, k, [vector], pixel, dot, output)
+    if isinstance(tile, OutputsTile) and planar_outputs.taps_are_steps(problem, tile, target):
+        keep_rolled(sch, summing.column)
+    else:
+        if prod(conv.kernel) <= UNROLLED_TAPS:
+            sch.unroll(summing.row)
+        sch.unroll(summing.column)
+    if isinstance(tile, PlanarTile) and is_short(problem, tile, target):
+        keep_rolled(sch, summing.outermost)
+    sum_up(sch, product, summing.outermost, summing.registers, summing.lane, dot, summing.output, turned is not None)
     finish(sch, target)
+
+
+def position_lanes(sch: Schedule, product: SBlockRV, tile: PlanarTile, lanes: int, stored: bool) -> Summing:
+    """Divides the sums into register tiles with lanes over positions; they are `stored` where nothing rounds them."""
+    lane, _, i, k, r, q, j = sch.get_loops(product)[-7:]
+    lane, output = sch.split(lane, [None, tile.outputs])
+    i, vector, pixel = sch.split(i, [None, tile.vectors, lanes])
+    sch.reorder(lane, i, k, r, q, output, vector, pixel, j)
+    if stored:
+        sums = sch.cache_write(product, 0, "local")
+        sch.reverse_compute_at(sums, i, preserve_unit_loops=True)
+        *_, output_stored, _, vector_stored = sch.get_loops(sums)
+        vector_stored, pixel_stored = sch.split(vector_stored, [None, lanes])
+        unrolled_vector(sch, [output_stored, vector_stored, pixel_stored])
+    return Summing(k, r, q, [vector], pixel, output)
 
 
 def residual_in_rows(sch: Schedule, residual: SBlockRV, rounded: SBlockRV, at: LoopRV, layout: Layout) -> None:
@@ -210,8 +235,8 @@ def residual_in_rows(sch: Schedule, residual: SBlockRV, rounded: SBlockRV, at: L
 
     sch.annotate_buffer_access(rounded, names.index(RESIDUAL), "read", run)
     sch.compute_at(residual, at, preserve_unit_loops=True)
-    column, width = sch.get_loops(residual)[-1], layout.pixels
-    if not layout.flat:
+    column, width = sch.get_loops(residual)[-1], layout.outputs
+    if not layout.whole:
         (_, column), width = sch.split(column, [None, layout.pitch]), layout.output[1]
     copy_padded(sch, column, 0, width)
 
@@ -249,13 +274,19 @@ def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, w
     layout, conv = problem.layout, problem.conv
     names = [read.source.name for read in sch.get(product).reads]
 
-    def region(b, o, t, i, k, r, q, j):
-        row = o // conv.n if conv.indexed else 0
-        points = [(0, 1), *((point, point + 1) for point in (b, row, t))]
+    def region(b, *axes):
+        if layout.single:
+            row, i, _, k, r, q, j = axes
+            row, t = divided(row, layout.tiles)
+        else:
+            o, t, i, k, r, q, j = axes
+            row = o // conv.n
+        points = [(0, 1), *((point, point + 1) for point in (b, row if conv.indexed else 0, t))]
         if whole:
             extents = (problem.groups, *layout.phases, layout.reach * problem.dot.group)
             return (*points, *((0, extent) for extent in extents))
-        at = (k, *layout.phase(r, q), (i + layout.offset(r, q)) * problem.dot.group + j)
+        position = layout.position(i) if layout.single else i
+        at = (k, *layout.phase(r, q), (position + layout.offset(r, q)) * problem.dot.group + j)
         return (*points, *((point, point + 1) for point in at))
 
     sch.annotate_buffer_access(product, names.index(INTERLEAVED), "read", region)

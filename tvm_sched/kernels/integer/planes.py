@@ -8,6 +8,9 @@ computed for nothing.
 
 The image is computed in tiles of whole rows; one that a 1x1 kernel reads has no rows, and its tiles are any number of
 pixels that divides it.
+
+Where lanes run over outputs instead (`planar_outputs.py`), pixels are taken one by one: none is computed for nothing
+but those that fill the last register tile.
 """
 
 from collections.abc import Mapping
@@ -29,6 +32,11 @@ def up(number: int, multiple: int) -> int:
     return ceil(number / multiple) * multiple
 
 
+def divided(number: Any, by: int) -> tuple:
+    """Quotient and remainder."""
+    return number // by, number % by
+
+
 @dataclass(frozen=True)
 class Layout:
     """Pairs are (height, width). `length`: pixels of a tile's run that are outputs; of a 1x1 kernel's any divisor of
@@ -44,11 +52,24 @@ class Layout:
     lanes: int  # positions of a vector
     rows: int  # of outputs in a tile; 0 where a tile is `pixels`
     pixels: int = 0
+    single: int = (
+        0  # pixels that a tile computes one by one, lanes running over outputs; 0 where they run over positions
+    )
 
     @property
     def flat(self) -> bool:
         """Outputs are one run without ends of rows."""
         return self.kernel == (1, 1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a tile's results are one run without gaps between rows."""
+        return self.flat or self.single > 0
+
+    @property
+    def outputs(self) -> int:
+        """Pixels of a tile."""
+        return self.pixels if self.flat else self.rows * self.output[1]
 
     @property
     def phases(self) -> tuple[int, int]:
@@ -74,13 +95,13 @@ class Layout:
     @property
     def run(self) -> int:
         """Positions that a tile computes: whole vectors."""
-        outputs = self.pixels if self.flat else (self.rows - 1) * self.pitch + self.output[1]
-        return up(outputs, self.lanes)
+        return up(self.outputs if self.whole else (self.rows - 1) * self.pitch + self.output[1], self.lanes)
 
     @property
     def reach(self) -> int:
         """Positions that a tile reads of a run, a multiple of 16."""
-        return up(self.run + self.offset(*(taps - 1 for taps in self.kernel)), 16)
+        positions = self.position(self.single - 1) + 1 if self.single else self.run
+        return up(positions + self.offset(*(taps - 1 for taps in self.kernel)), 16)
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -103,24 +124,38 @@ class Layout:
         right = column * self.dilation[1] // self.stride[1] if self.kernel[1] > 1 else 0
         return down * self.pitch + right
 
-    def place(self, h: Any, w: Any) -> tuple:
-        """(tile, position in its run) of an output pixel."""
+    def position(self, pixel: Any) -> Any:
+        """Where in the run of a tile its pixel of that number lies; of those behind the last, which fill up a register
+        tile, somewhere.
+        """
         if self.flat:
+            return pixel
+        if isinstance(pixel, int):
+            pixel = min(pixel, self.outputs - 1)
+        elif self.single > self.outputs:
+            pixel = tirx.min(pixel, self.outputs - 1)
+        return pixel // self.output[1] * self.pitch + pixel % self.output[1]
+
+    def place(self, h: Any, w: Any) -> tuple:
+        """(tile, position in its run of results) of an output pixel."""
+        if self.whole:
             pixel = h * self.output[1] + w
-            return pixel // self.pixels, pixel % self.pixels
+            return pixel // self.outputs, pixel % self.outputs
         return h // self.rows, h % self.rows * self.pitch + w
 
     def pixel(self, tile: Any, position: Any) -> tuple:
-        """The output pixel (h, w) at a position of a tile's run; between rows, and behind the last, of no image."""
-        if self.flat:
-            pixel = tile * self.pixels + position
+        """The output pixel (h, w) at a position of a tile's results; between rows, and behind the last, of no image."""
+        if self.whole:
+            pixel = tile * self.outputs + position
             return pixel // self.output[1], pixel % self.output[1]
         return tile * self.rows + position // self.pitch, position % self.pitch
 
     def attributes(self) -> dict:
         """As an attribute of a TIR block."""
         pairs = (self.image, self.output, self.kernel, self.stride, self.padding, self.dilation)
-        return {LAYOUT: [number for pair in pairs for number in pair] + [self.lanes, self.rows, self.pixels]}
+        return {
+            LAYOUT: [number for pair in pairs for number in pair] + [self.lanes, self.rows, self.pixels, self.single]
+        }
 
     @staticmethod
     def of_block(annotations: Mapping) -> "Layout":
@@ -130,12 +165,15 @@ class Layout:
         return Layout(*pairs, *numbers[12:])
 
 
-def read_whole_runs(sch: Schedule, epilogue: SBlockRV, name: str, layout: Layout) -> None:
-    """Lets the outputs ask block `name` for all positions of their tile's run, whole vectors."""
+def read_whole_runs(sch: Schedule, epilogue: SBlockRV, name: str, layout: Layout, tile_first: bool = False) -> None:
+    """Lets the outputs ask block `name` for all positions of their tile's run, whole vectors; `tile_first`: of an array
+    whose tiles are outside of channels.
+    """
     names = [read.source.name for read in sch.get(epilogue).reads]
 
     def run(b, o, h, w):
-        points = (b, o, layout.place(h, w)[0])
+        tile = layout.place(h, w)[0]
+        points = (b, tile, o) if tile_first else (b, o, tile)
         return (*((point, point + 1) for point in points), (0, layout.run))
 
     sch.annotate_buffer_access(epilogue, names.index(name), "read", run)

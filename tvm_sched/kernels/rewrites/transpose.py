@@ -27,18 +27,19 @@ from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 COLS = 4  # numbers of a 128-bit lane: columns that are transposed together
 ROWS = (4, 8)  # numbers of a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
-NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)")
+NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)(?:_(int32))?")
 
 
-def transpose(rows: int, cols: int, scope: str) -> str:
+def transpose(rows: int, cols: int, scope: str, dtype: str = "float32") -> str:
     """The name, for `Schedule.tensorize`, of the intrinsic out[j, i] = a[i, j]; it is made when first asked for.
 
-    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both float32 and contiguous along their last
-    axis; rows is one of ROWS, cols a multiple of COLS.
+    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both of `dtype`, float32 or int32, and
+    contiguous along their last axis; rows is one of ROWS or 16, cols a multiple of COLS.
     """
-    name = f"transpose_{rows}x{cols}_{scope}"
+    name = f"transpose_{rows}x{cols}_{scope}" + ("" if dtype == "float32" else f"_{dtype}")
     if TensorIntrin.get(name, allow_missing=True) is None:
-        TensorIntrin.register(name, description(rows, cols, scope), implementation(rows, cols, scope))
+        both = (body(rows, cols, scope, dtype) for body in (description, implementation))
+        TensorIntrin.register(name, *both)
     return name
 
 
@@ -49,11 +50,11 @@ def make_needed(trace: list) -> None:
     instructions, _ = trace
     for kind, _, attributes, _ in instructions:
         if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
-            rows, cols, scope = named.groups()
-            transpose(int(rows), int(cols), scope)
+            rows, cols, scope, dtype = named.groups()
+            transpose(int(rows), int(cols), scope, dtype or "float32")
 
 
-def description(rows: int, cols: int, scope: str) -> PrimFunc:
+def description(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
     """The loops that the intrinsic stands for, as `tensorize` looks for them."""
 
     def loops(a: Buffer, out: Buffer):
@@ -61,28 +62,31 @@ def description(rows: int, cols: int, scope: str) -> PrimFunc:
             vj, vi = T.axis.remap("SS", [j, i])
             T.buffer_store(out, a[vi, vj], [vj, vi])
 
-    return function("description", rows, cols, scope, loops)
+    return function("description", rows, cols, scope, dtype, loops)
 
 
-def implementation(rows: int, cols: int, scope: str) -> PrimFunc:
+def implementation(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
     """What `tensorize` puts in their place: a vector store for each column."""
 
     def stores(a: Buffer, out: Buffer):
-        for j in range(cols):
-            T.buffer_store(out, column(a, rows, j), [j, T.ramp(T.int32(0), 1, rows)])
+        for first in range(0, cols, COLS):
+            # Before any store, for all that LLVM knows `out` might be a part of `a`, to be read again after each.
+            r = [T.bind(load(a, rows, i, first)) for i in range(COLS)]
+            for j in range(COLS):
+                T.buffer_store(out, column(r, rows, j), [first + j, T.ramp(T.int32(0), 1, rows)])
 
-    return function("implementation", rows, cols, scope, stores)
+    return function("implementation", rows, cols, scope, dtype, stores)
 
 
-def function(name: str, rows: int, cols: int, scope: str, body) -> PrimFunc:
+def function(name: str, rows: int, cols: int, scope: str, dtype: str, body) -> PrimFunc:
     """A function of `a` and `out`, parts of larger buffers, whose root block holds the statements that `body` emits.
 
     By TVM's builder: the decorator `T.prim_func` would read and parse this file's source for each, a tenth of a second.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        a = argument("a", (rows, cols), "global")
-        out = argument("out", (cols, rows), scope)
+        a = argument("a", (rows, cols), "global", dtype)
+        out = argument("out", (cols, rows), scope, dtype)
         with T.sblock("root"):
             T.reads(a[0:rows, 0:cols])
             T.writes(out[0:cols, 0:rows])
@@ -90,24 +94,23 @@ def function(name: str, rows: int, cols: int, scope: str, body) -> PrimFunc:
     return builder.get()
 
 
-def argument(name: str, shape: tuple[int, int], scope: str) -> Buffer:
+def argument(name: str, shape: tuple[int, int], scope: str, dtype: str) -> Buffer:
     """The next argument of the function being built: rows anywhere apart, each contiguous."""
     handle, strides = T.arg(name, T.handle()), [T.int32(), 1]
-    buffer = T.match_buffer(handle, shape, "float32", strides=strides, offset_factor=1, scope=scope)
+    buffer = T.match_buffer(handle, shape, dtype, strides=strides, offset_factor=1, scope=scope)
     return IRBuilder.name(name, buffer)
 
 
-def column(a: Buffer, rows: int, j: int) -> Expr:
-    """Column j in a vector. What neighbouring columns have in common LLVM computes once."""
-    first, (pair, place) = j // COLS * COLS, divmod(j % COLS, 2)
-    r = [load(a, rows, i, first) for i in range(COLS)]
+def column(r: list[Expr], rows: int, j: int) -> Expr:
+    """Column j of four in a vector. What neighbouring columns have in common LLVM computes once."""
+    pair, place = divmod(j, 2)
     upper, lower = (unpack(one, other, rows, half=pair, width=1) for one, other in (r[:2], r[2:]))
     return unpack(upper, lower, rows, half=place, width=2)
 
 
 def load(a: Buffer, rows: int, i: int, first: int) -> Expr:
     """Columns `first` to first + 3 of rows i, i + 4, ..., a lane each."""
-    lanes = [a.vload([row, first], "float32x4") for row in range(i, rows, COLS)]
+    lanes = [a.vload([row, first], f"{a.dtype}x{COLS}") for row in range(i, rows, COLS)]
     return Shuffle(lanes, list(range(rows))) if len(lanes) > 1 else lanes[0]
 
 

@@ -8,10 +8,10 @@ from tvm.ir import Expr
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Shuffle
 
-from tvm_sched.kernels.integer.interleave import INTERLEAVE, MOST, interleaved
+from tvm_sched.kernels.integer.interleave import INTERLEAVE, LANE, MOST, interleaved
 from tvm_sched.kernels.integer.rounding import narrow, narrowed
 from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
-from tvm_sched.passes.integer.narrow_bytes import packs, side_by_side
+from tvm_sched.passes.integer.narrow_bytes import is_aarch64, packs, side_by_side
 from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced
 
@@ -22,13 +22,16 @@ def interleave_bytes(func: PrimFunc) -> PrimFunc:
     """The function with vectors in the place of its marked loops. To run before blocks are lowered."""
     target = (func.attrs or {}).get("target") or Target.current(allow_none=True)
     packing = target is not None and packs(target)
-    return tvm_ffi.structural_map(func, (tirx.For, lambda loop: rewritten(loop, packing)))
+    # Of wider vectors numbers cross registers, for which AArch64 has tables alone.
+    most = LANE // 8 if target is not None and is_aarch64(target) else MOST
+    return tvm_ffi.structural_map(func, (tirx.For, lambda loop: rewritten(loop, packing, most)))
 
 
-def rewritten(loop: tirx.For, packing: bool):
+def rewritten(loop: tirx.For, packing: bool, most: int = MOST):
     """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, or of what is computed of several x, by vectors.
-    For a group of four, p is a multiple of the numbers in a 128-bit lane. Numbers of 32 bits that are narrowed on the
-    way (`rounding.narrow`), two or four vectors of 16, are so by packs where the CPU has them (`packing`).
+    For a group of four, p is a multiple of the numbers in a 128-bit lane; a vector of bytes is of `most` pixels at
+    most. Numbers of 32 bits that are narrowed on the way (`rounding.narrow`), two or four vectors of 16, are so by
+    packs where the CPU has them (`packing`).
     """
     if INTERLEAVE not in loop.annotations:
         return loop
@@ -55,7 +58,7 @@ def rewritten(loop: tirx.For, packing: bool):
         return strided(load, place, stride, width)
 
     stores = []
-    for first, width in vectors(0, pixels, MOST * 8 // value.ty.dtype.bits):
+    for first, width in vectors(0, pixels, most * 8 // value.ty.dtype.bits):
         planes = [vectors_of(value, width, partial(loaded, first, width, j)) for j in range(group)]
         if width == 1:
             for j, number in enumerate(planes):

@@ -8,19 +8,23 @@ many.
 
 What the last pack clips to is a byte's own range; narrower limits are left to do before. Four vectors of 16 that go to
 different places, one after the other, are packed together too.
+
+AArch64 narrows with saturation as LLVM has it, but rounds and converts in one instruction (`fcvtns`), of which LLVM
+makes two of its slowest.
 """
 
 import tvm_ffi
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.ir import Expr
 from tvm.target import Target
-from tvm.target.codegen import target_has_features
+from tvm.target.codegen import llvm_lookup_intrinsic_id, target_has_features
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
 
 BYTES, WORDS, PARTS = 64, 32, 4
 LANES, FOURS = 4, 4  # 128-bit lanes of a vector; numbers of a dword in 8 bits
+INTRINSIC, ROUND, CONVERT = "tirx.call_llvm_pure_intrin", "llvm.lrint", "llvm.aarch64.neon.fcvtns"
 PACK_WORDS = "llvm.x86.avx512.packssdw.512"
 PACK_BYTES = {"uint8": "llvm.x86.avx512.packuswb.512", "int8": "llvm.x86.avx512.packsswb.512"}
 
@@ -28,9 +32,28 @@ PACK_BYTES = {"uint8": "llvm.x86.avx512.packuswb.512", "int8": "llvm.x86.avx512.
 def narrow_bytes(func: PrimFunc) -> PrimFunc:
     """The function with such vectors packed, for a target that can. To run on vectorised loops."""
     target = (func.attrs or {}).get("target") or Target.current()
+    if is_aarch64(target):
+        return tvm_ffi.structural_map(func, (ir.Call, converted))
     if not packs(target):
         return func
     return tvm_ffi.structural_map(func, [(tirx.Cast, packed), (tirx.SeqStmt, stored_together)])
+
+
+def is_aarch64(target: Target) -> bool:
+    """Whether code is made for a 64-bit Arm CPU, whose vectors have 128 bits."""
+    return str(target.attrs.get("mtriple", "")).startswith("aarch64")
+
+
+def converted(rounding: ir.Call) -> Expr:
+    """`llvm.lrint` of whole vectors by `fcvtns`, each of four numbers; any other call as it is."""
+    if getattr(rounding.op, "name", "") != INTRINSIC or int(rounding.args[0]) != llvm_lookup_intrinsic_id(ROUND):
+        return rounding
+    lanes, value = int(rounding.ty.dtype.lanes), rounding.args[1]
+    if lanes % FOURS:
+        return rounding
+    fours = [list(range(first, first + FOURS)) for first in range(0, lanes, FOURS)]
+    parts = [call(f"int32x{FOURS}", CONVERT, value if len(fours) == 1 else Shuffle([value], four)) for four in fours]
+    return parts[0] if len(parts) == 1 else Shuffle(parts, list(range(lanes)))
 
 
 def stored_together(sequence: tirx.SeqStmt):

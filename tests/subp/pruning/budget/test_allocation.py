@@ -157,7 +157,7 @@ def test_layers_stay_uniform_at_every_epoch(method, allocation):
 
 
 @pytest.mark.parametrize("allocation", ["erk", "global"])
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].every_forward])
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].follow])
 def test_every_method_ends_at_each_layers_own_sparsity(method, allocation):
     sparsifier = Sparsifier(Branches(), method=method, allocation=allocation, epochs=2, **OPTIONS)
     sparsifier.step(1)

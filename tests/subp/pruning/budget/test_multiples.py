@@ -21,6 +21,7 @@ LIKE_SUBP = [
     "rigl",
     "ac-dc",
     "sr-ste-block",
+    "st-3",
 ]  # they too keep what the layer's sparsity says in a group
 IMAGE = (3, 12, 12)
 

@@ -1,4 +1,6 @@
-"""The machine code of the integer kernels' main loops for NEON: dot products by element, no stack."""
+"""The machine code of the integer kernels' loops for NEON: dot products by element, no stack; what is interleaved by
+registers, and rounded as it is converted.
+"""
 
 import re
 
@@ -17,6 +19,21 @@ def dots(loop: Loop) -> int:
     return sum(bool(DOT.match(line)) for line in loop.body)
 
 
+def assembly_of(case: Convolution, target: str, rounding: str) -> str:
+    """Of the layer, by its default tile."""
+    function = function_of(case, TARGETS[target], rounding=rounding)
+    return codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, TARGETS[target]).mod, TARGETS[target]))
+
+
+@pytest.mark.parametrize("target", ["cortex-a76", "cortex-a72"])
+def test_sums_are_rounded_as_they_are_converted_and_channels_interleaved_in_registers(target):
+    assembly = assembly_of(Convolution(128, 128, (28, 28), (1, 1), density=0.25), target, "each")
+    assert "fcvtns" in assembly and "frintx" not in assembly
+    assert "tbl" not in assembly  # bytes looked up across registers
+    zips = [loop for loop in innermost_loops(assembly) if sum("\tzip" in line for line in loop.body) >= 16]
+    assert (len(zips) == 1) == (target == "cortex-a76") and all(loop.stack == 0 for loop in zips)
+
+
 @pytest.mark.parametrize("rounding", ["", "each"])
 @pytest.mark.parametrize(
     "case",
@@ -27,10 +44,7 @@ def dots(loop: Loop) -> int:
     ids=["1x1", "3x3"],
 )
 def test_main_loops_are_dot_products_of_registers(case, rounding):
-    target = TARGETS["cortex-a76"]
-    function = function_of(case, target, rounding=rounding)
-    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target).mod, target))
-    loop = max(innermost_loops(assembly), key=dots)
+    loop = max(innermost_loops(assembly_of(case, "cortex-a76", rounding)), key=dots)
     assert dots(loop) >= 16
     assert loop.stack == 0
     loads = sum("\tld" in line for line in loop.body)

@@ -13,7 +13,7 @@ from integer_run import CONV2D, TARGETS, Convolution, form_of, function_of
 from te_run import replays, scheduled, tiles
 
 from tvm_sched import codegen
-from tvm_sched.kernels.integer import planar_conv2d
+from tvm_sched.kernels.integer import planar_conv2d, planar_outputs
 from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.kernels.integer.planar_schedule import PlanarTile
 from tvm_sched.records.database import Records
@@ -68,6 +68,22 @@ def test_random_layers(seed):
     function_of(random_case(seed), target, rounding=ROUNDINGS[seed // len(TARGETS) % 4]).check()
 
 
+@pytest.mark.parametrize("seed", (*range(100, 108), 124))
+def test_random_layers_with_lanes_over_outputs(seed):
+    target = TARGETS[("x86-avx512-vnni", "avx-vnni", "host")[seed % 3]]
+    case = replace(random_case(seed), n=(16, 32)[seed // 2 % 2])
+    case = replace(case, out_channels=case.groups * max(case.out_channels // case.groups, case.n))
+    dot = dot_of(target)
+    layer = case.layer(dot.activation, case.weight)
+    found = planar_conv2d.layouts(layer, target, dot.lanes)
+    found = planar_conv2d.single_layouts(found, target)
+    problem = planar_conv2d.planar_problem(layer, case.n, dot, found[seed % len(found)])
+    form = replace(form_of(CONV2D, layer, target, case.n), problem=problem)
+    function = function_of(case, target, rounding=ROUNDINGS[seed % 4], form=form)
+    possible = tiles(CONV2D, function.mod, target)
+    function.check(possible[seed // 3 % len(possible)])
+
+
 @pytest.mark.parametrize("name", ["x86-avx2", "host"])
 @pytest.mark.parametrize("weight", [127, -127])
 def test_the_largest_sums_do_not_saturate(name, weight):
@@ -86,6 +102,7 @@ def test_the_largest_sums_do_not_saturate(name, weight):
         ("host", "each", Convolution(12, 32, (8, 8), (1, 1), density=0.5)),
         ("host", "residual", Convolution(12, 32, (7, 7), (1, 1), density=0.5)),
         ("host", "residual", Convolution(12, 20, (14, 14), (3, 3), padding=(1, 1, 1, 1), batch=2, n=4)),
+        ("x86-avx512-vnni", "residual", Convolution(12, 64, (14, 14), (3, 3), padding=(1, 1, 1, 1), batch=2, n=32)),
         ("x86-avx2", "", Convolution(10, 32, (6, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("x86-avx2", "each", Convolution(10, 16, (9, 9), (3, 3), (2, 2), (1, 1, 1, 1))),
     ],
@@ -96,7 +113,10 @@ def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
     layer = case.layer(dot.activation, case.weight)
     form = form_of(CONV2D, layer, target, case.n)
     seen = 0
-    for layout in planar_conv2d.layouts(layer, target, dot.lanes):
+    layouts = planar_conv2d.layouts(layer, target, dot.lanes)
+    if planar_outputs.takes(case.n, case.out_channels, dot):
+        layouts = [layouts[0], *planar_conv2d.single_layouts(layouts, target)[:2]]
+    for layout in layouts:
         problem = planar_conv2d.planar_problem(layer, case.n, dot, layout)
         function = function_of(case, target, rounding=rounding, form=replace(form, problem=problem))
         for tile in tiles(CONV2D, function.mod, target)[::6][:2]:

@@ -32,8 +32,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from subp.pruning.methods import magnitude
 from subp.pruning.methods.base import Method, MethodStep
+from subp.pruning.methods.every_epoch import magnitude
 from subp.pruning.methods.ranking import keep_best
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ METHOD = Method(
     name="hrbp",
     help="uniform 1xN, blocks of filters that are grouped while training",
     prunes="1xN blocks of filters that are grouped while training, each group equally many",
-    masks="by vote of a group's filters, see `subp/pruning/methods/hrbp.py`: what the abstract fixes and what is read "
-    "into it",
+    masks="by vote of a group's filters, see `subp/pruning/methods/every_epoch/hrbp.py`: what the abstract fixes and "
+    "what is read into it",
     source="CPAL 2024, PMLR 234:282-301",
     choose=partial(_choose, patterns=False),
     unit="kernel",

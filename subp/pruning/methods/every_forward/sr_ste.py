@@ -28,7 +28,10 @@ class NOfM(Hyperparameters):
     """The M of N:M."""
 
     m: int = hyperparameter(
-        4, "Of sr-ste's N:M, with N = (1 - sparsity) * M.", lambda m: m >= 1, "a group has at least 1 input"
+        4,
+        "Weights in a group of sr-ste's N:M, of which it keeps N = (1 - sparsity) * M.",
+        lambda m: m >= 1,
+        "a group has at least 1 input",
     )
 
 
@@ -90,7 +93,7 @@ METHOD = Method(
     uses_n=False,
     inputs_of=lambda options: options.m,
     check=_check,
-    every_forward=True,
+    follow=_choose,
     one_shot=True,
 )
 
@@ -102,6 +105,7 @@ BLOCKS = replace(
     masks="the floor(p I) of least norm of each group, at every forward pass",
     source="after the same",
     choose=_choose_blocks,
+    follow=_choose_blocks,
     options=Hyperparameters,
     unit="block",
     uses_n=True,

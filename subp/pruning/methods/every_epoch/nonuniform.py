@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from subp.pruning.methods import subp
 from subp.pruning.methods.base import MethodStep
+from subp.pruning.methods.every_epoch import subp
 from subp.pruning.methods.ranking import in_multiples, ranks
 
 if TYPE_CHECKING:

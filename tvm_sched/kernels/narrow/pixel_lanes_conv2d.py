@@ -7,11 +7,12 @@ unused.
 
 `x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels
 pass through all stages in cache; bias, residual and activation are applied with lanes over channels, as outputs are
-stored. A band's last Q % L pixels are computed with lanes over N.
+stored. The image is filled up with zeros to whole bands.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, gcd, prod
 
 from tvm import relax, te, tirx
@@ -26,26 +27,40 @@ from tvm_sched.kernels.direct_conv2d import flatten_pixels
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
-INPUT, OUTPUT, REST, RESULT = (f"pixel_lanes_{stage}" for stage in ("input", "output", "rest", "result"))
-LANES = "pixel_lanes.lanes"  # attribute of that block
+FILL, INPUT, OUTPUT, RESULT = (f"pixel_lanes_{stage}" for stage in ("fill", "input", "output", "result"))
+LANES, FILLED = "pixel_lanes.lanes", "pixel_lanes.filled"  # attributes of that block
+MOST_FILLED = 16  # vectors of a band of a filled image that are looked at
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
 @dataclass(frozen=True)
 class PixelLanesProblem:
-    """A 1x1 convolution of one row of pixels, `lanes` of which are a vector."""
+    """A 1x1 convolution of one row of pixels, `lanes` of which are a vector, filled up to whole bands of `filled`
+    vectors; of 0 where the row is whole vectors, and a tile can be any number of them.
+    """
 
     conv: ConvProblem
     lanes: int
+    filled: int = 0
+
+    @property
+    def bands(self) -> int:
+        """Rows of pixels whose vectors are one tile; one where a tile can be any number."""
+        return ceil(self.conv.width / self.filled / self.lanes) if self.filled else 1
+
+    @property
+    def vectors(self) -> int:
+        """Of all bands."""
+        return self.bands * self.filled or self.conv.width // self.lanes
 
     def attributes(self) -> dict:
         """As attributes of the block of products."""
-        return self.conv.attributes() | {LANES: self.lanes}
+        return self.conv.attributes() | {LANES: self.lanes} | ({FILLED: self.filled} if self.filled else {})
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
@@ -62,16 +77,6 @@ def narrow(n: int, target: Target) -> bool:
     return n <= target.lanes
 
 
-def bands_of(pixels: int, lanes: int) -> int:
-    """Bands of a few vectors each that leave no more pixels over than the image does; one where it leaves none, and a
-    tile can be any number.
-    """
-    if pixels % lanes == 0:
-        return 1
-    few = divisors(pixels, max(1, pixels // (3 * lanes)))
-    return max(bands for bands in few if pixels // bands % lanes * bands == pixels % lanes)
-
-
 def compute(
     x: te.Tensor,
     data: te.Tensor,
@@ -79,44 +84,46 @@ def compute(
     *,
     shape: tuple[int, ...],
     lanes: int,
+    filled: int = 0,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector; `marks` become attributes of
-    the block of products.
+    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector, `filled` vectors a band of
+    an image that is filled up; `marks` become attributes of the block of products.
     """
     pixels, channels = (int(extent) for extent in x.shape)
     block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
-    bands = bands_of(pixels, lanes)
-    length = pixels // bands  # Q
-    vectors = length // lanes
-    whole = vectors * lanes
+    conv = ConvProblem(1, 1, pixels, channels, block_rows, kept, n, indexed=indices is not None)
+    problem = PixelLanesProblem(conv, lanes, filled)
+    bands, vectors = problem.bands, problem.vectors // problem.bands
+    length = vectors * lanes  # Q
     k = te.reduce_axis((0, kept), "k")
 
     def channel(o):
         return indices[o // n, k] if indices is not None else k
 
+    def filling(p, c):
+        return tirx.if_then_else(p < pixels, x[p, c], tirx.const(0, x.dtype))
+
     def product(b, v, o, i):
         return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, b, v, channel(o), i], axis=k)
 
-    def rest_product(b, p, o):
-        return te.sum(data[o // n, k, 0, 0, o % n] * x[b * length + whole + p, channel(o)], axis=k)
-
     def result(*position):
         *axes, o = position
-        p = sum(axis * prod(shape[i + 1 : -1]) for i, axis in enumerate(axes))
-        b, p = (p // length, p % length) if bands > 1 else (0, p)
-        return output[b, p, o] if rest is None else tirx.if_then_else(p < whole, output[b, p, o], rest[b, p - whole, o])
+        return output[sum(axis * prod(shape[i + 1 : -1]) for i, axis in enumerate(axes)), o]
 
-    conv = ConvProblem(1, 1, pixels, channels, block_rows, kept, n, indexed=indices is not None)
-    attributes = PixelLanesProblem(conv, lanes).attributes() | (marks or {})
+    attributes = problem.attributes() | (marks or {})
+    rows = x if bands * length == pixels else te.compute((bands * length, channels), filling, name=FILL)
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.
     transposed = te.compute(
-        (1, bands, vectors, channels, lanes), lambda _, b, v, c, i: x[b * length + v * lanes + i, c], name=INPUT
+        (1, bands, vectors, channels, lanes), lambda _, b, v, c, i: rows[b * length + v * lanes + i, c], name=INPUT
     )
     sums = te.compute((bands, vectors, block_rows * n, lanes), product, name=NAME, attrs=attributes)
-    output = te.compute((bands, whole, block_rows * n), lambda b, p, o: sums[b, p // lanes, o, p % lanes], name=OUTPUT)
-    rest = te.compute((bands, length - whole, block_rows * n), rest_product, name=REST) if length > whole else None
+    output = te.compute(
+        (bands * length, block_rows * n),
+        lambda p, o: sums[p // length, p % length // lanes, o, p % lanes],
+        name=OUTPUT,
+    )
     return te.compute(shape, result, name=RESULT)
 
 
@@ -137,15 +144,13 @@ class PixelTile:
 def problem_of(sch: Schedule) -> PixelLanesProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
-    return PixelLanesProblem(ConvProblem.of_block(notes), int(notes[LANES]))
+    return PixelLanesProblem(ConvProblem.of_block(notes), int(notes[LANES]), int(notes.get(FILLED, 0)))
 
 
 def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[PixelTile]:
-    """Tiles that fit the registers, cheapest first. Where pixels are left over, a band's vectors are one tile."""
-    conv, lanes = problem.conv, problem.lanes
-    vectors = conv.width // lanes
-    bands = bands_of(conv.width, lanes)
-    together = divisors(vectors, vectors) if conv.width % lanes == 0 else [vectors // bands]
+    """Tiles that fit the registers, cheapest first. A filled band's vectors are one tile."""
+    conv, lanes, vectors = problem.conv, problem.lanes, problem.vectors
+    together = [problem.filled] if problem.filled else divisors(vectors, vectors)
     # From beyond the second cache a channel's vectors come one by one: they lie far apart.
     most_near = target.costs.cache_share * target.l2_bytes // (conv.channels * lanes * target.number_bytes)
     found = [
@@ -167,7 +172,7 @@ def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[Pi
 def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles of the layer on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     conv, lanes, costs = problem.conv, problem.lanes, target.costs
-    vectors, rest = divmod(conv.width, lanes)
+    vectors = problem.vectors
     per_register = lanes / target.lanes  # 1, or less where lanes are fewer
     sums = tile.rows * tile.cols
     ports = target.loads_per_cycle
@@ -182,20 +187,16 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
     store = costs.transposed_store_cycles if tile.vectors <= BURST else costs.far_transposed_store_cycles
+    rows_apart = tile.vectors * lanes * conv.block_rows * conv.n * target.number_bytes  # what stores are spread over
     store *= costs.set_overflow_factor if outputs_overflow_a_set(problem, tile, target) else 1
+    store *= costs.set_overflow_factor if rows_apart > costs.cache_share * target.l2_bytes else 1
     transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
-    left = 0.0
-    if rest:
-        bands = bands_of(conv.width, lanes)
-        together = rows_together(conv, rest // bands, target)
-        loads = rest // bands * together
-        step = max(loads * costs.rest_factor / target.loads_per_cycle, target.fma_latency)
-        left = bands * conv.block_rows / together * (conv.kept * step + costs.loop_cycles)
+    filling = costs.copy_cycles * per_register * vectors * conv.channels if vectors * lanes > conv.width else 0.0
     if shares_tiles(problem, tile, target):
         shares = vectors // tile.vectors
     else:
         shares = conv.block_rows * conv.n // chunk_of(conv, target)
-    return (product + transposition + left) / shares * ceil(shares / target.cores)
+    return (product + transposition + filling) / shares * ceil(shares / target.cores)
 
 
 def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
@@ -209,7 +210,7 @@ def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: 
 
 def shares_tiles(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
     """Whether threads share the tiles of pixels; else they share each stage's work on them."""
-    return problem.conv.width // problem.lanes // tile.vectors >= target.cores
+    return problem.vectors // tile.vectors >= target.cores
 
 
 def chunk_of(conv: ConvProblem, target: Target) -> int:
@@ -217,37 +218,31 @@ def chunk_of(conv: ConvProblem, target: Target) -> int:
     return gcd(conv.block_rows, max(1, target.lanes // conv.n)) * conv.n
 
 
-def rows_together(conv: ConvProblem, rest: int, target: Target) -> int:
-    """Block rows whose sums over the left pixels are in registers together: enough that an addition need not wait for
-    the last.
-    """
-    return gcd(chunk_of(conv, target) // conv.n, max(1, target.registers // 2 // rest))
-
-
 def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     """Rewrites `compute`, and the elementwise chain fused behind it, into tiles of pixels that pass through all stages
     in cache.
     """
-    transposed, product, output, rest, result = (find_block(sch, name) for name in (INPUT, NAME, OUTPUT, REST, RESULT))
+    fill, transposed, product, output, result = (find_block(sch, name) for name in (FILL, INPUT, NAME, OUTPUT, RESULT))
     problem = problem_of(sch)
-    conv, lanes = problem.conv, problem.lanes
-    bands = bands_of(conv.width, lanes)
+    conv, lanes, length = problem.conv, problem.lanes, tile.vectors * problem.lanes
     chunk = chunk_of(conv, target)
     shared = shares_tiles(problem, tile, target)
 
-    # 1. Outputs, a chunk of channels at a time: transposed back in registers; where pixels are left over, before they
-    # are joined with those.
+    # 1. Outputs, a chunk of channels at a time: transposed back in registers; of bands that are filled up into memory,
+    # where the epilogue reads no further than the image goes.
     epilogue = merge_epilogue(sch, result)
     flatten_pixels(sch, result, epilogue)
     sch.compute_inline(result)
     p, o = sch.get_loops(epilogue)
-    band, p = sch.split(p, [bands, None] if rest else [None, tile.vectors * lanes])
+    band, p = sch.split(p, [None, length])
     chunks, o = sch.split(o, [None, chunk])
     height = gcd(chunk, ROWS[-1])
-    if rest:
+    if problem.filled:
         sch.reorder(band, chunks, p, o)
         sch.vectorize(o)
-        partition(sch, p)
+        reads = [read.source.name for read in sch.get(epilogue).reads]
+        whole_band = lambda p, o: ((p // length * length, p // length * length + length), (o, o + 1))  # noqa: E731
+        sch.annotate_buffer_access(epilogue, reads.index(OUTPUT), "read", whole_band)
         sch.compute_at(output, chunks, preserve_unit_loops=True)
         *_, p, o = sch.get_loops(output)
         p, p_inner = sch.split(p, [None, COLS])
@@ -281,14 +276,6 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     in_registers(sch, product, v, [row_inner, v_inner, lane])
     if tile.vectors % tile.cols:
         partition(sch, v)
-    if rest:
-        sch.compute_at(rest, chunks, preserve_unit_loops=True)
-        *_, p, o, rest_k = sch.get_loops(rest)
-        block_row, lane = sch.split(o, [None, conv.n])
-        together = rows_together(conv, conv.width % lanes // bands, target)
-        block_row, block_row_inner = sch.split(block_row, [None, together])
-        sch.reorder(block_row, rest_k, block_row_inner, p, lane)
-        in_registers(sch, rest, block_row, [block_row_inner, p, lane])
 
     # 3. Inputs, a vector of pixels by a cache line of channels at a time.
     *_, v, c, lane = sch.get_loops(transposed)
@@ -296,8 +283,11 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     c, c_inner = sch.split(c, [None, width])
     part, lane = sch.split(lane, [None, rows])
     sch.reorder(v, c, part, c_inner, lane)
+    if fill:
+        sch.compute_at(fill, part)
+        split_lanes(sch, sch.get_loops(fill)[-1], target.lanes)
     sch.tensorize(c_inner, transpose(rows, width, "global"))
-    sch.tensorize(p_inner, transpose(height, COLS, "global" if rest else "local"))
+    sch.tensorize(p_inner, transpose(height, COLS, "global" if problem.filled else "local"))
 
     # 4. Threads.
     if shared:
@@ -307,8 +297,6 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
         sch.parallel(sch.fuse(band, chunks))
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
-    if rest:
-        sch.decompose_reduction(rest, rest_k)
     finish(sch, target)
 
 
@@ -340,7 +328,7 @@ class PixelLanesConv2d(Kernel):
             if takes(pixels, layer.channels, layer.out_channels, n, target):
                 conv = layer.problem(n)
                 flat = ConvProblem(1, 1, pixels, conv.channels, conv.block_rows, conv.kept, n, indexed=conv.indexed)
-                problem = PixelLanesProblem(flat, target.lanes)
+                problem = best_filled(flat, target)
                 total = least_cycles(self, problem, target) + target.costs.copy_cycles * copied
                 yield Form(self, layer, problem, n, "pixel lanes", total, rank=1)
 
@@ -351,7 +339,7 @@ class PixelLanesConv2d(Kernel):
         if layer.stride != (1, 1):
             x = builder.emit(relax.op.strided_slice(x, [1, 2], [0, 0], shape[1:3], layer.stride))
         x = builder.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
-        options = {"shape": layer.output, "lanes": form.problem.lanes, "marks": marks}
+        options = {"shape": layer.output, "lanes": form.problem.lanes, "filled": form.problem.filled, "marks": marks}
         return fusable_call(builder, NAME, compute, x, *weights, **options)
 
     problem = staticmethod(problem_of)
@@ -364,3 +352,11 @@ class PixelLanesConv2d(Kernel):
 
 
 KERNEL = PixelLanesConv2d()
+
+
+@lru_cache(maxsize=1 << 12)
+def best_filled(conv: ConvProblem, target: Target) -> PixelLanesProblem:
+    """The problem of this convolution in the bands of the cheapest estimate; of equal ones the one filled up least."""
+    sizes = range(1 if conv.width % target.lanes else 0, MOST_FILLED + 1)
+    problems = [PixelLanesProblem(conv, target.lanes, filled) for filled in sizes]
+    return min(problems, key=lambda problem: rounded(least_cycles(KERNEL, problem, target)))

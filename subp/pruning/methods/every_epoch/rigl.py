@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from subp.pruning.block_masks import to_blocks
 from subp.pruning.hyperparameters import Hyperparameters, hyperparameter
-from subp.pruning.methods import random_uniform
 from subp.pruning.methods.base import Method, MethodStep
+from subp.pruning.methods.once import random_uniform
 from subp.pruning.schedules import count
 
 if TYPE_CHECKING:
