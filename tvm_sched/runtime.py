@@ -7,11 +7,16 @@ user has set them.
 
 A forked process has the thread that forked and no other. The pool that this thread had waits for its workers for ever,
 so what the thread calls there runs on it alone; threads that are made there have pools of their own. Such a process
-leaves by `os._exit`, as those of multiprocessing do: `exit` would have TVM wait for the workers, too. No process is
-forked in the midst of a call: whoever holds a `call_lock` is waited for.
+leaves by `os._exit`, as those of multiprocessing do: `exit` destroys the pool, and glibc waits there for the workers
+that slept on its condition variable. That is done before `atexit`'s and `on_exit`'s functions, and nothing that Python
+runs earlier knows the exit code. No process is forked in the midst of a call: whoever holds a `call_lock` is waited
+for.
 """
 
+import ctypes
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +32,7 @@ from tvm_sched import runtime_library
 # take 0.25 s of CPU (measured), 1000 take 0.002 s. Where somebody does want the core a yield may last a time slice, and
 # no process ends before its workers have yielded so often.
 SPIN_COUNT = 1000
+PR_SET_PDEATHSIG = 1  # Linux's <sys/prctl.h>
 
 os.environ.setdefault(
     "TVM_NUM_THREADS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -113,3 +119,12 @@ def _pool() -> tuple[Callable[[], int], Callable[[int, int], None]]:
     """TVM's functions that tell and set the size of the calling thread's pool."""
     find = runtime_library.ffi().get_global_func
     return find("runtime.NumThreads"), find("runtime.config_threadpool")
+
+
+def begin_measuring(threads: int) -> None:
+    """What a process does that is started to measure: runs on `threads` threads, and ends with the one that started it,
+    whatever ends that.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    set_threads(threads)

@@ -1,6 +1,5 @@
 """`subp bench`: an artifact's latency, beside other engines on the same network; or a whole suite's."""
 
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from subp.cli.options.types import (
     not_an_input,
 )
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from tvm_sched.bench.engines import Engine, Network
@@ -254,7 +254,7 @@ def reference(name: str, network: "Network", threads: int, records: Path | None,
         return engines.REFERENCES[name](network, threads)
     options = {"threads": threads, "records": records, **network.options(precision)}
     built = tvm_sched.compile(network.module, network.example_input, dense=True, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.so"
+    with scratch_folder() as folder:
+        path = folder / "dense.so"
         built.save(path)
         return engines.ours(built, network, path)

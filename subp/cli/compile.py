@@ -1,6 +1,5 @@
 """`subp compile`: a network as one .so for a CPU."""
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from subp.cli.options.types import (
 from subp.deployment import networks
 from subp_contract import files
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,8 +133,8 @@ def command(
         any_records = compiler.open_records(records, machine) is not None
         click.echo(sources(schedules, machine, artifact.manifest["threads"], any_records))
     artifact.manifest.update({key: metadata[key] for key in ("classes", "preprocessing") if key in metadata})
-    with tempfile.TemporaryDirectory(dir=files.scratch(output), prefix=f".{output.name}.") as folder:
-        unchecked = Path(folder) / output.name
+    with scratch_folder(output) as folder:
+        unchecked = folder / output.name
         artifact.save(unchecked, cc)
         if check["verified"]:
             check_written(unchecked, artifact)

@@ -1,6 +1,5 @@
 """The stages that a network goes through after training, each checked against PyTorch on the same images."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from subp.training import checkpoint, trainer
 from subp.training.config import Config
 from subp.training.progress import Progress
 from subp_contract.files import write_atomically
+from subp_contract.scratch import scratch_folder
 from tvm_sched.bench import engines
 from tvm_sched.bench.engines import Engine, Network
 
@@ -47,12 +47,12 @@ def train(data: Data, config: Config, images: Images, path: Path, progress: Prog
 
     Its outputs must be those of the network as it was trained, masks still on.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as run:
+    with scratch_folder(path) as run:
         trainer.train(data, config, output=run, progress=progress)
-        write_atomically(path, (Path(run) / trainer.MODEL).read_bytes())
+        write_atomically(path, (run / trainer.MODEL).read_bytes())
         as_trained = models.create(config.model, len(data.classes), data.preprocessing.channels)
         trainer.make_sparsifier(as_trained, config)
-        as_trained.load_state_dict(checkpoint.load(Path(run) / trainer.CHECKPOINT).model)
+        as_trained.load_state_dict(checkpoint.load(run / trainer.CHECKPOINT).model)
     example = torch.from_numpy(images.inputs[:1])
     network = Network.of(config.model, checkpoint.load_model(path)[0], example)
     expected = Network.of(config.model, as_trained.eval(), example).reference(images.inputs)

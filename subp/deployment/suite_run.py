@@ -7,7 +7,6 @@ run.measure_overhead()
 """
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from subp.deployment.checks import engine_check
 from subp.deployment.random_networks import random_layer, random_network
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
+from subp_contract.scratch import scratch_folder
 from tvm_sched import runtime
 from tvm_sched.bench import engines, latency, memory, overhead, profile
 from tvm_sched.bench.engines import Engine, Network
@@ -74,8 +74,8 @@ class SuiteRun:
 
     def measure(self, case: Case) -> Measured:
         """One case. Raises CheckFailed where an engine differs from PyTorch."""
-        with tempfile.TemporaryDirectory() as folder:
-            measured = self._measured(case, Path(folder))
+        with scratch_folder() as folder:
+            measured = self._measured(case, folder)
         self._save()
         return measured
 

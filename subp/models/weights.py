@@ -139,7 +139,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} holds objects besides tensors, which are not loaded, or is damaged: save model.state_dict()"
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: unpicklers raise what the damage leads to
         raise UserError(f"{path} is not a readable state dict file: {_reason(error)}") from error
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than a state dict: save model.state_dict()")

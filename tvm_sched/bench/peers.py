@@ -9,10 +9,8 @@ random batches, since what is compared here is time. Packages beyond ONNX Runtim
 import importlib
 import io
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from subp_contract.distribution import install
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched.targets import cpu_flags
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ def quantised(model: bytes, network: "Network") -> bytes:
         def get_next(self) -> dict | None:
             return next(batches, None)
 
-    with tempfile.TemporaryDirectory() as folder:
-        plain, prepared, made = (Path(folder, f"{stage}.onnx") for stage in ("plain", "prepared", "made"))
+    with scratch_folder() as folder:
+        plain, prepared, made = (folder / f"{stage}.onnx" for stage in ("plain", "prepared", "made"))
         plain.write_bytes(model)
         quant_pre_process(str(plain), str(prepared))
         quantize_static(
@@ -116,8 +115,8 @@ def ncnn(model: bytes, network: "Network", threads: int) -> Call:
     net.opt.num_threads = threads
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network.pt")
+    with scratch_folder() as folder:
+        path = folder / "network.pt"
         torch.jit.trace(network.eager, image).save(str(path))
         # The program itself: its Python function converts weights to fp16 whatever `fp16` says.
         shape = ",".join(map(str, image.shape))

@@ -3,8 +3,6 @@
 """
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 from subp_contract import files
 from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched import runtime, runtime_library
 from tvm_sched.deploy import huge_pages, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
@@ -233,15 +232,11 @@ class Artifact:
         if path.is_dir() or not path.parent.is_dir():
             what = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{what}: save to a file, such as net.so")
-        temporary = files.scratch(path) / f".{path.stem}.{os.getpid()}{path.suffix}"
-        try:
-            with quiet():
-                link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
-                self._executable.export_library(str(temporary), fcompile=link)
-            files.put(temporary, path)
-            self._path = None if path.suffix == ".tar" else path.resolve()
-        finally:
-            temporary.unlink(missing_ok=True)
+        with scratch_folder(path) as folder, quiet():
+            link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
+            self._executable.export_library(str(folder / path.name), fcompile=link, workspace_dir=str(folder))
+            files.put(folder / path.name, path)
+        self._path = None if path.suffix == ".tar" else path.resolve()
 
 
 @dataclass
@@ -287,9 +282,9 @@ def load(path: str | Path, threads: int | None = None) -> Artifact:
     require_this_machine(manifest | {"arch": arch}, str(path))
     toolchain.require_whole(Path(path))
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), scratch_folder() as folder:
             # Of a name that it knows the system's loader gives what it has, though the file was replaced.
-            alias = Path(folder, "net.so")
+            alias = folder / "net.so"
             alias.symlink_to(Path(path).resolve())
             executable = runtime_library.ffi().load_module(alias, keep_module_alive=False)
     except (RuntimeError, ValueError) as error:

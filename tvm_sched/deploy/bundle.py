@@ -14,7 +14,6 @@ import gzip
 import io
 import subprocess
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched.deploy import huge_pages, toolchain, wheels
 from tvm_sched.deploy.manifest import expected_outputs, limits, read_manifest
 from tvm_sched.signature import Signature, TensorSpec, check_inputs, numpy_dtype
@@ -44,8 +44,8 @@ def contents(library: Path, cc: str | None = None) -> tuple[dict[str, bytes], st
     compiler = toolchain.program_compiler(arch, cc)
     runtime = wheels.runtime_files(arch)
     shared = [path for path in runtime.values() if path.suffix == ".so"]
-    with tempfile.TemporaryDirectory() as folder:
-        runner = Path(folder, "runner")
+    with scratch_folder() as folder:
+        runner = folder / "runner"
         build_runner(runner, compiler, shared)
         needs = toolchain.runs_with(library, runner, *shared)
         files = {name: path.read_bytes() for name, path in {"net.so": library, "bin/runner": runner, **runtime}.items()}

@@ -101,7 +101,7 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
     """Links object files and the manifest into the shared library `output`. Raises UserError with the linker's first
     words if it fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=Path(output).parent) as folder:  # which is a temporary one
         text, source = Path(folder, "manifest.json"), Path(folder, "manifest.s")
         text.write_bytes(manifest)
         source.write_text(
@@ -111,7 +111,7 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
         )
         # TVM's debug information, of no use without its sources, is a tenth to a fifth of a small network's file.
         command = [*compiler, "-shared", "-fPIC", "-Wl,--strip-debug", "-o", output, *files, str(source)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": folder})
     if result.returncode:
         said = (result.stderr or result.stdout).strip().splitlines()
         raise UserError(f"{compiler[0]} cannot link {output}: {said[0] if said else f'exit code {result.returncode}'}")

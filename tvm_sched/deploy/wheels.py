@@ -8,13 +8,13 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import zipfile
 from importlib.metadata import distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 
 # Of each package, by name in a bundle: the file in its wheel. The C interface is tvm_ffi's, the virtual machine and
 # threads are TVM's.
@@ -66,7 +66,7 @@ def fetched(package: str, arch: str) -> Path:
     if not find_spec("pip"):
         raise UserError(f"{what} is fetched with pip, which this Python lacks: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with scratch_folder(folder) as temporary:
         platforms = ("--platform", f"{PLATFORM}_{arch}", "--only-binary=:all:", "--no-deps")
         command = [
             sys.executable,
@@ -77,18 +77,18 @@ def fetched(package: str, arch: str) -> Path:
             "1",
             *platforms,
             "--dest",
-            temporary,
+            str(temporary),
             f"{package}=={version(package)}",
         ]
         done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(temporary).glob("*.whl"))
+        wheels = list(temporary.glob("*.whl"))
         if done.returncode or not wheels:
             said = [line for line in done.stderr.splitlines() if "ERROR" in line or "error" in line]
             raise UserError(
                 f"{what} cannot be fetched from PyPI; is this machine online? pip says: "
                 f"{said[0].strip() if said else 'nothing'}"
             )
-        made = Path(temporary, "files")
+        made = temporary / "files"
         made.mkdir()
         with zipfile.ZipFile(wheels[0]) as wheel:
             for member in FILES[package].values():

@@ -1,16 +1,15 @@
 """From a product to machine code, by TVM's compiler, which is loaded with this module."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from tvm import relax
 from tvm.ir.transform import PassContext
 
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, targets
 from tvm_sched.deploy import toolchain
 from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
@@ -53,13 +52,13 @@ def keep(product: Product) -> bool:
     try:
         compiler = toolchain.linker(host(product.threads))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as made:
-            library = Path(made, path.name)
+        with scratch_folder(path) as made:
+            library = made / path.name
 
             def link(output: str, files: list[str], **_) -> None:
                 toolchain.link(output, [*files, str(TEAM)], compiler, manifest=b"")
 
-            executable(product).export_library(str(library), fcompile=link)
+            executable(product).export_library(str(library), fcompile=link, workspace_dir=str(made))
             os.replace(library, path)
     except (UserError, OSError):
         return False

@@ -8,13 +8,13 @@ bits, its scales: any network that has the shape finds it.
 
 import json
 import math
-import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import tvm_ffi
 from tvm import IRModule, ir, tirx
 from tvm.s_tir import Schedule
@@ -23,8 +23,9 @@ from tvm.s_tir.schedule import Trace
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_hash
 
-from subp_contract.documents import shown
+from subp_contract.documents import is_of_kind, shown
 from subp_contract.errors import Notice, UserError, first_line
+from subp_contract.scratch import scratch_folder
 from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.rewrites import interleave, transpose
@@ -39,6 +40,14 @@ WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 NUMBERS = ("uint8", "int8", "int16")  # dtypes of a quantised network's numbers, and of what they are clipped as
 CPU = "model"  # TVM's name, in a record's target, for the CPU that it was measured on
 VERSION, MADE_WITH = "tag", "tvm-"  # a record's target is tagged with TVM's version: "tvm-0.27.0"
+
+
+class _OfTarget(msgspec.Struct):
+    """What is read of a record's target, as TVM writes it."""
+
+    keys: Annotated[list[str], msgspec.Meta(min_length=1)]
+    cores: int = msgspec.field(name="num-cores")
+    model: str = ""
 
 
 class Records(KnownRecords):
@@ -161,8 +170,8 @@ def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Ta
     """(workload, record) as the lines of MetaSchedule's database have them. Its writer alone knows how, and it only
     writes to files.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in (WORKLOADS, RECORDS)]
+    with scratch_folder() as folder:
+        files = [folder / name for name in (WORKLOADS, RECORDS)]
         database = ms.database.JSONDatabase(*map(str, files))
         entry = database.commit_workload(known_as(func))
         args = ms.arg_info.ArgInfo.from_entry_func(entry.mod, remove_preproc=True)
@@ -241,7 +250,5 @@ def is_record(line: Any, workloads: int) -> bool:
         and [type(each) for each in line[1]] == [list, list, dict, list]
         and bool(line[1][1])
         and all(type(each) in (int, float) and 0 < each < math.inf for each in line[1][1])
-        and isinstance(line[1][2].get("keys"), list)
-        and bool(line[1][2]["keys"])
-        and type(line[1][2].get("num-cores")) is int
+        and is_of_kind(line[1][2], _OfTarget)
     )

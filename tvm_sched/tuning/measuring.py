@@ -6,12 +6,11 @@ A runner's `submit` takes a Job and gives a Future of MetaSchedule's RunnerResul
 TVM's runtime is needed where the library runs: the kernel's arguments are made here, once for all of its tiles.
 """
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from subprocess import DEVNULL
 
 import numpy as np
@@ -23,6 +22,7 @@ from tvm.support.popen_pool import PopenPoolExecutor
 from tvm.tirx import PrimFunc
 
 from subp_contract.errors import UserError
+from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, runtime
 from tvm_sched.deploy import toolchain
 from tvm_sched.kernels import kernel_of
@@ -49,14 +49,15 @@ class Measurer:
         """Raises UserError where there is no linker for the target."""
         self.target, self.runner, self.compiler = target, runner, toolchain.linker(target)
         self.built, self.failed, self.first_error = 0, 0, None
+        self.held = ExitStack()  # its folder, while it measures
         self.arguments = {}  # function -> the file of its arguments
 
     def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = self.held.enter_context(scratch_folder())
         return self
 
     def __exit__(self, *exception):
-        self.folder.cleanup()
+        self.held.close()
 
     def measure(self, func: PrimFunc, batch: list[Schedule]) -> Iterator[tuple[int, RunnerResult]]:
         """(number in the batch, RunnerResult with `run_secs` or with `error_msg`) of each schedule of the function, as
@@ -92,9 +93,9 @@ class Measurer:
     def submit(self, func: PrimFunc, sch: Schedule) -> Future:
         """The Future of one schedule's RunnerResult."""
         self.built += 1  # a name of its own: a process would take a library of a known name for the one it has loaded
-        path = str(Path(self.folder.name, f"{self.built}.so"))
+        path = str(self.folder / f"{self.built}.so")
         try:
-            codegen.build(sch.mod, self.target).export_library(path, fcompile=self.link)
+            codegen.build(sch.mod, self.target).export_library(path, fcompile=self.link, workspace_dir=str(self.folder))
             job = Job(path, self.arguments_of(func))
         except (RuntimeError, UserError, OSError) as error:  # what TVM, the linker and a full disk raise
             return done(RunnerResult(None, str(error)))
@@ -103,7 +104,7 @@ class Measurer:
     def arguments_of(self, func: PrimFunc) -> str:
         """The file of the function's arguments."""
         if func not in self.arguments:
-            path = str(Path(self.folder.name, f"arguments{len(self.arguments)}.npz"))
+            path = str(self.folder / f"arguments{len(self.arguments)}.npz")
             timing.save_arguments(path, arguments(func))
             self.arguments[func] = path
         return self.arguments[func]
@@ -139,7 +140,7 @@ class Here:
     @cached_property
     def pool(self) -> PopenPoolExecutor:
         """Started when there is something to measure: it takes seconds."""
-        start = partial(runtime.set_threads, self.threads)
+        start = partial(runtime.begin_measuring, self.threads)
         return PopenPoolExecutor(max_workers=1, timeout=TIMEOUT_S, initializer=start, stderr=DEVNULL)
 
     def submit(self, job: Job) -> Future:

@@ -1,15 +1,19 @@
 """`load`: from an ONNX file to an nn.Module of fixed shapes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
-from subp_contract.errors import UserError
+from subp_contract.documents import shown
+from subp_contract.errors import UserError, require
 from tvm_sched.frontend.onnx import files
 from tvm_sched.frontend.onnx.conversion import Conversion, Scope, initialisers
 from tvm_sched.frontend.onnx.network import Input, OnnxNetwork
 from tvm_sched.frontend.onnx.tensors import torch_dtype
+
+LARGEST = 2**34  # numbers of an input
 
 
 def load(
@@ -103,4 +107,5 @@ def _input(
                 "give the input's whole shape"
             )
         shape.append(extent)
+    require(math.prod(shape) <= LARGEST, f"input '{shown(value.name)}' of {name} is too large: {shape}")
     return Input(value.name, tuple(shape), dtype)

@@ -1,0 +1,30 @@
+"""A kill in the midst of a report leaves nothing behind; the command kills every job, hundreds of times."""
+
+import random
+
+import kill_test
+
+
+def write(folder):
+    kill_test.time.sleep(0.05)
+    kill_test.Path(folder, "a").write_text("whole")
+
+
+def test_a_job_is_killed_and_what_it_leaves_is_looked_at(tmp_path):
+    def look(folder):
+        assert (folder / "a").read_text() == "whole"
+
+    row = kill_test.tried("job", kill_test.Job(write, ("a",), look), 2, random.Random(0), tmp_path)
+    assert (row["kills"], row["failed"]) == (2, 0) and row["before"] + row["old"] + row["new"] == 2
+
+
+def test_litter_and_a_broken_output_are_faults(tmp_path, capsys):
+    def litter(folder):
+        (folder / f".{random.getrandbits(64)}").touch()
+        write(folder)
+
+    def look(folder):
+        raise AssertionError
+
+    row = kill_test.tried("job", kill_test.Job(litter, ("a",), look), 1, random.Random(0), tmp_path)
+    assert row["failed"] >= 1 and "not whole" in capsys.readouterr().err
