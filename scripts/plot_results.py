@@ -137,22 +137,25 @@ def picture(lines: Sequence[Line]) -> bytes:
     from matplotlib.figure import Figure
 
     settings = list(dict.fromkeys(line.setting for line in lines))
-    figure = Figure(figsize=(15, 4.8 * len(settings)), layout="constrained")
-    for row, setting in zip(figure.subplots(len(settings), 3, squeeze=False), settings, strict=True):
+    figure = Figure(figsize=(15, 5.2 * len(settings)), layout="constrained")
+    for part, setting in zip(figure.subfigures(len(settings), 1, squeeze=False)[:, 0], settings, strict=True):
+        data, size, images, network, epochs, *_ = setting
+        part.suptitle(f"{network} on {NAMES.get(data, data)}: {images} images of {size}x{size}, {epochs} epochs")
+        row = part.subplots(1, 3)
         of_setting = [line for line in lines if line.setting == setting]
         sparse = [line.sparsity for line in of_setting if line.sparsity]
         common = statistics.mode(sparse) if sparse else 0.0
         sizes = [line.n for line in of_setting if line.n and line.sparsity]
         usual = statistics.mode(sizes) if sizes else None
         comparable = [line for line in of_setting if line.sparsity in (0.0, common) and line.n in (None, usual)]
-        _bars(row[0], comparable, f"{common:.0%} sparse, 1x{usual}")
+        _bars(row[0], comparable, f"methods, {common:.0%} sparse, 1x{usual}")
         plain = [line for line in of_setting if line.n in (None, usual) and "(" not in line.method and line.sparsity]
-        _curves(row[1], plain, "sparsity", f"1x{usual}")
+        _curves(row[1], plain, "sparsity", f"over sparsity, 1x{usual}")
         _curves(
             row[2],
             [line for line in of_setting if line.n and line.sparsity == common and "(" not in line.method],
             "n",
-            f"{common:.0%} sparse",
+            f"over the block size, {common:.0%} sparse",
         )
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
@@ -161,14 +164,10 @@ def picture(lines: Sequence[Line]) -> bytes:
 
 def _bars(axes, lines: Sequence[Line], title: str) -> None:
     lines = sorted(lines, key=lambda line: line.mean)
-    axes.barh(
-        [line.method for line in lines],
-        [100 * line.mean for line in lines],
-        xerr=[100 * (line.spread or 0) for line in lines],
-        color="#0b7a75",
-    )
-    if lines:
-        axes.set_xlim(left=max(0, 100 * min(line.mean for line in lines) - 5))
+    means, spreads = [100 * line.mean for line in lines], [100 * (line.spread or 0) for line in lines]
+    bars = axes.barh([line.method for line in lines], means, xerr=spreads, color="#0b7a75")
+    axes.bar_label(bars, [f"{mean:.1f}" for mean in means], padding=4, fontsize=8)
+    axes.set_xlim(0, 1.12 * max(map(sum, zip(means, spreads, strict=True)), default=1))
     axes.set_xlabel("accuracy, %")
     axes.set_title(title, fontsize=10)
 
@@ -184,7 +183,9 @@ def _curves(axes, lines: Sequence[Line], over: str, title: str) -> None:
         axes.set_visible(False)
         return
     axes.legend(fontsize=8)
-    axes.set_xlabel("N" if over == "n" else over)
+    axes.set_xlabel("block size N" if over == "n" else "sparsity, %")
+    values = sorted({getattr(line, over) for line in lines})
+    axes.set_xticks(values, [f"{value:g}" if over == "n" else f"{100 * value:g}" for value in values])
     axes.set_ylabel("accuracy, %")
     axes.set_title(title, fontsize=10)
 

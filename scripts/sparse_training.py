@@ -11,8 +11,8 @@ of the same masked networks, in turn.
 zeros left out, PyTorch's, and the share of the machine's peak that the kept multiply-adds reach. `networks`: whole
 steps (forward, loss, backward, SGD with momentum): least milliseconds of both. Quiet cores are needed, one a thread:
 where another process takes one of two, a step on both takes several times as long. `memory`: of such steps in processes
-of their own, the largest resident set, MiB; no quiet cores needed. `start`: how long the first step takes on a machine
-that has built no kernels yet.
+of their own, whose freed memory goes back to the system at once, the largest resident set, MiB; no quiet cores needed.
+`start`: how long the first step takes on a machine that has built no kernels yet.
 """
 
 import csv
@@ -218,6 +218,8 @@ def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, .
 @click.option("--n", default=16, show_default=True)
 def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
     """What whole steps of networks hold."""
+    # Freed memory goes back to the system at once; else what a process holds depends on where tensors happen to lie.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
     rows = []
     for name in names:
         for soft in (False, True):
@@ -226,7 +228,7 @@ def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pi
             for kernels in (False, True):
                 given = json.dumps([name, n, sparsity, soft, [batch, 3, pixels, pixels]])
                 command = [sys.executable, __file__, "memory-of", given, *(["--kernels"] if kernels else [])]
-                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
                 way = "kernels" if kernels else "dense"
                 row[f"{way}_mib"] = told.strip()
             rows.append(row)

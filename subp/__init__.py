@@ -6,7 +6,8 @@
         train_one_epoch(model, ...)     # your own loop
     model = sparsifier.fold()           # plain modules, zeros in place
 
-Names are imported on first use, so that `import subp` costs nothing.
+`sparsify_(model, config, filter_fn)` makes one in torchao's shape. Names are imported on first use, so that
+`import subp` costs nothing.
 """
 
 import importlib
@@ -14,6 +15,12 @@ from typing import Any
 
 _HOME = {
     "Sparsifier": "subp.pruning.sparsifier",
+    "sparsify_": "subp.integrations.sparsify",
+    "Budget": "subp.integrations.configuration",
+    "Choice": "subp.integrations.configuration",
+    "Pattern": "subp.integrations.configuration",
+    "SparsityConfig": "subp.integrations.configuration",
+    "Timetable": "subp.integrations.configuration",
     "fold": "subp.pruning.masking",
     "load_model": "subp.training.checkpoint",
     "inspect": "subp.pruning.summary",

@@ -15,7 +15,7 @@ DEPLOYMENT = (
     "runtime_library runtime quiet signature targets kernels planning records passes frontend codegen precision "
     "pipeline mixed_precision estimation deploy products verification dump compiler dynamo tuning bench"
 )
-TRAINING = "common sparse_products pruning models data training deployment cli"
+TRAINING = "common sparse_products pruning models integrations data training deployment cli"
 ORDER = [
     "subp_contract",
     "subp_quantizer",

@@ -84,11 +84,8 @@ def command(
     is none. `subp bench` measures.
     """
     from dataclasses import asdict, replace
-    from functools import partial
 
-    from rich.progress import track
-
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import console, show, tracked
     from subp.deployment import advice
     from subp_contract.files import write_atomically
     from tvm_sched import precision as precisions
@@ -102,9 +99,8 @@ def command(
     cpu = precisions.with_flags(cpu, numbers)
     module, x = advice.network_of(model, settings["size"], settings["code"])
     terminal = console()
-    shown = partial(track, description="lowering", console=terminal, transient=True, disable=not terminal.is_terminal)
     known = open_records(records, cpu)
-    made = advice.lowered(module, x, cpu, sizes, sparsities, shown, known, numbers)
+    made = advice.lowered(module, x, cpu, sizes, sparsities, tracked("lowering"), known, numbers)
     choices = advice.with_accuracies(advice.predicted(made, cpu, ghz, known), accuracies)
     told = [f"{model} at {x.shape[2]}x{x.shape[3]}", target, f"{threads} thread{'s' * (threads > 1)}"]
     if precision != precisions.FLOAT32.word:

@@ -145,8 +145,8 @@ def run_suite(
     settings = Settings(against, told[0], records, seconds or chosen.seconds, minutes, json_file, *told[1:])
     run, terminal, results = SuiteRun(chosen, settings), console(), []
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
-    for case in chosen.cases:
-        click.secho(str(case), bold=True)
+    for number, case in enumerate(chosen.cases, 1):
+        click.secho(f"{case} ({number} of {len(chosen.cases)})", bold=True)
         measured = run.measure(case)
         results.append((case, measured.ours))
         first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
@@ -179,7 +179,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console, say, show
+    from subp.cli.options.terminal import console, say, show, working
     from subp.deployment.checks import engine_check
     from tvm_sched.bench import engines, latency, memory, profile, rows
     from tvm_sched.deploy.manifest import allowed_by_rounding
@@ -195,14 +195,15 @@ def run_one(
             raise UserError(f"{path} takes other inputs than one tensor: only networks of one can be compared")
         (x,) = check_inputs(compiled.signature.inputs, seed=0)
         shape = list(x.shape)
-        network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
-        ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
         word = compiled.manifest["precision"]
-        ready += [reference(name, network, count, records, word) for name in against]
-        for engine in ready if model else ():
-            engine.prepare()
-            stage = f"{engine.name} on {model}"
-            engine_check(engine, stage, engine.call(x), network.reference(x), allowed_by_rounding(compiled.manifest))
+        with working(f"preparing {', '.join(['subp', *against])}"):
+            network = network_of(model, settings, shape) if model else engines.Network.of_artifact(path.stem, compiled)
+            ready = [replace(engines.ours(compiled, network, path), rss_growth_bytes=grown)]
+            ready += [reference(name, network, count, records, word) for name in against]
+            for engine in ready if model else ():
+                engine.prepare()
+                stage, allowed = f"{engine.name} on {model}", allowed_by_rounding(compiled.manifest)
+                engine_check(engine, stage, engine.call(x), network.reference(x), allowed)
         if console().is_terminal:  # a bar would take time of the core that is measured
             click.echo(f"measuring {len(ready)} engines in turn for {seconds:g} s, with {count} threads", err=True)
         measured += engines.compare(ready, x, seconds, minutes)

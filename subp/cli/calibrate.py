@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.terminal import console, show
+from subp.cli.options.terminal import bar, show
 from subp.cli.options.types import Finite, OutputFile, target_option
 from subp_contract.errors import require
 from subp_contract.files import write_atomically
@@ -66,7 +66,6 @@ def command(
     if networks:
         require(output is None, "--rank measures no target: leave -o out")
         return rank(target, networks.split(","), tiles, json_file)
-    from subp.cli.tune import trial_bar
     from tvm_sched import targets
     from tvm_sched.bench.calibration.measuring import calibrated
     from tvm_sched.bench.latency import MachineState
@@ -74,7 +73,7 @@ def command(
 
     require(output is None or output.suffix == ".json", f"{output}: a target file's name ends in .json")
     before = targets.get(target)
-    with trial_bar(console()) as progress:
+    with bar() as progress:
         after, findings = calibrated(before, seconds, progress)
     state = MachineState.now()
     show(table(findings))
@@ -89,7 +88,6 @@ def command(
 
 def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | None) -> None:
     """How well the estimates rank the tiles of the networks' kernels, on one core of this machine."""
-    from subp.cli.tune import trial_bar
     from tvm_sched import targets
     from tvm_sched.bench.calibration import ranking
     from tvm_sched.bench.latency import MachineState
@@ -97,7 +95,7 @@ def rank(target: str, networks: Sequence[str], tiles: int, json_file: Path | Non
 
     core = measurable_here(targets.get(target), threads=1)
     tasks = ranking.tasks_of_all([network_of(name, kept) for name in networks for kept in (1.0, 0.25)], core)
-    with trial_bar(console()) as progress:
+    with bar() as progress:
         rankings = ranking.rank(tasks, core, tiles, progress)
     state, total = MachineState.now(), ranking.agreement(rankings)
     show(ranking_table(rankings))

@@ -50,13 +50,15 @@ def command(tracker: str | None, job: str | None, json_file: Path | None) -> Non
     """Say what this machine has and lacks for each job, and how to mend it."""
     looks = dict(zip(JOBS, (training, compiling, cross_compiling, tuning, benchmarking), strict=True))
     findings = [finding for name in ([job] if job else JOBS) for finding in looks[name]()]
-    if tracker:
-        findings += boards(tracker)
+    registered = list(boards(tracker)) if tracker else []
+    findings += registered
     tell(findings)
     write_json(json_file, {"findings": [asdict(each) for each in findings]})
     lacking = [finding.what for finding in findings if not finding.well]
     if job and lacking:
         raise CheckFailed(f"this machine is not ready to {findings[0].job}: {lacking[0]}")
+    if tracker and not any(finding.well for finding in registered):
+        raise CheckFailed(f"no board is free to {registered[0].job}: {registered[0].what}")
 
 
 def tell(findings: Sequence[Finding]) -> None:

@@ -32,12 +32,14 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
 
     The result is a MODEL for `subp compile`, for batches of any size where this one's network takes them.
     """
+    from subp.cli.options.terminal import working
     from subp.deployment import quantised
 
     not_an_input(output, model, data)
     network, metadata = load_network(model, settings)
-    inputs = quantised.calibration(data, network, metadata, batches, draw, download)
-    program = quantised.quantize(network, inputs)
+    with working(f"quantising {model}"):
+        inputs = quantised.calibration(data, network, metadata, batches, draw, download)
+        program = quantised.quantize(network, inputs)
     quantised.save(program, metadata, output)
     write_resolved(output, click.get_current_context())
     size, count = output.stat().st_size / 1e6, sum(map(len, inputs))

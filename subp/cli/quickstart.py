@@ -136,11 +136,12 @@ class Quickstart:
     def tune(self, network: "Network") -> Path:
         """The folder with the records of a short search over the network's kernels."""
         import tvm_sched
-        from subp.cli.tune import described, trial_bar
+        from subp.cli.options.terminal import bar
+        from subp.cli.tune import described
         from subp.deployment.stages import THREADS
 
         records = self.folder / "records"
-        with trial_bar(self.console) as progress:
+        with bar() as progress:
             summary = tvm_sched.tune(
                 network.module,
                 network.example_input,

@@ -1,8 +1,6 @@
 """`subp tune`: measures kernels for a network's layers and keeps what it finds as records."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +9,9 @@ import click
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
-from subp_contract.errors import UserError
+from subp_contract.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from tvm_sched.tuning.farm import Farm
@@ -90,7 +87,7 @@ def command(
         raise UserError("name a MODEL to tune and the folder of --records to write; or folders to --merge")
 
     import tvm_sched
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import bar, show
     from subp.deployment import quantised
     from tvm_sched import targets
 
@@ -99,7 +96,7 @@ def command(
     farm = farm_of(tracker, key, jobs, wait)
     network, metadata = load_network(model, settings)
     calibration = quantised.for_precision(precision, calibrate, model, network, metadata, click.echo)
-    with trial_bar(console()) as progress:
+    with bar() as progress:
         summary = tvm_sched.tune(
             network.module,
             network.example_input,
@@ -129,6 +126,15 @@ def command(
         from tvm_sched.records.fastest import write_best
 
         click.echo(f"{best}: the fastest records of {write_best(records, best)} kernels")
+    require_measured(summary)
+
+
+def require_measured(summary: "TuningSummary") -> None:
+    """Raises CheckFailed where every tile of a kernel failed: it stays untuned, and another run would fail again."""
+    failed = [layers(each.task) for each in summary.tasks if each.best_ms == inf]
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise CheckFailed(f"no tile of {failed[0]}{more} could be built and run: {summary.first_error}")
 
 
 def merged(folders: tuple[Path, ...], best: Path | None, other: str | Path | None) -> None:
@@ -153,17 +159,6 @@ def farm_of(tracker: str | None, key: str | None, jobs: int | None, wait: float)
     from tvm_sched.tuning.farm import Farm
 
     return Farm(tracker, key, jobs, patience_s=wait, say=lambda sentence: click.echo(sentence, err=True))
-
-
-@contextmanager
-def trial_bar(console: "Console") -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on a terminal; gives what `tvm_sched.tune` calls with (trials done, in all, kernel)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-        yield lambda done, total, kernel: bar.update(task, completed=done, total=total, description=kernel)
 
 
 def table(summary: "TuningSummary") -> "Table":

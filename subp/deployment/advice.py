@@ -106,15 +106,23 @@ def predicted(
     made: dict[tuple[int | None, float], IRModule], target: Target, ghz: float | None, records
 ) -> list[Choice]:
     """The choices with their latencies, the dense network first."""
-    board = RASPBERRY_PI_5 if target.family == A76 else Board(OTHER_GHZ, math.inf, math.inf)
-    predictions = predict(made, target, replace(board, ghz=ghz or board.ghz), records)
+    predictions = predict(made, target, board_of(target, ghz), records)
     return [Choice(n, sparsity, 1e3 * each.seconds, each.measured) for (n, sparsity), each in predictions.items()]
 
 
-def with_zeros(module: nn.Module, n: int, sparsity: float) -> nn.Module:
-    """A copy with random uniform 1xN zeros, and no others, in the layers that would be pruned."""
+def board_of(target: Target, ghz: float | None = None) -> Board:
+    """What is assumed of the machine around the CPU, at its own frequency or that one."""
+    board = RASPBERRY_PI_5 if target.family == A76 else Board(OTHER_GHZ, math.inf, math.inf)
+    return replace(board, ghz=ghz or board.ghz)
+
+
+def with_zeros(module: nn.Module, n: int, sparsity: float, **selection: Sequence[str]) -> nn.Module:
+    """A copy with random uniform 1xN zeros, and no others, in the layers that would be pruned; selection: `exclude` and
+    `include` of Sparsifier.
+    """
     copied = copy.deepcopy(module)
-    sparsifier = Sparsifier(copied, n=n, sparsity=sparsity, method=random_uniform.METHOD.name, epochs=1)
+    method = random_uniform.METHOD.name
+    sparsifier = Sparsifier(copied, n=n, sparsity=sparsity, method=method, epochs=1, **selection)
     for place in sparsifier.places.values():
         torch.nn.init.ones_(trained_weight(*place))
     sparsifier.step(0)

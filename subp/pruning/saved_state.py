@@ -8,6 +8,8 @@ from torch import Tensor
 from subp.pruning.methods.registry import hyperparameters
 from subp_contract.errors import require
 
+_YOUNGER = {"multiple": 1, "target_latency": None, "target": "host"}  # what settings were before they were saved
+
 
 def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
     """Raises UserError, naming what differs, where the saved `state` has other settings or layers than these. Lists in
@@ -15,7 +17,7 @@ def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[
     """
     known = isinstance(state, Mapping) and {"settings", "sparsities", "epoch", "masks"} <= state.keys()
     require(known, "this is no saved state of a Sparsifier: give what its state_dict() returned")
-    was_settings = {name: each.default for name, each in hyperparameters().items()} | {"multiple": 1}
+    was_settings = {name: each.default for name, each in hyperparameters().items()} | _YOUNGER
     was_settings |= state["settings"]
     for part, ours, theirs in (("settings", settings, was_settings), ("masks", masks, state["masks"])):
         others = sorted(ours.keys() ^ theirs.keys())
@@ -36,14 +38,14 @@ def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[
         )
 
 
-def check_sparsities(saved: Mapping[str, float], own: Mapping[str, float], allocation: str) -> None:
+def check_sparsities(saved: Mapping[str, float], own: Mapping[str, float], anew: bool) -> None:
     """Raises UserError, naming what differs, for other layers, or where the sparsities follow from the settings and are
-    not these.
+    not these; `anew`: they do not, so those saved count.
     """
     others = sorted(own.keys() ^ saved.keys())
     require(not others, f"the sparsities saved are of other layers: {', '.join(others)} in one only")
     for name, sparsity in own.items():
-        free = allocation == "global" and isinstance(saved[name], float) and 0 <= saved[name] < 1
+        free = anew and isinstance(saved[name], float) and 0 <= saved[name] < 1
         require(
             free or saved[name] == sparsity,
             f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {sparsity}",

@@ -36,6 +36,8 @@ class PruningOptions:
     sparsity: float | None = None  # 0.75 without a target
     target_macs: float | None = None
     target_weights: float | None = None
+    target_latency: float | None = None
+    target: str = "host"
     allocation: str = "equal"
     multiple: int | None = None  # 1
     criterion: str | None = None
@@ -59,9 +61,11 @@ class Settings:
     """
 
     n: int
-    sparsity: float | None  # of this and the two targets exactly one is given
+    sparsity: float | None  # of this and the three targets exactly one is given
     target_macs: float | None
     target_weights: float | None
+    target_latency: float | None
+    target: str
     allocation: str
     multiple: int
     method: str
@@ -82,8 +86,12 @@ class Settings:
         _known("method", self.method, METHODS)
         method = METHODS[self.method]
         require(self.n >= 1, f"n = {self.n}: a block has at least 1 output")
-        given = [option for option in (self.sparsity, self.target_macs, self.target_weights) if option is not None]
-        require(len(given) == 1, "sparsity, target_macs and target_weights exclude each other: give one of them")
+        aims = (self.sparsity, self.target_macs, self.target_weights, self.target_latency)
+        require(
+            len(aims) - aims.count(None) == 1,
+            "sparsity, target_macs, target_weights and target_latency exclude each other: give one of them",
+        )
+        self._check_latency(method)
         require(
             self.sparsity is None or 0 <= self.sparsity < 1,
             f"sparsity = {self.sparsity} is not in [0, 1): it is a fraction, 0.75 for 75 %",
@@ -106,6 +114,22 @@ class Settings:
             f"the schedule, from epoch {self.start} to {self.end}, must lie within epochs 0 to {self.epochs - 1}",
         )
         self._check_hyperparameters(method)
+
+    def _check_latency(self, method: Method) -> None:
+        if self.target_latency is None:
+            return
+        require(
+            0 < self.target_latency <= 1,
+            f"target_latency = {self.target_latency} is not in (0, 1]: it is a fraction of the dense network's time",
+        )
+        require(
+            method.uses_n and method.unit == "block" and not method.ranks_layer,
+            f"target_latency is for methods whose groups keep equally many blocks, not {self.method}",
+        )
+        require(
+            self.allocation == "equal" and self.multiple == 1,
+            "target_latency shares pruning out by itself: leave out allocation and multiple",
+        )
 
     def _check_hyperparameters(self, method: Method) -> None:
         unknown = [name for name in self.hyperparameters if name not in hyperparameters()]
@@ -147,8 +171,8 @@ class Settings:
         if end is None:
             late = start is not None and start > last
             end = last if not late else start if method.one_shot else max(start, options["epochs"] - 1)
-        targets = (options["target_macs"], options["target_weights"])
-        defaults |= {"start": min(first, end), "end": end, "sparsity": 0.75 if targets == (None, None) else None}
+        aimed = any(options[name] is not None for name in ("target_macs", "target_weights", "target_latency"))
+        defaults |= {"start": min(first, end), "end": end, "sparsity": None if aimed else 0.75}
         return cls(**options | {name: value for name, value in defaults.items() if options[name] is None})
 
 

@@ -223,7 +223,6 @@ def _asked(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> "Pro
     return operator.problem_of(shape, weight, index, _geometry(layer), layer.groups)
 
 
-@torch.compiler.disable  # it may build and measure, and keeps state
 def _chosen(layer: nn.Module, x: Tensor) -> tuple[tuple[bool, ...], Tensor | None]:
     """(Which products leave the zeros out, the inputs that are kept), which the layer tells from here on. In an
     evaluation it is what training has chosen at this size.
@@ -254,31 +253,30 @@ def _densely(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    sparse, index = _chosen(layer, x)
+    from subp.sparse_products import choice, operator
+
+    sparse, index = choice.unseen(_chosen, layer, x)
     if not any(sparse):
         return _densely(layer, x)
-    from subp.sparse_products import operator
-
     y = operator.block_conv2d(x, _weight(layer, sparse), index, *_geometry(layer), layer.groups, sparse)
     return y if layer.bias is None else y + layer.bias[:, None, None]
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    sparse, index = _chosen(layer, x)
+    from subp.sparse_products import choice, operator
+
+    sparse, index = choice.unseen(_chosen, layer, x)
     if not any(sparse):
         return _densely(layer, x)
-    from subp.sparse_products import operator
-
-    assert index is not None
     y = operator.block_linear(x, _weight(layer, sparse), index, sparse)
     return y if layer.bias is None else y + layer.bias
 
 
 def _batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    if not layer.training or not any(_chosen(layer, x)[0]):
-        return _densely(layer, x)
-    from subp.sparse_products import batch_norm
+    from subp.sparse_products import batch_norm, choice
 
+    if not layer.training or not any(choice.unseen(_chosen, layer, x)[0]):
+        return _densely(layer, x)
     y, mean, variance = batch_norm.batch_norm(x, layer.weight, layer.bias, layer.eps)
     if layer.track_running_stats:
         _move_statistics(layer, mean, variance, x.numel() // x.shape[1])

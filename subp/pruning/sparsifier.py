@@ -61,6 +61,9 @@ class Sparsifier:
                      to 1, a fraction of the dense network's. The network gets the largest below it that whole blocks
                      allow
     target_weights:  instead: weights of the whole network in the end, likewise
+    target_latency:  instead: predicted time of the compiled network in the end, a fraction of the dense one's, on the
+                     CPU `target` ("host", or as of tvm_sched.compile), in float32 and one thread, for one input of
+                     `input_shape`. Layers get the sparsities that keep most weights (subp/deployment/latency.py)
     allocation:      how that is shared out among the pruned layers, a name in budget/allocation.py: "equal", the same
                      sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
                      data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
@@ -104,6 +107,8 @@ class Sparsifier:
         sparsity: float | None = PruningOptions.sparsity,
         target_macs: float | None = PruningOptions.target_macs,
         target_weights: float | None = PruningOptions.target_weights,
+        target_latency: float | None = PruningOptions.target_latency,
+        target: str = PruningOptions.target,
         allocation: str = PruningOptions.allocation,
         multiple: int | None = PruningOptions.multiple,
         input_shape: Sequence[int] | None = None,
@@ -129,6 +134,8 @@ class Sparsifier:
             sparsity=sparsity,
             target_macs=target_macs,
             target_weights=target_weights,
+            target_latency=target_latency,
+            target=target,
             allocation=allocation,
             multiple=multiple,
             method=method,
@@ -385,8 +392,9 @@ class Sparsifier:
         self.epoch = state["epoch"]
 
     def load_sparsities(self, saved: dict[str, float]) -> None:
-        """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, which
-        these need not be. Raises UserError, naming what differs, for others (saved_state.check_sparsities).
+        """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, by
+        `target_latency` from what was known of the CPU. Raises UserError, naming what differs, for other ones.
         """
-        saved_state.check_sparsities(saved, self.sparsities, self.settings.allocation)
+        anew = self.settings.allocation == "global" or self.settings.target_latency is not None
+        saved_state.check_sparsities(saved, self.sparsities, anew)
         self.sparsities = dict(saved)

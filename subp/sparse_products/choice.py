@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,12 @@ class Choice:
 
 
 _known: dict[tuple, Choice] = {}
+
+
+@torch.compiler.disable
+def unseen(call: Callable, *arguments: Any) -> Any:
+    """What `call` gives, which torch.compile does not look into: it may build and measure, and keeps state."""
+    return call(*arguments)
 
 
 def choose(problem: Problem, kept: int, *, soft: bool = False, linear: bool = False, measure: bool = True) -> Choice:

@@ -21,10 +21,10 @@ from tvm_sched.passes.tir.marks import INTERNAL
 from tvm_sched.passes.tir.widen_indices import widen_indices
 
 
-def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512):
+def winograd(cores: int, groups: int = 1, target=targets.X86_AVX512, kept: int = 16):
     target = replace(target, cores=cores)
-    x, u = te.placeholder((1, 14, 14, 64)), te.placeholder((6, 6, 4, 16, 16))
-    indices = te.placeholder((4, 16), "int32")
+    x, u = te.placeholder((1, 14, 14, 64)), te.placeholder((6, 6, 4, kept, 16))
+    indices = te.placeholder((4, kept), "int32")
     sch = Schedule(function([x, u, indices], winograd_conv2d.compute(x, u, indices, variant=Variant(4, 3))))
     winograd_conv2d.schedule(sch, WinogradTile(rows=2, cols=8, block_rows=groups), target)
     return sch, target
@@ -95,6 +95,12 @@ def test_every_line_of_weights_is_asked_for_once(make, lines):
     assert PREFETCH in before.script() and PREFETCH not in after.script()
     assert after.script().count("T.prefetch(") == lines
     assert f"+ {AHEAD // 4}]" in after.script()
+
+
+def test_rows_side_by_side_are_asked_for_by_whole_groups():
+    """Of two rows of AHEAD bytes the first would else ask for what the second is reading."""
+    sch, _ = winograd(1, groups=2, kept=AHEAD // 64)
+    assert insert_prefetches(sch.mod["main"]).script().count(f"+ {2 * AHEAD // 4}]") == 2
 
 
 @pytest.mark.parametrize("kernel, wide", [(1, True), (3, False)])

@@ -25,6 +25,7 @@ from tvm_ffi import structural_hash
 from tvm_sched import codegen, pipeline
 from tvm_sched.estimation import machine_model
 from tvm_sched.kernels import Kernel, kernel_of, seen_by
+from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.records.database import known_as, workload
 from tvm_sched.targets import Target
 
@@ -52,13 +53,14 @@ RASPBERRY_PI_5 = Board(ghz=2.4, dram_gb_s=10.0, last_cache_bytes=2 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Call:
-    """Of a function in a network: the bytes of weights that it reads, and those of the activations that it reads and
-    writes.
+    """Of a function in a network: the bytes of weights that it reads, those of the activations that it reads and
+    writes, and the layer that it computes, if it computes one.
     """
 
     func: PrimFunc
     stored: int
     moved: int
+    layer: str | None = None
 
     def moving_cycles(self, target: Target) -> float:
         """What it takes a function to do no more than move them, on the target's cores."""
@@ -136,7 +138,8 @@ def calls(mod: IRModule) -> Iterator[Call]:
             prepared.add(binding.var)
             continue
         moved = codegen.bytes_of(binding.var.ty) + sum(codegen.bytes_of(arg.ty) for arg in args if arg not in weights)
-        yield Call(mod[name], sum(codegen.bytes_of(each.ty) for each in weights), moved)
+        stored = sum(codegen.bytes_of(each.ty) for each in weights)
+        yield Call(mod[name], stored, moved, layer_of(binding.var))
 
 
 def total_cycles(kernel: Kernel, problem, tile, target: Target, fma_cycles: float | None = None) -> float:

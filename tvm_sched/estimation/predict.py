@@ -11,7 +11,7 @@ nothing.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import geometric_mean
 
 from tvm import IRModule
@@ -28,10 +28,11 @@ from tvm_sched.targets import Target
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a network, and which share of them measurements tell."""
+    """Seconds of a network, which share of them measurements tell, and those of each layer, by name."""
 
     seconds: float
     measured: float
+    layers: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def corrections(functions: Iterable[Known]) -> dict[Kernel | None, float]:
 
 def _network(network: list[tuple[Call, Known]], factors: dict, target: Target, board: Board) -> Prediction:
     total = measured = 0.0
+    layers: dict[str, float] = {}
     for call, function in network:
         seconds = function.recorded
         if seconds is None and function.kernel is None:
@@ -97,5 +99,8 @@ def _network(network: list[tuple[Call, Known]], factors: dict, target: Target, b
         elif seconds is None:
             seconds = function.estimated * factors.get(function.kernel, factors.get(None, 1.0))
         measured += seconds if function.measured else 0.0
-        total += max(seconds, board.dram_seconds(call))
-    return Prediction(total, measured / total)
+        seconds = max(seconds, board.dram_seconds(call))
+        total += seconds
+        if call.layer is not None:
+            layers[call.layer] = layers.get(call.layer, 0.0) + seconds
+    return Prediction(total, measured / total, layers)

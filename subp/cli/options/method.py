@@ -82,6 +82,13 @@ _OPTIONS = (
         type=BudgetParam(),
     ),
     setting(
+        "--target-latency",
+        "Instead: the network's predicted time on --target, a fraction of the dense one's; layers get the sparsities "
+        "that keep most weights.",
+        type=float,
+    ),
+    setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
+    setting(
         "--allocation",
         f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",
         type=click.Choice(list(ALLOCATIONS)),
@@ -157,6 +164,6 @@ def with_preset(name: str | None, given: dict, as_published: bool = False) -> di
         require(not as_published, "--as-published is said of a preset: give --preset, too")
         return given
     chosen = PRESETS[name].settings(as_published)
-    if given.keys() & {"target_macs", "target_weights"}:
+    if given.keys() & {"target_macs", "target_weights", "target_latency"}:
         del chosen["sparsity"]
     return chosen | given

@@ -103,23 +103,50 @@ def _lines(column: Column) -> list[str]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Shows on a terminal what is worked on, and for how long, while the block runs."""
+    """Shows on a terminal what is worked on, and for how long, while the block runs: of work that nobody can tell the
+    end of.
+    """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    output = console()
+    error = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as shown:
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
         shown.add_task(on, total=None)
         yield
 
 
-def tracked(description: str) -> Callable[[Iterable, int], Iterable]:
-    """What iterates over something of so many items with a bar, the rate and the time left, on a terminal alone."""
-    from rich.progress import track
+@contextmanager
+def bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with the rate and the time left, on a terminal; gives what is to be called with (steps done, in all, what
+    is worked on).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     error = Console(stderr=True)
+    what = TextColumn("{task.description}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
+        task = shown.add_task("", rate="")
 
-    def over(items: Iterable, total: int) -> Iterable:
-        return track(items, description, total, console=error, transient=True, disable=not error.is_terminal)
+        def report(done: int, total: int, name: str) -> None:
+            speed = shown.tasks[0].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            shown.update(task, completed=done, total=total, description=name, rate=rate)
+
+        yield report
+
+
+def tracked(description: str) -> Callable[..., Iterator]:
+    """What iterates over something of so many items (by default its length) with a bar, the rate and the time left, on
+    a terminal alone.
+    """
+
+    def over(items: Iterable, total: int | None = None) -> Iterator:
+        total = len(items) if total is None else total
+        with bar() as report:
+            report(0, total, description)
+            for done, item in enumerate(items, 1):
+                yield item
+                report(done, total, description)
 
     return over

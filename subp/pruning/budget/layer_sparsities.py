@@ -7,6 +7,7 @@ Two steps, as the first looks at shapes alone; in the second, "global" looks at 
 have moved in between.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,14 @@ from subp.pruning.masking import weight_of
 from subp.pruning.selection import Place, all_places
 from subp.pruning.settings import Settings
 from subp_contract.errors import UserError, require
+
+PLANNER = "subp.deployment.latency"  # above here, and of TVM: loaded where a latency is asked for
+
+
+class Planned(NamedTuple):
+    """Sparsities that are known as they are, by layer."""
+
+    sparsities: dict[str, float]
 
 
 class Ranked(NamedTuple):
@@ -39,14 +48,18 @@ def find_budget(
     ranked: dict[str, Ranked],
     settings: Settings,
     input_shape: Sequence[int] | None,
-) -> Budget | None:
-    """What the network may cost; None where every layer simply gets the sparsity that is given.
+) -> Budget | Planned | None:
+    """What the network may cost; or what each layer gets; None where every layer simply gets the sparsity given.
 
     places, ranked:  of each layer to prune, by name
     input_shape:     of one input, to count multiply-accumulates with
     Raises UserError for targets that cannot be met.
     """
     multiple = settings.multiple
+    if settings.target_latency is not None:
+        if input_shape is None:
+            raise UserError("target_latency needs an input_shape, such as (3, 224, 224), to compile the model for")
+        return Planned(importlib.import_module(PLANNER).planned(model, settings, input_shape))
     if settings.sparsity is not None:
         if settings.allocation == "equal":
             return _implied_budget(model, places, ranked, settings, input_shape) if multiple > 1 else None
@@ -94,12 +107,14 @@ def _implied_budget(
 
 
 def find_sparsities(
-    places: dict[str, Place], units: dict[str, tuple[int, ...]], settings: Settings, budget: Budget | None
+    places: dict[str, Place], units: dict[str, tuple[int, ...]], settings: Settings, budget: Budget | Planned | None
 ) -> dict[str, float]:
     """Layer's name -> the fraction of its blocks that is pruned in the end, in [0, 1).
 
     places, units:  of each layer to prune, by name: its weight, not masked yet, and its mask's shape
     """
+    if isinstance(budget, Planned):
+        return budget.sparsities
     if budget is None:
         assert settings.sparsity is not None
         return dict.fromkeys(places, settings.sparsity)

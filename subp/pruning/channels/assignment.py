@@ -37,13 +37,15 @@ def by_kept_norm(channels: Channels, model: nn.Module, weights: Mapping[str, tup
     orders = rearrange.by_l1_norm(channels, model, weights)
     for number, each in enumerate(channels.sets):
         layers = {name: weights[name] for name in each.rows if name in weights}
-        sizes = {n for n, _ in layers.values()}
-        if len(sizes) != 1 or not all(rearrange.whole_blocks(each.rows[name], *sizes) for name in layers):
+        n = max((n for n, _ in layers.values()), default=0)
+        fits = all(
+            of_layer == n and rearrange.whole_blocks(each.rows[name], n) for name, (of_layer, _) in layers.items()
+        )
+        if not layers or not fits:
             continue
         norms = [_norms(tensors[name], each.rows[name]) for name in layers]
         widths = [of_layer.shape[1] for of_layer in norms]
         kept = [width - pruned_count(p, width) for width, (_, p) in zip(widths, layers.values(), strict=True)]
-        (n,) = sizes
         orders[number] = assigned(norms, kept, n, orders[number])
     return orders
 

@@ -59,6 +59,12 @@ def test_doctor_lists_the_boards(tracker, capsys):
     assert f"doctored: 1 registered, 1 free, 0 busy: {device}" in capsys.readouterr().out
 
 
+def test_a_doctor_who_finds_no_free_board_fails(capsys):
+    assert cli.exit_code(["doctor", "--tracker", "127.0.0.1:1"]) == 1
+    told = capsys.readouterr()
+    assert "tune on boards" in told.out and told.err.startswith("subp: no board is free to tune on boards: ")
+
+
 def test_a_key_without_devices_is_refused_with_those_that_there_are(tracker):
     with (
         boards.silent_board(tracker, "rpi5"),

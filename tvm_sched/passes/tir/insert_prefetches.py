@@ -9,6 +9,7 @@ A schedule marks the loop of its sum (`loops.prefetch_weights`): that is all tha
 
 from functools import reduce
 from itertools import product
+from math import ceil, prod
 
 import tvm_ffi
 from tvm import ir, tirx
@@ -32,15 +33,15 @@ def insert_prefetches(func: PrimFunc) -> PrimFunc:
         if PREFETCH not in loop.annotations:
             return loop
         annotations = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
-        asked = prefetches(loop.body, arguments)
+        asked = prefetches(loop.body, arguments, loop.loop_var)
         body = tirx.SeqStmt([*asked, loop.body]) if asked else loop.body
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=annotations)
 
     return tvm_ffi.structural_map(func, (tirx.For, rewrite))
 
 
-def prefetches(body, arguments) -> list:
-    """One prefetch for each line of the weight that a step, the loops in `body`, reads."""
+def prefetches(body, arguments, loop_var) -> list:
+    """One prefetch for each line of the weight that a step of the loop over `loop_var`, the loops in `body`, reads."""
     loops, realized = [], []
     tvm_ffi.structural_walk(body, (tirx.For, loops.append), order="post")
     tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
@@ -61,11 +62,29 @@ def prefetches(body, arguments) -> list:
         replaced(where, {loop.loop_var: at for loop, at in zip(moving, point, strict=True)})
         for point in product(*steps)
     ]
+    walked = next((axis for axis, index in enumerate(where) if loop_var in variables(index)), 0)
+    ahead = distance(places, weight.shape, walked, AHEAD // number)
     found = []
     for *rest, lane in one_a_line(places, weight.shape, line):
-        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + AHEAD // number]))
+        address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + ahead]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found
+
+
+def distance(places: list[list], shape, axis: int, least: int) -> int:
+    """How many numbers further than `places`, the elements of a step, given by their indices, is asked for: `least`.
+    Where a step reads several rows, of which the loop walks through `axis`, and these are no longer than that, it is
+    whole groups of them: what follows in one row is what the next one is about to read.
+    """
+    analyzer = Analyzer()
+    row = prod(map(int, shape[axis:]))
+    rows = [
+        [analyzer.simplify(one - first) for one, first in zip(each[:axis], places[0], strict=False)] for each in places
+    ]
+    if not all(isinstance(apart, tirx.IntImm) for each in rows for apart in each):
+        return least
+    group = row * len({tuple(map(int, each)) for each in rows})
+    return ceil(least / group) * group if row <= least else least
 
 
 def one_a_line(places: list[list], shape, line: int) -> list[list]:

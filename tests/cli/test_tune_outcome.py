@@ -1,0 +1,23 @@
+"""What `subp tune` makes of what was measured."""
+
+from math import inf, nan
+
+import pytest
+
+from subp.cli.tune import require_measured
+from subp_contract.errors import CheckFailed
+from tvm_sched.tuning.search import TuningSummary
+from tvm_sched.tuning.tiles import Task, TaskResult
+
+
+def summary(*best_ms: float) -> TuningSummary:
+    tasks = [
+        TaskResult(Task(f"f{number}", None, 1, (f"conv{number}",)), 1, ms, ms) for number, ms in enumerate(best_ms)
+    ]
+    return TuningSummary(tasks, [], len(tasks), sum(ms == inf for ms in best_ms), 1.0, "the board said no")
+
+
+def test_a_kernel_that_failed_in_every_tile_is_a_failure_and_one_that_was_not_tried_is_none():
+    require_measured(summary(1.0, nan))
+    with pytest.raises(CheckFailed, match="no tile of conv1 and 1 more could be built and run: the board said no"):
+        require_measured(summary(1.0, inf, inf))

@@ -1,0 +1,83 @@
+"""Sparsity by layer from a latency: the knapsack against all choices there are, and a network that is planned."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from subp import Sparsifier
+from subp.deployment import latency
+from subp_contract.errors import UserError
+
+SHAPE = (3, 16, 16)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def prune(**options):
+    return Sparsifier(network(), n=16, epochs=1, target="x86-avx2", input_shape=SHAPE, **options)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.35, 0.6, 1.0])
+def test_no_choice_of_nearly_the_same_time_keeps_more(seed, share):
+    draws = np.random.default_rng(seed)
+    weights = np.sort(draws.uniform(1, 100, (5, 4)), axis=1)[:, ::-1]
+    times = np.sort(draws.uniform(1, 10, (5, 4)), axis=1)[:, ::-1] * [1, 0.6, 0.4, 0.2]
+    limit = share * times[:, 0].sum()
+    rows = np.arange(5)
+    chosen = latency.most_weights(times, weights, limit)
+    assert times[rows, chosen].sum() <= limit
+    every = [list(each) for each in itertools.product(range(4), repeat=5)]
+    nearly = limit * (1 - 1 / latency.UNITS)
+    most = max(weights[rows, each].sum() for each in every if times[rows, each].sum() <= nearly)
+    assert weights[rows, chosen].sum() >= most
+    if share == 1.0:
+        assert chosen == [0] * 5
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(latency, "STEPS", (0.5, 0.75))
+
+
+def test_layers_get_sparsities_that_meet_the_predicted_time(few_steps):
+    sparsifier = prune(target_latency=0.8, method="random")
+    assert list(sparsifier.sparsities) == ["2", "4"]
+    assert set(sparsifier.sparsities.values()) <= {0.0, 0.5, 0.75} and any(sparsifier.sparsities.values())
+    selection = {"exclude": (), "include": ()}
+    times, rest = latency.layer_times(network(), 16, SHAPE, "x86-avx2", ["2", "4"], selection)
+    assert (times > 0).all() and rest > 0 and (np.diff(times[0]) < 0).all()
+    steps = [(0.0, 0.5, 0.75).index(p) for p in sparsifier.sparsities.values()]
+    taken = rest + times[np.arange(2), steps].sum()
+    assert taken <= 0.8 * (rest + times[:, 0].sum())
+    sparsifier.step(0)
+    kept = {name: mask.float().mean().item() for name, mask in sparsifier.masks.items()}
+    assert kept == {name: 1 - p for name, p in sparsifier.sparsities.items()}
+    state = sparsifier.state_dict()
+    state["sparsities"] = dict.fromkeys(state["sparsities"], 0.5)  # what was known of the CPU then
+    sparsifier.load_state_dict(state)
+    assert set(sparsifier.sparsities.values()) == {0.5}
+
+
+def test_what_cannot_be_met_or_planned_is_told(few_steps):
+    with pytest.raises(UserError, match=r"0.01 cannot be reached on x86-avx2: with 75.0% of the blocks"):
+        prune(target_latency=0.01)
+    for options, sentence in [
+        ({"target_latency": 1.5}, r"is not in \(0, 1\]"),
+        ({"target_latency": 0.5, "sparsity": 0.5}, "exclude each other"),
+        ({"target_latency": 0.5, "method": "filter"}, "whose groups keep equally many blocks, not filter"),
+        ({"target_latency": 0.5, "multiple": 4}, "leave out allocation and multiple"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            prune(**options)
+    with pytest.raises(UserError, match="target_latency needs an input_shape"):
+        Sparsifier(network(), epochs=1, target_latency=0.5)
