@@ -16,6 +16,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -93,7 +94,7 @@ def numbered(count: int, names: list[str]) -> Iterator[tuple[str, int]]:
     """(kind, number) of each file."""
     shares = sum(FORMATS[name].share for name in names)
     for name in names:
-        for number in range(round(count * FORMATS[name].share / shares)):
+        for number in range(math.ceil(count * FORMATS[name].share / shares)):
             yield name, number
 
 
