@@ -27,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -51,8 +51,13 @@ COLUMNS = ("format", "files", *OUTCOMES.values(), "failed", "slowest_s", "most_m
 def command(count: int, chosen: tuple[str, ...], seed: int, work: Path, output: Path | None) -> None:
     """Open damaged files of every kind that a command reads."""
     rows = run(count, list(chosen or FORMATS), seed, work)
+    told(rows, COLUMNS, output)
+
+
+def told(rows: list[dict], columns: Sequence[str], output: Path | None) -> None:
+    """Prints and writes the rows, and ends with 1 where anything failed."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     print(table.getvalue(), end="")
