@@ -13,8 +13,6 @@ alive. Prints and writes a line for each job; exit code 1 where anything failed.
 """
 
 import contextlib
-import csv
-import io
 import os
 import random
 import shutil
@@ -30,6 +28,7 @@ from pathlib import Path
 import click
 import read_formats
 import torch
+from mutate_files import told
 
 import tvm_sched
 from subp import cli
@@ -152,14 +151,7 @@ def command(kills: int, chosen: tuple[str, ...], seed: int, work: Path, output: 
     for place, name in enumerate(names):
         share = kills // len(names) + (place < kills % len(names))
         rows.append(tried(name, JOBS[name], share, random.Random(f"{seed} {name}"), work))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    print(table.getvalue(), end="")
-    if output:
-        output.write_text(table.getvalue())
-    sys.exit(any(row["failed"] for row in rows))
+    told(rows, COLUMNS, output)
 
 
 class Forked:

@@ -16,6 +16,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -26,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -50,8 +51,13 @@ COLUMNS = ("format", "files", *OUTCOMES.values(), "failed", "slowest_s", "most_m
 def command(count: int, chosen: tuple[str, ...], seed: int, work: Path, output: Path | None) -> None:
     """Open damaged files of every kind that a command reads."""
     rows = run(count, list(chosen or FORMATS), seed, work)
+    told(rows, COLUMNS, output)
+
+
+def told(rows: list[dict], columns: Sequence[str], output: Path | None) -> None:
+    """Prints and writes the rows, and ends with 1 where anything failed."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     print(table.getvalue(), end="")
@@ -93,7 +99,7 @@ def numbered(count: int, names: list[str]) -> Iterator[tuple[str, int]]:
     """(kind, number) of each file."""
     shares = sum(FORMATS[name].share for name in names)
     for name in names:
-        for number in range(round(count * FORMATS[name].share / shares)):
+        for number in range(math.ceil(count * FORMATS[name].share / shares)):
             yield name, number
 
 
