@@ -50,6 +50,17 @@ BEFORE = {  # what a page takes as known
 }
 
 
+@pytest.fixture(autouse=True)
+def own_methods():
+    """A page may register some."""
+    from subp.pruning.methods import METHODS
+
+    before = dict(METHODS)
+    yield
+    for name in METHODS.keys() - before.keys():
+        del METHODS[name]
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """With images of two classes in DATA."""

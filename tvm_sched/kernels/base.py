@@ -278,13 +278,13 @@ def distinct_rows(rng: np.random.Generator, shape: tuple[int, ...], below: int) 
     return np.stack([np.sort(rng.permutation(below)[:count]) for _ in range(rows)]).astype("int32")
 
 
-def with_channels(arrays: list[np.ndarray], channels: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Arguments of a kernel whose block rows are filled up: an int32 matrix is of sorted channels a row, which may
-    repeat.
+def with_channels(
+    arrays: list[np.ndarray], infos: Sequence[tuple[str, tuple[int, ...]]], channels: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Arguments of a kernel whose block rows are filled up: an int32 matrix, whose shape is in `infos`, is of sorted
+    channels a row, which may repeat.
     """
     return [
-        np.sort(rng.integers(0, channels, array.shape, "int32"))
-        if array.dtype == np.int32 and array.ndim == 2
-        else array
-        for array in arrays
+        np.sort(rng.integers(0, channels, shape, "int32")) if dtype == "int32" and len(shape) == 2 else array
+        for array, (dtype, shape) in zip(arrays, infos, strict=True)
     ]

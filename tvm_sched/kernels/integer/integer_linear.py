@@ -270,7 +270,7 @@ class IntegerLinear(Kernel):
     schedule = staticmethod(schedule)
 
     def arguments(self, problem: LinearProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
-        return with_channels(super().arguments(problem, infos, rng), problem.conv.channels, rng)
+        return with_channels(super().arguments(problem, infos, rng), infos, problem.conv.channels, rng)
 
 
 KERNEL = IntegerLinear()

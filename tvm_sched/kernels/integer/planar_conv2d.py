@@ -232,7 +232,7 @@ class PlanarConv2d(Kernel):
     schedule = staticmethod(planar_schedule.schedule)
 
     def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
-        return with_channels(super().arguments(problem, infos, rng), problem.conv.channels, rng)
+        return with_channels(super().arguments(problem, infos, rng), infos, problem.conv.channels, rng)
 
 
 def planar_problem(layer: Layer, n: int, dot: Dot, layout: Layout) -> PlanarProblem:
