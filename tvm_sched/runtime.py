@@ -7,10 +7,9 @@ user has set them.
 
 A forked process has the thread that forked and no other. The pool that this thread had waits for its workers for ever,
 so what the thread calls there runs on it alone; threads that are made there have pools of their own. Such a process
-leaves by `os._exit`, as those of multiprocessing do: `exit` destroys the pool, and glibc waits there for the workers
-that slept on its condition variable. That is done before `atexit`'s and `on_exit`'s functions, and nothing that Python
-runs earlier knows the exit code. No process is forked in the midst of a call: whoever holds a `call_lock` is waited
-for.
+leaves by `os._exit`, as those of multiprocessing do: `exit` destroys the pool and hangs, probably as glibc waits for
+the workers that slept on its condition variable. An `on_exit` function comes too late, and nothing that Python runs
+earlier knows the exit code. No process is forked in the midst of a call: whoever holds a `call_lock` is waited for.
 """
 
 import ctypes
