@@ -39,7 +39,8 @@ class Progress:
         pruned = [row for row in rows if not row.reason]
         sizes = sorted({row.n for row in pruned if row.n}, reverse=True)
         in_blocks = f" in blocks of {' and '.join(map(str, sizes))}" if sizes else ""
-        self._print(f"prunes {len(pruned)} layer{'s' * (len(pruned) != 1)}{in_blocks}{'; dense stay:' if dense else ''}")
+        count = f"{len(pruned)} layer{'s' * (len(pruned) != 1)}"
+        self._print(f"prunes {count}{in_blocks}{'; dense stay:' if dense else ''}")
         for reason, names in dense.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self._print(f"  {', '.join(names[:3])}{more}: {reason}")
