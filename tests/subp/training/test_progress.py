@@ -16,11 +16,11 @@ def told(rows):
 
 def test_layers_left_dense_are_listed_where_there_are_any():
     pruned = LayerState("conv", "Conv2d", 16, 0.25, None)
-    assert told([pruned]) == "prunes 1 layers in blocks of 16\n"
+    assert told([pruned]) == "prunes 1 layer in blocks of 16\n"
     dense = LayerState("fc", "Linear", None, 1.0, "classifier")
     narrow = LayerState("narrow", "Conv2d", 8, 0.25, None)
     assert told([narrow, pruned]) == "prunes 2 layers in blocks of 16 and 8\n"
-    assert told([pruned, dense]) == "prunes 1 layers in blocks of 16; dense stay:\n  fc: classifier\n"
+    assert told([pruned, dense]) == "prunes 1 layer in blocks of 16; dense stay:\n  fc: classifier\n"
 
 
 def test_names_that_the_terminal_cannot_show_are_told_all_the_same():
