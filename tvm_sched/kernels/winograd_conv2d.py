@@ -15,7 +15,7 @@ residual and activation as outputs are stored.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, prod
@@ -209,13 +209,19 @@ def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[Wino
         band = problem.band(rows)
         for tile in register_tile.candidates(band, target, most=8, among=problem.products.block_rows):
             found.append(WinogradTile(rows, tile.cols, tile.block_rows))
+    return cheapest(found, problem.products, partial(cycles, problem, target=target), target)[:most]
+
+
+def cheapest(
+    found: Iterable[WinogradTile], products: ConvProblem, cost: Callable[[WinogradTile], float], target: Target
+) -> list[WinogradTile]:
+    """The distinct tiles of the `products`, those of least `cost` in cycles first, and of equal ones the handiest."""
 
     def preference(tile: WinogradTile) -> tuple:
         register = Tile(1, tile.cols, tile.block_rows, 1)
-        cost = rounded(cycles(problem, tile, target))
-        return cost, *register_tile.handiness(problem.products, register, target), tile.rows
+        return rounded(cost(tile)), *register_tile.handiness(products, register, target), tile.rows
 
-    return sorted(dict.fromkeys(found), key=preference)[:most]
+    return sorted(dict.fromkeys(found), key=preference)
 
 
 def cycles(problem: WinogradProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:

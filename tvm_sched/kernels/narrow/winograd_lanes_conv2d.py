@@ -12,7 +12,7 @@ so a block of N costs what one of N*s does there. A row of tiles is filled up to
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from math import ceil, log2
 
@@ -25,11 +25,10 @@ from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
-from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.register_tile import Tile
+from tvm_sched.kernels.ranking import divisors
 from tvm_sched.kernels.rewrites.interleave import TOGETHER, intrinsic
 from tvm_sched.kernels.rewrites.loops import prefetch_weights, unrolled_vector
-from tvm_sched.kernels.winograd_conv2d import GRID, VARIANT, WinogradProblem, WinogradTile, pick
+from tvm_sched.kernels.winograd_conv2d import GRID, VARIANT, WinogradProblem, WinogradTile, cheapest, pick
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
 from tvm_sched.targets import Target
 
@@ -178,13 +177,7 @@ def tiles(problem: LanesProblem, target: Target, most: int = 24) -> list[Winogra
         for tile in register_tile.candidates(wide.band(rows), target, MOST, among=wide.products.block_rows)
         if rows * wide.grid[2] % tile.cols == 0
     ]
-
-    def preference(tile: WinogradTile) -> tuple:
-        register = Tile(1, tile.cols, tile.block_rows, 1)
-        cost = rounded(cycles(problem, tile, target))
-        return cost, *register_tile.handiness(wide.products, register, target), tile.rows
-
-    return sorted(dict.fromkeys(found), key=preference)[:most]
+    return cheapest(found, wide.products, partial(cycles, problem, target=target), target)[:most]
 
 
 def cycles(problem: LanesProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:
