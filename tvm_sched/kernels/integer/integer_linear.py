@@ -26,7 +26,6 @@ from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
 from tvm_sched.kernels.integer.planar_problem import DOT
-from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
 from tvm_sched.kernels.integer.planes import up
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -36,7 +35,6 @@ from tvm_sched.targets import Target
 
 NAME = "integer_linear"  # the block of products
 GATHERED, ROUNDED, RESULT = (f"{NAME}_{stage}" for stage in ("gathered", "rounded", "result"))
-GATHER_CYCLES = 1.2  # of a number: its index, itself, stored
 MOST_ROWS, MOST_BLOCK_ROWS = 8, 8  # of a register tile
 TOGETHER = 4  # rows of x
 
@@ -176,9 +174,9 @@ def cycles(problem: LinearProblem, tile: LinearTile, target: Target, fma_cycles:
     step = max(register_tile.together(arithmetic, target.fma_latency, 0.0), loads, read)
     register_tiles = conv.block_rows / tile.block_rows * (problem.computed // tile.rows)
     product = register_tiles * (problem.groups * step + costs.tile_cycles)
-    stored = problem.computed * conv.block_rows * problem.vectors * STORE_CYCLES
+    stored = problem.computed * conv.block_rows * problem.vectors * costs.integer_store_cycles
     taken = problem.computed * problem.groups * dot.group
-    gathering = taken * conv.block_rows * GATHER_CYCLES if conv.indexed else 0.0
+    gathering = taken * conv.block_rows * costs.pick_cycles if conv.indexed else 0.0
     return (product + stored + gathering) / target.cores
 
 

@@ -42,7 +42,6 @@ from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
 MOST_PIXELS = 256  # of a tile
-TRANSPOSE_CYCLES = 1.0  # of a number
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 FEWEST_SINGLE, FEWEST_OTHERS = 7, 3  # pixels of a register tile with lanes over outputs; registers of other things
 
@@ -190,7 +189,7 @@ class PlanarConv2d(Kernel):
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
-        transposing = pixels * numbers * TRANSPOSE_CYCLES / target.cores if layer.linear else 0.0
+        transposing = pixels * numbers * target.costs.planes_cycles / target.cores if layer.linear else 0.0
         positions = layouts(layer, target, dot.lanes)
         for n in pattern.SIZES:
             found = list(positions)

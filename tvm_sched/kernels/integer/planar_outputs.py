@@ -24,10 +24,6 @@ from tvm_sched.kernels.rewrites.transpose import COLS, transpose
 from tvm_sched.targets import Target
 
 TURNED_COLS = 4 * COLS  # outputs that are turned over together
-# Of a vector of sums: stored, turned over, loaded. Alone it takes half of that; with less, layers of short sums took
-# lanes over outputs that were slower so inside of ResNet-50, where they wait for residuals and weights as well.
-TURN_CYCLES = 9.0
-STEP_CYCLES = 0.5  # of a loop around a step of one tap
 MOST_UNROLLED = 4  # register tiles of an image that are code of their own, as they begin within a row
 
 
@@ -84,13 +80,13 @@ def product_cycles(problem: PlanarProblem, tile: OutputsTile, target: Target, fm
     arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / costs.scalar_loads_per_cycle
     step = max(register_tile.together(arithmetic, target.fma_latency), loads)
-    step += STEP_CYCLES if taps_are_steps(problem, tile, target) else 0.0
+    step += costs.tap_cycles if taps_are_steps(problem, tile, target) else 0.0
     weights = tile.vectors * dot.lanes * dot.group  # bytes of a step
     if steps * weights > costs.cache_share * target.l1_bytes:  # each register tile gets them from the second cache
         step = register_tile.together(step, weights / costs.l2_bytes_per_cycle)
     vectors = conv.block_rows * conv.n // dot.lanes
     register_tiles = layout.tiles * layout.single // tile.pixels * vectors // tile.vectors
-    turned = layout.tiles * layout.run * vectors * TURN_CYCLES
+    turned = layout.tiles * layout.run * vectors * costs.turn_cycles
     return register_tiles * (steps * step + costs.tile_cycles) + turned
 
 
