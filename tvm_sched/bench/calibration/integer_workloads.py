@@ -27,7 +27,7 @@ def rounding_of(dot: Dot) -> Rounding:
 def planar(
     target: Target, tile: Tile, layout: Layout, *, n: int, kept: int, block_rows: int, indexed: bool
 ) -> Workload:
-    """A convolution of an image of one batch in a layout, rounded; `indexed`: each block row has channels of its own."""
+    """A convolution of one image in a layout, rounded; `indexed`: each block row has channels of its own."""
     dot, channels = dot_of(target), CHANNELS * kept if indexed else kept
     conv = ConvProblem(
         1, *layout.output, channels, block_rows, kept, n, layout.kernel, padded=any(layout.padding), indexed=indexed

@@ -132,11 +132,12 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, TURNED, RESIDUAL, ROUNDED, RESULT)
     )
     through_memory = buffered(problem)
+    turned_bytes = turned is not None and str(sch.get(turned).writes[0].source.dtype) != "int32"
 
     # 1. Outputs: tiles of pixels and block rows; in each the register tiles.
     epilogue = merge_epilogue(sch, result)
     sch.compute_inline(result)
-    if rounded is not None and not (through_memory and moves_only(sch, epilogue)):
+    if rounded is not None and not turned_bytes and not (through_memory and moves_only(sch, epilogue)):
         for stage in (residual, rounded):
             if stage is not None:
                 sch.compute_inline(stage)
@@ -154,11 +155,14 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     sch.reorder(image, *outer, n, *pixels)
     if not through_memory:
         in_registers(sch, product, n, pixels[0], tile, dot.lanes)
-    elif rounded is None:
+    elif rounded is None or turned_bytes:
         sums = product if turned is None else turned
         read_whole_runs(sch, epilogue, sch.get(sums).name_hint, layout, tile_first=turned is not None)
         sch.compute_at(sums, outer[-1], preserve_unit_loops=True)
-        split_lanes(sch, pixels[-1], dot.lanes)
+        if turned_bytes and moves_only(sch, epilogue):
+            copy_whole(sch, pixels[-1])
+        else:
+            split_lanes(sch, pixels[-1], dot.lanes)
     else:
         read_whole_runs(sch, epilogue, ROUNDED, layout)
         sch.compute_at(rounded, outer[-1], preserve_unit_loops=True)
@@ -176,7 +180,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if isinstance(tile, PlanarTile):
         summing = position_lanes(sch, product, tile, dot.lanes, stored=through_memory and rounded is None)
     else:
-        summing = planar_outputs.output_lanes(sch, problem, product, turned, outer[-1], tile)
+        first = rounded if turned_bytes else None
+        summing = planar_outputs.output_lanes(sch, problem, product, first, turned, outer[-1], tile)
 
     # 3. What they read: interleaved once a tile, or where blocks keep channels of their own a tile and block row.
     read_interleaved(sch, product, problem, whole=True)
