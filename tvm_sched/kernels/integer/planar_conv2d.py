@@ -15,15 +15,17 @@ empty, as in small images, and for long sums, lanes may run over the N outputs i
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.relax import op
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
+from tvm_sched.kernels.base import Form, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_outputs, planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
+from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar_problem import (
     INTERLEAVED,
     NAME,
@@ -189,13 +191,12 @@ def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:
     return [replace(layout, single=count) for count in sorted(counts)[:MOST_LAYOUTS]]
 
 
-class PlanarConv2d(Kernel):
+class PlanarConv2d(IntegerKernel):
     """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
-    rounds = True
     adds = True
+    compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
@@ -219,6 +220,9 @@ class PlanarConv2d(Kernel):
         data, indices = in_groups(data, indices, problem.groups, dot.group)
         return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
 
+    def options(self, form: Form) -> dict[str, Any]:
+        return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}
+
     def call(
         self,
         builder: relax.BlockBuilder,
@@ -229,13 +233,11 @@ class PlanarConv2d(Kernel):
         rounding: Rounding | None = None,
     ) -> relax.Expr:
         layer = form.layer
-        options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
-        options["rounding"] = rounding
         if not layer.linear:
-            return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+            return super().call(builder, x, weights, form, marks, rounding)
         rows = layer.image[-1]
         image = op.reshape(op.permute_dims(op.reshape(x, (rows, layer.channels))), (1, layer.channels, 1, rows))
-        made = builder.emit(fusable_call(builder, NAME, conv2d, builder.emit(image), *weights, **options, marks=marks))
+        made = builder.emit(super().call(builder, builder.emit(image), weights, form, marks, rounding))
         return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
     problem = staticmethod(problem_of)

@@ -65,18 +65,18 @@ class _Walk(Values):
 
     def tabulated(self, call):
         """A function of one stored value, and of numbers."""
-        name, func, args = call.op.name, None, call.args
+        name, args, func = getattr(call.op, "name", ""), call.args, None
         if name == "relax.call_tir":
-            func, args = self.builder.get()[call.args[0]], list(call.args[1].fields)
+            func, args = self.builder.get()[args[0]], getattr(args[1], "fields", ())
             if POINTWISE not in (func.attrs or {}):
                 return None
-        args = [arg for arg in args if isinstance(arg.ty, relax.TensorType)]
-        arrays = [as_array(made) if isinstance(made := self.convert(arg), relax.Expr) else None for arg in args]
-        operands = [
-            table_of(self.convert(arg), self.activation) if array is None else array
-            for arg, array in zip(args, arrays, strict=True)
-        ]
-        return applied(call, operands, name, func)
+        return applied(call, [self.operand(arg) for arg in args if isinstance(arg.ty, relax.TensorType)], name, func)
+
+    def operand(self, arg):
+        """A function of one stored value, or a constant's numbers; None for anything else."""
+        made = self.convert(arg)
+        array = as_array(made) if isinstance(made, relax.Expr) else None
+        return table_of(made, self.activation) if array is None else array
 
     def dequantize(self, call):
         """A sum of one term, or a weight."""

@@ -403,7 +403,9 @@ def square_of_a_clipped_value(net, x):
     return net.emit(rx.negative(net.emit(rx.square(y))))
 
 
-@pytest.mark.parametrize(("make", "target"), [(tanh, HOST), (mish, HOST), (elu, A76), (square_of_a_clipped_value, HOST)])
+@pytest.mark.parametrize(
+    ("make", "target"), [(tanh, HOST), (mish, HOST), (elu, A76), (square_of_a_clipped_value, HOST)]
+)
 def test_other_functions_of_a_stored_value_are_tables(make, target):
     made = check(make, target, last=(0.013, 90))
     assert not {"dequantize", "tanh", "exp", "square"}.intersection(made.operators)
