@@ -14,7 +14,6 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
-import torch
 from drawn_shapes import NAMES, write
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -68,6 +67,7 @@ class Raw(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        self.model.model[-1].shape = None  # the head keeps places of the last size: those of a trace are no numbers
         return self.model(images)[0]
 
 
@@ -103,13 +103,12 @@ def main() -> None:
         found = yolo.trainer.metrics
         print(f"{word}: mAP50 {found['metrics/mAP50(B)']:.3f}, mAP50-95 {found['metrics/mAP50-95(B)']:.3f}")
     best = YOLO(yolo.trainer.best)
-    network = Raw(best.model.float().eval())
+    network = Raw(deepcopy(best.model).float().eval())
     layers = subp.inspect(network, (3, options.size, options.size))
     kept = sum(layer.sparse_macs for layer in layers) / sum(layer.macs for layer in layers)
     print(f"multiply-adds kept: {kept:.1%}, of layers in blocks of 1x16: {sum(layer.n == 16 for layer in layers)}")
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, "yolo.safetensors")
-    images = torch.zeros(1, 3, options.size, options.size)
-    torch.onnx.export(network, (images,), "yolo.onnx", dynamo=False, input_names=["images"], output_names=["boxes"])
+    Path(best.export(format="onnx", imgsz=options.size, simplify=False)).replace("yolo.onnx")
 
 
 if __name__ == "__main__":
