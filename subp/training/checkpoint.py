@@ -23,7 +23,7 @@ Metadata, JSON under the header key "subp":
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 import safetensors
@@ -35,7 +35,7 @@ from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
 from subp_contract.arguments import path_of
-from subp_contract.documents import of_kind, shown
+from subp_contract.documents import of_kind, parse_json, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import require_file, write_atomically
 
@@ -84,6 +84,12 @@ class _Data(msgspec.Struct):
 
     training: list[int | str] = []
     validation: list[int | str] = []
+
+
+class _Versioned(TypedDict):
+    """What the header of any version has."""
+
+    version: Any
 
 
 class About(msgspec.Struct):
@@ -171,11 +177,8 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry"
         )
-    try:
-        metadata = json.loads(header[_KEY])
-        version = metadata.pop("version")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
+    metadata = parse_json(header[_KEY], _Versioned, f"the header of {path}")
+    version = metadata.pop("version")
     if version != VERSION:
         raise UserError(
             f"{path} has checkpoint format {shown(str(version), 20)}, this version of subp reads format {VERSION}"

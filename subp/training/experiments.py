@@ -39,7 +39,7 @@ from subp.pruning.settings import PruningOptions, flat
 from subp.training.config import Config
 from subp.training.run_files import CHECKPOINT, MODEL
 from subp.training.trainer import train
-from subp_contract.documents import LARGEST, of_kind, shown
+from subp_contract.documents import LARGEST, of_kind, read_json, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import read_file, write_atomically
 
@@ -224,7 +224,7 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
     model = models.create(cell.network, len(data.classes), channels, folder / MODEL).eval()
     return {
         **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
-        **json.loads((folder / TRAINED).read_bytes()),
+        **read_json(folder / TRAINED, dict[str, float]),
         "cell": cell.key,
         "accuracy": round(accuracy(model, data), 5),
         "options": json.dumps(

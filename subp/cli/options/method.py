@@ -58,6 +58,7 @@ _OPTIONS = (
         "What is pruned, and how. "
         + _described({name: method.help for name, method in METHODS.items()} | {DENSE: "nothing"}),
         type=click.Choice((DENSE, *METHODS)),
+        metavar="NAME",
     ),
     setting(
         "--n",
@@ -106,7 +107,9 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="Model, sparsity and layers left dense as the SUBP paper has them; other options still hold.",
+        metavar="NAME",
+        help=f"Model, sparsity and layers left dense as the SUBP paper has them: {', '.join(PRESETS)}; other options "
+        "still hold.",
     ),
     click.option(
         "--as-published",
