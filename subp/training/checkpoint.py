@@ -12,6 +12,7 @@ Metadata, JSON under the header key "subp":
     data            {"training", "validation"}: [number of images, a digest], see data.fingerprint
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
+    block_sizes     likewise -> outputs in a block
     config          the training's settings
     epoch           epochs done
     fake_quantised  true between epochs that train for 8 bits: weights and ranges under names of their own
@@ -100,6 +101,7 @@ class About(msgspec.Struct):
     data: _Data = msgspec.field(default_factory=_Data)
     sparsifier: dict | None = None
     sparsities: dict[str, float] = {}
+    block_sizes: dict[str, int] = {}
     config: dict = {}
     epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
     scaler: dict = {}

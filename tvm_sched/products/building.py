@@ -13,7 +13,7 @@ from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, targets
 from tvm_sched.deploy import objects, toolchain
 from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
-from tvm_sched.products.product import TEAM, Product
+from tvm_sched.products.product import SUPPORT, Product
 from tvm_sched.targets import Target
 
 # kind -> (the module of a product in such a tile, the tile)
@@ -56,7 +56,7 @@ def keep(product: Product) -> bool:
             library = made / path.name
 
             def link(output: str, files: list[str], **_) -> None:
-                toolchain.link(output, [*files, str(TEAM)], compiler, manifest=b"")
+                toolchain.link(output, [*files, str(SUPPORT)], compiler, manifest=b"")
 
             objects.export(executable(product), library, link)
             os.replace(library, path)
