@@ -14,11 +14,11 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
 
 import click
+import tomllib
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]

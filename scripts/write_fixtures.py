@@ -4,8 +4,8 @@
     python scripts/write_fixtures.py                      tests/fixtures/VERSION
     python scripts/write_fixtures.py --output FOLDER
 
-Run it with the code that is released, once for each release, and commit what it writes; `tests/test_earlier_releases.py`
-reads every such folder. A bundle is not among them: it brings the program that reads it.
+Run it with the code that is released, once for each release, and commit what it writes; all such folders are read by
+`tests/test_earlier_releases.py`. A bundle is not among them: it brings the program that reads it.
 """
 
 import json
