@@ -85,10 +85,14 @@ _OPTIONS = (
     setting(
         "--target-latency",
         "Predicted time of the network on --target, in place of --sparsity: a fraction of the dense one's; layers get "
-        "the sparsities that keep most weights.",
+        "the sparsities and block sizes that keep most.",
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
+    setting(
+        "--one-n",
+        "With --target-latency, blocks of --n in all layers, which else may take half or twice as many outputs.",
+    ),
     setting(
         "--allocation",
         f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",
