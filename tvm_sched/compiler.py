@@ -227,5 +227,9 @@ def _opened(folder: Path, target: targets.Target, name: str | None, changed_ns: 
     """
     from tvm_sched.records.database import Records
     from tvm_sched.records.fastest import BEST, BestRecords
+    from tvm_sched.verification.recorded_kernels import RecordedKernels
 
-    return BestRecords(folder, target) if name == BEST else Records(folder, target)
+    opened = BestRecords(folder, target) if name == BEST else Records(folder, target)
+    if folder.resolve().parent != SHIPPED.resolve():
+        opened.wrong = RecordedKernels(target).fault
+    return opened

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def require_classes(data: str, found: list[str], wanted: list[str]) -> None:
     )
 
 
-def quantize(network: Network, inputs: list[Tensor]) -> ExportedProgram:
+def quantize(network: Network, inputs: Iterable[Tensor]) -> ExportedProgram:
     """`tvm_sched.quantize`, for inputs of the network's own batch."""
     return tvm_sched.quantize(network.module, inputs, network.only_input())
 

@@ -151,7 +151,7 @@ def called_channels_first(call, first: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 def labelled(row: Row, steps: Profile) -> dict:
     """The profile for JSON, with the row's conditions."""
-    conditions = ("network", "engine", "n", "sparsity", "batch", "threads", "peak_gflops")
+    conditions = ("network", "engine", "precision", "n", "sparsity", "batch", "threads", "peak_gflops")
     return {key: getattr(row, key) for key in conditions} | asdict(steps)
 
 

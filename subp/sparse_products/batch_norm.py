@@ -26,9 +26,9 @@ def norm_of(shape: Sequence[int], dtype: torch.dtype) -> Norm:
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(x [B, C, *] normalised by its own mean and variance, the mean [C], the biased variance [C]); all contiguous."""
     y, mean, variance = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
-    flat = x.contiguous().view(-1)
+    given = [each.contiguous() for each in (x, weight, bias)]
     of = Product(FORWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
-    library.call(of, flat, weight, bias, eps, y.view(-1), mean, variance)
+    library.call(of, *given, eps, y, mean, variance)
     return y, mean, variance
 
 
@@ -47,9 +47,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
     dx, dweight, dbias = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, weight, weight))
-    given = [each.contiguous().view(-1) for each in (x, dy)]
+    given = [each.contiguous() for each in (x, dy, weight)]
     of = Product(BACKWARD, norm_of(x.shape, x.dtype), torch.get_num_threads())
-    library.call(of, *given, weight, mean, (variance + eps).rsqrt(), dx.view(-1), dweight, dbias)
+    library.call(of, *given, mean, (variance + eps).rsqrt(), dx, dweight, dbias)
     return dx, dweight, dbias
 
 

@@ -51,10 +51,14 @@ def rows_problem(rows: int, weight: Tensor, index: Tensor) -> Problem:
 
 
 def product(kind: str, problem: Problem, index: Tensor, operands: Sequence[Tensor], result: Tensor) -> Tensor:
-    """Computes one of the three from contiguous tensors into `result`, which it returns."""
-    flat = [tensor.contiguous().view(-1) for tensor in operands]
-    of = Product(kind, problem, torch.get_num_threads())
-    library.call(of, *flat, index.view(-1), index.shape[1], result.view(-1))
+    """Computes one of the three into `result`, which is contiguous and returned. Raises TypeError for tensors of other
+    dtypes than the problem's, and an index of another one than int32.
+    """
+    found = [str(tensor.dtype).removeprefix("torch.") for tensor in (*operands, result, index)]
+    if found != [problem.dtype] * (len(operands) + 1) + ["int32"]:
+        raise TypeError(f"products of {problem.dtype} with an index of int32 were given {', '.join(found)}")
+    given = [tensor.contiguous() for tensor in (*operands, index)]
+    library.call(Product(kind, problem, torch.get_num_threads()), *given, index.shape[1], result)
     return result
 
 

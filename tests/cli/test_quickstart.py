@@ -1,16 +1,18 @@
 """The whole main job at a small budget: what it leaves behind, and when it stops."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from subp import cli
 from subp.cli import quickstart
 from subp.cli.quickstart import Quickstart, Scale
+from subp.deployment import stages
 from subp_contract.errors import CheckFailed
 
 SMALL = Scale(
-    epochs=1, tuning_trials=2, tuning_minutes=0.05, measuring_seconds=0.5, full_size="mobilenet_v1_x0_25", pixels=64
+    epochs=1, tuning_trials=2, tuning_minutes=0.02, measuring_seconds=0.3, full_size="mobilenet_v1_x0_25", pixels=32
 )
 
 
@@ -20,14 +22,16 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quickstart, "MAX_DROP", 1.0)
+        patch.setattr(quickstart, "PROFILE_SECONDS", 0.1)
+        patch.setattr(stages, "PEERS", ("onnxruntime", "onnxruntime-int8"))
         Quickstart(SMALL, path).run()
     return path
 
 
 def test_it_leaves_networks_artifacts_records_report_and_picture(folder):
-    kinds = ("dense", "sparse")
-    names = {f"resnet20-{kind}.{suffix}" for kind in kinds for suffix in ("safetensors", "so")}
-    names |= {f"{SMALL.full_size}-{kind}.so" for kind in kinds}
+    builds = ("dense", "sparse", "dense-int8", "sparse-int8")
+    names = {f"{network}-{build}.so" for network in ("resnet20", SMALL.full_size) for build in builds}
+    names |= {"resnet20-dense.safetensors", "resnet20-sparse.safetensors"}
     assert {path.name for path in folder.iterdir()} == names | {
         "records",
         "report.json",
@@ -38,16 +42,24 @@ def test_it_leaves_networks_artifacts_records_report_and_picture(folder):
 
 def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
     report = json.loads((folder / "report.json").read_text())
-    assert set(report["accuracies"]) == {"dense", "sparse"}
+    assert list(report["accuracies"]) == ["dense", "sparse", "dense int8", "sparse int8"]
     assert all(0 <= accuracy <= 1 for accuracy in report["accuracies"].values())
     errors = report["errors"]
-    assert set(errors["resnet20-dense"]) == {"folded", "exported", "compiled", "loaded", "onnxruntime"}
+    assert set(errors["resnet20-dense"]) >= {"folded", "exported", "compiled", "loaded", "onnxruntime"}
     assert set(errors["resnet20-sparse"]) == {"folded", "exported", "compiled", "loaded"}
-    assert all(0 <= error < 1e-3 for stages in errors.values() for error in stages.values())
-    engines = ["pytorch", "onnxruntime", "subp-dense", "subp-sparse"]
-    assert [row["engine"] for row in report["measurements"]] == engines * 2
-    small = report["measurements"][:4]
-    assert [(row["n"], row["sparsity"]) for row in small] == [(None, 0.0)] * 3 + [(16, 0.75)]
+    plain = [stages for name, stages in errors.items() if not name.endswith("int8")]
+    assert all(0 <= error < 1e-3 for stages in plain for error in stages.values())
+    ours = [(name, precision) for precision in ("float32", "int8") for name in ("subp-dense", "subp-sparse")]
+    small, large = (
+        [row for row in report["measurements"] if row["network"] == network]
+        for network in ("resnet20", SMALL.full_size)
+    )
+    for rows in (small, large):
+        engines = [(row["engine"], row["precision"]) for row in rows]
+        assert engines[:3] == [("pytorch", "float32"), ("onnxruntime", "float32"), ("onnxruntime-int8", "int8")]
+        assert engines[-4:] == ours
+    assert [(row["n"], row["sparsity"]) for row in small[-4:]] == [(None, 0.0), (16, 0.75)] * 2
+    assert [each["precision"] for each in report["profiles"]] == ["float32", "int8"]
     assert report["machine"]["cores"] >= 1
     page = (folder / "report.html").read_text()
     assert all(f"{row['median_ms']:.4g}</td>" in page for row in report["measurements"])
@@ -56,13 +68,22 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
 
 def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys):
     assert cli.exit_code(["inspect", str(folder / "resnet20-sparse.safetensors")]) == 0
-    assert "resnet20, 10 classes, input 1x32x32" in capsys.readouterr().out
+    assert "resnet20, 10 classes, input 1x16x16" in capsys.readouterr().out
 
 
-def test_a_sparse_network_far_from_dense_stops_it():
+def test_a_network_far_from_dense_stops_it():
+    class Fake:
+        """Images of which a given share are right."""
+
+        inputs = None
+        accuracy = staticmethod(float)
+
+    def network(share):
+        return SimpleNamespace(reference=lambda inputs: share)
+
     job = Quickstart(SMALL, None)
-    job.report.accuracies.update(dense=0.99, sparse=0.965)
-    with pytest.raises(CheckFailed, match=r"96.5% *, is more than 2% below dense, 99.0%"):
-        job.require_accuracy()
-    job.report.accuracies.update(sparse=0.9701)
-    job.require_accuracy()
+    job.judge("dense", Fake, network(0.99))
+    with pytest.raises(CheckFailed, match="sparse accuracy, 96.5%, is more than 2% below dense, 99.0%"):
+        job.judge("sparse", Fake, network(0.965))
+    job.judge("sparse", Fake, network(0.9701))
+    assert job.report.accuracies == {"dense": 0.99, "sparse": 0.9701}

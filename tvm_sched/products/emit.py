@@ -9,21 +9,31 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
+from tvm_sched.passes.tir.marks import POINTERS
 from tvm_sched.products.problem import Problem
+from tvm_sched.products.product import MOST_NUMBERS
 
 
 def module(name: str, body: Callable[[], None]) -> IRModule:
-    """A module of one function, which `body` emits. Its arguments never overlap."""
+    """A module of one function, which `body` emits. Its arguments never overlap, and are pointers, numbers as they
+    come: PyTorch's memory, wherever in it a tensor begins.
+    """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True})
         body()
-    return IRModule({name: builder.get()})
+    func = builder.get()
+    buffers = [each for each in func.params if isinstance(each.ty, tirx.BufferType)]
+    pointers = {each: tirx.Var(each.name, tirx.buffer.buffer_data_pointer_type(each)) for each in buffers}
+    declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in pointers.items()]
+    params = [pointers.get(each, each) for each in func.params]
+    given = tirx.PrimFunc(params, tirx.SeqStmt([*declared, func.body]))
+    return IRModule({name: given.with_attrs({**func.attrs, POINTERS: True})})
 
 
 def argument(name: str, dtype: str) -> Buffer:
     """The next argument: a contiguous array, seen flat, as long as it comes."""
-    buffer = T.match_buffer(T.arg(name, T.handle()), (T.int32(),), dtype)
+    buffer = T.match_buffer(T.arg(name, T.handle()), (MOST_NUMBERS,), dtype)
     IRBuilder.name(name, buffer)
     return buffer
 

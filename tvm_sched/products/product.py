@@ -16,7 +16,7 @@ PRODUCTS = "forward", "input_gradient", "weight_gradient"  # of a Problem, each 
 NORMS = "batch_norm", "batch_norm_backward"  # of a Norm
 MOST_TAPS = 25  # of a kernel: all are unrolled
 MOST_NUMBERS = 2**31 - 1  # that an index of 32 bits reaches
-TEAM = Path(__file__).with_name("team.c")
+SUPPORT = Path(__file__).with_name("support.c")  # is linked into each
 # What makes code of a product, beside TVM: paths in `tvm_sched`.
 SOURCES = "products", "targets", "passes", "codegen.py", "kernels/ranking.py"
 
@@ -75,5 +75,5 @@ def _sources() -> str:
     with contextlib.suppress(OSError):
         found = [home / name for name in SOURCES]
         files = sorted(each for path in found for each in ([path] if path.is_file() else path.rglob("*.py")))
-        return hashlib.sha256(b"".join(path.read_bytes() for path in (*files, TEAM))).hexdigest()
+        return hashlib.sha256(b"".join(path.read_bytes() for path in (*files, SUPPORT))).hexdigest()
     return VERSION

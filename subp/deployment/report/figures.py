@@ -125,11 +125,17 @@ def speedups_of(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
     found = {}
     for precision in dict.fromkeys(row.get("precision", "float32") for row in rows):
         alike = [row for row in rows if row.get("precision", "float32") == precision]
-        ours = {row.get("sparsity", 0): row["median_ms"] for row in alike if row["engine"].startswith("subp")}
-        dense = [row["median_ms"] for row in alike if not row.get("sparsity") or not row["engine"].startswith("subp")]
+        ours = {skipped(row): row["median_ms"] for row in alike if row["engine"].startswith("subp")}
+        dense = [row["median_ms"] for row in alike if not skipped(row)]
         if len(ours) > 1 and dense:
             found[precision] = [(sparsity, min(dense) / ours[sparsity]) for sparsity in sorted(ours)]
     return found
+
+
+def skipped(row: dict) -> float:
+    """The sparsity of the network, where the row's engine makes use of it: our builds that are not dense alone do."""
+    is_ours = row["engine"].startswith("subp") and row["engine"] != "subp-dense"
+    return (row.get("sparsity") or 0.0) if is_ours else 0.0
 
 
 def speedups(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
@@ -152,8 +158,9 @@ def speedups(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> 
 
 def label(row: dict) -> str:
     """An engine and what distinguishes its row."""
-    pruned = f", 1x{row['n']} {row.get('sparsity', 0):.0%}" if row.get("n") and row["engine"].startswith("subp") else ""
-    numbers = "" if row.get("precision", "float32") == "float32" else f", {row['precision']}"
+    pruned = f", 1x{row['n']} {skipped(row):.0%}" if row.get("n") and skipped(row) else ""
+    precision = row.get("precision", "float32")
+    numbers = "" if precision == "float32" or row["engine"].endswith(precision) else f", {precision}"
     return f"{row['engine']}{pruned}{numbers}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
 
 

@@ -45,6 +45,13 @@ def test_each_product_may_be_pytorchs(sparse):
     torch.testing.assert_close(ours[1], theirs[1] if not sparse[2] else torch.where(weight != 0, theirs[1], 0))
 
 
+def test_other_dtypes_than_the_weights_are_refused():
+    x, weight = operands()
+    for given, index in ((x.float(), INDEX), (x, INDEX.long())):
+        with pytest.raises(TypeError, match="float64 with an index of int32 were given"):
+            block_conv2d(given, weight, index, *CONV, [1, 1, 1])
+
+
 def test_torch_library_finds_nothing_wrong():
     x, weight = operands(torch.float32)
     torch.library.opcheck(block_conv2d, (x, weight, INDEX, *CONV, [1, 1, 1]))

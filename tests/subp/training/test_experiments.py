@@ -144,6 +144,19 @@ def test_the_script_skips_what_is_done_and_the_page_has_means_over_seeds(tmp_pat
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_jobs_of_a_cluster_train_a_set_of_trials_each(tmp_path):
+    grid(tmp_path / "g.json", {"method": "random", "lr": [0.05, 0.1], "held_out": 60, "judged_on": "validation"})
+    plan = experiments.read_plan(tmp_path / "g.json")
+    (tmp_path / "g.json").write_text(json.dumps(json.loads((tmp_path / "g.json").read_text()) | {"seeds": [0]}))
+    work = ["--output", tmp_path / "r.csv", "--work", tmp_path / "work", "--cluster", "local"]
+    done = script("compare_methods.py", tmp_path / "g.json", "--data", tmp_path, *work)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 jobs, ")
+    rows = rows_of(tmp_path / "r.csv")
+    assert [row["judged_on"] for row in rows] == ["validation", "validation", "test"]
+    assert {cell.key for cell in plan.cells} == {row["cell"] for row in rows[:2]}
+
+
 @pytest.mark.parametrize(
     "content, why",
     [

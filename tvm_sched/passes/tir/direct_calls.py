@@ -8,7 +8,7 @@ from tvm import IRModule, ir, tirx
 from tvm.ir import GlobalVar
 from tvm.tirx import PrimFunc
 
-from tvm_sched.passes.tir.marks import CALLER, DIRECT, INTERNAL, SCHEDULED
+from tvm_sched.passes.tir.marks import CALLER, DIRECT, INTERNAL, POINTERS, SCHEDULED
 
 ALIGNMENT = 64  # bytes, of what compiled code takes
 SCOPE, CPU, DATA = "compute_scope", 1, 1  # TVM's; the last is the data of a DLTensor
@@ -78,8 +78,10 @@ def lowered_apart(lower: Callable[[IRModule], IRModule]) -> Callable[[IRModule],
 
 def take_pointers(func: PrimFunc) -> PrimFunc:
     """A function that is marked for it with pointers in the place of TVM's boxed arguments; it returns 0, or what went
-    wrong. To run behind TVM's lowering.
+    wrong. One that had pointers before TVM's lowering, behind which this runs, is told its device.
     """
+    if func.attrs.get(POINTERS):
+        return func.with_body(_on_cpu(func.body))
     name = func.attrs.get(DIRECT)
     if name is None:
         return func
@@ -103,8 +105,14 @@ def take_pointers(func: PrimFunc) -> PrimFunc:
             tirx.Return(tirx.const(0, "int32")),
         ]
     )
-    for key, value in (("device_type", CPU), ("device_id", 0)):
-        body = tirx.AttrStmt("default", key, tirx.const(value, "int32"), body)
+    body = _on_cpu(body)
     for buffer in buffers:
         body = tirx.AttrStmt(buffer, "storage_alignment", tirx.const(ALIGNMENT, "int32"), body)
     return PrimFunc(pointers, body, ir.PrimType("int32")).with_attrs({"target": func.attrs["target"]})
+
+
+def _on_cpu(body: tirx.Stmt) -> tirx.Stmt:
+    """Statements that ask for memory on the CPU; TVM knows a function's device by its arrays."""
+    for key, value in (("device_type", CPU), ("device_id", 0)):
+        body = tirx.AttrStmt("default", key, tirx.const(value, "int32"), body)
+    return body
