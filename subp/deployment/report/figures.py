@@ -85,7 +85,7 @@ def latencies(rows: Sequence[dict], title: str) -> str:
         figure = Figure(figsize=(10, 0.9 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots()
         medians = [row["median_ms"] for row in rows]
-        precisions = dict(zip(_precisions(rows), COLOURS, strict=False))
+        precisions = {each: COLOURS[number % len(COLOURS)] for number, each in enumerate(_precisions(rows))}
         ours = [row["engine"].startswith("subp") for row in rows]
         colours = [
             precisions[row.get("precision", "float32")] if own else OTHER for row, own in zip(rows, ours, strict=True)
