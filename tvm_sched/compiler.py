@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tvm_sched.records.recorded import KnownRecords
     from tvm_sched.verification.check import Verdict
 
-EXPORTED, CHECKED = "exported", "checked"  # steps before the phases of the pipeline and after them
+EXPORTED, CHECKED = "export", "check"  # steps before the phases of the pipeline and after them
 SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Tenths of a second that the longest steps take, for the bar: ResNet-18's, against 1 for each of the others.
-SECONDS = {"exported": 15.0, "select_kernels": 10.0, "schedule_functions": 3.0, "machine_code": 28.0, "checked": 8.0}
+SECONDS = {"export": 15.0, "select_kernels": 10.0, "schedule_functions": 3.0, "machine_code": 28.0, "check": 8.0}
 
 
 @click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
@@ -110,7 +110,7 @@ def command(
         toolchain.linker(machine, cc)
     source, example, metadata = opened(model, settings, shapes)
     calibration = batches_of(precision, calibrate, model, source, example, metadata)
-    with staged(dict.fromkeys(compiler.steps(), 1.0) | SECONDS) as reached:
+    with staged(dict.fromkeys(compiler.steps(), 1.0) | SECONDS, what=f"compiling {model}: ") as reached:
         artifact = tvm_sched.compile(
             source,
             example,
