@@ -85,13 +85,12 @@ _OPTIONS = (
     setting(
         "--target-latency",
         "Predicted time of the network on --target, in place of --sparsity: a fraction of the dense one's; layers get "
-        "the sparsities and block sizes that keep most.",
+        "the sparsities that keep most weights.",
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
     setting(
-        "--one-n",
-        "With --target-latency, blocks of --n in all layers, which else may take half or twice as many outputs.",
+        "--vary-n", "With --target-latency, layers may also take blocks of half or of twice as many outputs as --n."
     ),
     setting(
         "--allocation",
