@@ -3,14 +3,18 @@
 
     python scripts/compare_methods.py results/methods.json --data DIR               all cells, one after the other
     python scripts/compare_methods.py results/methods.json --data DIR --part 1 2    half of them; 2 2: the other half
+    python scripts/compare_methods.py results/methods.json --data DIR --cluster slurm    each set of trials as a job
 
 DIR (or the environment's SUBP_DATA) holds the grid's data sets, such as cifar10-jpeg. Cells that have a row are
 skipped: a run that was cut off goes on where it was. Where the grid has seeds, the best of each set of trials follows
-it. `subp.training.experiments` explains grids and columns; scripts/plot_results.py makes a page of the rows.
+it. With `--cluster` the jobs are submitit's (`pip install 'subp-cpu[cluster]'`); they share the folders that are given
+here, so those lie where all machines see them. `subp.training.experiments` explains grids and columns;
+scripts/plot_results.py makes a page of the rows.
 """
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -50,32 +54,67 @@ SHORT = {"epochs": 2, "train_images": 500}
     is_flag=True,
     help=f"Every cell for {SHORT['epochs']} epochs on {SHORT['train_images']} images, to see that it runs.",
 )
-def command(grid, data, output, work, part, threads, listing, trial):
+@click.option("--cluster", type=click.Choice(["slurm", "local"]), help="Train there; local: processes of this machine.")
+@click.option("--partition", help="Of the cluster.")
+@click.option("--hours", default=24.0, show_default=True, help="That a job may take.")
+@click.option("--jobs", default=100, show_default=True, help="That run at a time.")
+def command(grid, data, output, work, part, threads, listing, trial, cluster, partition, hours, jobs):
     """Train every cell of GRID, a row each."""
-    import torch
-
-    torch.set_num_threads(threads)
     plan = experiments.read_plan(grid)
     if trial:
         plan = replace(plan, cells=[shortened(cell) for cell in plan.cells])
-
-    def planned():
-        first, step = part
-        return [cell for cells in plan.sets(experiments.read_rows(output))[first - 1 :: step] for cell in cells]
-
-    def to_do():
-        done = {row["cell"] for row in experiments.read_rows(output)}
-        return [cell for cell in planned() if cell.key not in done]
-
     if listing:
-        cells = planned()
+        cells = planned(plan, part, output)
         for number, cell in enumerate(cells, 1):
             click.echo(f"{number:3} {described(cell)}")
         click.echo(f"{len(cells)} cells, {sum(cell.images for cell in cells):,} images")
         return
     work.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    while left := to_do():  # finals join when their trials are done
+    paths = {"data": data.resolve(), "output": output.resolve(), "work": work.resolve()}
+    if cluster is None:
+        train_part(plan, part, **paths, threads=threads)
+        return
+    submitted = submit(plan, paths, threads, work / "jobs", cluster, partition, hours, jobs)
+    click.echo(f"{len(submitted)} jobs, {', '.join(job.job_id for job in submitted)}; their logs: {work / 'jobs'}")
+    for job in submitted:
+        job.result()  # waits; raises what the job did
+
+
+def submit(plan, paths, threads, logs, cluster, partition, hours, jobs):
+    """A job of submitit for each set of trials, the one that judges the best among them; they are returned."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise click.ClickException("--cluster needs submitit: pip install 'subp-cpu[cluster]'") from error
+    executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
+    executor.update_parameters(timeout_min=round(60 * hours), cpus_per_task=threads, name="compare_methods")
+    if cluster == "slurm":
+        executor.update_parameters(slurm_array_parallelism=jobs)
+        if partition:
+            executor.update_parameters(slurm_partition=partition)
+    count = len(plan.sets([]))
+    parts = [(number + 1, count) for number in range(count)]
+    return executor.map_array(partial(train_part, plan, **paths, threads=threads), parts)
+
+
+def planned(plan, part, output):
+    """The cells of a part (K, M), as far as the rows there are tell them: finals join when their trials are done."""
+    first, step = part
+    return [cell for cells in plan.sets(experiments.read_rows(output))[first - 1 :: step] for cell in cells]
+
+
+def train_part(plan, part, data, output, work, threads):
+    """Trains the cells of a part that have no row yet."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def to_do():
+        done = {row["cell"] for row in experiments.read_rows(output)}
+        return [cell for cell in planned(plan, part, output) if cell.key not in done]
+
+    while left := to_do():
         cell, started = left[0], time.perf_counter()
         try:
             row = experiments.run(cell, data, work, click.echo)

@@ -12,8 +12,8 @@ MOST_FILES = 15  # of a folder's own
 SHARED = ("subp_contract", "subp_quantizer")  # by both halves: a box each
 # From the bottom to the top; a box may import those below it. Boxes are packages, or modules at the top of one.
 DEPLOYMENT = (
-    "runtime_library runtime quiet signature targets kernels planning records passes frontend codegen precision "
-    "pipeline mixed_precision estimation deploy products verification dump compiler dynamo tuning bench"
+    "runtime_library lost_pool runtime quiet signature targets kernels planning records passes frontend codegen "
+    "precision pipeline mixed_precision estimation deploy products verification dump compiler dynamo tuning bench"
 )
 TRAINING = "common sparse_products pruning models integrations data training deployment cli"
 ORDER = [

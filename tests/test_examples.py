@@ -19,6 +19,7 @@ from tvm_sched.signature import check_inputs
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 CHECKED = {"own_loop", "timm_network", "pruned_onnx", "two_processes", "vision_transformer", "int8", "board"}
+CHECKED |= {"drawn_shapes", "segmentation", "detection", "ultralytics_yolo"}
 
 
 @pytest.fixture
@@ -72,6 +73,41 @@ def test_a_vision_transformer(run):
     told = run("vision_transformer")
     assert re.search(r"mlp.0 +25%", told) and re.search(r"in_proj_weight +25%|self_attention +25%", told)
     assert number("largest difference: (.*)", told) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "chance"), [("segmentation", 25), ("detection", 0)])
+def test_tasks_besides_classification(run, name, chance):
+    told = run(name, "--steps", 16)
+    dense, sparse = (number(rf"(?m)^{share} pruned: ([\d.]+)%", told) for share in ("0%", "75%"))
+    assert dense > chance and sparse > chance
+    assert number(r"compiled: ([\d.]+)%", told) == pytest.approx(sparse, abs=0.5)
+    assert number("largest difference (.*)", told) < 1e-4
+
+
+def test_drawn_shapes_are_where_their_boxes_are(run):
+    run("drawn_shapes", "shapes", "--size", 32, "--train", 3, "--val", 2)
+    assert len(list(Path("shapes/images/train").iterdir())) == 3 and len(list(Path("shapes/labels/val").iterdir())) == 2
+    from drawn_shapes import draw
+
+    drawn, lines = draw(3, 32, seed=0), Path("shapes/labels/train/1.txt").read_text().splitlines()
+    for side, line in enumerate(lines):
+        kind, *box = map(float, line.split())
+        x, y, width, height = (32 * value for value in box)
+        corners = torch.tensor([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+        torch.testing.assert_close(corners, drawn.boxes[1, side], atol=1e-3, rtol=0)
+        assert kind == drawn.classes[1, side]
+        half = drawn.pixels[1][:, 16 * side : 16 * side + 16]
+        rows, columns = torch.where(half == 1 + kind)
+        assert rows.min() >= y - height / 2 and rows.max() < y + height / 2
+        assert columns.min() + 16 * side >= x - width / 2 and columns.max() + 16 * side < x + width / 2
+        assert len(rows) > width * height / 3
+
+
+@pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is AGPL-3.0, and installed by hand alone")
+def test_a_detector_of_ultralytics(run):
+    told = run("ultralytics_yolo", "--epochs", 2, "--images", 16, "--size", 64)
+    assert number(r"75 %, 1x16: mAP50 ([\d.]+)", told) >= 0
+    assert number(r"multiply-adds kept: ([\d.]+)%", told) < 60
 
 
 def test_eight_bits(run):

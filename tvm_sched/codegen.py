@@ -19,6 +19,7 @@ from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
 from tvm_sched.passes.integer.copy_bytes import copy_bytes
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
+from tvm_sched.passes.integer.look_up_bytes import look_up_bytes
 from tvm_sched.passes.integer.lower_dots import lower_dots
 from tvm_sched.passes.integer.narrow_bytes import narrow_bytes
 from tvm_sched.passes.nonfinite.propagate_nan import propagate_nan
@@ -50,6 +51,8 @@ LOWERING = (
     # Rows of bytes are copied by vectors, planes of bytes interleaved.
     CodePhase("copy_bytes", each(copy_bytes)),
     CodePhase("interleave_bytes", each(interleave_bytes)),
+    # Bytes are looked up in tables by vectors.
+    CodePhase("look_up_bytes", each(look_up_bytes)),
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),
     # Of an address only the loaded index is left in the loop.

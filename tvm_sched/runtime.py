@@ -6,10 +6,9 @@ work yield its core 300,000 times before it sleeps. All three are set right here
 user has set them.
 
 A forked process has the thread that forked and no other. The pool that this thread had waits for its workers for ever,
-so what the thread calls there runs on it alone; threads that are made there have pools of their own. Such a process
-leaves by `os._exit`, as those of multiprocessing do: `exit` destroys the pool and hangs, probably as glibc waits for
-the workers that slept on its condition variable. An `on_exit` function comes too late, and nothing that Python runs
-earlier knows the exit code. No process is forked in the midst of a call: whoever holds a `call_lock` is waited for.
+so what the thread calls there runs on it alone; threads that are made there have pools of their own. The pool is not
+destroyed when such a process ends (`lost_pool.py`). No process is forked in the midst of a call: whoever holds a
+`call_lock` is waited for.
 """
 
 import ctypes
@@ -23,7 +22,7 @@ from weakref import WeakSet
 
 from subp_contract.arguments import whole_number
 from subp_contract.errors import UserError
-from tvm_sched import runtime_library
+from tvm_sched import lost_pool, runtime_library
 
 # Workers must stay awake between two kernels of a network, as waking them costs some 10 us: while the virtual machine
 # steps on, a small function runs on one thread, or the input is copied, less than 0.1 ms in all. 1000 yields bridge
@@ -54,6 +53,8 @@ def call_lock() -> threading.RLock:
 
 
 def _before_fork() -> None:
+    if _pool.cache_info().currsize:
+        lost_pool.destructors()  # found while all threads are there
     _registry.acquire()
     _held[:] = _locks
     for lock in _held:
@@ -70,6 +71,8 @@ def _in_child() -> None:
     global _orphan
     if _pool.cache_info().currsize:  # else there was no pool
         _orphan = threading.get_ident()
+        if found := lost_pool.destructors():
+            found.forget()
     _after_fork()
 
 

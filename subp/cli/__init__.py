@@ -11,6 +11,7 @@ stderr); 130 interrupted. Anything else is a bug, and keeps its traceback.
 import errno
 import importlib
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ def guarded(work: Callable[[], int | None]) -> int:
             "ignore", message=".*LeafSpec", category=FutureWarning
         )  # torch.export's, of its own code
         warnings.simplefilter("always", Notice)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns where its cache cannot be written
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return _exit_code(work)
 

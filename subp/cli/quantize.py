@@ -6,7 +6,7 @@ import click
 
 from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
-from subp.cli.options.types import OutputFile, not_an_input
+from subp.cli.options.types import SEED, OutputFile, not_an_input
 
 
 @click.command("quantize", short_help="Quantise MODEL to 8 bits, calibrated on images, as a .pt2.")
@@ -23,7 +23,7 @@ from subp.cli.options.types import OutputFile, not_an_input
 @click.option(
     "--batches", type=click.IntRange(1), default=32, show_default=True, help="Batches of 16 images to calibrate on."
 )
-@click.option("--draw", default=0, show_default=True, help="Seed of the choice of images.")
+@click.option("--draw", type=SEED, default=0, show_default=True, help="Seed of the choice of images.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @click.option("-o", "--output", type=OutputFile(".pt2"), required=True, help="The .pt2 file to write.")
 def command(model: str, settings: dict, data: str, batches: int, draw: int, download: bool, output: Path) -> None:
@@ -32,14 +32,14 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
 
     The result is a MODEL for `subp compile`, for batches of any size where this one's network takes them.
     """
-    from subp.cli.options.terminal import working
+    from subp.cli.options.terminal import tracked, working
     from subp.deployment import quantised
 
     not_an_input(output, model, data)
     network, metadata = load_network(model, settings)
-    with working(f"quantising {model}"):
+    with working(f"reading {data}"):
         inputs = quantised.calibration(data, network, metadata, batches, draw, download)
-        program = quantised.quantize(network, inputs)
+    program = quantised.quantize(network, tracked(f"quantising {model}")(inputs))
     quantised.save(program, metadata, output)
     write_resolved(output, click.get_current_context())
     size, count = output.stat().st_size / 1e6, sum(map(len, inputs))

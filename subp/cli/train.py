@@ -33,8 +33,8 @@ from subp_contract.errors import require
     "--model",
     default=Config.model,
     show_default=True,
-    help="Network to train: resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_5, _x0_75), one of "
-    "torchvision's, timm/NAME, or FILE.py:FUNCTION, called with num_classes and in_channels.",
+    help="Network to train: resnet20/32/44/56/110 (for 32x32 images), mobilenet_v1 (_x0_25, _x0_375, _x0_5, _x0_75), "
+    "one of torchvision's, timm/NAME, or FILE.py:FUNCTION, called with num_classes and in_channels.",
 )
 @method_options
 @loop_options

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tvm_sched.tuning.farm import Farm
     from tvm_sched.tuning.search import TuningSummary
-    from tvm_sched.tuning.tiles import Task
+    from tvm_sched.tuning.tiles import Named
 
 
 @click.command("tune")
@@ -175,7 +175,7 @@ def table(summary: "TuningSummary") -> "Table":
     return table
 
 
-def layers(task: "Task") -> str:
+def layers(task: "Named") -> str:
     """A kernel's layers in words; its function's name where it computes none, as a product in attention."""
     if not task.layers:
         return task.name

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 LABELS = {
     "pytorch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
     "subp-dense": "subp, dense",
     "subp-sparse": "subp, 1xN sparse",
 }
@@ -22,7 +23,8 @@ def draw(accuracies: Mapping[str, float], networks: Mapping[str, Sequence["Row"]
     """A PNG: accuracies (label -> 0 to 1) on the left, then for each title in `networks` the rows' median latencies."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 + 4.5 * len(networks), 3.4), layout="constrained")
+    bars = max(map(len, networks.values()))
+    figure = Figure(figsize=(4 + 4.5 * len(networks), max(3.4, 1 + 0.34 * bars)), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(networks), width_ratios=[2] + [3] * len(networks))
     _accuracies(left, accuracies)
     for axes, (title, rows) in zip(others, networks.items(), strict=True):
@@ -47,13 +49,19 @@ def _latencies(axes: "Axes", title: str, rows: Sequence["Row"]) -> None:
     rows = sorted(rows, key=lambda row: row.median_ms)  # barh draws upwards; inverted below, the fastest on top
     colours = [ACCENT if row.engine == "subp-sparse" else GREY for row in rows]
     medians = [row.median_ms for row in rows]
-    bars = axes.barh([LABELS[row.engine] for row in rows], medians, color=colours, height=0.62)
+    bars = axes.barh(list(map(label, rows)), medians, color=colours, height=0.62)
     axes.bar_label(bars, [f"{row.median_ms:.3g} ms" for row in rows], padding=4)
     axes.set_xlim(0, 1.25 * max(medians))
     axes.invert_yaxis()
     axes.set_xlabel("median latency, ms (less is better)", fontsize=9)
     axes.set_title(title, fontsize=11)
     _bare(axes)
+
+
+def label(row: "Row") -> str:
+    """The row's engine in words."""
+    engine = row.engine.removesuffix("-int8")
+    return LABELS.get(engine, engine) + (", int8" if row.precision == "int8" else "")
 
 
 def _bare(axes: "Axes") -> None:

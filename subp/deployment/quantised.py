@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def require_classes(data: str, found: list[str], wanted: list[str]) -> None:
     )
 
 
-def quantize(network: Network, inputs: list[Tensor]) -> ExportedProgram:
+def quantize(network: Network, inputs: Iterable[Tensor]) -> ExportedProgram:
     """`tvm_sched.quantize`, for inputs of the network's own batch."""
     return tvm_sched.quantize(network.module, inputs, network.only_input())
 
@@ -130,6 +130,8 @@ def save(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> N
     """Writes the program with what the metadata tell of its classes and preprocessing."""
     told = {key: metadata[key] for key in ("classes", "preprocessing") if key in metadata}
     file = io.BytesIO()
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # places on this machine
     torch.export.save(program, file, extra_files={METADATA: json.dumps(told)})
     write_atomically(path, file.getvalue())
 

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 import tvm_sched
 from subp import models
 from subp.data.loaders import Data, Loading, batches, val_batches
-from subp.deployment.checks import check
+from subp.deployment import quantised
+from subp.deployment.checks import check, check_written, engine_check
 from subp.training import checkpoint, trainer
 from subp.training.config import Config
 from subp.training.progress import Progress
+from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 from subp_contract.scratch import scratch_folder
 from tvm_sched.bench import engines
 from tvm_sched.bench.engines import Engine, Network
 
 THREADS = 1  # that networks are compiled for and measured with
+PEERS = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")  # beside PyTorch
 
 Errors = dict[str, float]  # stage -> maximum absolute error to PyTorch
 
@@ -59,12 +63,27 @@ def train(data: Data, config: Config, images: Images, path: Path, progress: Prog
     return network, {"folded": check(f"{path.stem}, folded", network.reference(images.inputs), expected)}
 
 
-def deploy(
-    network: Network, inputs: np.ndarray, path: Path, *, dense: bool, records: Path | None = None
-) -> tuple[Engine, Errors]:
-    """Exports and compiles the network for one image at a time, saves it at `path` and loads it again.
+def program(network: Network, calibration: list[torch.Tensor] | None = None) -> ExportedProgram:
+    """The network as a program of torch.export; in 8 bits where there are batches [B, C, H, W] to calibrate on."""
+    if calibration is not None:
+        return quantised.quantize(network, calibration)
+    with torch.no_grad():
+        return torch.export.export(network.module, (network.example_input,))
 
-    inputs: images [B, C, H, W], which every stage must map to what PyTorch maps them to
+
+def deploy(
+    network: Network,
+    exported: ExportedProgram,
+    inputs: np.ndarray,
+    path: Path,
+    *,
+    dense: bool,
+    records: Path | None = None,
+    precision: str = "float32",
+) -> tuple[Engine, Errors]:
+    """Compiles the network's program for one image at a time, saves it at `path` and loads it again.
+
+    inputs: images [B, C, H, W], which every stage must map to what PyTorch maps them to; in int8 about that
     dense:  compile as if there were no zeros
     """
     expected = network.reference(inputs)
@@ -73,22 +92,48 @@ def deploy(
     def checked(stage: str, call: Callable[[np.ndarray], np.ndarray]) -> None:
         errors[stage] = check(f"{path.stem}, {stage}", one_by_one(call, inputs), expected)
 
-    with torch.no_grad():
-        program = torch.export.export(network.module, (network.example_input,))
-    checked("exported", engines.pytorch(replace(network, module=program), THREADS).call)
-    artifact = tvm_sched.compile(program, network.example_input, records=records, threads=THREADS, dense=dense)
+    is_plain = precision == "float32"
+    if is_plain:
+        checked("exported", engines.pytorch(replace(network, module=exported), THREADS).call)
+    artifact = tvm_sched.compile(exported, network.example_input, records=records, threads=THREADS, dense=dense)
     errors["compiled"] = artifact.manifest["check"]["error"]
     artifact.save(path)
     loaded = tvm_sched.load(path, threads=THREADS)
-    checked("loaded", loaded)
-    return engines.ours(loaded, network, path), errors
+    engine = engines.ours(loaded, network, path)
+    if is_plain:
+        checked("loaded", loaded)
+    else:
+        check_written(path, artifact)
+        engine_check(engine, path.stem, one_by_one(loaded, inputs), expected)
+    return engine, errors
 
 
-def references(network: Network, inputs: np.ndarray) -> tuple[list[Engine], Errors]:
-    """PyTorch and ONNX Runtime on the network, and the error of the latter."""
-    pytorch, onnxruntime = engines.pytorch(network, THREADS), engines.peer("onnxruntime", network, THREADS)
-    outputs = one_by_one(onnxruntime.call, inputs)
-    return [pytorch, onnxruntime], {"onnxruntime": check("ONNX Runtime", outputs, network.reference(inputs))}
+@dataclass(frozen=True)
+class References:
+    """Other engines on a network, ready; their errors to PyTorch; why some are missing."""
+
+    engines: list[Engine]
+    errors: Errors
+    missing: list[str]
+
+
+def references(network: Network, inputs: np.ndarray) -> References:
+    """PyTorch, ONNX Runtime and, where it is installed, OpenVINO on the network, the latter two also in int8."""
+    expected = network.reference(inputs)
+    made, errors, missing = [engines.pytorch(network, THREADS)], {}, []
+    for name in PEERS:
+        try:
+            engine = engines.peer(name, network, THREADS)
+        except UserError as why:
+            missing.append(str(why))
+            continue
+        outputs = one_by_one(engine.call, inputs)
+        if engine.precision == "float32":
+            errors[name] = check(name, outputs, expected)
+        else:
+            engine_check(engine, name, outputs, expected)
+        made.append(engine)
+    return References(made, errors, list(dict.fromkeys(missing)))
 
 
 def one_by_one(call: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray) -> np.ndarray:

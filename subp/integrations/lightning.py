@@ -1,20 +1,23 @@
 """Lightning: `Trainer(callbacks=[SparsityCallback(sparsifier)])`, of a sparsifier made on the module before."""
 
+import importlib
 from typing import Any
 
 from subp.pruning.sparsifier import Sparsifier
 from subp_contract.errors import UserError, require
 
-try:
-    from lightning.pytorch import Callback
-except ImportError:
-    try:
-        from pytorch_lightning import Callback
-    except ImportError as error:
-        raise UserError("Lightning is not installed: pip install lightning") from error
+
+def _base() -> Any:
+    """The callbacks' class, of either name that Lightning goes by."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            return importlib.import_module(name).Callback
+        except ImportError:
+            continue
+    raise UserError("Lightning is not installed: pip install lightning")
 
 
-class SparsityCallback(Callback):
+class SparsityCallback(_base()):  # type: ignore[misc]
     """Moves the masks on before each epoch, and keeps what the sparsifier knows in Lightning's checkpoints.
 
     Raises UserError where the Trainer trains for more epochs than the sparsifier was made for.

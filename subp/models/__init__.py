@@ -22,7 +22,10 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
     "resnet20_x2": partial(CifarResNet, 20, width=2),
     "mobilenet_v1": MobileNetV1,
-    **{f"mobilenet_v1_x{width}".replace(".", "_"): partial(MobileNetV1, width=width) for width in (0.25, 0.5, 0.75)},
+    **{
+        f"mobilenet_v1_x{width}".replace(".", "_"): partial(MobileNetV1, width=width)
+        for width in (0.25, 0.375, 0.5, 0.75)
+    },
 }
 
 # Auxiliary classifiers make these return a tuple in training; the trainer wants one tensor.

@@ -9,10 +9,11 @@ queries, keys and values as one linear layer; in recurrent layers (nn.LSTM, nn.G
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -89,6 +90,10 @@ class Mask(nn.Module):
             if buffer is not None:
                 buffer.zero_()
 
+    def renew(self, shape: tuple[int, ...], follow: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        """A mask of another shape in its place, everything kept."""
+        self.mask, self.follow = self.mask.new_ones(shape), follow
+
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Lets `layer.weight = value` set the trained parameter."""
         return weight
@@ -104,6 +109,16 @@ def follow_weights(model: nn.Module) -> None:
             mask = mask_of(layer, name)
             if mask.follow:
                 mask.mask.copy_(mask.follow(trained_weight(layer, name), mask.mask))
+
+
+@torch.no_grad()
+def share_gradients(masks: Iterable[Mask]) -> None:
+    """Gives all processes of a data-parallel training the mean of the gradients that these masks average, if any."""
+    if dist.is_available() and dist.is_initialized():
+        for mask in masks:
+            if mask.gradient is not None:
+                dist.all_reduce(mask.gradient)
+                mask.gradient /= dist.get_world_size()
 
 
 class _StraightThrough(torch.autograd.Function):

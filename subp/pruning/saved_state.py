@@ -6,9 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from subp.pruning.methods.registry import hyperparameters
+from subp.pruning.selection import Place, place_outputs
 from subp_contract.errors import require
 
-_YOUNGER = {"multiple": 1, "target_latency": None, "target": "host"}  # what settings were before they were saved
+_YOUNGER = {
+    "multiple": 1,
+    "target_latency": None,
+    "target": "host",
+    "one_n": True,
+}  # what settings were before they were saved
 
 
 def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
@@ -30,8 +36,12 @@ def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[
             saved == own,
             f"the saved state has {key} = {saved!r}, this sparsifier has {own!r}: make it with the same settings",
         )
+
+
+def check_shapes(saved_masks: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Raises UserError, naming the layer, where a mask saved has another shape than the one it is for."""
     for name, mask in masks.items():
-        saved = state["masks"][name]
+        saved = saved_masks[name]
         require(
             saved.shape == mask.shape,
             f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
@@ -50,3 +60,15 @@ def check_sparsities(saved: Mapping[str, float], own: Mapping[str, float], anew:
             free or saved[name] == sparsity,
             f"the saved sparsity of {name} is {saved[name]}, this sparsifier's {sparsity}",
         )
+
+
+def check_sizes(saved: Mapping[str, int], own: Mapping[str, int], free: Mapping[str, Place]) -> None:
+    """Raises UserError, naming what differs, for other layers or sizes of blocks than these; of the places that are
+    `free`, sizes count as saved where they divide the outputs.
+    """
+    others = sorted(own.keys() ^ saved.keys())
+    require(not others, f"the block sizes saved are of other layers: {', '.join(others)} in one only")
+    for name, size in own.items():
+        was = saved[name]
+        fits = isinstance(was, int) and was >= 1 and name in free and place_outputs(free[name])[0] % was == 0
+        require(fits or was == size, f"the saved block size of {name} is {was}, this sparsifier's {size}")

@@ -20,11 +20,10 @@ Where the method needs gradients, every backward pass between two steps adds to 
 state as the masks are. Data-parallel ranks must then all call `step`, which averages over them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -32,7 +31,7 @@ from subp.common.plain import patterns
 from subp.common.seeds import generator
 from subp.pruning import block_masks, copies, masking, saved_state, schedules, step_decay
 from subp.pruning import sparse_compute as computing
-from subp.pruning.budget.layer_sparsities import Ranked, find_budget, find_sparsities
+from subp.pruning.budget.layer_sparsities import find_budget, find_plan, find_sparsities, ranks
 from subp.pruning.channels.assignment import ORDERS
 from subp.pruning.channels.rearrange import LayerReport, example_input
 from subp.pruning.channels.rearrange import rearrange as rearrange_filters
@@ -63,7 +62,9 @@ class Sparsifier:
     target_weights:  instead: weights of the whole network in the end, likewise
     target_latency:  instead: predicted time of the compiled network in the end, a fraction of the dense one's, on the
                      CPU `target` ("host", or as of tvm_sched.compile), in float32 and one thread, for one input of
-                     `input_shape`. Layers get the sparsities that keep most weights (subp/deployment/latency.py)
+                     `input_shape`. Layers get the sparsities and N (of n, n / 2 and 2n; see the attribute
+                     `block_sizes`) that keep most, see subp/deployment/latency.py
+    one_n:           with `target_latency`: N is n in all layers
     allocation:      how that is shared out among the pruned layers, a name in budget/allocation.py: "equal", the same
                      sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
                      data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
@@ -109,6 +110,7 @@ class Sparsifier:
         target_weights: float | None = PruningOptions.target_weights,
         target_latency: float | None = PruningOptions.target_latency,
         target: str = PruningOptions.target,
+        one_n: bool = PruningOptions.one_n,
         allocation: str = PruningOptions.allocation,
         multiple: int | None = PruningOptions.multiple,
         input_shape: Sequence[int] | None = None,
@@ -136,6 +138,7 @@ class Sparsifier:
             target_weights=target_weights,
             target_latency=target_latency,
             target=target,
+            one_n=one_n,
             allocation=allocation,
             multiple=multiple,
             method=method,
@@ -156,20 +159,17 @@ class Sparsifier:
         self.epoch: int | None = None  # of the last step
         self._method = METHODS[method]
         self._options = self.settings.options(self._method.options)
+        self._decay = self.settings.options(SoftTraining).decay
         inputs = self._method.inputs_of(self._options) if self._method.inputs_of else 1
         self.places, self.skipped = select_layers(model, n if self._method.uses_n else 1, exclude, include, inputs)
         sizes = {name: block_size(place, n) if self._method.uses_n else n for name, place in self.places.items()}
-        self._n = {name: size for name, size in sizes.items() if size}  # all: where none fits, the layer stays dense
+        planned = find_plan(model, self.settings, input_shape)
+        # Outputs in a block: all have some, as the layer stays dense where none fits.
+        self.block_sizes = {name: size for name, size in sizes.items() if size} | (planned.sizes if planned else {})
         weights = {name: masking.weight_of(*place) for name, place in self.places.items()}
-        units = {name: self._method.mask_shape(weight, self._n[name]) for name, weight in weights.items()}
-        ranked = {
-            name: Ranked(
-                self._method.ranked_together(weight, self._n[name], self._options),
-                units[name][0] if self._method.ranks_layer else 1,
-            )
-            for name, weight in weights.items()
-        }
-        budget = find_budget(model, self.places, ranked, self.settings, input_shape)
+        units = {name: self._method.mask_shape(weight, self.block_sizes[name]) for name, weight in weights.items()}
+        ranked = ranks(self._method, self._options, weights, self.block_sizes)
+        budget = planned or find_budget(model, self.places, ranked, self.settings, input_shape)
         require(
             input_shape is not None or not (rearrange or self._method.regroups),
             f"{'rearrange' if rearrange else method} needs an input_shape, such as (3, 224, 224), to trace the model "
@@ -181,7 +181,7 @@ class Sparsifier:
         self.rearranged: list[LayerReport] = []
         if rearrange and input_shape:
             expected = find_sparsities(self.places, units, self.settings, budget)
-            pruned = {names[name]: (self._n[name], sparsity) for name, sparsity in expected.items()}
+            pruned = {names[name]: (self.block_sizes[name], sparsity) for name, sparsity in expected.items()}
             order = partial(ORDERS[arrange_by], weights=pruned)
             self.rearranged = rearrange_filters(model, example_input(model, input_shape), order)
         self.sparsities = find_sparsities(self.places, units, self.settings, budget)  # layer name -> in the end
@@ -193,7 +193,7 @@ class Sparsifier:
                 self.settings.soft,
                 self._decay,
                 name=weight,
-                follow=partial(followed, self._method.follow, self._at(name, 0)) if self._method.follow else None,
+                follow=self._follow(name),
                 average_gradients=self._method.needs_gradients,
                 shrink=self._method.shrinks,
             )
@@ -254,16 +254,9 @@ class Sparsifier:
             return epoch > self.settings.end and not all(bool(mask.all()) for mask in self.masks.values())
         return self.epoch >= self.settings.end
 
-    @torch.no_grad()
     def share_gradients(self) -> None:
-        """Gives all processes of a data-parallel training the mean of the gradients that a method has had averaged, as
-        `step` does by itself; before a checkpoint is written.
-        """
-        if dist.is_available() and dist.is_initialized():
-            for mask in self._masks.values():
-                if mask.gradient is not None:
-                    dist.all_reduce(mask.gradient)
-                    mask.gradient /= dist.get_world_size()
+        """Averages the gradients that a method needs over processes, as `step` does; before a checkpoint is written."""
+        masking.share_gradients(self._masks.values())
 
     def _regrouped(self, epoch: int) -> dict[str, Tensor]:
         """Layer name -> its outputs [O] in an order of which each n consecutive ones are a group."""
@@ -285,7 +278,7 @@ class Sparsifier:
         s = self.settings
         of_criterion = s.options(CRITERIA[s.criterion].options) if s.criterion else None
         return MethodStep(
-            n=self._n[name],
+            n=self.block_sizes[name],
             sparsity=self.sparsities[name],
             multiple=s.multiple,
             rate=self._rate(name, epoch),
@@ -298,9 +291,8 @@ class Sparsifier:
             **state,
         )
 
-    @property
-    def _decay(self) -> float:
-        return self.settings.options(SoftTraining).decay
+    def _follow(self, name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return partial(followed, self._method.follow, self._at(name, 0)) if self._method.follow else None
 
     def decay_in(self, optimizer: torch.optim.Optimizer) -> None:
         """From here on the optimizer's steps add `decay` * weight to the pruned weights' gradients, not the backward
@@ -366,7 +358,7 @@ class Sparsifier:
             kind = parametrize.type_before_parametrizations(layer).__name__
             for name in {layer_name: None} | places_of(layer_name, layer):
                 if name in masks:
-                    n = self._n[name] if self._method.uses_n else None
+                    n = self.block_sizes[name] if self._method.uses_n else None
                     density = block_masks.density(masks[name])
                     rows.append(LayerState(name, kind, n, density, None, computes.get(id(layer))))
                 elif name in self.skipped:
@@ -374,11 +366,12 @@ class Sparsifier:
         return rows
 
     def state_dict(self) -> dict:
-        """Settings, the layers' sparsities, epoch of the last step and masks (copies)."""
+        """Settings, the layers' sparsities and block sizes, epoch of the last step and masks (copies)."""
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         return {
             "settings": self.settings.as_dict(),
             "sparsities": dict(self.sparsities),
+            "block_sizes": dict(self.block_sizes),
             "epoch": self.epoch,
             "masks": masks,
         }
@@ -386,15 +379,22 @@ class Sparsifier:
     def load_state_dict(self, state: dict) -> None:
         """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
         saved_state.check(state, self.settings.as_dict(), self.masks)
-        self.load_sparsities(state["sparsities"])
+        self.load_plan(state["sparsities"], state.get("block_sizes"))
+        saved_state.check_shapes(state["masks"], self.masks)
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
 
-    def load_sparsities(self, saved: dict[str, float]) -> None:
-        """Takes the layers' sparsities of an earlier run: by "global" they came from its weights before training, by
+    def load_plan(self, sparsities: dict[str, float], block_sizes: dict[str, int] | None = None) -> None:
+        """Takes the layers' sparsities and block sizes of an earlier run: by "global" they came from its weights, by
         `target_latency` from what was known of the CPU. Raises UserError, naming what differs, for other ones.
         """
         anew = self.settings.allocation == "global" or self.settings.target_latency is not None
-        saved_state.check_sparsities(saved, self.sparsities, anew)
-        self.sparsities = dict(saved)
+        saved_state.check_sparsities(sparsities, self.sparsities, anew)
+        sizes = block_sizes or self.block_sizes
+        saved_state.check_sizes(sizes, self.block_sizes, {} if self.settings.one_n else self.places)
+        self.sparsities = dict(sparsities)
+        for name in [name for name, size in sizes.items() if size != self.block_sizes[name]]:
+            self.block_sizes[name] = sizes[name]
+            weight = masking.trained_weight(*self.places[name])
+            self._masks[name].renew(self._method.mask_shape(weight, sizes[name]), self._follow(name))

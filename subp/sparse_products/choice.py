@@ -19,6 +19,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
+from subp_contract.documents import read_json
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 from tvm_sched.products import product as products
@@ -31,6 +32,7 @@ EIGHTHS = 8
 ROUNDS = 3
 NORM = "batch norm"
 NOT_TRAINED = "no training step has had this size"
+MEASURED = dict[str, dict[str, tuple[float, float]]]  # what a file of measurements holds: problem -> kind -> seconds
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ def _measured(
     """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
     path = products.folder() / f"{products.machine(torch.get_num_threads())}.json"
     try:
-        known = json.loads(path.read_text())
-        return {kind: (float(known[name][kind][0]), float(known[name][kind][1])) for kind in kinds}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        known = read_json(path, MEASURED)[name]
+        return {kind: (known[kind][0], known[kind][1]) for kind in kinds}
+    except (UserError, KeyError):
         build([problem])
         taken = measure()
         _keep(path, name, taken)
@@ -130,9 +132,9 @@ def _keep(path: Path, name: str, seconds: dict) -> None:
     """Adds a measurement to the file, which other processes may be writing too: the last whole one stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path, MEASURED) if path.exists() else {}
         write_atomically(path, json.dumps(known | {name: seconds}, indent=0).encode())
-    except (OSError, ValueError, UserError):
+    except (OSError, UserError):
         return  # it is measured again next time
 
 

@@ -12,6 +12,7 @@ Metadata, JSON under the header key "subp":
     data            {"training", "validation"}: [number of images, a digest], see data.fingerprint
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
+    block_sizes     likewise -> outputs in a block
     config          the training's settings
     epoch           epochs done
     fake_quantised  true between epochs that train for 8 bits: weights and ranges under names of their own
@@ -22,7 +23,7 @@ Metadata, JSON under the header key "subp":
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 import safetensors
@@ -34,7 +35,7 @@ from subp.models import elsewhere, weights
 from subp.pruning import masking
 from subp.training import quantised
 from subp_contract.arguments import path_of
-from subp_contract.documents import of_kind, shown
+from subp_contract.documents import of_kind, parse_json, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import require_file, write_atomically
 
@@ -85,6 +86,12 @@ class _Data(msgspec.Struct):
     validation: list[int | str] = []
 
 
+class _Versioned(TypedDict):
+    """What the header of any version has."""
+
+    version: Any
+
+
 class About(msgspec.Struct):
     """The metadata's values, where they are there."""
 
@@ -94,6 +101,7 @@ class About(msgspec.Struct):
     data: _Data = msgspec.field(default_factory=_Data)
     sparsifier: dict | None = None
     sparsities: dict[str, float] = {}
+    block_sizes: dict[str, int] = {}
     config: dict = {}
     epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
     scaler: dict = {}
@@ -169,11 +177,8 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} is a safetensors file, but not a checkpoint of subp's: its header has no {_KEY!r} entry"
         )
-    try:
-        metadata = json.loads(header[_KEY])
-        version = metadata.pop("version")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: its header's {_KEY!r} entry cannot be read") from error
+    metadata = parse_json(header[_KEY], _Versioned, f"the header of {path}")
+    version = metadata.pop("version")
     if version != VERSION:
         raise UserError(
             f"{path} has checkpoint format {shown(str(version), 20)}, this version of subp reads format {VERSION}"

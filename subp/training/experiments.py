@@ -12,6 +12,7 @@ Accuracy is that of the last epoch, on all images of the part that the cell is j
 
 import csv
 import fcntl
+import functools
 import hashlib
 import io
 import itertools
@@ -38,7 +39,7 @@ from subp.pruning.settings import PruningOptions, flat
 from subp.training.config import Config
 from subp.training.run_files import CHECKPOINT, MODEL
 from subp.training.trainer import train
-from subp_contract.documents import LARGEST, of_kind, shown
+from subp_contract.documents import LARGEST, of_kind, read_json, shown
 from subp_contract.errors import UserError, require
 from subp_contract.files import read_file, write_atomically
 
@@ -223,7 +224,7 @@ def run(cell: Cell, root: Path, work: Path, tell: Callable[[str], None] = lambda
     model = models.create(cell.network, len(data.classes), channels, folder / MODEL).eval()
     return {
         **{name: value for name, value in asdict(cell).items() if name in COLUMNS},
-        **json.loads((folder / TRAINED).read_bytes()),
+        **read_json(folder / TRAINED, dict[str, float]),
         "cell": cell.key,
         "accuracy": round(accuracy(model, data), 5),
         "options": json.dumps(
@@ -315,18 +316,23 @@ def load(cell: Cell, root: Path) -> Data:
     """The cell's data in memory, resized: a stratified part of the training images; as validation images, all test
     images or, where the cell is judged on them, those held out.
     """
-    data = datasets(cell.data if cell.data == "digits" else root / cell.data, size=cell.size)
+    return _loaded(root, cell.data, cell.size, cell.train_images, cell.held_out, cell.judged_on)
+
+
+@functools.lru_cache(maxsize=2)  # cells that follow each other mostly have the same
+def _loaded(root: Path, name: str, size: int, train_images: int, validation: int, judged_on: str) -> Data:
+    data = datasets(name if name == "digits" else root / name, size=size)
     labels = named_datasets.labels(data.train)
-    wanted = cell.train_images + cell.held_out
-    require(wanted <= len(labels), f"{cell.data} has {len(labels)} training images, not {wanted}")
+    wanted = train_images + validation
+    require(wanted <= len(labels), f"{name} has {len(labels)} training images, not {wanted}")
     rest, held_out = list(range(len(labels))), []
-    if cell.held_out:
-        rest, held_out = stratified_split(labels, 1, cell.held_out / len(labels))
-    if cell.train_images < len(rest):
-        chosen = stratified_split([labels[index] for index in rest], 0, cell.train_images / len(rest))[1]
+    if validation:
+        rest, held_out = stratified_split(labels, 1, validation / len(labels))
+    if train_images < len(rest):
+        chosen = stratified_split([labels[index] for index in rest], 0, train_images / len(rest))[1]
         rest = [rest[index] for index in chosen]
-    judged = (data.val, range(len(data.val))) if cell.judged_on == "test" else (data.train, held_out)
-    parts = [_tensors(data.train, rest, cell.size), _tensors(*judged, cell.size)]
+    judged = (data.val, range(len(data.val))) if judged_on == "test" else (data.train, held_out)
+    parts = [_tensors(data.train, rest, size), _tensors(*judged, size)]
     return from_tensors(*parts, data.classes, data.mirror)
 
 

@@ -1,6 +1,6 @@
 """How a run goes, on a terminal: a bar over the epoch's batches and a line for each epoch done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import rich.progress as bars
 from rich.console import Console
@@ -13,17 +13,21 @@ from subp_contract.documents import shown
 class Progress:
     """Told by the trainer what happens: `run` around all, `batches` and `advance` in an epoch, `epoch` after it."""
 
-    def __init__(self, console: Console, label: str = "") -> None:
-        self.console, self.label, self.epochs = console, label, 0
+    def __init__(self, console: Console, label: str = "", share: Callable[[float], None] | None = None) -> None:
+        """`share`: gets the share of the run that is done, from 0 to 1, in place of a bar."""
+        self.console, self.label, self.epochs, self._share = console, label, 0, share
         columns = (
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TimeRemainingColumn(),
         )
-        self._bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = bars.Progress(
+            *columns, console=console, transient=True, disable=bool(share) or not console.is_terminal
+        )
         self._task = self._bar.add_task("")
         self._skipped: set[str] = set()
+        self._epoch = self._steps = self._done = 0
 
     @classmethod
     def silent(cls) -> "Progress":
@@ -80,10 +84,14 @@ class Progress:
     def batches(self, epoch: int, steps: int) -> None:
         """An epoch of so many batches begins."""
         self._bar.reset(self._task, total=steps, description=f"{self.label}epoch {epoch + 1}/{self.epochs}")
+        self._epoch, self._steps, self._done = epoch, steps, 0
 
     def advance(self) -> None:
         """A batch is done."""
         self._bar.advance(self._task)
+        self._done += 1
+        if self._share:
+            self._share((self._epoch + self._done / self._steps) / self.epochs)
 
     def skipped(self, sentence: str) -> None:
         """An image was left out; told once."""

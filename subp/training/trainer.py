@@ -197,7 +197,7 @@ class _Run:
         scaler = self.precision.scaler.state_dict()
         state = {"epoch": len(self.history), "history": self.history}
         if self.sparsifier:
-            state["sparsities"] = self.sparsifier.sparsities
+            state |= {"sparsities": self.sparsifier.sparsities, "block_sizes": self.sparsifier.block_sizes}
         return self.about | state | ({"scaler": scaler} if scaler else {})
 
     @property
@@ -215,7 +215,7 @@ class _Run:
         """Puts the state back everywhere. Raises UserError, naming what differs, if it is another network's."""
         self.history = saved.metadata["history"]
         if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
-            self.sparsifier.load_sparsities(saved.metadata["sparsities"])
+            self.sparsifier.load_plan(saved.metadata["sparsities"], saved.metadata.get("block_sizes"))
         if self.sparsifier and self.history:
             self.sparsifier.epoch = len(self.history) - 1
         what = "the weights of the run to resume"

@@ -29,6 +29,12 @@ def test_an_option_is_explained_in_a_sentence_and_its_default_after_it(option):
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(name):
+    context = click.Context(cli.group.get_command(None, name), info_name=f"subp {name}", terminal_width=80)
+    assert max(map(len, context.get_help().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_command_is_explained_in_sentences(name):
     text = cli.group.get_command(None, name).help.strip()
     assert text[0].isupper() and text.endswith((".", ":"))

@@ -25,7 +25,10 @@ NONSENSE = [
     ("compile resnet18 -o o.so --seed 9999999999999999999", "9999999999999999999 is not in the range 0<=x<="),
     ("export resnet18 -o o.txt", "o.txt must end in .onnx or .pt2"),
     ("quantize resnet18 --calibrate digits -o o.onnx", "o.onnx must end in .pt2"),
+    ("quantize resnet18 --calibrate digits -o o.pt2 --draw -1", "-1 is not in the range 0<=x<="),
     ("train digits --size 100000", "100000 is not in the range 1<=x<=16384"),
+    ("train digits --epochs 1000000000000", "epochs = 1000000000000 is more than 1,000,000"),
+    ("train digits --workers 100000", "workers = 100000 is more than 1,024"),
     ("train digits --seed -1", "-1 is not in the range 0<=x<="),
 ]
 

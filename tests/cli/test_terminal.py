@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from subp.cli.options.terminal import parts_of, show
+from subp.cli.options import terminal
+from subp.cli.options.terminal import parts_of, show, staged
 
 
 def a_table(columns: int) -> Table:
@@ -51,3 +52,22 @@ def test_to_a_pipe_goes_a_line_a_row_without_frames():
         [f"features.{row}.conv", *(f"{row}-{number}" for number in range(40))] for row in range(3)
     ]
     assert footer.split()[:3] == ["total", "sum", "0"]
+
+
+def test_a_job_of_stages_tells_the_time_left(monkeypatch):
+    now, output = [100.0], io.StringIO()
+    monkeypatch.setattr(terminal, "monotonic", lambda: now[0])
+    console = Console(file=output, width=80, color_system=None, force_terminal=True)
+    with staged({"first": 10.0, "second": 30.0}, console) as reached:
+        now[0] += 20  # twice as long as it was expected
+        reached("first", 1)
+    # 30 s at the pace so far, in which 2 s, a twentieth of all, count as if they had gone as expected
+    assert "second" in output.getvalue() and "25%" in output.getvalue()
+    assert f"{30 * (2 + 20) / (2 + 10):.0f} s left" in output.getvalue()
+
+
+def test_a_job_of_stages_says_nothing_to_a_pipe():
+    output = io.StringIO()
+    with staged({"only": 1.0}, Console(file=output)) as reached:
+        reached("only", 0.5)
+    assert output.getvalue().strip() == ""

@@ -7,13 +7,11 @@ import pytest
 from subp.cli.tune import require_measured
 from subp_contract.errors import CheckFailed
 from tvm_sched.tuning.search import TuningSummary
-from tvm_sched.tuning.tiles import Task, TaskResult
+from tvm_sched.tuning.tiles import Named, TaskResult
 
 
 def summary(*best_ms: float) -> TuningSummary:
-    tasks = [
-        TaskResult(Task(f"f{number}", None, 1, (f"conv{number}",)), 1, ms, ms) for number, ms in enumerate(best_ms)
-    ]
+    tasks = [TaskResult(Named(f"f{number}", 1, (f"conv{number}",)), 1, ms, ms) for number, ms in enumerate(best_ms)]
     return TuningSummary(tasks, [], len(tasks), sum(ms == inf for ms in best_ms), 1.0, "the board said no")
 
 

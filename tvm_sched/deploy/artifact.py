@@ -16,7 +16,7 @@ from subp_contract.arguments import path_of, require_kind
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
 from tvm_sched import runtime, runtime_library
-from tvm_sched.deploy import huge_pages, toolchain
+from tvm_sched.deploy import huge_pages, objects, toolchain
 from tvm_sched.deploy.entry import Entry, aligned, as_tvm
 from tvm_sched.deploy.manifest import (
     each_shape,
@@ -233,8 +233,8 @@ class Artifact:
             what = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{what}: save to a file, such as net.so")
         with scratch_folder(path) as folder, quiet():
-            link = None if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
-            self._executable.export_library(str(folder / path.name), fcompile=link, workspace_dir=str(folder))
+            link = objects.archive if path.suffix == ".tar" else _Linker(self._target, self.manifest, cc)
+            objects.export(self._executable, folder / path.name, link)
             files.put(folder / path.name, path)
         self._path = None if path.suffix == ".tar" else path.resolve()
 

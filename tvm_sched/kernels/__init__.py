@@ -18,7 +18,7 @@ from tvm_sched.kernels import (
     winograd_conv2d,
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
-from tvm_sched.kernels.integer import integer_linear, planar_conv2d, planar_depthwise, planar_pool, planar_stem
+from tvm_sched.kernels.integer import integer_linear, look_up, planar_conv2d, planar_depthwise, planar_pool, planar_stem
 from tvm_sched.kernels.narrow import pixel_lanes_conv2d, planes_conv2d, winograd_lanes_conv2d
 from tvm_sched.targets import Target
 
@@ -36,7 +36,11 @@ KERNELS: list[Kernel] = [
     integer_linear.KERNEL,
 ]
 # Functions of ours without weights, for which there is nothing to choose: name -> its one schedule.
-TRANSFORMATIONS = {space_to_depth.NAME: space_to_depth.schedule, planar_pool.NAME: planar_pool.schedule}
+TRANSFORMATIONS = {
+    space_to_depth.NAME: space_to_depth.schedule,
+    planar_pool.NAME: planar_pool.schedule,
+    look_up.NAME: look_up.schedule,
+}
 
 
 def kernel_of(func: PrimFunc) -> Kernel | None:

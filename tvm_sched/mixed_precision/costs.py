@@ -24,8 +24,6 @@ from tvm_sched.planning.plan import Plan, Restriction, chooser
 from tvm_sched.targets import Target
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
-# Of a number, by code for AVX2 on a Zen 5: between the planes of 8-bit kernels and the channels last of the others.
-TRANSPOSE_CYCLES = 1.2
 # What 8-bit kernels take of their estimate, where float32's take theirs, on that CPU: the estimates count additions as
 # they do multiplications, and more pipes take those.
 APART = 0.72  # by dot products that are added apart
@@ -82,7 +80,7 @@ def values_of(graph: fx.Graph, sites: Sequence[Site], share: float, target: Targ
             continue
         inside = maker.get(node)
         readers = [each for each in readers if each is None or each != inside]
-        cycles = 0.0 if node.op == "placeholder" else numbers(node) * share * TRANSPOSE_CYCLES / target.cores
+        cycles = 0.0 if node.op == "placeholder" else numbers(node) * share * target.costs.planes_cycles / target.cores
         found.append(Value(inside, readers, cycles, cycles))
     return found
 

@@ -11,7 +11,7 @@ from tvm.ir.transform import PassContext
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, targets
-from tvm_sched.deploy import toolchain
+from tvm_sched.deploy import objects, toolchain
 from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
 from tvm_sched.products.product import SUPPORT, Product
 from tvm_sched.targets import Target
@@ -58,7 +58,7 @@ def keep(product: Product) -> bool:
             def link(output: str, files: list[str], **_) -> None:
                 toolchain.link(output, [*files, str(SUPPORT)], compiler, manifest=b"")
 
-            executable(product).export_library(str(library), fcompile=link, workspace_dir=str(made))
+            objects.export(executable(product), library, link)
             os.replace(library, path)
     except (UserError, OSError):
         return False

@@ -204,10 +204,20 @@ def write(folder: Path, renewed: Callable[[dict], dict], forms_of: Sequence[Path
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, write=True):
         lines = without_needless(renewed(lines_in(folder)))
-        text = "".join(json.dumps(lines[each], separators=(",", ":")) + "\n" for each in sorted(lines))
+        text = "".join(json.dumps(compact(lines[each]), separators=(",", ":")) + "\n" for each in sorted(lines))
         write_atomically(file, text.encode())
         write_forms(forms_of, folder)
     return len(lines)
+
+
+def compact(value: Any) -> Any:
+    """A line, or a part of it, with index maps, which TVM writes as JSON with indents, in as little room as may be."""
+    if isinstance(value, dict):
+        return {name: compact(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [compact(each) for each in value]
+    indented = isinstance(value, str) and value.startswith("{\n")
+    return json.dumps(json.loads(value), separators=(",", ":")) if indented else value
 
 
 def without_needless(lines: dict[tuple, dict]) -> dict[tuple, dict]:

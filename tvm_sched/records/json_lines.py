@@ -78,13 +78,20 @@ class JsonLines:
 
     def append(self, value: Any) -> Any:
         """Writes one line after those that have been read, which must be all; returns it as it will be read. It is on
-        disk when this returns.
+        disk when this returns. Raises UserError where it cannot be written; the file is as it was then.
         """
         line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
-        with open(self.path, "ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(self.path, "ab", buffering=0) as file:
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(self.bytes)
+                raise UserError(
+                    f"could not write {self.path}: {error.strerror}; what was there before is unchanged"
+                ) from error
         self.lines += 1
         self.bytes += len(line)
         return json.loads(line)

@@ -8,7 +8,7 @@ for the rest: then the kernel's analytic default, which knows the number of thre
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
@@ -75,6 +75,7 @@ class KnownRecords:
 
     target: Target
     form_times: FormTimes
+    wrong: Callable[[PrimFunc, "Recorded"], str] | None = None  # why a record's numbers are wrong; of ours none are
 
     def forms(self, layer: str) -> Mapping[str, float]:
         """The measured seconds of a layer in its forms, see `planning.plan.layer_key`; empty where there are none."""
@@ -90,9 +91,11 @@ class KnownRecords:
         """The record to schedule `func` by, see `usable`; None if there is none. A function of 16-bit weights may take
         that of its twin.
         """
-        found = usable(self.known(func), self.target.cores)
+        wrong = None if self.wrong is None else partial(self.wrong, func)
+        found = usable(self.known(func), self.target.cores, wrong)
         if found is None and (twin := wide_twin(func)) is not None:
-            found = usable([replace(each, twin=True) for each in self.known(twin, func)], self.target.cores)
+            twins = [replace(each, twin=True) for each in self.known(twin, func)]
+            found = usable(twins, self.target.cores, wrong)
         return found
 
     def own(self, func: PrimFunc) -> Recorded | None:
@@ -100,17 +103,21 @@ class KnownRecords:
         return next((each for each in self.known(func) if each.own), None)
 
 
-def usable(known: Iterable[Recorded], threads: int) -> Recorded | None:
+def usable(known: Iterable[Recorded], threads: int, wrong: Callable[[Recorded], str] | None = None) -> Recorded | None:
     """Of a function's records, one a number of threads, the one that was asked for, else the nearest, within
     TIMES_THREADS, that gives each of `threads` threads equal work; what was measured before what was estimated. None if
-    there is none. One that has a fault is told as a Notice and left out.
+    there is none. One that has a fault, or is `wrong`, is told as a Notice and left out.
     """
     for each in sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads)):
-        if each.fault:
-            if not each.twin:  # whose schedule need not fit this function
-                warnings.warn(f"{each.where or 'a record'} is left out: {each.fault}", Notice, stacklevel=2)
-        elif each.own or (near(each.threads, threads) and shares_equally(each.schedule.mod["main"], threads)):
+        if (why := each.fault) and each.twin:  # whose schedule need not fit this function
+            continue
+        suits = not why and (
+            each.own or (near(each.threads, threads) and shares_equally(each.schedule.mod["main"], threads))
+        )
+        if suits and not (why := wrong(each) if wrong else ""):
             return each
+        if why:
+            warnings.warn(f"{each.where or 'a record'} is left out: {why}", Notice, stacklevel=2)
     return None
 
 

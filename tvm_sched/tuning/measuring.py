@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from subprocess import DEVNULL
 
-import numpy as np
 import tvm
 from tvm.s_tir import Schedule
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.s_tir.meta_schedule.runner import RunnerResult
 from tvm.support.popen_pool import PopenPoolExecutor
 from tvm.tirx import PrimFunc
@@ -24,12 +22,10 @@ from tvm.tirx import PrimFunc
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, runtime
-from tvm_sched.deploy import toolchain
-from tvm_sched.kernels import kernel_of
-from tvm_sched.kernels.base import normal
-from tvm_sched.records.database import workload
+from tvm_sched.deploy import objects, toolchain
 from tvm_sched.targets import Target, cpu_model
 from tvm_sched.tuning import timing
+from tvm_sched.verification.recorded_kernels import arguments
 
 TIMEOUT_S = 60  # of one measurement
 
@@ -93,10 +89,10 @@ class Measurer:
     def submit(self, func: PrimFunc, sch: Schedule) -> Future:
         """The Future of one schedule's RunnerResult."""
         self.built += 1  # a name of its own: a process would take a library of a known name for the one it has loaded
-        path = str(self.folder / f"{self.built}.so")
+        path = self.folder / f"{self.built}.so"
         try:
-            codegen.build(sch.mod, self.target).export_library(path, fcompile=self.link, workspace_dir=str(self.folder))
-            job = Job(path, self.arguments_of(func))
+            objects.export(codegen.build(sch.mod, self.target), path, self.link)
+            job = Job(str(path), self.arguments_of(func))
         except (RuntimeError, UserError, OSError) as error:  # what TVM, the linker and a full disk raise
             return done(RunnerResult(None, str(error)))
         return self.runner.submit(job)
@@ -114,17 +110,6 @@ class Measurer:
         toolchain.link(output, files, self.compiler, manifest=b"")
 
     link.object_format = "o"
-
-
-def arguments(func: PrimFunc) -> list[np.ndarray]:
-    """What a fused function is measured on, its output's array included; the same each time."""
-    kernel, mod = kernel_of(func), workload(func)
-    infos = [each.as_json() for each in ArgInfo.from_entry_func(mod, remove_preproc=True)]
-    typed = [(str(dtype), tuple(int(extent) for extent in shape)) for _, dtype, shape in infos]
-    rng = np.random.default_rng(0)
-    if kernel is None:
-        return [normal(rng, dtype, shape) for dtype, shape in typed]
-    return kernel.arguments(kernel.problem(Schedule(mod)), typed, rng)
 
 
 class Here:

@@ -28,16 +28,18 @@ def runner(built: Built, imported: Imported, compilation: Compilation) -> Callab
 
 def for_here(compilation: Compilation) -> Compilation:
     """The same, not shown to anybody, for a target that this machine runs."""
-    target = compilation.target
-    if not targets.runs_here(target):
-        target = targets.on_this_machine(target)
-    return replace(compilation, target=target, observe=None)
+    return replace(compilation, target=stand_in(compilation.target), observe=None)
+
+
+def stand_in(target: Target) -> Target:
+    """The target, or one that does as it does on this machine. Raises UserError where there is none."""
+    return target if targets.runs_here(target) else targets.on_this_machine(target)
 
 
 def unable(target: Target) -> str:
     """Why this machine can run no code that is made for the target, or as for it; empty if it can."""
     try:
-        _ = targets.runs_here(target) or targets.on_this_machine(target)
+        stand_in(target)
     except UserError as error:
         return str(error)
     return ""

@@ -58,6 +58,7 @@ _OPTIONS = (
         "What is pruned, and how. "
         + _described({name: method.help for name, method in METHODS.items()} | {DENSE: "nothing"}),
         type=click.Choice((DENSE, *METHODS)),
+        metavar="NAME",
     ),
     setting(
         "--n",
@@ -84,10 +85,14 @@ _OPTIONS = (
     setting(
         "--target-latency",
         "Predicted time of the network on --target, in place of --sparsity: a fraction of the dense one's; layers get "
-        "the sparsities that keep most weights.",
+        "the sparsities and block sizes that keep most.",
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
+    setting(
+        "--one-n",
+        "With --target-latency, blocks of --n in all layers, which else may take half or twice as many outputs.",
+    ),
     setting(
         "--allocation",
         f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",
@@ -102,7 +107,9 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="Model, sparsity and layers left dense as the SUBP paper has them; other options still hold.",
+        metavar="NAME",
+        help=f"Model, sparsity and layers left dense as the SUBP paper has them: {', '.join(PRESETS)}; other options "
+        "still hold.",
     ),
     click.option(
         "--as-published",

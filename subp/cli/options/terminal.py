@@ -1,13 +1,18 @@
 """Where tables and progress bars go. Plain lines go through `click.echo`, which neither wraps nor colours them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
+from time import monotonic
 from typing import Any
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from subp_contract.documents import shown
 
@@ -101,37 +106,93 @@ def _lines(column: Column) -> list[str]:
     return [" " * cell_len(line) for text in texts for line in (str(text).splitlines() or [""])]
 
 
+def live(*columns: Any, **options: Any) -> Any:
+    """rich's Progress on standard error, where that is a terminal. It has a descriptor of its own, since the process's
+    is taken away while TVM works (`tvm_sched.quiet`), and leaves what goes to a file or a pipe alone.
+    """
+    from rich.progress import Progress
+
+    if not sys.stderr.isatty():
+        return Progress(disable=True)
+    error = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    return Progress(*columns, console=error, transient=True, redirect_stdout=sys.stdout.isatty(), **options)
+
+
 @contextmanager
 def working(on: str) -> Iterator[None]:
     """Shows on a terminal what is worked on, and for how long, while the block runs: of work that nobody can tell the
     end of.
     """
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    error = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
+    with live(*columns) as shown:
         shown.add_task(on, total=None)
         yield
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[int, int, str], None]]:
+def bar(measuring: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     """A bar with the rate and the time left, on a terminal; gives what is to be called with (steps done, in all, what
-    is worked on).
+    is worked on). measuring: draws when it is called alone, since anything else would take time of what is measured
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    error = Console(stderr=True)
     what = TextColumn("{task.description}", markup=False)
     columns = (what, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as shown:
+    with live(*columns, auto_refresh=not measuring) as shown:
         task = shown.add_task("", rate="")
 
         def report(done: int, total: int, name: str) -> None:
             speed = shown.tasks[0].speed
             rate = f"{speed:.1f}/s" if speed else ""
-            shown.update(task, completed=done, total=total, description=name, rate=rate)
+            shown.update(task, completed=done, total=total, description=name, rate=rate, refresh=measuring)
+
+        yield report
+
+
+@contextmanager
+def staged(
+    seconds: Mapping[str, float], output: Console | None = None, what: str = ""
+) -> Iterator[Callable[[str, float], None]]:
+    """A bar over a job of these stages with the time left, on a terminal; gives what is to be called with (stage, share
+    of it that is done, from 0 to 1).
+
+    seconds: that each stage takes, in order; on another machine all of them more or less by one factor
+    output:  what is printed meanwhile stays above the bar; by default it is on standard error
+    what:    words before a stage's name
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    names = list(seconds)
+    before = dict(zip(seconds, accumulate(seconds.values(), initial=0.0), strict=False))
+    total, began = sum(seconds.values()), monotonic()
+    trust = total / 20  # seconds of the stages in which the machine is taken to be as fast as it was expected
+    end: float | None = None  # as it was expected last
+
+    class Left(TextColumn):
+        """Counts down to the end between two reports."""
+
+        def render(self, task: Any) -> Text:
+            left = "" if end is None else f"{max(0.0, end - monotonic()):.0f} s left"
+            return Text(left)
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), Left(""))
+    if output is None:
+        made = live(*columns)
+    else:  # few refreshes: each takes a moment of what is measured
+        made = Progress(*columns, console=output, transient=True, refresh_per_second=2, disable=not output.is_terminal)
+    with made as shown:
+        told = [f"{what}{name.replace('_', ' ')}" for name in names]
+        task = shown.add_task(told[0], total=total)
+
+        def report(stage: str, share: float) -> None:
+            nonlocal end
+            done = before[stage] + share * seconds[stage]
+            now = monotonic()
+            end = now + (trust + now - began) / (trust + done) * (total - done)
+            following = names.index(stage) + (share >= 1)
+            shown.update(task, completed=done, description=told[min(following, len(names) - 1)])
 
         yield report
 

@@ -51,6 +51,7 @@ class _Profile(msgspec.Struct):
 
     steps: list[_Step]
     network: str | None = None
+    precision: str = "float32"
     sparsity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     threads: _Count | None = None
 
@@ -61,6 +62,7 @@ class _Written(msgspec.Struct):
     measurements: list[_Row]
     machine: dict[str, Any] | None = None
     profiles: list[_Profile] = []
+    accuracies: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]] = {}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Measurements:
     rows: list[dict]
     machine: dict[str, Any]
     profiles: list[dict] = field(default_factory=list)
+    accuracies: dict[str, float] = field(default_factory=dict)  # of networks, by what they are, from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _measurements(path: Path) -> Measurements:
     require(bool(content["measurements"]), f"{path} holds no measurements: give what `subp bench --json` writes")
     rows = [_harmless(row) for row in content["measurements"]]
     profiles = [each | {"steps": [_harmless(step) for step in each["steps"]]} for each in content.get("profiles", [])]
-    return Measurements(path.stem, rows, content.get("machine") or {}, profiles)
+    accuracies = {shown(name): accuracy for name, accuracy in content.get("accuracies", {}).items()}
+    return Measurements(path.stem, rows, content.get("machine") or {}, profiles, accuracies)
 
 
 def _harmless(values: dict) -> dict:

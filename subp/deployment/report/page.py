@@ -32,7 +32,8 @@ summary { cursor: pointer; } footer { font-size: .85rem; opacity: .8; }
 {% for part in section.parts %}
 {% if part.title %}<h3>{{ part.title }}</h3>{% endif %}
 {% if part.figure %}<div class="figure">{{ part.figure | safe }}</div>{% endif %}
-{% if part.rows %}<details{% if not part.figure %} open{% endif %}><summary>Numbers</summary><div class="table"><table>
+{% if part.rows %}<details{% if not part.figure and part.rows | length < 10 %} open{% endif %}>
+<summary>Numbers</summary><div class="table"><table>
 <thead><tr>{% for name in part.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in part.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>{% endif %}
@@ -50,12 +51,12 @@ def page(content: Content, title: str = "subp report") -> str:
     """The HTML of all that the content holds; every number of a figure stands in a table below it."""
     sections = [_of_run(run) for run in content.runs]
     for measured in content.measurements:
-        parts = []
+        parts = _of_accuracies(measured.accuracies)
         for network, rows in groupby(sorted(measured.rows, key=_network), key=_network):
             parts += _of_network(network, list(rows))
         parts += [_of_profile(profile, measured.rows[0]["network"]) for profile in measured.profiles]
         machine = ", ".join(f"{name} {_words(value)}" for name, value in measured.machine.items() if value is not None)
-        sections.append({"title": f"Latency: {measured.name}", "words": machine, "parts": parts})
+        sections.append({"title": f"Measured: {measured.name}", "words": machine, "parts": parts})
     made = {name: value for name, value in provenance().items() if name != "versions"}
     made |= provenance()["versions"]
     template = Environment(autoescape=True).from_string(TEMPLATE)
@@ -75,7 +76,8 @@ def _of_run(run: Run) -> dict:
         ]
         for layer in run.layers
     ]
-    parts.append({"title": "Layers", "figure": figures.densities(run), "columns": columns, "rows": rows})
+    figure = figures.densities(run) if any(layer.n for layer in run.layers) else None
+    parts.append({"title": "Layers", "figure": figure, "columns": columns, "rows": rows})
     if run.blocks:
         counts = run.blocks.kept.sum(1).tolist()
         rows = [[number, count] for number, count in enumerate(counts)]
@@ -86,6 +88,11 @@ def _of_run(run: Run) -> dict:
         parts.append({"title": title, "figure": figures.blocks(run.blocks), "columns": columns, "rows": rows})
     words = ", ".join(f"{name} {value}" for name, value in run.about.items())
     return {"title": f"Run: {run.name}", "words": words, "parts": parts}
+
+
+def _of_accuracies(accuracies: dict[str, float]) -> list[dict]:
+    rows = [[name, f"{accuracy:.2%}"] for name, accuracy in accuracies.items()]
+    return [{"title": "Accuracy", "columns": ["network", "right on the test images"], "rows": rows}] if rows else []
 
 
 def _of_network(network: str, rows: list[dict]) -> list[dict]:
@@ -108,7 +115,8 @@ def _of_profile(profile: dict, network: str) -> dict:
     name = profile.get("network") or network
     pruned = f", {profile['sparsity']:.0%} pruned" if profile.get("sparsity") else ""
     threads = f", {profile['threads']} threads" if (profile.get("threads") or 1) > 1 else ""
-    title = f"{name}{pruned}{threads}: where the time goes"
+    numbers = f", {profile['precision']}" if profile.get("precision", "float32") != "float32" else ""
+    title = f"{name}{pruned}{numbers}{threads}: where the time goes"
     columns = ("layer", "kernel", "median us", "share of peak")
     rows = [
         [step["layer"] or "-", step["kernel"], _number(step["median_us"]), _number(step.get("share_of_peak"))]

@@ -1,23 +1,26 @@
 """Each layer's sparsity, from what is asked of the whole network and how it is shared out among the layers.
 
-    budget = find_budget(model, places, ranked, settings, input_shape)            # raises what cannot be
-    sparsities = find_sparsities(places, units, settings, budget)                 # name -> p_l
+    planned = find_plan(model, settings, input_shape)                              # of a latency alone
+    budget = planned or find_budget(model, places, ranked, settings, input_shape)  # raises what cannot be
+    sparsities = find_sparsities(places, units, settings, budget)                  # name -> p_l
 
 Two steps, as the first looks at shapes alone; in the second, "global" looks at the weights too, which `rearrange` may
 have moved in between.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from subp.pruning.block_masks import unit_sums
 from subp.pruning.budget import allocation
 from subp.pruning.budget.budgets import Budget, Share
 from subp.pruning.budget.macs import count_macs
+from subp.pruning.hyperparameters import Hyperparameters
 from subp.pruning.masking import weight_of
+from subp.pruning.methods import Method
 from subp.pruning.selection import Place, all_places
 from subp.pruning.settings import Settings
 from subp_contract.errors import UserError, require
@@ -26,9 +29,10 @@ PLANNER = "subp.deployment.latency"  # above here, and of TVM: loaded where a la
 
 
 class Planned(NamedTuple):
-    """Sparsities that are known as they are, by layer."""
+    """What is known as it is, by layer: sparsity, and outputs in a block."""
 
     sparsities: dict[str, float]
+    sizes: dict[str, int]
 
 
 class Ranked(NamedTuple):
@@ -42,24 +46,42 @@ class Ranked(NamedTuple):
         return Share(cost, self.candidates, self.groups, multiple if self.candidates // self.groups >= multiple else 1)
 
 
+def ranks(
+    method: Method, options: Hyperparameters, weights: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> dict[str, Ranked]:
+    """Of each layer by name, from its weight and the outputs in its blocks."""
+    return {
+        name: Ranked(
+            method.ranked_together(weight, sizes[name], options),
+            method.mask_shape(weight, sizes[name])[0] if method.ranks_layer else 1,
+        )
+        for name, weight in weights.items()
+    }
+
+
+def find_plan(model: nn.Module, settings: Settings, input_shape: Sequence[int] | None) -> Planned | None:
+    """What each layer gets of a `target_latency`; None without one. Raises UserError for one that cannot be met."""
+    if settings.target_latency is None:
+        return None
+    if input_shape is None:
+        raise UserError("target_latency needs an input_shape, such as (3, 224, 224), to compile the model for")
+    return Planned(*importlib.import_module(PLANNER).planned(model, settings, input_shape))
+
+
 def find_budget(
     model: nn.Module,
     places: dict[str, Place],
     ranked: dict[str, Ranked],
     settings: Settings,
     input_shape: Sequence[int] | None,
-) -> Budget | Planned | None:
-    """What the network may cost; or what each layer gets; None where every layer simply gets the sparsity given.
+) -> Budget | None:
+    """What the network may cost; None where every layer simply gets the sparsity given.
 
     places, ranked:  of each layer to prune, by name
     input_shape:     of one input, to count multiply-accumulates with
     Raises UserError for targets that cannot be met.
     """
     multiple = settings.multiple
-    if settings.target_latency is not None:
-        if input_shape is None:
-            raise UserError("target_latency needs an input_shape, such as (3, 224, 224), to compile the model for")
-        return Planned(importlib.import_module(PLANNER).planned(model, settings, input_shape))
     if settings.sparsity is not None:
         if settings.allocation == "equal":
             return _implied_budget(model, places, ranked, settings, input_shape) if multiple > 1 else None

@@ -1,4 +1,4 @@
-"""Sparsity by layer from a latency: the knapsack against all choices there are, and a network that is planned."""
+"""Sparsity and N by layer from a latency: the knapsack against all choices there are, and networks that are planned."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def test_no_choice_of_nearly_the_same_time_keeps_more(seed, share):
     times = np.sort(draws.uniform(1, 10, (5, 4)), axis=1)[:, ::-1] * [1, 0.6, 0.4, 0.2]
     limit = share * times[:, 0].sum()
     rows = np.arange(5)
-    chosen = latency.most_weights(times, weights, limit)
+    chosen = latency.most_kept(times, weights, limit)
     assert times[rows, chosen].sum() <= limit
     every = [list(each) for each in itertools.product(range(4), repeat=5)]
     nearly = limit * (1 - 1 / latency.UNITS)
@@ -50,11 +50,12 @@ def few_steps(monkeypatch):
 
 
 def test_layers_get_sparsities_that_meet_the_predicted_time(few_steps):
-    sparsifier = prune(target_latency=0.8, method="random")
-    assert list(sparsifier.sparsities) == ["2", "4"]
+    sparsifier = prune(target_latency=0.8, method="random", one_n=True)
+    assert list(sparsifier.sparsities) == ["2", "4"] and set(sparsifier.block_sizes.values()) == {16}
     assert set(sparsifier.sparsities.values()) <= {0.0, 0.5, 0.75} and any(sparsifier.sparsities.values())
     selection = {"exclude": (), "include": ()}
-    times, rest = latency.layer_times(network(), 16, SHAPE, "x86-avx2", ["2", "4"], selection)
+    choices = [(16, 0.0), (16, 0.5), (16, 0.75)]
+    times, rest = latency.layer_times(network(), choices, SHAPE, "x86-avx2", ["2", "4"], selection)
     assert (times > 0).all() and rest > 0 and (np.diff(times[0]) < 0).all()
     steps = [(0.0, 0.5, 0.75).index(p) for p in sparsifier.sparsities.values()]
     taken = rest + times[np.arange(2), steps].sum()
@@ -68,9 +69,55 @@ def test_layers_get_sparsities_that_meet_the_predicted_time(few_steps):
     assert set(sparsifier.sparsities.values()) == {0.5}
 
 
+# seconds of layers "2" and "4": dense; then 1x16, 1x8 and 1x32, each at 50 and 75 %
+TIMES = np.array([[8.0, 4.0, 2.0, 6.0, 4.0, 3.9, 1.9], [8.0, 4.0, 2.0, 4.0, 2.0, 3.9, 1.9]])
+
+
+@pytest.fixture
+def known_times(few_steps, monkeypatch):
+    monkeypatch.setattr(latency, "layer_times", lambda _, choices, *others: (TIMES[:, : len(choices)], 1.0))
+
+
+def test_layers_take_narrow_blocks_where_they_cost_nothing(known_times):
+    sparsifier = prune(target_latency=5.1 / 17, method="st-3")  # 75 % in both layers: neither can afford 50 %
+    assert sparsifier.sparsities == {"2": 0.75, "4": 0.75}
+    assert sparsifier.block_sizes == {"2": 16, "4": 8}
+    assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {"2": (2, 16), "4": (8, 32)}
+    assert prune(target_latency=5.1 / 17, one_n=True).block_sizes == {"2": 16, "4": 16}
+    assert prune(target_latency=4.95 / 17).block_sizes == {"2": 32, "4": 8}  # where nothing else is fast enough
+
+
+def test_block_sizes_saved_count_where_they_were_chosen(known_times):
+    def options():
+        return {"target_latency": 5.1 / 17, "method": "st-3"}
+
+    first = prune(**options())
+    state = first.state_dict()
+    state["block_sizes"]["2"], state["masks"]["2"] = 32, torch.ones(1, 16, dtype=torch.bool)
+    second = prune(**options())
+    second.load_state_dict(state)
+    assert second.block_sizes == {"2": 32, "4": 8}
+    second.step(0)
+    second.model.train()(torch.randn(2, *SHAPE))  # masks follow the weights, in blocks of 32
+    assert second.masks["2"].shape == (1, 16) and second.masks["2"].sum() == 4
+    folded = second.fold()[2].weight
+    assert (folded != 0).reshape(32, 16, -1).all(2).sum(1).tolist() == [4] * 32
+    state["block_sizes"]["2"] = 5
+    with pytest.raises(UserError, match="saved block size of 2 is 5, this sparsifier's 16"):
+        prune(**options()).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("size", "pruned"), [(4, 0.5), (16, 0.75), (144, 0.9)])
+def test_energy_is_what_the_best_of_normal_blocks_hold(size, pruned):
+    squares = np.sort((np.random.default_rng(0).standard_normal((20000, size)) ** 2).sum(1))
+    expected = squares[round(pruned * 20000) :].sum() / squares.sum()
+    assert latency.energy(pruned, size) == pytest.approx(expected, abs=4e-3)
+    assert latency.energy(0.0, size) == 1
+
+
 def test_what_cannot_be_met_or_planned_is_told(few_steps):
     with pytest.raises(UserError, match=r"0.01 cannot be reached on x86-avx2: with 75.0% of the blocks"):
-        prune(target_latency=0.01)
+        prune(target_latency=0.01, one_n=True)
     for options, sentence in [
         ({"target_latency": 1.5}, r"is not in \(0, 1\]"),
         ({"target_latency": 0.5, "sparsity": 0.5}, "exclude each other"),

@@ -125,7 +125,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 @pytest.mark.parametrize("entry", ["{", "[]", "{}", "7"])
 def test_a_damaged_description_is_told(tmp_path, entry):
     safetensors.torch.save_file({"model.w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata={"subp": entry})
-    with pytest.raises(UserError, match=r"c.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"c.safetensors is (damaged|no JSON)"):
         checkpoint.load(tmp_path / "c.safetensors")
 
 

@@ -144,6 +144,19 @@ def test_the_script_skips_what_is_done_and_the_page_has_means_over_seeds(tmp_pat
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_jobs_of_a_cluster_train_a_set_of_trials_each(tmp_path):
+    grid(tmp_path / "g.json", {"method": "random", "lr": [0.05, 0.1], "held_out": 60, "judged_on": "validation"})
+    plan = experiments.read_plan(tmp_path / "g.json")
+    (tmp_path / "g.json").write_text(json.dumps(json.loads((tmp_path / "g.json").read_text()) | {"seeds": [0]}))
+    work = ["--output", tmp_path / "r.csv", "--work", tmp_path / "work", "--cluster", "local"]
+    done = script("compare_methods.py", tmp_path / "g.json", "--data", tmp_path, *work)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 jobs, ")
+    rows = rows_of(tmp_path / "r.csv")
+    assert [row["judged_on"] for row in rows] == ["validation", "validation", "test"]
+    assert {cell.key for cell in plan.cells} == {row["cell"] for row in rows[:2]}
+
+
 @pytest.mark.parametrize(
     "content, why",
     [
@@ -205,5 +218,8 @@ def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
     lines = {line.split(" | ")[0].strip("| "): line for line in made.splitlines()}
     # Differences of 10, 5 and 20 points: t = (35 / 3) / sqrt(175 / 3 / 3), of 2 degrees p = 1 - t / sqrt(t^2 + 2).
     t = (35 / 3) / (175 / 3 / 3) ** 0.5
-    assert f"| 3 | +11.67 (p {1 - t / (t * t + 2) ** 0.5:.2f}) |  | 100.0%" in lines["subp"]
-    assert "| 1 |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  | 100.0%" in lines["random"]
+    p = f"{1 - t / (t * t + 2) ** 0.5:.2f}"
+    assert f"| 3 | +11.67 (p {p}) | {p} |  | 100.0%" in lines["subp"]  # the only test of its family
+    assert "| 1 |  |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  |  | 100.0%" in lines["random"]
+    assert plots["holm"]([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
+    assert plots["holm"]([0.03, 0.02]) == pytest.approx([0.04, 0.04])  # not below the one before

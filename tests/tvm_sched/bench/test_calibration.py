@@ -11,22 +11,26 @@ import pytest
 from subp_contract.errors import UserError
 from tvm_sched import runtime, targets
 from tvm_sched.bench.calibration import measuring, workloads
-from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES, Trial
+from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES
+from tvm_sched.bench.calibration.trials import Trial
 from tvm_sched.kernels.register_tile import overflows_a_set
 from tvm_sched.targets.costs import CYCLES, FACTOR, FIGURES
 from tvm_sched.targets.sizes import FLOAT
 
 PROBE = {probe.figure: probe for probe in PROBES}
-COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles"}
+COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles", "planes_cycles"}
 OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles"}
 UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
+OVER_OUTPUTS = ("turn_cycles", "tap_cycles")  # of dot products that take vectors of outputs: VNNI
+UNFIT += [(name, figure) for name in ("x86-avx512", "x86-avx2", "cortex-a76") for figure in OVER_OUTPUTS]
+UNFIT += [(name, "packed_store_cycles") for name in ("x86-avx2", "cortex-a76")]  # too few registers, or too short
 CASES = [
     (name, figure)
     for name in ("x86-avx512", "x86-avx2", "cortex-a76")
     for figure in sorted(OF_KERNELS)
     if (name, figure) not in UNFIT
-]
+] + [("x86-avx512-vnni", figure) for figure in OVER_OUTPUTS]
 ODD = {  # figures that no target here has
     "l2_bytes_per_cycle": 16,
     "far_bytes_per_cycle": 7,
@@ -39,6 +43,13 @@ ODD = {  # figures that no target here has
     "transposed_store_cycles": 9,
     "far_transposed_store_cycles": 13,
     "lanes_step_cycles": 3,
+    "integer_store_cycles": 7,
+    "packed_store_cycles": 6,
+    "buffered_store_cycles": 11,
+    "interleave_cycles": 5,
+    "turn_cycles": 12,
+    "tap_cycles": 2,
+    "pick_cycles": 2.3,
 }
 
 
@@ -79,6 +90,7 @@ def test_a_probe_inverts_the_kernels_estimate(name, figure):
         ("copy_cycles", 14 * 14 * 8 * 5, 5),  # 8 vectors of 14x14 pixels
         ("rearrange_cycles", 28 * 28 * 4 * 3, 3),  # four vectors become one pixel of four
         ("gather_cycles", 112 * 112 * 16 * 2, 2),  # 12 channels and 4 of padding
+        ("planes_cycles", 28 * 28 * 64 * 3, 3),
     ],
 )
 def test_copies_are_counted_by_what_they_write(figure, cycles, expected):

@@ -12,7 +12,7 @@ from test_pixel_lanes_conv2d import ONE_CORE, Layer
 from tvm import te
 from tvm.s_tir import Schedule, TensorIntrin
 
-from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, make_needed, transpose
+from tvm_sched.kernels.rewrites.transpose import BYTE_COLS, COLS, ROWS, make_needed, transpose
 from tvm_sched.records.database import Records
 from tvm_sched.records.fastest import BEST, write_best
 
@@ -53,8 +53,15 @@ def in_a_fresh_process(code: str, *args) -> str:
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])
-@pytest.mark.parametrize("cols", [COLS, 2 * COLS, 4 * COLS])
-@pytest.mark.parametrize(("rows", "dtype"), [*((rows, "float32") for rows in ROWS), (16, "int32")])
+@pytest.mark.parametrize(
+    ("rows", "cols", "dtype"),
+    [
+        *((rows, cols, "float32") for rows in ROWS for cols in (COLS, 2 * COLS, 4 * COLS)),
+        (16, 4 * COLS, "int32"),
+        *((rows, cols, "uint8") for rows in (8, 16) for cols in (BYTE_COLS, 2 * BYTE_COLS)),
+        (16, BYTE_COLS, "int8"),
+    ],
+)
 def test_transposes(rows, cols, scope, dtype):
     """Each part of a larger matrix, so that rows are no neighbours in memory."""
     a = te.placeholder((2 * rows, 3 * cols), dtype)
@@ -67,12 +74,12 @@ def test_transposes(rows, cols, scope, dtype):
     sch.compute_at(block, i)
     sch.set_scope(block, 0, scope)
     sch.tensorize(sch.get_loops(block)[2], transpose(rows, cols, scope, dtype))
-    matrix = np.arange(6 * rows * cols, dtype=dtype).reshape(2 * rows, 3 * cols)
+    matrix = np.arange(6 * rows * cols).astype(dtype).reshape(2 * rows, 3 * cols)
     assert (run(sch, ONE_CORE, [matrix], (3 * cols, 2 * rows), dtype) == matrix.T).all()
 
 
 def test_a_recorded_name_tells_the_intrinsic():
-    for name in ("transpose_4x12_local", "transpose_16x20_global_int32"):
+    for name in ("transpose_4x12_local", "transpose_16x20_global_int32", "transpose_8x48_global_int8"):
         make_needed([[["Tensorize", [], [name], []]], []])
         assert TensorIntrin.get(name) is not None
 

@@ -1,6 +1,7 @@
 """What layers take in their forms: kept by CPU, merged, damage told in a sentence."""
 
 import json
+import resource
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from subp_contract.errors import UserError
 from tvm_sched import targets
 from tvm_sched.records.form_times import FAILED, FORMS, FormTimes, write_forms
+from tvm_sched.records.json_lines import JsonLines
 
 ONE = replace(targets.X86_AVX2, cores=1)
 
@@ -69,3 +71,18 @@ def test_a_damaged_line_is_told(tmp_path, change):
     (tmp_path / FORMS).write_text(json.dumps(line | change) + "\n")
     with pytest.raises(UserError, match="damaged"):
         FormTimes(tmp_path, ONE, "A")
+
+
+def test_a_line_that_finds_no_room_leaves_the_file_as_it_was(tmp_path):
+    file = tmp_path / "lines"
+    file.touch()
+    lines = JsonLines(file, lambda line: True)
+    lines.append("whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes that any file may have
+    try:
+        with pytest.raises(UserError, match=r"could not write .*lines: File too large; what was there before"):
+            lines.append("x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == b'"whole"\n' and lines.append(1) == 1

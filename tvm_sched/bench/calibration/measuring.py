@@ -14,7 +14,8 @@ import tvm
 
 from tvm_sched import codegen, runtime
 from tvm_sched.bench.calibration import workloads
-from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES, Probe, Trial
+from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES
+from tvm_sched.bench.calibration.trials import Probe, Trial
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.quiet import quiet
 from tvm_sched.targets import Target, cpu_name

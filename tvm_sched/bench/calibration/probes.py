@@ -1,16 +1,15 @@
 """How each figure of `Costs` is worked out of cycles: which problems are timed, and which term of a kernel's estimate
 their cycles leave when the others are taken away.
 
-Most terms are found as differences. A loop over the kept channels takes `kept * step + rest`, so of two problems that
-differ in nothing but `kept` the slope is the step, and the intercept at no channels is what the loop stands in.
+Most terms are found as differences (`trials.py`). Those of kernels of 8-bit integers: `integer_probes.py`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from subp_contract import pattern
 from tvm_sched import runtime
-from tvm_sched.bench.calibration import workloads
+from tvm_sched.bench.calibration import integer_probes, workloads
+from tvm_sched.bench.calibration.trials import FEW, MANY, Probe, Trial, intercept, slope
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.narrow.pixel_lanes_conv2d import BURST, PixelTile
@@ -23,37 +22,6 @@ from tvm_sched.targets.sizes import FLOAT, FLOAT32
 NETWORK = 2**26  # bytes of weights of a large network, which no cache keeps until it is called again
 LEAST_CYCLES = 1e-6  # a call that a disturbed core made no slower than arithmetic: a figure beyond all reason
 FAR_CACHES = 6  # times the second cache: what only the third keeps
-FEW, MANY = 16, 48  # kept channels of two problems that differ in nothing else: loops too long for LLVM to unroll
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What to time, and the figure that follows from the cycles of one call of each."""
-
-    workloads: Sequence[Workload]
-    solve: Callable[..., float]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """`trial` takes a target of one core, whose `costs` hold what earlier probes found. For a target that has no such
-    figure it says why.
-    """
-
-    figure: str  # field of `Costs`
-    isolates: str  # the term of an estimate that it inverts
-    trial: Callable[[Target], Trial | str]
-
-
-def slope(few: float, many: float) -> float:
-    """Cycles of a kept channel, of those with FEW and with MANY."""
-    return (many - few) / (MANY - FEW)
-
-
-def intercept(few: float, many: float) -> float:
-    """Cycles at no kept channel."""
-    return few - FEW * slope(few, many)
-
 
 # What memory gives
 
@@ -366,10 +334,12 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),
     Probe("transposed_store_cycles", "what an output adds outside loops", lambda t: transposing_back(t, BURST)),
     Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
+    *integer_probes.PROBES,
     Probe("barrier_cycles", "parallel loops of next to nothing, on two threads", launching),
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",
     "block_cycles": "LLVM's model of the Neoverse N1: a load, an addition and a store, which take its two vector pipes",
     "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
+    "weights_apart_factor": "LLVM's model of the A76: such weights are spread, and spill",
 }

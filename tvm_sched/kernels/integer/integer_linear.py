@@ -13,20 +13,21 @@ many rows, `planar_conv2d` takes vectors of them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from subp_contract import pattern
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
+from tvm_sched.kernels.base import Form, least_cycles, with_channels
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
+from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar_problem import DOT
-from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
 from tvm_sched.kernels.integer.planes import up
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -36,7 +37,6 @@ from tvm_sched.targets import Target
 
 NAME = "integer_linear"  # the block of products
 GATHERED, ROUNDED, RESULT = (f"{NAME}_{stage}" for stage in ("gathered", "rounded", "result"))
-GATHER_CYCLES = 1.2  # of a number: its index, itself, stored
 MOST_ROWS, MOST_BLOCK_ROWS = 8, 8  # of a register tile
 TOGETHER = 4  # rows of x
 
@@ -176,9 +176,9 @@ def cycles(problem: LinearProblem, tile: LinearTile, target: Target, fma_cycles:
     step = max(register_tile.together(arithmetic, target.fma_latency, 0.0), loads, read)
     register_tiles = conv.block_rows / tile.block_rows * (problem.computed // tile.rows)
     product = register_tiles * (problem.groups * step + costs.tile_cycles)
-    stored = problem.computed * conv.block_rows * problem.vectors * STORE_CYCLES
+    stored = problem.computed * conv.block_rows * problem.vectors * costs.integer_store_cycles
     taken = problem.computed * problem.groups * dot.group
-    gathering = taken * conv.block_rows * GATHER_CYCLES if conv.indexed else 0.0
+    gathering = taken * conv.block_rows * costs.pick_cycles if conv.indexed else 0.0
     return (product + stored + gathering) / target.cores
 
 
@@ -227,12 +227,11 @@ def schedule(sch: Schedule, tile: LinearTile, target: Target) -> None:
     finish(sch, target)
 
 
-class IntegerLinear(Kernel):
+class IntegerLinear(IntegerKernel):
     """Takes linear layers of integers, in blocks of whole vectors."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
-    rounds = True
+    compute = staticmethod(linear)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
@@ -249,17 +248,8 @@ class IntegerLinear(Kernel):
         data, indices = in_groups(data[:, :, 0, 0], indices, problem.groups, dot.group)
         return [data.transpose(0, 1, 3, 2).astype("int8"), *indices]
 
-    def call(
-        self,
-        builder: relax.BlockBuilder,
-        x: relax.Expr,
-        weights: Sequence[relax.Expr],
-        form: Form,
-        marks: dict,
-        rounding: Rounding | None = None,
-    ) -> relax.Expr:
-        options = {"problem": form.problem, "out_channels": form.layer.out_channels, "rounding": rounding}
-        return fusable_call(builder, NAME, linear, x, *weights, **options, marks=marks)
+    def options(self, form: Form) -> dict[str, Any]:
+        return {"out_channels": form.layer.out_channels}
 
     def problem(self, sch: Schedule) -> LinearProblem:
         notes = sch.get(find_block(sch, NAME)).annotations

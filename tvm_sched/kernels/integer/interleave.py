@@ -17,6 +17,8 @@ from tvm.ir import Expr
 from tvm.s_tir import Schedule
 from tvm.tirx import Shuffle
 
+from tvm_sched.kernels.rewrites.transpose import unpack
+
 INTERLEAVE = "tvm_sched.interleave"
 LANE = 128  # bits
 FOUR = 4
@@ -46,10 +48,3 @@ def interleaved(planes: list[Expr]) -> list[Expr]:
     planes = [plane if lanes == 1 else Shuffle([plane], permutation) for plane in planes]
     first, second = ([unpack(*pair, in_lane, half, 1) for half in (0, 1)] for pair in (planes[:2], planes[2:]))
     return [unpack(first[half], second[half], in_lane, part, 2) for half in (0, 1) for part in (0, 1)]
-
-
-def unpack(one: Expr, other: Expr, in_lane: int, half: int, size: int) -> Expr:
-    """From the low or high half of each lane of two vectors, `size` numbers of the one and of the other in turn."""
-    width = int(one.ty.dtype.lanes)
-    starts = [lane + half * in_lane // 2 + i for lane in range(0, width, in_lane) for i in range(0, in_lane // 2, size)]
-    return Shuffle([one, other], [vector + start + i for start in starts for vector in (0, width) for i in range(size)])

@@ -15,15 +15,17 @@ empty, as in small images, and for long sums, lanes may run over the N outputs i
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.relax import op
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
+from tvm_sched.kernels.base import Form, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_outputs, planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
+from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar_problem import (
     INTERLEAVED,
     NAME,
@@ -42,7 +44,6 @@ from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
 MOST_PIXELS = 256  # of a tile
-TRANSPOSE_CYCLES = 1.0  # of a number
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 FEWEST_SINGLE, FEWEST_OTHERS = 7, 3  # pixels of a register tile with lanes over outputs; registers of other things
 
@@ -104,6 +105,7 @@ def conv2d(
         return te.sum(data[block_row, k, r, q, lane, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
+    early = layout.single > 0 and rounds_first(rounding, problem, out_channels)
     runs = (batch, block_rows * n, layout.tiles, layout.run)
     if layout.single:
         singly = te.compute(
@@ -112,9 +114,14 @@ def conv2d(
             name=NAME,
             attrs=attributes,
         )
+
+        def of_lane(b, gt, p, lane):
+            return rounding.of_channel(singly(b, gt, p, lane), more, gt // layout.tiles * n + lane)
+
+        first = te.compute(singly.shape, of_lane, name=ROUNDED) if early else singly
         turned = te.compute(
             (batch, layout.tiles, block_rows * n, layout.run),
-            lambda b, t, o, i: singly[b, o // n * layout.tiles + t, i, o % n],
+            lambda b, t, o, i: first[b, o // n * layout.tiles + t, i, o % n],
             name=TURNED,
         )
 
@@ -122,7 +129,7 @@ def conv2d(
             return turned[b, t, o, i]
     else:
         sums = te.compute(runs, lambda b, o, t, i: product_at(b, o // n, t, o % n, i), name=NAME, attrs=attributes)
-    if rounding is not None:
+    if rounding is not None and not early:
         total, residual = sums, None if added is None else residual_runs(added, runs, layout)
 
         def of_run(b, o, t, i):
@@ -132,6 +139,13 @@ def conv2d(
         sums = te.compute(runs, of_run, name=ROUNDED)
     output = (batch, out_channels, problem.conv.height, problem.conv.width)
     return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
+
+
+def rounds_first(rounding: Rounding | None, problem: PlanarProblem, out_channels: int) -> bool:
+    """Whether sums with lanes over outputs are rounded before they are turned over: bytes are so four times as fast.
+    Residuals lie in planes, and numbers of each channel are to fill vectors.
+    """
+    return rounding is not None and not rounding.adds and problem.conv.block_rows * problem.conv.n == out_channels
 
 
 def residual_runs(residual: te.Tensor, runs: tuple[int, ...], layout: Layout) -> te.Tensor:
@@ -177,20 +191,19 @@ def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:
     return [replace(layout, single=count) for count in sorted(counts)[:MOST_LAYOUTS]]
 
 
-class PlanarConv2d(Kernel):
+class PlanarConv2d(IntegerKernel):
     """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
-    rounds = True
     adds = True
+    compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
         dot = dot_of(target)
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
-        transposing = pixels * numbers * TRANSPOSE_CYCLES / target.cores if layer.linear else 0.0
+        transposing = pixels * numbers * target.costs.planes_cycles / target.cores if layer.linear else 0.0
         positions = layouts(layer, target, dot.lanes)
         for n in pattern.SIZES:
             found = list(positions)
@@ -207,6 +220,9 @@ class PlanarConv2d(Kernel):
         data, indices = in_groups(data, indices, problem.groups, dot.group)
         return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
 
+    def options(self, form: Form) -> dict[str, Any]:
+        return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}
+
     def call(
         self,
         builder: relax.BlockBuilder,
@@ -217,13 +233,11 @@ class PlanarConv2d(Kernel):
         rounding: Rounding | None = None,
     ) -> relax.Expr:
         layer = form.layer
-        options = {"problem": form.problem, "out_channels": layer.out_channels, "zero_point": layer.zero_point}
-        options["rounding"] = rounding
         if not layer.linear:
-            return fusable_call(builder, NAME, conv2d, x, *weights, **options, marks=marks)
+            return super().call(builder, x, weights, form, marks, rounding)
         rows = layer.image[-1]
         image = op.reshape(op.permute_dims(op.reshape(x, (rows, layer.channels))), (1, layer.channels, 1, rows))
-        made = builder.emit(fusable_call(builder, NAME, conv2d, builder.emit(image), *weights, **options, marks=marks))
+        made = builder.emit(super().call(builder, builder.emit(image), weights, form, marks, rounding))
         return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
     problem = staticmethod(problem_of)

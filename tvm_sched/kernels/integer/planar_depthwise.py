@@ -12,7 +12,6 @@ from tvm_sched.kernels.base import Form, least_cycles
 from tvm_sched.kernels.fusion import finish
 from tvm_sched.kernels.integer import taps
 from tvm_sched.kernels.integer.dots import sum_up
-from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
 from tvm_sched.kernels.integer.taps import Stages, TapsKernel, TapsProblem
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
@@ -44,7 +43,7 @@ def cycles(problem: TapsProblem, tile: DepthwiseTile, target: Target, fma_cycles
     sums = tile.vectors * problem.begun
     step = taps.step_cycles(problem, sums, sums, 1, target)
     product = problem.vectors / sums * taps.taps(problem) * step
-    stored = problem.vectors * STORE_CYCLES
+    stored = problem.vectors * target.costs.integer_store_cycles
     begun = problem.layout.tiles * target.costs.tile_cycles
     channel = product + stored + begun + taps.copying_cycles(problem, 1, target)
     return problem.batch * problem.outputs * channel / target.cores

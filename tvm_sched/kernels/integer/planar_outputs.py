@@ -1,12 +1,12 @@
 """The planar convolution with lanes over the N outputs of a block: what its register tiles are, cost and become.
 
     S[b, g, t, p, l]    = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (position(p) + offset(r, q))*J + j]
-    T[b, t, g*N + l, p] = S[b, g, t, p, l]                            g and t are one axis of S
+    T[b, t, g*N + l, p] = round(S[b, g, t, p, l])                     g and t are one axis of S
 
 The weights of a vector of outputs lie side by side; J channels of one pixel go to all its lanes. So pixels are taken
 one by one, and none between two rows of the interleaved image: a 7x7 image takes 49 or 50 steps where vectors of pixels
-take 64. In exchange sums are turned over, 16 by 16, before they are rounded and stored, which costs a few cycles a
-vector of them and needs long sums.
+take 64. In exchange what they give is turned over, 16 by 16: bytes, or, where a residual is added, the sums before they
+are rounded, which costs a few cycles a vector of them and needs long sums.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,6 @@ from tvm_sched.kernels.rewrites.transpose import COLS, transpose
 from tvm_sched.targets import Target
 
 TURNED_COLS = 4 * COLS  # outputs that are turned over together
-# Of a vector of sums: stored, turned over, loaded. Alone it takes half of that; with less, layers of short sums took
-# lanes over outputs that were slower so inside of ResNet-50, where they wait for residuals and weights as well.
-TURN_CYCLES = 9.0
-STEP_CYCLES = 0.5  # of a loop around a step of one tap
 MOST_UNROLLED = 4  # register tiles of an image that are code of their own, as they begin within a row
 
 
@@ -84,21 +80,28 @@ def product_cycles(problem: PlanarProblem, tile: OutputsTile, target: Target, fm
     arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / costs.scalar_loads_per_cycle
     step = max(register_tile.together(arithmetic, target.fma_latency), loads)
-    step += STEP_CYCLES if taps_are_steps(problem, tile, target) else 0.0
+    step += costs.tap_cycles if taps_are_steps(problem, tile, target) else 0.0
     weights = tile.vectors * dot.lanes * dot.group  # bytes of a step
     if steps * weights > costs.cache_share * target.l1_bytes:  # each register tile gets them from the second cache
         step = register_tile.together(step, weights / costs.l2_bytes_per_cycle)
     vectors = conv.block_rows * conv.n // dot.lanes
     register_tiles = layout.tiles * layout.single // tile.pixels * vectors // tile.vectors
-    turned = layout.tiles * layout.run * vectors * TURN_CYCLES
+    turned = layout.tiles * layout.run * vectors * costs.turn_cycles
     return register_tiles * (steps * step + costs.tile_cycles) + turned
 
 
 def output_lanes(
-    sch: Schedule, problem: PlanarProblem, product: SBlockRV, turned: SBlockRV, at: LoopRV, tile: OutputsTile
+    sch: Schedule,
+    problem: PlanarProblem,
+    product: SBlockRV,
+    rounded: SBlockRV | None,
+    turned: SBlockRV,
+    at: LoopRV,
+    tile: OutputsTile,
 ) -> Summing:
-    """Computes a tile's sums at the loop `at`, where they are turned over."""
+    """Computes a tile's sums at the loop `at`, where they are turned over, by then `rounded` if that is given."""
     conv, layout, dot = problem.conv, problem.layout, problem.dot
+    singly = product if rounded is None else rounded
     o, i = sch.get_loops(turned)[-2:]
     o, column = sch.split(o, [None, TURNED_COLS])
     i, row = sch.split(i, [None, dot.lanes])
@@ -113,21 +116,24 @@ def output_lanes(
         sch.annotate_buffer_access(turned, 0, "read", region)
 
     read(whole=True)  # nobody asks for pixels behind these,
-    sch.compute_at(product, at, preserve_unit_loops=True)
+    sch.compute_at(singly, at, preserve_unit_loops=True)
     read(whole=False)  # but they are turned over with the others
-    pixel, lane, k, r, q, j = sch.get_loops(product)[-6:]
+    stored = sch.cache_write(product, 0, "local") if rounded is None else rounded
+    pixel, lane = sch.get_loops(stored)[-2:]
     pixel, each = sch.split(pixel, [None, tile.pixels])
     vector, few, lane = sch.split(lane, [None, tile.vectors, dot.lanes])
     # What a register tile reads of the image stays in the first cache for all its vectors; the weights of tiles that
     # are code of their own do for all of these.
     outer = [pixel, vector] if in_rows(problem, tile.pixels) else [vector, pixel]
-    sch.reorder(*outer, k, r, q, each, few, lane, j)
-    sums = sch.cache_write(product, 0, "local")
-    sch.reverse_compute_at(sums, outer[-1], preserve_unit_loops=True)
-    each_stored, lane_stored = sch.get_loops(sums)[-2:]
-    vector_stored, lane_stored = sch.split(lane_stored, [None, dot.lanes])
-    unrolled_vector(sch, [each_stored, vector_stored, lane_stored])
+    sch.reorder(*outer, each, few, lane)
+    unrolled_vector(sch, [each, few, lane])
+    sch.compute_at(product, outer[-1], preserve_unit_loops=True)
+    sch.set_scope(product, 0, "local")
+    each, lane, k, r, q, j = sch.get_loops(product)[-6:]
+    few, lane = sch.split(lane, [None, dot.lanes])
+    sch.reorder(k, r, q, each, few, lane, j)
     if not in_rows(problem, tile.pixels):
         sch.unroll(pixel)
-    sch.tensorize(column, transpose(dot.lanes, TURNED_COLS, "global", "int32"))
+    dtype = str(sch.get(turned).writes[0].source.dtype)
+    sch.tensorize(column, transpose(dot.lanes, TURNED_COLS, "global", dtype))
     return Summing(k, r, q, [each, few], lane)

@@ -87,7 +87,7 @@ def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma
     step = register_tile.together(arithmetic, target.fma_latency, 0.0)
     step = max(step, loads)
     if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
-        step *= WEIGHTS_APART
+        step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
     return register_tiles * (problem.groups * taps * step + costs.tile_cycles)
 
@@ -100,13 +100,9 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
     else:
         product = planar_outputs.product_cycles(problem, tile, target, fma_cycles)
     taps = prod(conv.kernel)
-    stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * STORE_CYCLES
-    if buffered(problem):
-        stored *= 1.5
-    elif isinstance(tile, PlanarTile) and tile.vectors * dot.lanes % STORED == 0:
-        stored *= PACKED
+    stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * store_cycles(problem, tile, target)
     planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
-    interleaving = planes * INTERLEAVE_CYCLES * (conv.block_rows if conv.indexed else 1)
+    interleaving = planes * costs.interleave_cycles * (conv.block_rows if conv.indexed else 1)
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
     again = layout.tiles * weights / costs.l2_bytes_per_cycle if tile.pixels_stay and weights > target.l1_bytes else 0
     copied = 2 * conv.channels * prod(layout.phases) * prod(layout.plane) / costs.moved_bytes_per_cycle
@@ -114,12 +110,12 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
     return conv.batch * total / target.cores
 
 
-# Of a step by LLVM's model of the A76, where a register does not hold the weights of four outputs: they are spread, and
-# spill.
-WEIGHTS_APART = 1.3
-STORE_CYCLES = 3.0  # of a vector of sums: made a fraction, scaled, rounded, narrowed
-PACKED = 0.75  # of that, where whole vectors of bytes are stored
-INTERLEAVE_CYCLES = 2.5  # of a vector of interleaved bytes
+def store_cycles(problem: PlanarProblem, tile: Tile, target: Target) -> float:
+    """Of a vector of sums that is rounded and stored."""
+    if buffered(problem):
+        return target.costs.buffered_store_cycles
+    packed = isinstance(tile, PlanarTile) and tile.vectors * problem.dot.lanes % STORED == 0
+    return target.costs.packed_store_cycles if packed else target.costs.integer_store_cycles
 
 
 def buffered(problem: PlanarProblem) -> bool:
@@ -136,11 +132,12 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, TURNED, RESIDUAL, ROUNDED, RESULT)
     )
     through_memory = buffered(problem)
+    turned_bytes = turned is not None and str(sch.get(turned).writes[0].source.dtype) != "int32"
 
     # 1. Outputs: tiles of pixels and block rows; in each the register tiles.
     epilogue = merge_epilogue(sch, result)
     sch.compute_inline(result)
-    if rounded is not None and not (through_memory and moves_only(sch, epilogue)):
+    if rounded is not None and not turned_bytes and not (through_memory and moves_only(sch, epilogue)):
         for stage in (residual, rounded):
             if stage is not None:
                 sch.compute_inline(stage)
@@ -158,11 +155,14 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     sch.reorder(image, *outer, n, *pixels)
     if not through_memory:
         in_registers(sch, product, n, pixels[0], tile, dot.lanes)
-    elif rounded is None:
+    elif rounded is None or turned_bytes:
         sums = product if turned is None else turned
         read_whole_runs(sch, epilogue, sch.get(sums).name_hint, layout, tile_first=turned is not None)
         sch.compute_at(sums, outer[-1], preserve_unit_loops=True)
-        split_lanes(sch, pixels[-1], dot.lanes)
+        if turned_bytes and moves_only(sch, epilogue):
+            copy_whole(sch, pixels[-1])
+        else:
+            split_lanes(sch, pixels[-1], dot.lanes)
     else:
         read_whole_runs(sch, epilogue, ROUNDED, layout)
         sch.compute_at(rounded, outer[-1], preserve_unit_loops=True)
@@ -180,7 +180,8 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     if isinstance(tile, PlanarTile):
         summing = position_lanes(sch, product, tile, dot.lanes, stored=through_memory and rounded is None)
     else:
-        summing = planar_outputs.output_lanes(sch, problem, product, turned, outer[-1], tile)
+        first = rounded if turned_bytes else None
+        summing = planar_outputs.output_lanes(sch, problem, product, first, turned, outer[-1], tile)
 
     # 3. What they read: interleaved once a tile, or where blocks keep channels of their own a tile and block row.
     read_interleaved(sch, product, problem, whole=True)

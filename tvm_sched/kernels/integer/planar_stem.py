@@ -15,7 +15,6 @@ from tvm_sched.kernels.base import Form, least_cycles
 from tvm_sched.kernels.fusion import finish
 from tvm_sched.kernels.integer import taps
 from tvm_sched.kernels.integer.dots import sum_up
-from tvm_sched.kernels.integer.planar_schedule import STORE_CYCLES
 from tvm_sched.kernels.integer.taps import Stages, TapsKernel, TapsProblem
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
@@ -59,7 +58,7 @@ def cycles(problem: TapsProblem, tile: StemTile, target: Target, fma_cycles: flo
     steps = problem.inputs * taps.taps(problem)
     register_tiles = ceil(problem.vectors / vectors) * problem.outputs / tile.outputs
     product = register_tiles * (steps * step + target.costs.tile_cycles)
-    stored = problem.vectors * problem.outputs * STORE_CYCLES
+    stored = problem.vectors * problem.outputs * target.costs.integer_store_cycles
     return problem.batch * (product + stored + taps.copying_cycles(problem, problem.inputs, target)) / target.cores
 
 

@@ -9,18 +9,20 @@ on those of F*i + 1. So nothing is rearranged before the products; F vectors of 
 `x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer rounds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
-from tvm import relax, te
+from tvm import te
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from tvm_sched.kernels.base import Form, Kernel, fusable_call
+from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.fusion import find_block, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
+from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar_problem import DOT
 from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
@@ -194,26 +196,16 @@ class Stages:
         copy_padded(sch, column, problem.layout.padding[1], problem.layout.image[1])
 
 
-class TapsKernel(Kernel):
+class TapsKernel(IntegerKernel):
     """What the kernels have in common."""
 
-    dtypes = ("uint8", "int8")
-    rounds = True
+    compute = staticmethod(conv2d)
 
     def pack(self, form: Form) -> list[np.ndarray]:
         return [packed(form.layer.weight, form.problem)]
 
-    def call(
-        self,
-        builder: relax.BlockBuilder,
-        x: relax.Expr,
-        weights: Sequence[relax.Expr],
-        form: Form,
-        marks: dict,
-        rounding: Rounding | None = None,
-    ) -> relax.Expr:
-        options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding, "marks": marks}
-        return fusable_call(builder, self.name, conv2d, x, *weights, **options, block=self.name)
+    def options(self, form: Form) -> dict[str, Any]:
+        return {"zero_point": form.layer.zero_point, "block": self.name}
 
     def problem(self, sch: Schedule) -> TapsProblem:
         return TapsProblem.of_block(sch.get(find_block(sch, self.name)).annotations)

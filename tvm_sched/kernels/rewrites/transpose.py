@@ -15,6 +15,9 @@ AVX two), and two rounds of 'unpack' bring each column into a vector of its own.
 
 No number ever leaves its lane, so each unpack is one instruction, the cheapest kind of shuffle: vunpcklps, vunpckhps,
 vunpcklpd, vunpckhpd; zip1, zip2 on ARM.
+
+A lane holds sixteen bytes, so of these sixteen columns are taken at a time. The two rounds leave in each lane, as
+dwords, four rows of each of four columns, and a permutation of dwords puts a column's together.
 """
 
 import re
@@ -27,14 +30,17 @@ from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 COLS = 4  # numbers of a 128-bit lane: columns that are transposed together
 ROWS = (4, 8)  # numbers of a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
-NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)(?:_(int32))?")
+NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)(?:_(int32|u?int8))?")
+BYTES = ("uint8", "int8")
+BYTE_COLS = 16  # of a lane
 
 
 def transpose(rows: int, cols: int, scope: str, dtype: str = "float32") -> str:
     """The name, for `Schedule.tensorize`, of the intrinsic out[j, i] = a[i, j]; it is made when first asked for.
 
-    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both of `dtype`, float32 or int32, and
-    contiguous along their last axis; rows is one of ROWS or 16, cols a multiple of COLS.
+    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both of `dtype`, float32, int32 or one of
+    BYTES, and contiguous along their last axis; rows is one of ROWS or 16, cols a multiple of COLS, of bytes of
+    BYTE_COLS.
     """
     name = f"transpose_{rows}x{cols}_{scope}" + ("" if dtype == "float32" else f"_{dtype}")
     if TensorIntrin.get(name, allow_missing=True) is None:
@@ -68,12 +74,15 @@ def description(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
 def implementation(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
     """What `tensorize` puts in their place: a vector store for each column."""
 
+    in_lane = BYTE_COLS if dtype in BYTES else COLS
+
     def stores(a: Buffer, out: Buffer):
-        for first in range(0, cols, COLS):
+        for first in range(0, cols, in_lane):
             # Before any store, for all that LLVM knows `out` might be a part of `a`, to be read again after each.
-            r = [T.bind(load(a, rows, i, first)) for i in range(COLS)]
-            for j in range(COLS):
-                T.buffer_store(out, column(r, rows, j), [first + j, T.ramp(T.int32(0), 1, rows)])
+            r = [T.bind(load(a, rows, i, first, in_lane)) for i in range(COLS)]
+            for j in range(in_lane):
+                made = column_of_bytes(r, rows, j) if dtype in BYTES else column(r, j)
+                T.buffer_store(out, made, [first + j, T.ramp(T.int32(0), 1, rows)])
 
     return function("implementation", rows, cols, scope, dtype, stores)
 
@@ -101,20 +110,30 @@ def argument(name: str, shape: tuple[int, int], scope: str, dtype: str) -> Buffe
     return IRBuilder.name(name, buffer)
 
 
-def column(r: list[Expr], rows: int, j: int) -> Expr:
-    """Column j of four in a vector. What neighbouring columns have in common LLVM computes once."""
+def column(r: list[Expr], j: int, in_lane: int = COLS) -> Expr:
+    """Column j of four in a vector, or of bytes columns 4 j to 4 j + 3, in each lane. What neighbouring columns have in
+    common LLVM computes once.
+    """
     pair, place = divmod(j, 2)
-    upper, lower = (unpack(one, other, rows, half=pair, width=1) for one, other in (r[:2], r[2:]))
-    return unpack(upper, lower, rows, half=place, width=2)
+    upper, lower = (unpack(one, other, in_lane, half=pair, size=1) for one, other in (r[:2], r[2:]))
+    return unpack(upper, lower, in_lane, half=place, size=2)
 
 
-def load(a: Buffer, rows: int, i: int, first: int) -> Expr:
-    """Columns `first` to first + 3 of rows i, i + 4, ..., a lane each."""
-    lanes = [a.vload([row, first], f"{a.dtype}x{COLS}") for row in range(i, rows, COLS)]
-    return Shuffle(lanes, list(range(rows))) if len(lanes) > 1 else lanes[0]
+def column_of_bytes(r: list[Expr], rows: int, j: int) -> Expr:
+    """Column j of sixteen in a vector."""
+    four, place = divmod(j, COLS)
+    starts = [lane + COLS * place for lane in range(0, rows * COLS, BYTE_COLS)]
+    return Shuffle([column(r, four, BYTE_COLS)], [start + row for start in starts for row in range(COLS)])
 
 
-def unpack(one: Expr, other: Expr, rows: int, half: int, width: int) -> Expr:
-    """From the low or high half of each lane of two vectors, `width` numbers of the one and of the other in turn."""
-    starts = [lane + half * COLS // 2 + i for lane in range(0, rows, COLS) for i in range(0, COLS // 2, width)]
-    return Shuffle([one, other], [vector + start + i for start in starts for vector in (0, rows) for i in range(width)])
+def load(a: Buffer, rows: int, i: int, first: int, in_lane: int) -> Expr:
+    """Columns from `first` on, as many as there are in a lane, of rows i, i + 4, ..., a lane each."""
+    lanes = [a.vload([row, first], f"{a.dtype}x{in_lane}") for row in range(i, rows, COLS)]
+    return Shuffle(lanes, list(range(len(lanes) * in_lane))) if len(lanes) > 1 else lanes[0]
+
+
+def unpack(one: Expr, other: Expr, in_lane: int, half: int, size: int) -> Expr:
+    """From the low or high half of each lane of two vectors, `size` numbers of the one and of the other in turn."""
+    width = int(one.ty.dtype.lanes)
+    starts = [lane + half * in_lane // 2 + i for lane in range(0, width, in_lane) for i in range(0, in_lane // 2, size)]
+    return Shuffle([one, other], [vector + start + i for start in starts for vector in (0, width) for i in range(size)])

@@ -22,6 +22,7 @@ from tvm.relax import op as rx
 
 from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, walked
 from tvm_sched.passes.integer.curves import FALLING, SIGMOID, SILU, Curve
 from tvm_sched.passes.integer.left import MOVES, Left
@@ -36,6 +37,7 @@ from tvm_sched.passes.integer.linear_form import (
 from tvm_sched.passes.integer.pools import adaptive_pool, divisors, image_sums, pool_of
 from tvm_sched.passes.integer.products import Product
 from tvm_sched.passes.integer.storing import Parts, stored
+from tvm_sched.passes.integer.tables import Table, applied, table_of
 from tvm_sched.passes.integer.values import Values
 
 MOST_TERMS = 4  # of a sum that is put off: each that reads it reads them all
@@ -58,7 +60,23 @@ class _Walk(Values):
 
     def handled(self, call):
         handler = HANDLERS.get(getattr(call.op, "name", ""))
-        return handler(self, call) if handler else None
+        made = handler(self, call) if handler else None
+        return self.tabulated(call) if made is None else made
+
+    def tabulated(self, call):
+        """A function of one stored value, and of numbers."""
+        name, args, func = getattr(call.op, "name", ""), call.args, None
+        if name == "relax.call_tir":
+            func, args = self.builder.get()[args[0]], getattr(args[1], "fields", ())
+            if POINTWISE not in (func.attrs or {}):
+                return None
+        return applied(call, [self.operand(arg) for arg in args if isinstance(arg.ty, relax.TensorType)], name, func)
+
+    def operand(self, arg):
+        """A function of one stored value, or a constant's numbers; None for anything else."""
+        made = self.convert(arg)
+        array = as_array(made) if isinstance(made, relax.Expr) else None
+        return table_of(made, self.activation) if array is None else array
 
     def dequantize(self, call):
         """A sum of one term, or a weight."""
@@ -233,7 +251,8 @@ class _Walk(Values):
         if axis is None or not isinstance(values, list):
             return None
         if not all(
-            isinstance(value, (Curve, Product)) or (isinstance(value, Linear) and value.terms) for value in values
+            isinstance(value, (Curve, Product, Table)) or (isinstance(value, Linear) and value.terms)
+            for value in values
         ):
             return None
         each = [self.bytes_of(value) if isinstance(value, Linear) and value.terms else None for value in values]

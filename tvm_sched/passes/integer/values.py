@@ -14,8 +14,10 @@ from tvm_sched.passes.integer.left import LAYERS, Left, why_not
 from tvm_sched.passes.integer.linear_form import Linear, Quantised, Weight, fractions, integers, quantised
 from tvm_sched.passes.integer.products import Product
 from tvm_sched.passes.integer.storing import Parts
+from tvm_sched.passes.integer.tables import Table
 
-UNCOMPUTED = (Curve, Product, Parts)  # values that are computed where they are stored, or as the network has them
+# Values that are computed where they are stored, or as the network has them.
+UNCOMPUTED = (Curve, Product, Parts, Table)
 
 
 class Values(ABC):

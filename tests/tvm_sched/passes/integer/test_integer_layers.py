@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, te, tirx
 from tvm.relax import op as rx
 from zeros import keep_blocks
 
 from tvm_sched import pipeline, targets
 from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import constant, shape_of
 from tvm_sched.passes.integer.integer_layers import integer_layers
 from tvm_sched.passes.integer.left import Left
@@ -77,6 +78,13 @@ class Network:
         w = self.emit(rx.permute_dims(self.weight(out, shape_of(x)[-1], kept=kept), [1, 0]))
         made = emit_layer(self.builder, rx.matmul(x, w), f"layer{self.layers}")
         return self.emit(rx.add(made, self.numbers(out)))
+
+    def pointwise(self, element, x: relax.Expr) -> relax.Var:
+        """A function of elements, as the front ends write it."""
+        call = self.builder.call_te(lambda x: te.compute(x.shape, lambda *at: element(x(*at)), name="own"), x)
+        made = self.builder.get()[call.args[0]].with_attr(POINTWISE, True)
+        self.builder.update_func(call.args[0], made)
+        return self.emit(call)
 
     def numbers(self, *shape: int) -> relax.Expr:
         """Normal constants."""
@@ -365,6 +373,47 @@ def test_curves_are_polynomials_within_a_small_part_of_a_step(make):
     made = check(make, tie=1 / 128 + TIE, last=(0.01, 30))
     assert "dequantize" not in made.operators
     assert not {"nn.silu", "nn.gelu", "nn.gelu_tanh", "sigmoid"}.intersection(made.operators)
+
+
+def tanh(net, x):
+    return net.emit(rx.tanh(net.through(net.convolution(x))))
+
+
+def mish(net, x):
+    """y tanh(log(1 + e^y)), as PyTorch's is taken apart."""
+    y = net.through(net.convolution(x))
+    softplus = net.pointwise(tirx.log1p, net.emit(rx.exp(y)))
+    above = net.emit(rx.greater(y, relax.const(20.0)))
+    return net.emit(rx.multiply(y, net.emit(rx.tanh(net.emit(rx.where(above, y, softplus))))))
+
+
+def elu(net, x):
+    """By one function of elements; then concatenated."""
+
+    def element(a):
+        one, zero = tirx.const(1.0, "float32"), tirx.const(0.0, "float32")
+        return tirx.Select(a > zero, a, (tirx.exp(tirx.min(a, zero)) - one) * tirx.const(0.7, "float32"))
+
+    made = net.pointwise(element, net.through(net.convolution(x, 8)))
+    return net.emit(rx.concat([made, net.convolution(x, 8)], 1))
+
+
+def square_of_a_clipped_value(net, x):
+    y = net.emit(rx.clip(net.through(net.convolution(x)), -0.7, 1.3))
+    return net.emit(rx.negative(net.emit(rx.square(y))))
+
+
+@pytest.mark.parametrize(
+    ("make", "target"), [(tanh, HOST), (mish, HOST), (elu, A76), (square_of_a_clipped_value, HOST)]
+)
+def test_other_functions_of_a_stored_value_are_tables(make, target):
+    made = check(make, target, last=(0.013, 90))
+    assert not {"dequantize", "tanh", "exp", "square"}.intersection(made.operators)
+
+
+def test_functions_of_two_stored_values_are_no_tables():
+    made = check(lambda net, x: net.emit(rx.maximum(tanh(net, x), relu(net, x))), stored=False)
+    assert "maximum" in made.operators
 
 
 def test_a_curve_that_is_read_as_fractions_is_computed_so():

@@ -1,0 +1,46 @@
+"""What the kernels of 8-bit integers have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te
+
+from tvm_sched.kernels.base import Form, Kernel, fusable_call
+from tvm_sched.kernels.integer.kept_channels import counted
+from tvm_sched.kernels.integer.rounding import Rounding
+
+
+class IntegerKernel(Kernel):
+    """A kernel whose `compute` takes x, the packed weights and what `rounding` takes, and as options `problem`,
+    `rounding`, `marks`, and those of the form.
+    """
+
+    dtypes = ("uint8", "int8")
+    rounds = True
+    compute: Callable[..., te.Tensor]
+
+    @abstractmethod
+    def options(self, form: Form) -> dict[str, Any]:
+        """What `compute` takes besides."""
+
+    def channels(self, builder: relax.BlockBuilder, given: Sequence[relax.Expr], form: Form) -> Sequence[relax.Expr]:
+        """What stands behind the weights, if anything does: where it is the indices of kept channels, these as bits."""
+        if form.n is None or not form.problem.conv.indexed:
+            return given
+        (indices,) = given
+        return [counted(builder, np.from_dlpack(indices.value), form.problem.conv.channels)]
+
+    def call(
+        self,
+        builder: relax.BlockBuilder,
+        x: relax.Expr,
+        weights: Sequence[relax.Expr],
+        form: Form,
+        marks: dict,
+        rounding: Rounding | None = None,
+    ) -> relax.Expr:
+        weights = [*weights[:1], *self.channels(builder, weights[1:2], form), *weights[2:]]
+        options = {"problem": form.problem, "rounding": rounding, "marks": marks} | self.options(form)
+        return fusable_call(builder, self.name, self.compute, x, *weights, **options)

@@ -1,0 +1,136 @@
+"""Holds a kernel that a record schedules against the same kernel by its default schedule: on random arguments, once.
+
+A record comes from a file. Its trace may have no instruction that is not ours (`records/traces.py`), but that does not
+make its numbers right, and nobody looks at them where a network is compiled without its check. What has been found
+right is kept in the user's cache, a line a kernel and record, so that it costs once: two builds and two calls of the
+kernel, some 0.3 s. The records that the package brings are as good as its code, and are not looked at again.
+"""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+from tvm.tirx import PrimFunc
+from tvm_ffi import structural_hash
+
+from subp_contract.distribution import VERSION
+from subp_contract.errors import first_line
+from tvm_sched import codegen, runtime
+from tvm_sched.kernels import kernel_of
+from tvm_sched.kernels.base import normal
+from tvm_sched.passes.tir.schedule_functions import schedule_one
+from tvm_sched.records.database import known_as, workload
+from tvm_sched.records.recorded import Recorded
+from tvm_sched.targets import Target
+from tvm_sched.verification.comparison import compare
+from tvm_sched.verification.host import stand_in, unable
+
+ROUNDING = {"float16": 2e-2, "bfloat16": 2e-2}  # of the largest number; float32's is `error_limit`'s
+STEP = 1  # of whole numbers, where a sum lies halfway between two
+
+
+class RecordedKernels:
+    """What is known of the kernels of one target."""
+
+    def __init__(self, target: Target):
+        self.target = target
+
+    @cached_property
+    def here(self) -> Target | None:
+        """The target that stands for it on this machine; None where none can."""
+        return None if unable(self.target) else stand_in(self.target)
+
+    def fault(self, func: PrimFunc, recorded: Recorded) -> str:
+        """Why the record's schedule of `func` is not to be used, in words; '' where its numbers are right, or where
+        this machine cannot run it.
+        """
+        if self.here is None:
+            return ""
+        key = self.key(func, recorded)
+        if key in known():
+            return ""
+        why = self.difference(func, recorded)
+        if not why:
+            keep(key)
+        return why
+
+    def key(self, func: PrimFunc, recorded: Recorded) -> str:
+        """What tells the kernel, the schedule, and what makes code of them, from all others."""
+        made = recorded.schedule.mod["main"] if recorded.trace is None else recorded.trace
+        schedule = json.dumps(made) if isinstance(made, list) else str(structural_hash(made))
+        parts = (VERSION, tvm.__version__, str(self.here), str(structural_hash(known_as(func))), schedule)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def difference(self, func: PrimFunc, recorded: Recorded) -> str:
+        """How its numbers differ from those of the default schedule, in words."""
+        assert self.here is not None
+        try:
+            given = arguments(func)
+            expected = outputs(schedule_one(func, self.here, None)[0], self.here, given)
+            changed = [not same(some, other) for some, other in zip(given, expected, strict=True)]
+            spoilt = [np.ones_like(each) if of_output else each for each, of_output in zip(given, changed, strict=True)]
+            found = outputs(recorded.schedule, self.here, spoilt)
+        except Exception as error:  # of any kind: TVM's lowering has many
+            return f"its kernel cannot be checked: {first_line(error)[:200]}"
+        for output, right, of_output in zip(found, expected, changed, strict=True):
+            whole = STEP if np.issubdtype(output.dtype, np.integer) and of_output else 0
+            relative = ROUNDING.get(str(output.dtype), 0.0)
+            agreement = compare(output, right, "the default schedule", allowed=whole, relative=relative)
+            if not agreement.holds:
+                return f"its kernel's output {agreement.words}"
+        return ""
+
+
+def arguments(func: PrimFunc) -> list[np.ndarray]:
+    """What a fused function is run on, its output's array included; the same each time."""
+    kernel, mod = kernel_of(func), workload(func)
+    infos = [each.as_json() for each in ArgInfo.from_entry_func(mod, remove_preproc=True)]
+    typed = [(str(dtype), tuple(int(extent) for extent in shape)) for _, dtype, shape in infos]
+    rng = np.random.default_rng(0)
+    if kernel is None:
+        return [normal(rng, dtype, shape) for dtype, shape in typed]
+    return kernel.arguments(kernel.problem(Schedule(mod)), typed, rng)
+
+
+def outputs(schedule: Schedule, target: Target, given: list[np.ndarray]) -> list[np.ndarray]:
+    """All of the function's arrays after a call."""
+    executable = codegen.build(workload(schedule.mod["main"]), target)
+    device = [tvm.runtime.tensor(each) for each in given]
+    runtime.set_threads(min(target.cores, runtime.most_threads()))
+    executable.jit()["main"](*device)
+    return [each.numpy() for each in device]
+
+
+def same(some: np.ndarray, other: np.ndarray) -> bool:
+    """Bit by bit."""
+    return some.tobytes() == other.tobytes()
+
+
+def file() -> Path:
+    """Where what was found right is kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "subp" / "checked_records.txt"
+
+
+def known() -> frozenset[str]:
+    """The keys that are kept."""
+    try:
+        return frozenset(file().read_text("ascii", "replace").split())
+    except OSError:
+        return frozenset()
+
+
+def keep(key: str) -> None:
+    """Adds a key; where it cannot be written the kernel is looked at again next time."""
+    try:
+        file().parent.mkdir(parents=True, exist_ok=True)
+        with open(file(), "a") as lines:
+            lines.write(f"\n{key}\n")  # of its own, whatever a full disk has left of another
+    except OSError:
+        return
