@@ -8,7 +8,15 @@ import click
 
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
+from subp.cli.options.types import (
+    FOLDER,
+    THREADS,
+    Finite,
+    calibrate_option,
+    precision_option,
+    target_option,
+    weights_option,
+)
 from subp_contract.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @model_options()
 @target_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to measure with.  [default: the target's cores]")
+@click.option("--threads", type=THREADS, help="Threads to measure with.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option(

@@ -29,6 +29,8 @@ NONSENSE = [
     ("train digits --size 100000", "100000 is not in the range 1<=x<=16384"),
     ("train digits --epochs 1000000000000", "epochs = 1000000000000 is more than 1,000,000"),
     ("train digits --workers 100000", "workers = 100000 is more than 1,024"),
+    ("train digits --threads 100000", "100000 is not in the range 1<=x<=1024"),
+    ("evaluate resnet18 digits --threads 0", "0 is not in the range 1<=x<=1024"),
     ("train digits --seed -1", "-1 is not in the range 0<=x<="),
 ]
 
