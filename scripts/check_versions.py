@@ -54,7 +54,7 @@ def holds(end: str, folder: Path, tests: tuple[str, ...]) -> bool:
         link(each.name, linked)
     (site(python) / "linked.pth").write_text(f"{linked}\n{ROOT}\n")
     others = [each for each in wanted if not exact(each)]
-    lines = [str(each) if end == "highest" else lowest(each) for each in others]
+    lines = [str(each) if end == "highest" else lowest(each) for each in others] + needed_by(pinned)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
     if subprocess.run([*pip, *lines]).returncode:
         return False
@@ -93,6 +93,14 @@ def link(name: str, folder: Path) -> None:
     for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
         if not (folder / top).exists():
             (folder / top).symlink_to(Path(str(found.locate_file(top))).resolve())
+
+
+def needed_by(linked: list[Requirement]) -> list[str]:
+    """What the linked distributions need beside one another."""
+    names = {each.name for each in linked}
+    needs = [Requirement(line) for each in linked for line in importlib.metadata.requires(each.name) or ()]
+    needs = [each for each in needs if each.name not in names and "extra" not in str(each.marker)]
+    return [str(each) for each in needs if each.marker is None or each.marker.evaluate()]
 
 
 def site(python: Path) -> Path:
