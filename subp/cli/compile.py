@@ -106,7 +106,9 @@ def command(
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     require_precision(precision, weights, calibrate, machine)  # and likewise
     if output.suffix != ".tar":
-        toolchain.linker(machine, cc)
+        linker = toolchain.linker(machine, cc)
+        if cc:
+            toolchain.try_out(linker)
     source, example, metadata = opened(model, settings, shapes)
     calibration = batches_of(precision, calibrate, model, source, example, metadata)
     with staged(dict.fromkeys(compiler.steps(), 1.0) | SECONDS, what=f"compiling {model}: ") as reached:

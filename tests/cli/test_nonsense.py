@@ -23,6 +23,7 @@ NONSENSE = [
     ("compile resnet18 -o o.so --batch 1000000", "1000000 is not in the range 1<=x<=65536"),
     ("compile resnet18 -o o.so --seed -1", "-1 is not in the range 0<=x<="),
     ("compile resnet18 -o o.so --seed 9999999999999999999", "9999999999999999999 is not in the range 0<=x<="),
+    ("compile resnet18 -o o.so --cc true", "true wrote no "),
     ("export resnet18 -o o.txt", "o.txt must end in .onnx or .pt2"),
     ("quantize resnet18 --calibrate digits -o o.onnx", "o.onnx must end in .pt2"),
     ("quantize resnet18 --calibrate digits -o o.pt2 --draw -1", "-1 is not in the range 0<=x<="),
