@@ -225,9 +225,10 @@ def described(summary: "TuningSummary") -> str:
     """What the search did, in one line: '9 of 12 kernels, 98 tiles measured: 1.52 -> 1.40 ms together, in 38 s'."""
     known = [each for each in summary.tasks if isfinite(each.default_ms)]
     before, after = (sum(getattr(each, time) * each.task.calls for each in known) for time in ("default_ms", "best_ms"))
+    forms = f"{len(summary.forms)} layers in several forms, " if summary.forms else ""
     measured = f"{sum(each.measured for each in summary.tasks)} tiles measured"
     if not summary.built and len(known) == len(summary.tasks):
         measured += " before, nothing left to do"
     failed = f" ({summary.failed} failed, first: {summary.first_error})" if summary.failed else ""
-    times = f"{before:.3f} -> {after:.3f} ms together, in {summary.seconds:.0f} s"
-    return f"{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}: {times}"
+    times = f": {before:.3f} -> {after:.3f} ms together" if known else ""
+    return f"{forms}{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}{times}, in {summary.seconds:.0f} s"
