@@ -89,9 +89,7 @@ _OPTIONS = (
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
-    setting(
-        "--vary-n", "With --target-latency, layers may also take blocks of half or of twice as many outputs as --n."
-    ),
+    setting("--vary-n", "Let layers also take blocks of half or twice as many outputs as --n, with --target-latency."),
     setting(
         "--allocation",
         f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",
