@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from emulated_layers import Board
 from hypothesis import strategies as st
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401, makes the operators known
@@ -187,10 +188,15 @@ def networks(most: int = MOST) -> st.SearchStrategy[list[Problem]]:
 
 
 def require_right(
-    problems: Sequence[Problem], word: str = "float32", target: str | Target = "host", threads: int = 1
+    problems: Sequence[Problem],
+    word: str = "float32",
+    target: str | Target = "host",
+    threads: int = 1,
+    board: Board | None = None,
 ) -> list[str]:
     """Compiles the layers for so many threads and compares them; the names of their kernels. Raises AssertionError
-    where one is wrong. word: precision; 'stored' for float32 with weights of 16 bits
+    where one is wrong. word: precision; 'stored' for float32 with weights of 16 bits. board: runs them, on one thread,
+    else this machine
     """
     layers = [Layer(problem, int8=word == "int8").eval() for problem in problems]
     inputs = [
@@ -204,10 +210,12 @@ def require_right(
             plans[name] = drawn(ranked, problems[int(name.split(".")[1])].form)
         return plans.get(name)
 
+    asked = replace(targets.get(target), cores=threads)
     with quiet():
-        artifact = compiled(Network(layers), inputs, word, replace(targets.get(target), cores=threads), choose)
-    given = artifact.run_flat([x.numpy() for x in inputs])
-    for count in range(1, min(threads, runtime.most_threads()) + 1):
+        artifact = compiled(Network(layers), inputs, word, asked, choose, here=board is None)
+    arrays = [x.numpy() for x in inputs]
+    given = artifact.run_flat(arrays) if board is None else board.run_flat(artifact, arrays)
+    for count in range(1, min(threads, runtime.most_threads()) + 1) if board is None else ():
         artifact.threads = count
         for again in artifact.run_flat([x.numpy() for x in inputs]), artifact.run_flat(inputs):
             for one, other in zip(given, again, strict=True):
@@ -243,8 +251,10 @@ def rounding_of(plan: Plan | None) -> float:
     return getattr(plan.form.details, "rounding", 1.0) if plan.form.weights else plan.form.rounding
 
 
-def compiled(network: nn.Module, inputs: Sequence[torch.Tensor], word: str, target: Target, choose) -> Artifact:
-    """The network, whose layers have the plans that `choose` gives."""
+def compiled(
+    network: nn.Module, inputs: Sequence[torch.Tensor], word: str, target: Target, choose, here: bool = True
+) -> Artifact:
+    """The network, whose layers have the plans that `choose` gives, to be run here or to be saved for its target."""
     stored = word == "stored"
     numbers = precision.of("float32" if stored else word, target)
     compilation = pipeline.Compilation(
@@ -252,8 +262,11 @@ def compiled(network: nn.Module, inputs: Sequence[torch.Tensor], word: str, targ
     )
     imported = torch_export.from_torch(network, tuple(inputs))
     built = pipeline.build_network(imported, compilation)
-    here, executable = for_here(compilation), built.executable
+    if not here:
+        untold = {"outputs": [[0.0] for _ in inputs]}
+        return Artifact(built.executable, make_manifest(target, imported, built, check=untold, dense=False), target)
+    stand_in, executable = for_here(compilation), built.executable
     if not targets.runs_here(target):
-        executable = pipeline.build(built.lowered.mod, here)
-    manifest = make_manifest(here.target, imported, built, check={}, dense=False)
+        executable = pipeline.build(built.lowered.mod, stand_in)
+    manifest = make_manifest(stand_in.target, imported, built, check={}, dense=False)
     return Artifact(executable, manifest, threads=1)

@@ -130,6 +130,8 @@ def save(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> N
     """Writes the program with what the metadata tell of its classes and preprocessing."""
     told = {key: metadata[key] for key in ("classes", "preprocessing") if key in metadata}
     file = io.BytesIO()
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # places on this machine
     torch.export.save(program, file, extra_files={METADATA: json.dumps(told)})
     write_atomically(path, file.getvalue())
 
