@@ -13,7 +13,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "PYTHON=python3.12 chooses the interpreter that makes $(VENV) (now: $(PYTHON))."
 
-quickstart: $(STAMP)  ## train, deploy and measure a small network, then ResNet-18: about 5 minutes
+quickstart: $(STAMP)  ## train, deploy and measure a small network, then ResNet-18: one to three minutes
 	$(BIN)/subp quickstart
 
 test: $(STAMP)  ## run the tests

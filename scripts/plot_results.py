@@ -5,7 +5,8 @@
 
 Rows that differ in their seed alone are one line: mean and standard deviation (of the sample) of the accuracy, and how
 many seeds. Where it has two seeds or more in common with the random masks of its block size and sparsity, or with the
-dense network, the mean difference by seed to them follows, with the p of a paired t-test.
+dense network, the mean difference by seed to them follows, with the p of a paired t-test; and that p corrected by
+Holm's procedure for all methods of the table which are compared with random masks.
 """
 
 import statistics
@@ -80,7 +81,7 @@ def _line(runs: Sequence[dict]) -> Line:
     )
 
 
-def against(line: Line, other: Line | None) -> str:
+def compared(line: Line, other: Line | None) -> tuple[float, float] | None:
     """The mean difference to another line over the seeds in common, in points, and the p of a paired t-test on them; of
     fewer than two seeds, or of differences that are all equal, nothing can be said.
     """
@@ -90,8 +91,37 @@ def against(line: Line, other: Line | None) -> str:
     pairs = [(line.by_seed[seed], other.by_seed[seed]) for seed in seeds] if other else []
     differences = [100 * (own - its) for own, its in pairs]
     if len(pairs) < 2 or statistics.stdev(differences) < 1e-9:
-        return ""
-    return f"{statistics.fmean(differences):+.2f} (p {ttest_rel(*zip(*pairs, strict=True)).pvalue:.2f})"
+        return None
+    return statistics.fmean(differences), float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+
+
+def against(line: Line, other: Line | None) -> str:
+    """That, for a table."""
+    found = compared(line, other)
+    return f"{found[0]:+.2f} (p {found[1]:.2f})" if found else ""
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Each p of a family of tests, corrected: of m, the k-th smallest times m - k + 1, no smaller than the one before
+    it and at most 1 (Holm, Scandinavian Journal of Statistics 6, 1979).
+    """
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def by_holm(lines: Sequence[Line]) -> dict[int, float]:
+    """id of a line -> its p against random masks, corrected for those of all the lines that share its masks' size and
+    sparsity.
+    """
+    families: dict[tuple, dict[int, float]] = {}
+    for line in lines:
+        other = reference("random", line, lines)
+        if line.method != DENSE and (found := compared(line, other)):
+            families.setdefault((line.setting, line.n, line.sparsity), {})[id(line)] = found[1]
+    return {key: p for of in families.values() for key, p in zip(of, holm(list(of.values())), strict=True)}
 
 
 def reference(method: str, line: Line, lines: Sequence[Line]) -> Line | None:
@@ -106,8 +136,9 @@ def page(lines: Sequence[Line], source: str) -> str:
     parts = [
         f"# Methods compared\n\nMade from `{source}` by `scripts/plot_results.py`. "
         "Accuracy after the last epoch in per cent; mean ± standard\ndeviation over seeds; "
-        "differences by seed, with the p of a paired t-test.\n"
+        "differences by seed, with the p of a paired t-test, and\nthat against random corrected by Holm's procedure.\n"
     ]
+    corrected = by_holm(lines)
     for setting in dict.fromkeys(line.setting for line in lines):
         data, size, images, network, epochs, held_out, judged_on = setting
         judged = f", judged on {held_out} {judged_on} images" if judged_on == "validation" else ""
@@ -116,16 +147,20 @@ def page(lines: Sequence[Line], source: str) -> str:
             f"epochs{judged}.\n"
         )
         parts.append(
-            "\n| method | 1xN | sparsity | accuracy | seeds | against random | against dense | weights kept "
-            "| MACs kept |\n|---|---|---|---|---|---|---|---|---|\n"
+            "\n| method | 1xN | sparsity | accuracy | seeds | against random | p by Holm | against dense "
+            "| weights kept | MACs kept |\n|---|---|---|---|---|---|---|---|---|---|\n"
         )
         of_setting = [line for line in lines if line.setting == setting]
         for line in sorted(of_setting, key=lambda line: (line.sparsity, -line.mean)):
             blocks = f"1x{line.n}" if line.n else "-"
+            comparisons = (
+                against(line, reference("random", line, lines)),
+                f"{corrected[id(line)]:.2f}" if id(line) in corrected else "",
+                against(line, reference(DENSE, line, lines)),
+            )
             parts.append(
                 f"| {line.method} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
-                f"{against(line, reference('random', line, lines))} | {against(line, reference(DENSE, line, lines))} | "
-                f"{line.density:.1%} | {line.mac_share:.1%} |\n"
+                f"{' | '.join(comparisons)} | {line.density:.1%} | {line.mac_share:.1%} |\n"
             )
     return "".join(parts) + f"\n![Accuracies]({Path(source).stem}.png)\n"
 

@@ -2,10 +2,10 @@
 
 import gc
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tvm_sched.records.recorded import KnownRecords
     from tvm_sched.verification.check import Verdict
 
+EXPORTED, CHECKED = "export", "check"  # steps before the phases of the pipeline and after them
 SHIPPED = Path(__file__).parent / "tuning_logs"  # in a checkout a link to the folder at top level
 
 
@@ -41,6 +42,7 @@ def compile(
     calibration: Iterable | None = None,
     weights: str = "float32",
     shapes: Sequence | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> "Artifact":
     """Compiles a network for one CPU.
 
@@ -72,6 +74,8 @@ def compile(
     shapes:         of the input tensor, one or several, each with its own code, all with the same weights, which are
                     stored once where their layout is the same; for several input tensors each is a tuple of their
                     shapes; by default the example's only
+    progress:       called with (steps done, steps in all, the step that is behind); a network that is built again, for
+                    another shape or to round less, goes back
 
     Returns an Artifact; where its schedules come from is told by `Artifact.schedules`, and what the check found by
     `manifest["check"]`. Warns with a CheckWarning where the weights make the check blind. Raises UserError for a
@@ -113,7 +117,8 @@ def compile(
             inputs_of = (example_inputs, example_kwargs, shapes)
             numbers, decision = decide(module, examples_of_use, inputs_of, undecided)
     target = precisions.with_flags(target, numbers)
-    compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights)
+    reached = partial(report, progress) if progress else _unheard
+    compilation = Compilation(target, known, dense, observe, restrictions, numbers, weights=weights, reached=reached)
 
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
@@ -123,12 +128,14 @@ def compile(
         if isinstance(network, ExportedProgram):
             network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
+        reached(EXPORTED)
         against_torch = Check.of(imported, network, inputs, kwargs)
         ranged = against_torch.in_range(compilation)
         if check:
             built, verdict = against_torch.built(ranged)
         else:
             built, verdict = pipeline.build_network(imported, ranged), UNCHECKED
+        reached(CHECKED)
         told = against_torch.told(verdict, relative_of(numbers.word, built.lowered.choices))
         word = "int8" if is_quantised(imported.program) else numbers.word
         words = {"precision": word, "weights": weights, "decision": decision}
@@ -150,6 +157,23 @@ def compile(
     if check and shapes is not None:
         check_joined(artifact, target)
     return artifact
+
+
+def steps() -> list[str]:
+    """The steps that `compile` tells its `progress` of, in order."""
+    from tvm_sched import pipeline
+
+    return [EXPORTED, *pipeline.REPORTED, CHECKED]
+
+
+def report(progress: Callable[[int, int, str], None], step: str) -> None:
+    """Calls `progress` with the number of steps that are behind with this one."""
+    names = steps()
+    progress(names.index(step) + 1, len(names), step)
+
+
+def _unheard(step: str) -> None:
+    """Where nobody asks for progress."""
 
 
 def decide(

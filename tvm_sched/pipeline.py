@@ -59,6 +59,7 @@ class Compilation:
     wide: Mapping[str, str] = field(default_factory=dict)  # layers that stay in float32 where others do not -> why
     weights: str = sizes.FLOAT32  # dtype in which layers store theirs where that is not slower
     choose: Chooser | None = None  # of the layers' plans; by default what the records know of, else the estimates
+    reached: Callable[[str], None] = lambda phase: None  # told each phase that is behind
     left: Left = field(default_factory=Left)  # what of a quantised network is in float32
     choices: Choices = field(default_factory=dict)  # of layers, by their marks
     schedules: dict[str, str] = field(default_factory=dict)  # how a function's tile was set, by the function's name
@@ -165,6 +166,7 @@ BUILDING = (
 )
 # 15 to 30 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
+REPORTED = (*(phase.name for phase in (*FUSING, *SCHEDULING, *BUILDING)), MACHINE_CODE)  # as `reached`
 
 
 def run(phases: tuple[Phase, ...], mod: IRModule, compilation: Compilation) -> IRModule:
@@ -173,6 +175,7 @@ def run(phases: tuple[Phase, ...], mod: IRModule, compilation: Compilation) -> I
         for phase in phases:
             with told(f"phase '{phase.name}'"):
                 mod = phase.run(mod, compilation)
+            compilation.reached(phase.name)
             if compilation.observe:
                 compilation.observe(phase.name, mod)
     return mod
@@ -231,6 +234,7 @@ def build(mod: IRModule, compilation: Compilation) -> relax.VMExecutable:
     planned = run(BUILDING, mod, compilation)
     with told("code generation"):
         executable = codegen.build(planned, compilation.target, compilation.observe)
+    compilation.reached(MACHINE_CODE)
     if compilation.observe:
         compilation.observe(MACHINE_CODE, codegen.assembly(executable))
     return executable

@@ -14,6 +14,7 @@ CHATTER = (
     b"Warning: Scope Loaded",
     b"Warning: Fast mode segfaults",
     b"BlockBuilder destroyed",
+    b"There are dead codes in the current IRModule",  # of layers that are all zeros
 )
 
 

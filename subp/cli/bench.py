@@ -1,7 +1,9 @@
 """`subp bench`: an artifact's latency, beside other engines on the same network; or a whole suite's."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +95,8 @@ def command(
     images. All but torch and onnxruntime are the extra 'peers': pip install 'subp-cpu[peers]'.
 
     \b
-    Suites: networks, peers, small_n, batch, threads, layers, quick. Their JSON is written anew after each network.
+    Suites: networks, peers, small_n, batch, threads, layers, quick.
+    Their JSON is written anew after each network.
     """
     if (artifact is None) == (suite is None):
         raise click.UsageError("give either NET.SO or --suite")
@@ -134,7 +137,7 @@ def run_suite(
     chosen = suite.read(name)
     if "dense" in against:
         raise click.UsageError("a suite has its dense builds as sparsity 0: leave dense out of --against")
-    from subp.cli.options.terminal import console, show
+    from subp.cli.options.terminal import bar, console, show
     from subp.deployment.quantised import require_precision
     from subp.deployment.suite_run import Settings, SuiteRun, reached
     from tvm_sched import targets
@@ -147,7 +150,9 @@ def run_suite(
     click.secho(f"Suite {chosen.name}: {chosen.about}", bold=True)
     for number, case in enumerate(chosen.cases, 1):
         click.secho(f"{case} ({number} of {len(chosen.cases)})", bold=True)
-        measured = run.measure(case)
+        with bar(measuring=True) as progress:
+            progress(0, 1, str(case))
+            measured = run.measure(case, partial(_named, progress, str(case)))
         results.append((case, measured.ours))
         first, cpus = measured.rows[0], ", ".join(map(str, measured.cpus))
         show(rows.table(measured.rows), terminal)
@@ -173,6 +178,10 @@ def run_suite(
         click.echo(f"{html}: all of it on one page")
 
 
+def _named(progress: Callable[[int, int, str], None], what: str, done: int, total: int) -> None:
+    progress(done, total, what)
+
+
 def run_one(
     path: Path,
     against: list[str],
@@ -186,7 +195,7 @@ def run_one(
     json_file: Path | None,
 ) -> None:
     """Measures the artifact in `path`, beside the engines `against` on the MODEL."""
-    from subp.cli.options.terminal import console, say, show, working
+    from subp.cli.options.terminal import bar, say, show, working
     from subp.deployment.checks import engine_check
     from subp.deployment.suite_run import labelled
     from tvm_sched.bench import engines, latency, memory, profile, rows
@@ -212,9 +221,10 @@ def run_one(
                 engine.prepare()
                 stage, allowed = f"{engine.name} on {model}", allowed_by_rounding(compiled.manifest)
                 engine_check(engine, stage, engine.call(x), network.reference(x), allowed)
-        if console().is_terminal:  # a bar would take time of the core that is measured
-            click.echo(f"measuring {len(ready)} engines in turn for {seconds:g} s, with {count} threads", err=True)
-        measured += engines.compare(ready, x, seconds, minutes)
+        what = f"measuring {len(ready)} engines in turn, with {count} threads"
+        with bar(measuring=True) as progress:
+            progress(0, 1, what)
+            measured += engines.compare(ready, x, seconds, minutes, partial(_named, progress, what))
         if layers:
             peak = measured[-len(ready)].peak_gflops
             profiles.append((measured[-len(ready)], profile.profile(compiled, x, peak, count)))

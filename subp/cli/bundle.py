@@ -19,7 +19,7 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
 
     On the board: unpack it, then `./run.sh --check`, `./run.sh --bench`, or `./run.sh INPUT -o OUTPUT`.
     """
-    from subp.cli.options.terminal import say
+    from subp.cli.options.terminal import say, working
     from subp_contract.files import write_atomically
     from tvm_sched.deploy import bundle, wheels
     from tvm_sched.deploy.manifest import read_manifest
@@ -31,8 +31,9 @@ def command(artifact: Path, output: Path, cc: str | None) -> None:
     manifest, arch = read_manifest(artifact)
     if not wheels.is_here(arch):
         click.echo(f"fetching TVM's runtime for {arch} from PyPI: some 100 MB, once", err=True)
-    files, needs = bundle.contents(artifact, cc)
-    write_atomically(output, bundle.archive(files, name))
+    with working(f"packing {artifact}"):
+        files, needs = bundle.contents(artifact, cc)
+        write_atomically(output, bundle.archive(files, name))
     numbers = "" if manifest["precision"] == "float32" else f", {manifest['precision']}"
     size = output.stat().st_size / 1e6
     say(f"{output}: {size:.2f} MB, target {manifest['target']} ({arch}){numbers}, {needs}")

@@ -123,7 +123,8 @@ def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple[
     if weights.is_state_dict(path):
         if code is None:
             raise UserError(
-                f"{path} is a state dict without its network: name that by --code, FILE.py:FUNCTION or a name"
+                f"{path} holds weights without their network: say which by --code NAME, such as resnet18, or by "
+                "--code FILE.py:FUNCTION, which is called as FUNCTION(num_classes=..., in_channels=...)"
             )
         state = weights.read_state_dict(path)
         architecture = {"name": code, **weights.sizes(state)}

@@ -7,6 +7,7 @@ run.measure_overhead()
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,10 +73,12 @@ class SuiteRun:
         self.content = {"suite": chosen.name, "about": chosen.about}
         self.content |= {"measurements": [], "profiles": [], "not_quiet": []}
 
-    def measure(self, case: Case) -> Measured:
-        """One case. Raises CheckFailed where an engine differs from PyTorch."""
+    def measure(self, case: Case, progress: Callable[[int, int], None] = lambda done, total: None) -> Measured:
+        """One case. `progress`: called with (engines built and rounds measured, in all). Raises CheckFailed where an
+        engine differs from PyTorch.
+        """
         with scratch_folder() as folder:
-            measured = self._measured(case, folder)
+            measured = self._measured(case, folder, progress)
         self._save()
         return measured
 
@@ -86,17 +89,27 @@ class SuiteRun:
         self._save()
         return call
 
-    def _measured(self, case: Case, folder: Path) -> Measured:
+    def _measured(self, case: Case, folder: Path, progress: Callable[[int, int], None]) -> Measured:
         networks = [network_of(case, sparsity) for sparsity in case.sparsities]
         x = networks[0].example_input.numpy()
-        ours = [self._deployed(case, network, folder / f"{i}.so") for i, network in enumerate(networks)]
-        others = [reference(name, networks[0], case.threads) for name in self.settings.against]
+        engines_in_all = len(networks) + len(self.settings.against)
+        ours, others = [], []
+        for number, network in enumerate(networks):
+            progress(number, engines_in_all + latency.ROUNDS)
+            ours.append(self._deployed(case, network, folder / f"{number}.so"))
+        for number, name in enumerate(self.settings.against, len(ours)):
+            progress(number, engines_in_all + latency.ROUNDS)
+            others.append(reference(name, networks[0], case.threads))
         for engine in [*ours, *others]:
             engine.prepare()
             engine_check(engine, f"{engine.name} on {case}", engine.call(x), engine.network.reference(x))
         cpus = latency.fastest_cpus(case.threads)
         measured = engines.compare(
-            [*ours, *others], x, self.settings.seconds * (len(ours) + len(others)), self.settings.minutes
+            [*ours, *others],
+            x,
+            self.settings.seconds * (len(ours) + len(others)),
+            self.settings.minutes,
+            lambda done, rounds: progress(engines_in_all + done, engines_in_all + rounds),
         )
         state = MachineState.now()
         goals = [*map(case.goals.get, case.sparsities), *[None] * len(others)]

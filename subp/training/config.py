@@ -14,6 +14,7 @@ from subp_contract.errors import require
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
 DOT_PRODUCT = 4  # channels that int8 kernels multiply at a time
 MACHINE = ("workers", "device", "skip_broken", "tensorboard")  # settings that a resumed run may change
+MOST = {"epochs": 10**6, "batch_size": 2**20, "accumulate": 2**16, "workers": 1024}  # which nobody means to exceed
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Config(PruningOptions):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: there must be at least 1")
         for name in ("weight_decay", "warmup_epochs", "workers", "qat"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} is below 0")
+        for name, most in MOST.items():
+            require(getattr(self, name) <= most, f"{name} = {getattr(self, name)} is more than {most:,}")
         require(
             self.warmup_epochs <= self.epochs,
             f"warmup_epochs = {self.warmup_epochs}: there are only {self.epochs} epochs",

@@ -1,14 +1,23 @@
 """`subp advise`: a table of predictions, accuracies beside them, and a picture."""
 
 import csv
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
+from subp import models
 from subp.cli.advise import command
+from subp.models.cifar_resnet import CifarResNet
 from subp_contract.errors import UserError
 
-FEW = ["--target", "x86-avx512", "--size", "32", "--n", "8,16", "--sparsity", "0.5,0.9"]
+FEW = ["--target", "x86-avx512", "--size", "16", "--n", "8,16", "--sparsity", "0.5,0.9"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A network of a third of ResNet-20's layers."""
+    monkeypatch.setitem(models.OWN, "small", partial(CifarResNet, 8))
 
 
 def call(*arguments):
@@ -16,7 +25,7 @@ def call(*arguments):
 
 
 def test_the_table_has_a_line_a_sparsity_and_a_picture_is_written(tmp_path):
-    result = call("resnet20", *FEW, "--picture", tmp_path / "a.png")
+    result = call("small", *FEW, "--picture", tmp_path / "a.png")
     assert result.exit_code == 0
     assert "1x8" in result.output and "1x16" in result.output and "90%" in result.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -32,13 +41,13 @@ def results(path, *rows):
 def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
     file = results(
         tmp_path / "r.csv",
-        ("resnet20", "dense", "", 16, 0.0, 0.9),
-        ("resnet20", "subp", "", 16, 0.5, 0.8),
-        ("resnet20", "subp", "", 16, 0.5, 0.7),
-        ("resnet20", "subp", "tau 1", 16, 0.9, 0.1),
-        ("resnet20", "magnitude", "", 16, 0.9, 0.2),
+        ("small", "dense", "", 16, 0.0, 0.9),
+        ("small", "subp", "", 16, 0.5, 0.8),
+        ("small", "subp", "", 16, 0.5, 0.7),
+        ("small", "subp", "tau 1", 16, 0.9, 0.1),
+        ("small", "magnitude", "", 16, 0.9, 0.2),
     )
-    result = call("resnet20", *FEW, "--results", file, "--picture", tmp_path / "a.png")
+    result = call("small", *FEW, "--n", "16", "--results", file, "--picture", tmp_path / "a.png")
     assert "75.0%" in result.output and "90.0%" in result.output
     assert "10.0%" not in result.output and "20.0%" not in result.output
     with pytest.raises(UserError, match="has no row of the network 'resnet32'"):
@@ -46,12 +55,12 @@ def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"]
+    "content", [b"hello", b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"]
 )
 def test_another_file_than_one_of_results_is_told(content, tmp_path):
     (tmp_path / "r.csv").write_bytes(content)
     with pytest.raises(UserError, match="is no CSV file of results"):
-        call("resnet20", *FEW, "--results", tmp_path / "r.csv")
+        call("small", *FEW, "--results", tmp_path / "r.csv")
 
 
 def test_wrong_input_is_told():

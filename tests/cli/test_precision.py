@@ -1,6 +1,7 @@
 """`--precision`, and what the compiled file, its table and the commands tell of it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import nn
 from zeros import prune
 
 import tvm_sched
+from subp import models
 from subp.cli import exit_code
+from subp.models.cifar_resnet import CifarResNet
 from subp_contract.errors import UserError
 from tvm_sched import precision, targets
 from tvm_sched.deploy.manifest import read_manifest
@@ -64,13 +67,14 @@ def test_auto_tells_what_it_chose(program, tmp_path, capsys):
     assert manifest["precision"] == "float32" and manifest["decision"] in told.replace("\n", " ")
 
 
-def test_a_named_network_needs_no_data_for_its_times(tmp_path, capsys):
+def test_a_named_network_needs_no_data_for_its_times(tmp_path, capsys, monkeypatch):
     """Its weights are random, so the images may be: told, and the precision wherever the file is described."""
     output = tmp_path / "net.so"
-    small = ["resnet20", "--size", "16", "--threads", "1", "-o", str(output), "--no-check"]
+    monkeypatch.setitem(models.OWN, "small", partial(CifarResNet, 8))
+    small = ["small", "--size", "16", "--threads", "1", "-o", str(output), "--no-check"]
     assert exit_code(["compile", *small, "--precision", "int8"]) == 0
     told = capsys.readouterr().out
-    assert "resnet20: calibrated on random images, which will do for its times" in told and ", int8, input" in told
+    assert "small: calibrated on random images, which will do for its times" in told and ", int8, input" in told
     assert read_manifest(output)[0]["precision"] == "int8"
     assert exit_code(["inspect", str(output)]) == 0
     assert "int8" in capsys.readouterr().out

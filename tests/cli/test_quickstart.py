@@ -4,16 +4,30 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
-from subp import cli
+from subp import cli, models
 from subp.cli import quickstart
 from subp.cli.quickstart import Quickstart, Scale
 from subp.deployment import stages
 from subp_contract.errors import CheckFailed
 
 SMALL = Scale(
-    epochs=1, tuning_trials=2, tuning_minutes=0.02, measuring_seconds=0.3, full_size="mobilenet_v1_x0_25", pixels=32
+    model="small",
+    epochs=1,
+    tuning_trials=2,
+    tuning_minutes=0.02,
+    measuring_seconds=0.3,
+    full_size="large",
+    pixels=16,
 )
+
+
+def network(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """Two layers beside the classifier: one dense, one to prune."""
+    layers = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [nn.Conv2d(16, 32, 3, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, num_classes))
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +35,8 @@ def folder(tmp_path_factory):
     """The results; one epoch gives no accuracy worth comparing."""
     path = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("small", "large"):
+            patch.setitem(models.OWN, name, network)
         patch.setattr(quickstart, "MAX_DROP", 1.0)
         patch.setattr(quickstart, "PROFILE_SECONDS", 0.1)
         patch.setattr(stages, "PEERS", ("onnxruntime", "onnxruntime-int8"))
@@ -30,8 +46,8 @@ def folder(tmp_path_factory):
 
 def test_it_leaves_networks_artifacts_records_report_and_picture(folder):
     builds = ("dense", "sparse", "dense-int8", "sparse-int8")
-    names = {f"{network}-{build}.so" for network in ("resnet20", SMALL.full_size) for build in builds}
-    names |= {"resnet20-dense.safetensors", "resnet20-sparse.safetensors"}
+    names = {f"{network}-{build}.so" for network in ("small", SMALL.full_size) for build in builds}
+    names |= {"small-dense.safetensors", "small-sparse.safetensors"}
     assert {path.name for path in folder.iterdir()} == names | {
         "records",
         "report.json",
@@ -45,14 +61,13 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
     assert list(report["accuracies"]) == ["dense", "sparse", "dense int8", "sparse int8"]
     assert all(0 <= accuracy <= 1 for accuracy in report["accuracies"].values())
     errors = report["errors"]
-    assert set(errors["resnet20-dense"]) >= {"folded", "exported", "compiled", "loaded", "onnxruntime"}
-    assert set(errors["resnet20-sparse"]) == {"folded", "exported", "compiled", "loaded"}
-    plain = [stages for name, stages in errors.items() if not name.endswith("int8")]
+    assert set(errors["small-dense"]) >= {"folded", "exported", "compiled", "loaded", "onnxruntime"}
+    assert set(errors["small-sparse"]) == {"folded", "exported", "compiled", "loaded"}
+    plain = [each for name, each in errors.items() if not name.endswith("int8")]
     assert all(0 <= error < 1e-3 for stages in plain for error in stages.values())
     ours = [(name, precision) for precision in ("float32", "int8") for name in ("subp-dense", "subp-sparse")]
     small, large = (
-        [row for row in report["measurements"] if row["network"] == network]
-        for network in ("resnet20", SMALL.full_size)
+        [row for row in report["measurements"] if row["network"] == network] for network in ("small", SMALL.full_size)
     )
     for rows in (small, large):
         engines = [(row["engine"], row["precision"]) for row in rows]
@@ -63,12 +78,13 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
     assert report["machine"]["cores"] >= 1
     page = (folder / "report.html").read_text()
     assert all(f"{row['median_ms']:.4g}</td>" in page for row in report["measurements"])
-    assert page.count("<h2>Run: resnet20-") == 2
+    assert page.count("<h2>Run: small-") == 2
 
 
-def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys):
-    assert cli.exit_code(["inspect", str(folder / "resnet20-sparse.safetensors")]) == 0
-    assert "resnet20, 10 classes, input 1x16x16" in capsys.readouterr().out
+def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys, monkeypatch):
+    monkeypatch.setitem(models.OWN, "small", network)
+    assert cli.exit_code(["inspect", str(folder / "small-sparse.safetensors")]) == 0
+    assert "small, 10 classes, input 1x16x16" in capsys.readouterr().out
 
 
 def test_a_network_far_from_dense_stops_it():
@@ -83,7 +99,7 @@ def test_a_network_far_from_dense_stops_it():
 
     job = Quickstart(SMALL, None)
     job.judge("dense", Fake, network(0.99))
-    with pytest.raises(CheckFailed, match="sparse accuracy, 96.5%, is more than 2% below dense, 99.0%"):
+    with pytest.raises(CheckFailed, match=r"sparse accuracy, 96.5%, is more than 2% below dense, 99.0%"):
         job.judge("sparse", Fake, network(0.965))
     job.judge("sparse", Fake, network(0.9701))
     assert job.report.accuracies == {"dense": 0.99, "sparse": 0.9701}

@@ -1,7 +1,10 @@
 """`subp report`: one page that stands alone, whose tables hold the numbers of runs and measurements."""
 
+import html
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -118,3 +121,43 @@ def test_a_file_without_measurements_is_told(tmp_path, capsys, content):
     said = capsys.readouterr().err
     assert "no.json" in said and "subp bench --json" in said and said.count("\n") == 1
     assert not (tmp_path / "r.html").exists()
+
+
+LOOKED_AT = """<!doctype html><title>of</title><body><script>
+const found = []
+for (const width of [360, 1600]) {
+  const frame = document.createElement("iframe")
+  frame.width = width
+  frame.onload = () => {
+    const page = frame.contentDocument
+    const cells = [...page.querySelectorAll("tbody tr")].map(row => [...row.cells].map(cell => cell.textContent))
+    const charts = [...page.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().width)
+    found.push({width, wide: page.documentElement.scrollWidth, charts, cells})
+    if (found.length == 2) document.body.textContent = JSON.stringify(found)
+  }
+  frame.srcdoc = PAGE
+  document.body.append(frame)
+}
+</script>"""
+
+
+def test_a_browser_shows_it_without_a_word_in_two_widths(sources, tmp_path):
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium to look at the page with (Debian: apt install chromium)")
+    report, looked = tmp_path / "report.html", tmp_path / "looked.html"
+    assert cli.exit_code(["report", *map(str, sources), "-o", str(report)]) == 0
+    looked.write_text(LOOKED_AT.replace("PAGE", json.dumps(report.read_text()).replace("</", "<\\/")))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [chromium, *options, profile, "--dump-dom", looked.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "CONSOLE" not in done.stderr
+    found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
+    for page in found:
+        assert page["wide"] <= page["width"]  # what is wider scrolls in its own place
+        assert len(page["charts"]) == 6 and min(page["charts"]) >= 0.9 * min(page["width"], 540)
+        rows = page["cells"]
+        assert [cells[7] for cells in rows if cells[0] == "net<b>"] == ["1.5", "3.25", "4.5"]
+        assert ["conv<1>", "direct 1x16", "12.5", "0.5"] in rows and ["float32", "75%", "3"] in rows
+        assert ["2", "1.125", "1.5", "0.25", "0.375", "0.25", "0.125", "512.5"] in rows

@@ -1,10 +1,14 @@
 """`subp bench --suite`: what it prints and leaves on disk."""
 
 import json
+from functools import partial
 
 import pytest
 
-from subp import cli
+from subp import cli, models
+from subp.deployment import suite_run
+from subp.models.cifar_resnet import CifarResNet
+from tvm_sched.bench import overhead
 
 LAYERS = {
     "layers": [
@@ -16,6 +20,16 @@ LAYERS = {
     "seconds": 0.1,
     "goals": {"pointwise": {"0.75": 1000, "0": 1e-9}},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def briefly():
+    """Nothing is measured for longer than it takes to have a number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite_run, "PROFILE_SECONDS", 0.05)
+        patch.setattr(overhead, "MORE", 2)
+        patch.setattr(overhead, "SECONDS", 0.05)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +97,15 @@ def test_the_machine_and_the_cost_of_calls_are_told(layers):
 
 
 def test_a_run_that_stops_keeps_what_it_has_measured(tmp_path, monkeypatch, capsys):
-    suite = {"networks": ["resnet20", "no_such_network"], "size": [32], "sparsity": [0.75], "seconds": 0.1}
+    monkeypatch.setitem(models.OWN, "small", partial(CifarResNet, 8))
+    suite = {"networks": ["small", "no_such_network"], "size": [16], "sparsity": [0.75], "seconds": 0.1}
     (tmp_path / "own.json").write_text(json.dumps(suite))
     out = tmp_path / "out.json"
     assert cli.exit_code(["bench", "--suite", str(tmp_path / "own.json"), "--json", str(out)]) == 2
     captured = capsys.readouterr()
     assert "no_such_network" in captured.err and "1x16 75%" in captured.out
     (row,) = json.loads(out.read_text())["measurements"]
-    assert (row["network"], row["n"], row["sparsity"], row["batch"], row["threads"]) == ("resnet20", 16, 0.75, 1, 1)
+    assert (row["network"], row["n"], row["sparsity"], row["batch"], row["threads"]) == ("small", 16, 0.75, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -221,10 +221,17 @@ def lanes_of(target: str) -> int | None:
     return targets.get(target).lanes if target in targets.NAMED else None
 
 
-def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, minutes: float = 0.0) -> list[Row]:
+def compare(
+    engines: Sequence[Engine],
+    x: np.ndarray,
+    seconds: float = 10.0,
+    minutes: float = 0.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
     """One row an engine, all measured in turn on the same input `x` [batch, ...] for about `seconds` together, the
     machine's peak and the loop of loads among them. `minutes`: for so long at the most until the core was in a good
-    state for enough rounds (`core_state`), of which alone the rows then are; where it never was, of all.
+    state for enough rounds (`core_state`), of which alone the rows then are; where it never was, of all. `progress`: as
+    of `latency.measure_rounds`, for each `seconds` anew.
 
     The engines' thread counts are the same: the calling thread keeps to that many CPUs, the fastest. Engines that are
     not ours have the dense cost of the first one that is.
@@ -235,10 +242,10 @@ def compare(engines: Sequence[Engine], x: np.ndarray, seconds: float = 10.0, min
     }
     end, before = time.monotonic() + 60 * minutes, core_state.Steal.now()
     with pinned(fastest_cpus(machine.threads)):
-        rounds = measure_rounds(candidates | core_state.loops(machine), seconds)
+        rounds = measure_rounds(candidates | core_state.loops(machine), seconds, progress=progress)
         good = core_state.undisturbed(rounds)
         while len(good) < core_state.LEAST_ROUNDS and time.monotonic() < end:
-            rounds += measure_rounds(candidates | core_state.loops(machine), seconds)
+            rounds += measure_rounds(candidates | core_state.loops(machine), seconds, progress=progress)
             good = core_state.undisturbed(rounds)
     after = core_state.Steal.now()
     steal = after.since(before) if after and before else None

@@ -29,6 +29,7 @@ from tvm_sched.targets import cpu_flags, cpu_name
 
 PAUSE_S = 0.005  # before a burst: longer than idle workers of OpenMP, ONNX Runtime and TVM spin
 WARM_UP_S = 0.02  # calls at the start of a burst that do not count, at least one
+ROUNDS = 10  # of a measurement
 QUIET = 0.05  # share of the time that programs may wait for a core on a quiet machine
 
 
@@ -59,7 +60,7 @@ class Timing:
 Round = dict[str, list[float]]  # milliseconds of each candidate's calls
 
 
-def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> dict[str, Timing]:
+def measure(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = ROUNDS) -> dict[str, Timing]:
     """The timing of each candidate's call, all measured in turn for about `seconds` together."""
     return timings(measure_rounds(candidates, seconds, rounds))
 
@@ -69,8 +70,14 @@ def timings(rounds: Sequence[Round]) -> dict[str, Timing]:
     return {name: Timing.of([time for each in rounds for time in each[name]]) for name in rounds[0]}
 
 
-def measure_rounds(candidates: Mapping[str, Candidate], seconds: float = 10.0, rounds: int = 10) -> list[Round]:
-    """The times of each candidate's calls in rounds of about `seconds` together.
+def measure_rounds(
+    candidates: Mapping[str, Candidate],
+    seconds: float = 10.0,
+    rounds: int = ROUNDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Round]:
+    """The times of each candidate's calls in rounds of about `seconds` together. `progress`: called between them with
+    (rounds done, in all).
 
     Every round gives each candidate a burst of the same length, at least one call. Calls too slow for that take as long
     as they take, in at least three rounds. An exception of a candidate ends the measurement.
@@ -89,6 +96,7 @@ def measure_rounds(candidates: Mapping[str, Candidate], seconds: float = 10.0, r
                 _set_affinity(affinity)
                 row[name] = _burst(candidates[name], burst_s)
             measured.append(row)
+            progress(len(measured), rounds)
     finally:
         _set_affinity(affinity)
     return measured

@@ -6,6 +6,7 @@ import tvm_sched
 from tvm_sched.bench.latency import Candidate, fastest_cpus, measure, pinned
 
 GOAL_US, CALLS = 50, 60  # a call of a network of so many layers is to cost no more than this
+SECONDS = 1.0  # of measuring
 MORE = 32  # layers of the longer of the two networks, beside the first
 
 
@@ -27,7 +28,7 @@ class Overhead:
         return f"{self.call_us:.1f} us a call, {self.layer_us:.2f} us a layer more: {whole}"
 
 
-def measure_overhead(seconds: float = 1.0) -> Overhead:
+def measure_overhead() -> Overhead:
     """From 1x1 convolutions of 16 channels on one pixel, a chain of one and one of many."""
     import torch
 
@@ -40,7 +41,7 @@ def measure_overhead(seconds: float = 1.0) -> Overhead:
     short, long = chain(1), chain(1 + MORE)
     given = x.numpy()
     with pinned(fastest_cpus(1)):
-        timings = measure({"short": Candidate(lambda: short(given)), "long": Candidate(lambda: long(given))}, seconds)
+        timings = measure({"short": Candidate(lambda: short(given)), "long": Candidate(lambda: long(given))}, SECONDS)
     return Overhead(
         1e3 * timings["short"].median_ms, 1e3 * (timings["long"].median_ms - timings["short"].median_ms) / MORE
     )

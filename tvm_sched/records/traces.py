@@ -15,7 +15,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.integer.interleave import INTERLEAVE
-from tvm_sched.kernels.integer.planes import COPY
+from tvm_sched.kernels.integer.planar.planes import COPY
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.kernels.rewrites.loops import BLOCK_STEPS, FIRST_PRODUCT, PARTITION, PREFETCH, ROLLED
 

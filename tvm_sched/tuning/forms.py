@@ -234,7 +234,7 @@ class Looks:
 
     def search_tiles(self) -> None:
         """Searches the kernel's tiles."""
-        result = self.search.run(Task(self.version.form, self.version.kernel, 1))
+        result = self.search.run(Task(self.version.form, 1, func=self.version.kernel))
         self.tuned = result.best_ms / 1e3 if isfinite(result.best_ms) else inf
 
 

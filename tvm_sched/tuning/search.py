@@ -24,9 +24,11 @@ from tvm_sched.frontend.sources import network_of
 from tvm_sched.pipeline import Compilation
 from tvm_sched.planning.narrow_weights import require_known
 from tvm_sched.planning.plan import chooser
+from tvm_sched.quiet import quiet
 from tvm_sched.records.database import Records
-from tvm_sched.targets import Target
+from tvm_sched.targets import Target, cpu_model
 from tvm_sched.targets.sizes import FLOAT32
+from tvm_sched.tuning import finished
 from tvm_sched.tuning.farm import Farm, NoDevices
 from tvm_sched.tuning.forms import FormResult, Survey, measure_forms
 from tvm_sched.tuning.measuring import Here, Measurer
@@ -68,7 +70,8 @@ def tune(
 
     Arguments are those of `compile`; what precision 'auto' chooses is tuned in 'float32' and in 'int8', each in turn.
     minutes: stop after that time. seed: of the cost model. progress: called with (steps done, steps in all, what is
-    measured), once for the forms and then for the tiles. What `records` holds of this CPU already counts as done.
+    measured), once for the forms and then for the tiles. What `records` holds of this CPU already counts as done; the
+    same search on this machine again, after one with nothing left to do, answers at once (finished.py).
 
     Raises UserError for a network that cannot be compiled, a target whose instructions this machine lacks, or a farm
     that has no device left.
@@ -89,9 +92,18 @@ def tune(
         farm.threads = target.cores
     else:
         target = measurable_here(target, threads)
-    if numbers.before:
-        module = numbers.before(module, calibration, example_inputs, example_kwargs)
-    imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
+    key = None
+    if not farm:
+        calibration = None if calibration is None else list(calibration)
+        given = [example_inputs, dict(example_kwargs or {}), calibration]
+        options = {"target": target, "trials": trials, "dense": dense, "precision": precision, "weights": weights}
+        key = finished.key_of(module, given, options | {"cpu": cpu_model()})
+        if (known := finished.read(folder, key)) is not None:
+            return TuningSummary(known, [], 0, 0, time.monotonic() - began)
+    with quiet():
+        if numbers.before:
+            module = numbers.before(module, calibration, example_inputs, example_kwargs)
+        imported = torch_export.in_parts(module, example_inputs, example_kwargs, target.l2_bytes)
     deadline = began + 60 * minutes if minutes else float("inf")
     with farm or Here(target.cores) as runner, Measurer(target, runner) as measurer:
         database = Records(folder, target, create=True, cpu=runner.cpu)
@@ -117,6 +129,8 @@ def tune(
             raise NoDevices(
                 f"{error}; {len(database.records)} measurements are kept in {records}: run the same again to go on"
             ) from None
+        if not search.late and not measurer.failed:
+            finished.write(folder, key, tasks)
     seconds = time.monotonic() - began
     return TuningSummary(tasks, forms, measurer.built, measurer.failed, seconds, measurer.first_error)
 

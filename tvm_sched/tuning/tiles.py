@@ -9,7 +9,7 @@ is on disk as soon as it is known.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from statistics import median
@@ -39,15 +39,21 @@ LOOKS = 3  # measurements of a kernel's default and of its best, before the sear
 
 
 @dataclass(frozen=True)
-class Task:
-    """One distinct kernel, as fusion made it, how often the network calls it, and the layers that it computes."""
+class Named:
+    """One distinct kernel in words: how often the network calls it, and the layers that it computes."""
 
     name: str
-    func: PrimFunc
     calls: int
     layers: tuple[str, ...] = ()
     shape: str = ""  # of the first, in words
     kernel: str = ""  # and its form
+
+
+@dataclass(frozen=True)
+class Task(Named):
+    """The same as fusion made it."""
+
+    func: PrimFunc = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class TaskResult:
     The best is the default's own where no other beat it by more than the noise.
     """
 
-    task: Task
+    task: Named
     measured: int
     default_ms: float
     best_ms: float
@@ -197,7 +203,7 @@ def tasks_of(mod: IRModule, choices: Choices | None = None) -> list[Task]:
         name = var.name_hint
         told = [(choices or {})[mark] for mark in marks[name]]
         layers = tuple(dict.fromkeys(choice.name for choice in told))
-        task = Task(name, func, calls[name], layers, *((told[0].shape, told[0].kernel) if told else ()))
+        task = Task(name, calls[name], layers, *((told[0].shape, told[0].kernel) if told else ()), func=func)
         key = structural_hash(known_as(func))
         if known := found.get(key):
             task = replace(known, calls=known.calls + task.calls, layers=known.layers + layers)

@@ -91,7 +91,7 @@ _OPTIONS = (
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
     setting(
         "--one-n",
-        "With --target-latency, blocks of --n in all layers, which else may take half or twice as many outputs.",
+        "Take blocks of --n in all layers with --target-latency, which may else choose half or twice as many outputs.",
     ),
     setting(
         "--allocation",

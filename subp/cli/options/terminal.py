@@ -152,12 +152,15 @@ def bar(measuring: bool = False) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def staged(seconds: Mapping[str, float], output: Console | None = None) -> Iterator[Callable[[str, float], None]]:
+def staged(
+    seconds: Mapping[str, float], output: Console | None = None, what: str = ""
+) -> Iterator[Callable[[str, float], None]]:
     """A bar over a job of these stages with the time left, on a terminal; gives what is to be called with (stage, share
     of it that is done, from 0 to 1).
 
     seconds: that each stage takes, in order; on another machine all of them more or less by one factor
     output:  what is printed meanwhile stays above the bar; by default it is on standard error
+    what:    words before a stage's name
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -180,7 +183,8 @@ def staged(seconds: Mapping[str, float], output: Console | None = None) -> Itera
     else:  # few refreshes: each takes a moment of what is measured
         made = Progress(*columns, console=output, transient=True, refresh_per_second=2, disable=not output.is_terminal)
     with made as shown:
-        task = shown.add_task(names[0], total=total)
+        told = [f"{what}{name.replace('_', ' ')}" for name in names]
+        task = shown.add_task(told[0], total=total)
 
         def report(stage: str, share: float) -> None:
             nonlocal end
@@ -188,7 +192,7 @@ def staged(seconds: Mapping[str, float], output: Console | None = None) -> Itera
             now = monotonic()
             end = now + (trust + now - began) / (trust + done) * (total - done)
             following = names.index(stage) + (share >= 1)
-            shown.update(task, completed=done, description=names[min(following, len(names) - 1)])
+            shown.update(task, completed=done, description=told[min(following, len(names) - 1)])
 
         yield report
 

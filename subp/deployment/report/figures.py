@@ -48,7 +48,7 @@ def curves(run: Run) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
             if len(names) > 1:
-                axes.legend(frameon=False, fontsize=8)
+                axes.legend(frameon=False, fontsize=8, loc="upper right" if title == "loss" else "lower right")
         return _svg(figure, f"loss, accuracy and density of {run.name} over {len(epochs)} epochs")
 
 
@@ -79,13 +79,17 @@ def blocks(held: Blocks) -> str:
 
 
 def latencies(rows: Sequence[dict], title: str) -> str:
-    """A bar a row, from 0: its median, the fastest on top."""
+    """A bar a row, from 0: its median, the fastest on top; ours in colour, by precision."""
     rows = sorted(rows, key=lambda row: row["median_ms"])
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots()
         medians = [row["median_ms"] for row in rows]
-        colours = [ACCENT if row["engine"].startswith("subp") else OTHER for row in rows]
+        precisions = {each: COLOURS[number % len(COLOURS)] for number, each in enumerate(_precisions(rows))}
+        ours = [row["engine"].startswith("subp") for row in rows]
+        colours = [
+            precisions[row.get("precision", "float32")] if own else OTHER for row, own in zip(rows, ours, strict=True)
+        ]
         bars = axes.barh([str(place) for place in range(len(rows))], medians, color=colours)
         axes.set_yticks(range(len(rows)), [label(row) for row in rows])
         axes.bar_label(bars, [f"{ms:.3g} ms" for ms in medians], padding=4, fontsize=8)
@@ -93,6 +97,10 @@ def latencies(rows: Sequence[dict], title: str) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("median latency, ms (less is better)", fontsize=9)
         axes.tick_params(labelsize=8)
+        if len(precisions) > 1:
+            told = {f"subp, {precision}": colour for precision, colour in precisions.items()} | {"others": OTHER}
+            patches = [Patch(color=colour, label=label) for label, colour in told.items()]
+            axes.legend(handles=patches, frameon=False, fontsize=8, loc="upper right")  # where bars are shortest
         return _svg(figure, f"latency of {title}")
 
 
@@ -123,13 +131,18 @@ def speedups_of(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
     there are two sparsities or more.
     """
     found = {}
-    for precision in dict.fromkeys(row.get("precision", "float32") for row in rows):
+    for precision in _precisions(rows):
         alike = [row for row in rows if row.get("precision", "float32") == precision]
         ours = {skipped(row): row["median_ms"] for row in alike if row["engine"].startswith("subp")}
         dense = [row["median_ms"] for row in alike if not skipped(row)]
         if len(ours) > 1 and dense:
             found[precision] = [(sparsity, min(dense) / ours[sparsity]) for sparsity in sorted(ours)]
     return found
+
+
+def _precisions(rows: Sequence[dict]) -> list[str]:
+    """Those of the rows, in one order for all figures."""
+    return sorted({row.get("precision", "float32") for row in rows})
 
 
 def skipped(row: dict) -> float:

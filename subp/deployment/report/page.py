@@ -32,7 +32,8 @@ summary { cursor: pointer; } footer { font-size: .85rem; opacity: .8; }
 {% for part in section.parts %}
 {% if part.title %}<h3>{{ part.title }}</h3>{% endif %}
 {% if part.figure %}<div class="figure">{{ part.figure | safe }}</div>{% endif %}
-{% if part.rows %}<details{% if not part.figure %} open{% endif %}><summary>Numbers</summary><div class="table"><table>
+{% if part.rows %}<details{% if not part.figure and part.rows | length < 10 %} open{% endif %}>
+<summary>Numbers</summary><div class="table"><table>
 <thead><tr>{% for name in part.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in part.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>{% endif %}
@@ -75,7 +76,8 @@ def _of_run(run: Run) -> dict:
         ]
         for layer in run.layers
     ]
-    parts.append({"title": "Layers", "figure": figures.densities(run), "columns": columns, "rows": rows})
+    figure = figures.densities(run) if any(layer.n for layer in run.layers) else None
+    parts.append({"title": "Layers", "figure": figure, "columns": columns, "rows": rows})
     if run.blocks:
         counts = run.blocks.kept.sum(1).tolist()
         rows = [[number, count] for number, count in enumerate(counts)]

@@ -167,7 +167,7 @@ def test_what_is_no_model_is_told_what_a_model_is(tmp_path, monkeypatch, name):
 
 def test_a_state_dict_needs_its_network(tmp_path):
     torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "own.pth")
-    with pytest.raises(UserError, match=r"own\.pth is a state dict without its network: name that by --code"):
+    with pytest.raises(UserError, match=r"own\.pth holds weights without their network: say which by --code NAME"):
         load_network(str(tmp_path / "own.pth"), NOTHING)
     torch.save(torch.nn.Linear(2, 3), tmp_path / "own.pth")
     with pytest.raises(UserError, match=r"own.pth holds objects besides tensors.* save model.state_dict\(\)"):

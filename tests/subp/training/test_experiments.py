@@ -218,5 +218,8 @@ def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
     lines = {line.split(" | ")[0].strip("| "): line for line in made.splitlines()}
     # Differences of 10, 5 and 20 points: t = (35 / 3) / sqrt(175 / 3 / 3), of 2 degrees p = 1 - t / sqrt(t^2 + 2).
     t = (35 / 3) / (175 / 3 / 3) ** 0.5
-    assert f"| 3 | +11.67 (p {1 - t / (t * t + 2) ** 0.5:.2f}) |  | 100.0%" in lines["subp"]
-    assert "| 1 |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  | 100.0%" in lines["random"]
+    p = f"{1 - t / (t * t + 2) ** 0.5:.2f}"
+    assert f"| 3 | +11.67 (p {p}) | {p} |  | 100.0%" in lines["subp"]  # the only test of its family
+    assert "| 1 |  |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  |  | 100.0%" in lines["random"]
+    assert plots["holm"]([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
+    assert plots["holm"]([0.03, 0.02]) == pytest.approx([0.04, 0.04])  # not below the one before

@@ -23,7 +23,7 @@ from tvm_sched import targets
 from tvm_sched.kernels import direct_conv2d
 from tvm_sched.records.database import RECORDS, WORKLOADS
 from tvm_sched.records.form_times import FORMS
-from tvm_sched.tuning import measuring, tiles
+from tvm_sched.tuning import finished, measuring, search, tiles
 
 TRIALS = 10  # more than the cost model's warm-up: later trials are ranked by it
 
@@ -127,6 +127,30 @@ def test_a_second_run_measures_nothing_new(copy, monkeypatch):
     again = tune(copy)
     assert (copy / RECORDS).read_bytes() == before
     assert again.failed == 0 and all(task.best_ms > 0 for task in again.tasks)
+
+
+def test_the_same_search_again_answers_before_it_exports(tuned, copy, monkeypatch):
+    monkeypatch.setattr(search.torch_export, "in_parts", lambda *_: pytest.fail("exported again"))
+    again, first = tune(copy), tuned[1]
+    assert (again.built, again.failed, again.forms) == (0, 0, [])
+    told = [(each.task.layers, each.task.shape, each.task.kernel, each.measured, each.best_ms) for each in first.tasks]
+    found = [(each.task.layers, each.task.shape, each.task.kernel, each.measured, each.best_ms) for each in again.tasks]
+    assert found == told
+
+
+def test_a_search_is_known_by_network_inputs_and_options():
+    module, x = network()
+
+    def key(module=module, x=x, **options):
+        return finished.key_of(module, [x], options)
+
+    assert key() == key(*network()) and key(trials=3) == key(trials=3)
+    strided = network()[0]
+    strided[0].stride = (2, 2)
+    others = [key(network(7)[0]), key(x=x[..., :4]), key(trials=3), key(trials=4), key(strided), key(module[:3])]
+    others.append(key(torch.export.export(module, (x,))))
+    assert None not in others and len({key(), *others}) == 1 + len(others)
+    assert key(nn.Sequential(type("TypedIn", (nn.Module,), {"__module__": "typed_in"})())) is None
 
 
 def test_more_trials_add_to_the_records(copy):

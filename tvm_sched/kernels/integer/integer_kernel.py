@@ -4,9 +4,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import relax, te
 
 from tvm_sched.kernels.base import Form, Kernel, fusable_call
+from tvm_sched.kernels.integer.kept_channels import counted
 from tvm_sched.kernels.integer.rounding import Rounding
 
 
@@ -23,6 +25,13 @@ class IntegerKernel(Kernel):
     def options(self, form: Form) -> dict[str, Any]:
         """What `compute` takes besides."""
 
+    def channels(self, builder: relax.BlockBuilder, given: Sequence[relax.Expr], form: Form) -> Sequence[relax.Expr]:
+        """What stands behind the weights, if anything does: where it is the indices of kept channels, these as bits."""
+        if form.n is None or not form.problem.conv.indexed:
+            return given
+        (indices,) = given
+        return [counted(builder, np.from_dlpack(indices.value), form.problem.conv.channels)]
+
     def call(
         self,
         builder: relax.BlockBuilder,
@@ -32,5 +41,6 @@ class IntegerKernel(Kernel):
         marks: dict,
         rounding: Rounding | None = None,
     ) -> relax.Expr:
+        weights = [*weights[:1], *self.channels(builder, weights[1:2], form), *weights[2:]]
         options = {"problem": form.problem, "rounding": rounding, "marks": marks} | self.options(form)
         return fusable_call(builder, self.name, self.compute, x, *weights, **options)

@@ -14,7 +14,7 @@ through, with SR-STE's term on pruned blocks (masking.py). This project's, where
   draw takes the best of those that this very step prunes, so that masks only shrink. At tau = 1 it takes any. With the
   scores of the raw weights, which are all different, pruned blocks come back by being drawn ("active": step 1. takes
   those first that were not active) or by outranking others as well ("weight"). But no loss sees pruned weights: under
-  soft training they grow, and push trained ones out. Short trainings lose by it (docs/results.md);
+  soft training they grow, and push trained ones out. Short trainings lose by it (docs/results_older.md);
 - tau is 0.01 by default; at their 1, on scores of unit length, the draw is nearly uniform;
 - p_t climbs by the usual cubic by default, not by their x^3 (schedules.py);
 - of each group one block stays at least.

@@ -20,18 +20,18 @@ def test_resizing_to_sizes():
     for mode in ("nearest", "nearest-exact", "area", "bilinear", "bicubic"):
         functions |= {f"{mode} {size}": resized(size=size, mode=mode) for size in SIZES}
     for mode in ("bilinear", "bicubic"):
-        functions |= {f"{mode} corners {size}": resized(size=size, mode=mode, align_corners=True) for size in SIZES}
-        functions |= {f"{mode} antialias {size}": resized(size=size, mode=mode, antialias=True) for size in SIZES}
+        functions |= {f"{mode} corners {size}": resized(size=size, mode=mode, align_corners=True) for size in SIZES[:3]}
+        functions |= {f"{mode} antialias {size}": resized(size=size, mode=mode, antialias=True) for size in SIZES[:3]}
     require_pytorchs(functions, IMAGE)
 
 
 def test_resizing_by_factors():
     functions = {}
     for mode in ("nearest", "nearest-exact", "bilinear", "bicubic"):
-        for factor in (0.3, 0.5, 1.5, 2.3, (2.0, 0.7)):
-            again = {"recompute_scale_factor": True}
+        for factor in (0.3, 0.5, 2.3, (2.0, 0.7)):
             functions[f"{mode} {factor}"] = resized(scale_factor=factor, mode=mode)
-            functions[f"{mode} {factor} recomputed"] = resized(scale_factor=factor, mode=mode, **again)
+        again = {"recompute_scale_factor": True}
+        functions[f"{mode} recomputed"] = resized(scale_factor=2.3, mode=mode, **again)
     require_pytorchs(functions, IMAGE)
 
 
