@@ -87,7 +87,9 @@ def _found() -> Destructors | None:
         return None
     mine, nothing = ctypes.addressof(ours), ctypes.cast(libc.getpid, ctypes.c_void_p)
     register.argtypes = (ctypes.c_void_p,) * 3
-    register(nothing, mine, None)  # what is called would be `getpid`
+    # What is called would be `getpid`. A thread that registers its first must name a library: glibc keeps the last one's
+    # and, told none again, writes to it.
+    register(nothing, mine, nothing)
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:  # where nothing is, reading fails and no more
             for _, _, variables, size in (each for each in _libraries() if each[0].startswith(LIBC)):
