@@ -87,8 +87,8 @@ def _found() -> Destructors | None:
         return None
     mine, nothing = ctypes.addressof(ours), ctypes.cast(libc.getpid, ctypes.c_void_p)
     register.argtypes = (ctypes.c_void_p,) * 3
-    # What is called would be `getpid`. A thread that registers its first must name a library: glibc keeps the last one's
-    # and, told none again, writes to it.
+    # What is called would be `getpid`. A thread's first must name a library: glibc notes the last that was named, and
+    # writes to its description.
     register(nothing, mine, nothing)
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:  # where nothing is, reading fails and no more
