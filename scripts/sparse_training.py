@@ -5,6 +5,7 @@ of the same masked networks, in turn.
     python scripts/sparse_training.py layers   -o results/sparse_training.csv
     python scripts/sparse_training.py networks -o results/sparse_training_networks.csv
     python scripts/sparse_training.py memory   -o results/sparse_training_memory.csv
+    python scripts/sparse_training.py profile  -o results/sparse_training_profile.csv
     python scripts/sparse_training.py start
 
 `layers`: the three products of layers of ResNet-18, ResNet-50 and MobileNetV1, hard masks: least milliseconds with the
@@ -12,7 +13,8 @@ zeros left out, PyTorch's, and the share of the machine's peak that the kept mul
 steps (forward, loss, backward, SGD with momentum): least milliseconds of both. Quiet cores are needed, one a thread:
 where another process takes one of two, a step on both takes several times as long. `memory`: of such steps in processes
 of their own, whose freed memory goes back to the system at once, the largest resident set, MiB; no quiet cores needed.
-`start`: how long the first step takes on a machine that has built no kernels yet.
+`profile`: what of such a step, hard masks, kernels take, and what the rest. `start`: how long the first step takes on a
+machine that has built no kernels yet.
 """
 
 import csv
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,8 +49,18 @@ LAYERS = [  # channels in and out, kernel, stride, pixels a side of the input, g
     (128, 128, 3, 1, 56, 128),
     (512, 512, 3, 1, 14, 512),
 ]
+LINEAR = [(196, 384, 1536), (196, 1536, 384)]  # rows of an image, inputs and outputs: of ConvNeXt-T
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v1", "mobilenet_v2")
 CLASSES = 1000
+PARTS = {  # of a step: what is in the names of what PyTorch calls for it
+    "convolutions by kernels": ("block_",),
+    "batch norms by kernels": ("batch_norm",),
+    "dense layers": ("convolution", "addmm", "aten::mm"),
+    "max pooling": ("max_pool2d", "maxpool2d"),
+    "activations": ("relu", "clamp_min", "threshold", "hardtanh"),
+    "optimizer": ("optimizer.step",),
+}
+REST = "the rest"
 
 
 @click.group(help=__doc__.split("\n\n")[0])
@@ -82,25 +95,14 @@ def layers(output: Path, batch: int, n: int, sparsity: float) -> None:
     import torch
 
     from subp.sparse_products import choice
-    from tvm_sched.products.problem import Problem
 
     threads = torch.get_num_threads()
     most = peak(threads)
     rows = []
-    for inputs, outputs, kernel, stride, pixels, groups in LAYERS:
-        own = n if groups == 1 else 1
-        around = (kernel // 2, kernel // 2)
-        sizes = (pixels, pixels), (kernel, kernel), (stride, stride), around
-        problem = Problem(batch, inputs, outputs, *sizes, groups=groups, n=own)
+    for name, pixels, problem in problems(batch, n):
         kept = max(1, round(problem.inputs * (1 - sparsity)))
-        row = {
-            "layer": f"{inputs}->{outputs} {kernel}x{kernel}{f' in {groups} groups' if groups > 1 else ''}",
-            "stride": stride,
-            "pixels": pixels,
-            "n": own,
-            "kept": kept,
-            "threads": threads,
-        }
+        row = {"layer": name, "stride": problem.stride[0], "pixels": pixels, "n": problem.n}
+        row |= {"kept": kept, "threads": threads}
         for kind, (ours, dense) in choice.seconds(problem, kept).items():
             share = problem.macs * kept / problem.inputs / ours / most
             row |= {
@@ -111,6 +113,23 @@ def layers(output: Path, batch: int, n: int, sparsity: float) -> None:
         rows.append(row)
         click.echo(", ".join(f"{name} {value}" for name, value in row.items()))
     write(output, rows)
+
+
+def problems(batch: int, n: int) -> Iterator[tuple]:
+    """(name, pixels a side or rows of an image, problem) of LAYERS and LINEAR."""
+    import torch
+
+    from subp.sparse_products import linear
+    from tvm_sched.products.problem import Problem
+
+    for inputs, outputs, kernel, stride, pixels, groups in LAYERS:
+        sizes = (pixels, pixels), (kernel, kernel), (stride, stride), (kernel // 2, kernel // 2)
+        name = f"{inputs}->{outputs} {kernel}x{kernel}{f' in {groups} groups' if groups > 1 else ''}"
+        yield name, pixels, Problem(batch, inputs, outputs, *sizes, groups=groups, n=n if groups == 1 else 1)
+    for rows, inputs, outputs in LINEAR:
+        index = torch.zeros(outputs // n, 0)
+        problem = linear.problem_of(batch * rows, inputs, outputs, index, torch.float32)
+        yield f"{inputs}->{outputs} linear", rows, problem
 
 
 def peak(threads: int) -> float:
@@ -250,6 +269,49 @@ def memory_of(given: str, kernels: bool) -> None:
     for _ in range(4):
         step()
     click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@main.command()
+@output
+@batch
+@click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
+@click.option("--sparsity", default=0.75, show_default=True)
+@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
+@click.option("--n", default=16, show_default=True)
+def profile(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
+    """What of a step takes which share of its time."""
+    from subp.pruning import sparse_compute
+
+    rows = []
+    for name in names:
+        model, _, step = training(name, n, sparsity, False, (batch, 3, pixels, pixels))
+        sparse_compute.attach(model)
+        step()
+        taken = parts_of(step)
+        for part, seconds in taken.items():
+            row = {"network": name, "n": n, "sparsity": sparsity, "batch": batch, "pixels": pixels, "part": part}
+            rows.append(row | {"share": f"{seconds / sum(taken.values()):.3f}"})
+            click.echo(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
+    write(output, rows)
+
+
+def parts_of(step: Callable[[], None], steps: int = 3) -> dict[str, float]:
+    """Seconds of PARTS, and of REST, in a step, by PyTorch's profiler; on average."""
+    from torch import profiler
+
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(steps):
+            step()
+    seconds = dict.fromkeys([*PARTS, REST], 0.0)
+    for event in seen.events():
+        called = [event]  # and what has called it
+        while called[-1].cpu_parent:
+            called.append(called[-1].cpu_parent)
+        found = (
+            part for each in called for part, names in PARTS.items() if any(name in each.name.lower() for name in names)
+        )
+        seconds[next(found, REST)] += event.self_cpu_time_total / 1e6 / steps
+    return seconds
 
 
 @main.command()

@@ -42,6 +42,11 @@ class Curve:
     seconds: tuple[float, ...]
     accuracies: tuple[float, ...]
 
+    @property
+    def name(self) -> str:
+        """The method, and how long it trained."""
+        return f"{self.method}, {len(self.seconds)} epochs"
+
     def reaches(self, accuracy: float) -> float | None:
         """Seconds until an epoch ends with that accuracy; None if none does."""
         found = (seconds for seconds, own in zip(self.seconds, self.accuracies, strict=True) if own >= accuracy)
@@ -155,14 +160,15 @@ def between(points: Sequence[tuple[float, float]], at: float) -> float:
 
 def reached(curves: Sequence[Curve]) -> list[str]:
     """Of each training, its whole time, its last accuracy, and when it reached shares of the dense one's last."""
-    dense = next((each for each in curves if each.method == DENSE), curves[0])
+    alike = [each for each in curves if each.method == DENSE] or curves
+    dense = max(alike, key=lambda each: len(each.seconds))
     lines = []
     for each in curves:
         goals = []
         for share in (0.9, 0.95, 1.0):
             seconds = each.reaches(share * dense.accuracies[-1])
             goals.append(f"{share:.0%} of the dense one's " + ("never" if seconds is None else f"{seconds:.0f} s"))
-        lines.append(f"{each.method}: {each.seconds[-1]:.0f} s, {each.accuracies[-1]:.1%}; {', '.join(goals)}")
+        lines.append(f"{each.name}: {each.seconds[-1]:.0f} s, {each.accuracies[-1]:.1%}; {', '.join(goals)}")
     return lines
 
 
@@ -178,8 +184,9 @@ def picture(settings: dict[tuple[str, ...], list[Curve]]) -> bytes:
         data, network, pixels, _ = setting
         for each in curves:
             style: dict = {"color": "black", "linewidth": 2} if each.method == DENSE else {}
+            short = len(each.seconds) < max(len(other.seconds) for other in curves)
             minutes, accuracies = [seconds / 60 for seconds in each.seconds], [100 * own for own in each.accuracies]
-            axes.plot(minutes, accuracies, ".-", label=each.method, **style)
+            axes.plot(minutes, accuracies, ".--" if short else ".-", label=each.name, **style)
         axes.set_title(f"{network}, {data}, {pixels} pixels", fontsize=10)
         axes.set_xlabel("minutes of steps, one thread")
         axes.set_ylabel("test accuracy, %")

@@ -200,7 +200,7 @@ def _weight(layer: nn.Module, sparse: tuple[bool, ...]) -> Tensor:
 
 def _asked(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> "Problem | Norm | str":
     """What the layer computes of such an input; or why it computes densely, whatever is faster."""
-    from subp.sparse_products import batch_norm, operator
+    from subp.sparse_products import batch_norm, linear, operator
 
     norm = isinstance(layer, nn.BatchNorm2d)
     if not (norm or _depthwise(layer) or masking.masked_weights(layer) == ["weight"]):
@@ -216,7 +216,9 @@ def _asked(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> "Pro
         return "its rows keep unequally many blocks"
     if isinstance(layer, nn.Linear):
         rows = prod(shape[:-1])
-        return operator.rows_problem(rows, weight, index) if rows >= LEAST_ROWS else f"only from {LEAST_ROWS} rows on"
+        if rows < LEAST_ROWS:
+            return f"only from {LEAST_ROWS} rows on"
+        return linear.problem_of(rows, weight.shape[1], weight.shape[0], index, weight.dtype)
     assert isinstance(layer, nn.Conv2d)
     if len(shape) != 4:
         return "only for batches of images"
@@ -239,8 +241,7 @@ def _chosen(layer: nn.Module, x: Tensor) -> tuple[tuple[bool, ...], Tensor | Non
         chosen = choice.choose_norm(asked, measure=training)
     else:
         assert index is not None
-        linear = isinstance(layer, nn.Linear)
-        chosen = choice.choose(asked, index.shape[1], soft=_soft(layer), linear=linear, measure=training)
+        chosen = choice.choose(asked, index.shape[1], soft=_soft(layer), measure=training)
     if training:
         converted = any(chosen.sparse) and not x.is_contiguous() and x.ndim == 4
         _state(layer).told = f"{chosen}{', in float32' * casts}{', of a contiguous copy' * converted}"
@@ -263,12 +264,12 @@ def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    from subp.sparse_products import choice, operator
+    from subp.sparse_products import choice, linear
 
     sparse, index = choice.unseen(_chosen, layer, x)
     if not any(sparse):
         return _densely(layer, x)
-    y = operator.block_linear(x, _weight(layer, sparse), index, sparse)
+    y = linear.block_linear(x, _weight(layer, sparse), index, sparse)
     return y if layer.bias is None else y + layer.bias
 
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,10 @@ def unseen(call: Callable, *arguments: Any) -> Any:
     return call(*arguments)
 
 
-def choose(problem: Problem, kept: int, *, soft: bool = False, linear: bool = False, measure: bool = True) -> Choice:
+def choose(problem: Problem, kept: int, *, soft: bool = False, measure: bool = True) -> Choice:
     """For `kept` blocks in each row.
 
     soft:     the weight's gradient is wanted of pruned blocks too: PyTorch's
-    linear:   between transpositions, all products or none
     measure:  else what has been chosen before at this size
     """
     why = products.why_not(problem)
@@ -77,11 +76,11 @@ def choose(problem: Problem, kept: int, *, soft: bool = False, linear: bool = Fa
     if why:
         return Choice(why=why)
     eighth = ceil(EIGHTHS * kept / problem.inputs)
-    key = problem, eighth, soft, linear, torch.get_num_threads()
+    key = problem, eighth, soft, torch.get_num_threads()
     if key not in _known and not measure:
         return Choice(why=NOT_TRAINED)
     if key not in _known:
-        _known[key] = _chosen(problem, min(problem.inputs, ceil(eighth * problem.inputs / EIGHTHS)), soft, linear)
+        _known[key] = _chosen(problem, min(problem.inputs, ceil(eighth * problem.inputs / EIGHTHS)), soft)
     return _known[key]
 
 
@@ -108,15 +107,10 @@ def build(problems: Iterable[Problem | Norm], tell: Callable[[int, int], None] =
     workers.build(wanted, tell)
 
 
-def _chosen(problem: Problem, kept: int, soft: bool, linear: bool) -> Choice:
-    seconds_of = linear_seconds if linear else seconds
-    name = f"{problem.key()};kept={kept};linear={linear}"
-    taken = _measured(name, problem, KINDS, lambda: seconds_of(problem, kept))
+def _chosen(problem: Problem, kept: int, soft: bool) -> Choice:
+    taken = _measured(f"{problem.key()};kept={kept}", problem, KINDS, lambda: seconds(problem, kept))
     asked = [kind != KINDS[2] or not soft for kind in KINDS]
-    gains = [own and dense - ours for own, (ours, dense) in zip(asked, taken.values(), strict=True)]
-    if linear:
-        gains = [own and sum(gains) for own in asked]
-    return Choice(tuple(gain > 0 for gain in gains), taken)
+    return Choice(tuple(own and ours < dense for own, (ours, dense) in zip(asked, taken.values(), strict=True)), taken)
 
 
 def _measured(
@@ -148,9 +142,11 @@ def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tens
     draws = torch.Generator().manual_seed(0)
     p, dtype = problem, getattr(torch, problem.dtype)
     index = torch.rand(p.block_rows, p.inputs, generator=draws).argsort(1)[:, :kept].sort(1).values.int()
-    x = torch.randn(p.batch, p.channels, *p.image, generator=draws, dtype=dtype)
-    dy = torch.randn(p.batch, p.outputs, *p.output, generator=draws, dtype=dtype)
-    weight = torch.randn(p.outputs, p.inputs, *p.kernel, generator=draws, dtype=dtype)
+    rows = p.batch * prod(p.image)
+    shapes = ((rows, p.channels), (rows, p.outputs), (p.outputs, p.inputs))
+    if not p.turned:
+        shapes = (p.batch, p.channels, *p.image), (p.batch, p.outputs, *p.output), (p.outputs, p.inputs, *p.kernel)
+    x, dy, weight = (torch.randn(shape, generator=draws, dtype=dtype) for shape in shapes)
     return x, dy, weight, index.contiguous()
 
 
@@ -160,21 +156,19 @@ def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
     p = problem
     x, dy, weight, index = _operands(p, kept)
     conv = p.stride, p.padding, p.dilation, p.groups
-    pairs: Sequence[tuple[Callable, Callable]] = (
-        (
-            lambda: operator.product(KINDS[0], p, index, (x, weight), torch.empty_like(dy)),
-            lambda: torch.conv2d(x, weight, None, *conv),
-        ),
-        (
-            lambda: operator.product(KINDS[1], p, index, (dy, weight), torch.empty_like(x)),
-            lambda: conv2d_input(x.shape, weight, dy, *conv),
-        ),
-        (
-            lambda: operator.product(KINDS[2], p, index, (x, dy), torch.empty_like(weight)),
-            lambda: conv2d_weight(x, weight.shape, dy, *conv),
-        ),
-    )
-    return {kind: _least(*pair) for kind, pair in zip(KINDS, pairs, strict=True)}
+    ours: list[Callable] = [
+        lambda: operator.product(KINDS[0], p, index, (x, weight), torch.empty_like(dy)),
+        lambda: operator.product(KINDS[1], p, index, (dy, weight), torch.empty_like(x)),
+        lambda: operator.product(KINDS[2], p, index, (x, dy), torch.empty_like(weight)),
+    ]
+    theirs: list[Callable] = [
+        lambda: torch.conv2d(x, weight, None, *conv),
+        lambda: conv2d_input(x.shape, weight, dy, *conv),
+        lambda: conv2d_weight(x, weight.shape, dy, *conv),
+    ]
+    if p.turned:
+        theirs = [lambda: functional.linear(x, weight), lambda: dy @ weight, lambda: dy.t() @ x]
+    return {kind: _least(*pair) for kind, *pair in zip(KINDS, ours, theirs, strict=True)}
 
 
 @torch.no_grad()
@@ -194,37 +188,6 @@ def _norm_seconds(norm: Norm) -> tuple[float, ...]:
         torch.ops.aten.native_batch_norm_backward(*given)
 
     return _least(ours, theirs)
-
-
-@torch.no_grad()
-def linear_seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
-    """Of a linear layer whose rows `problem` has as pixels of images, transpositions to and fro included."""
-    p = problem
-    x, dy, weight, index = _operands(p, kept)
-    matrix = weight.flatten(1)
-    rows, gradients = (each.flatten(2).transpose(1, 2).flatten(0, 1).contiguous() for each in (x, dy))
-
-    def planes(each: Tensor) -> Tensor:
-        return each.view(p.batch, -1, each.shape[1]).transpose(1, 2).contiguous()
-
-    def back(each: Tensor) -> Tensor:
-        return each.flatten(2).transpose(1, 2).contiguous()
-
-    pairs: Sequence[tuple[Callable, Callable]] = (
-        (
-            lambda: back(operator.product(KINDS[0], p, index, (planes(rows), weight), torch.empty_like(dy))),
-            lambda: functional.linear(rows, matrix),
-        ),
-        (
-            lambda: back(operator.product(KINDS[1], p, index, (planes(gradients), weight), torch.empty_like(x))),
-            lambda: gradients @ matrix,
-        ),
-        (
-            lambda: operator.product(KINDS[2], p, index, (x, dy), torch.empty_like(weight)),
-            lambda: gradients.t() @ rows,
-        ),
-    )
-    return {kind: _least(*pair) for kind, pair in zip(KINDS, pairs, strict=True)}
 
 
 def _least(*calls: Callable) -> tuple[float, ...]:

@@ -40,16 +40,6 @@ def problem_of(
     )
 
 
-def rows_problem(rows: int, weight: Tensor, index: Tensor) -> Problem:
-    """What a linear layer of weight [O, I] computes of so many rows, as a convolution of images: as many as threads can
-    share.
-    """
-    threads = torch.get_num_threads()
-    batch = next(count for count in (2 * threads, threads, 1) if rows % count == 0)
-    shape = batch, weight.shape[1], 1, rows // batch
-    return problem_of(shape, weight[:, :, None, None], index, ((1, 1), (0, 0), (1, 1)), 1)
-
-
 def product(kind: str, problem: Problem, index: Tensor, operands: Sequence[Tensor], result: Tensor) -> Tensor:
     """Computes one of the three into `result`, which is contiguous and returned. Raises TypeError for tensors of other
     dtypes than the problem's, and an index of another one than int32.
@@ -161,13 +151,3 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 block_conv2d.register_autograd(_backward, setup_context=_setup)
 block_conv2d.register_autocast("cpu", torch.float32)
-
-
-def block_linear(x: Tensor, weight: Tensor, index: Tensor, sparse: Sequence[int]) -> Tensor:
-    """x [*, I] times weight [O, I] turned round, which is zero but in the blocks of `index`, as `block_conv2d` of
-    images [B, I, 1, rows]: between two transpositions.
-    """
-    problem = rows_problem(x.numel() // x.shape[-1], weight, index)
-    planes = x.reshape(problem.batch, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)
-    y = block_conv2d(planes, weight[:, :, None, None], index, (1, 1), (0, 0), (1, 1), 1, sparse)
-    return y.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)

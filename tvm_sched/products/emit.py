@@ -119,6 +119,63 @@ def kernel_taps(problem: Problem, together: int = 1) -> Iterator[tuple[Expr | in
                 yield row, column
 
 
+def turn(
+    vectors: Vectors,
+    target: Buffer,
+    at: Expr | int,
+    pitch: int,
+    source: Buffer,
+    start: Expr | int,
+    source_pitch: int,
+    size: tuple[int, int],
+) -> None:
+    """`target[at + j*pitch + i] = source[start + i*source_pitch + j]` for i, j within size: by squares, whose sides are
+    a vector's lanes, or powers of two where less is left.
+    """
+    for top, high, rows in _stretches(size[0], vectors.lanes):
+        for left, wide, columns in _stretches(size[1], vectors.lanes):
+            side = min(high, wide)
+            with loop(rows * (high // side)) as i, loop(columns * (wide // side)) as j:
+                row, column = top + i * side, left + j * side
+                first, into = start + row * source_pitch + column, at + column * pitch + row
+                _turn_square(Vectors(side, vectors.dtype), target, into, pitch, source, first, source_pitch)
+
+
+def _stretches(count: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """(first, size, number) of pieces that cover so many places, sizes being powers of two."""
+    first, size = 0, most
+    while count > first:
+        number = (count - first) // size
+        if number:
+            yield first, size, number
+        first, size = first + number * size, size // 2
+
+
+def _turn_square(
+    vectors: Vectors, target: Buffer, at: Expr, pitch: int, source: Buffer, start: Expr, source_pitch: int
+) -> None:
+    """Of as many rows as a vector has lanes. What is row and lane of a number, in bits, is rotated by one bit where
+    each of the first half of the rows is interleaved with one of the second: so often until lanes are rows.
+    """
+    lanes = vectors.lanes
+    if lanes == 1:
+        T.buffer_store(target, source[start], [at])
+        return
+    rows = [vectors.load(source, start + i * source_pitch) for i in range(lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        held = memory("square", lanes * lanes, vectors.dtype, "local")
+        for i, row in enumerate(rows):
+            vectors.store(held, i * lanes, row)
+        pairs = [[vectors.load(held, i * lanes) for i in (half, half + lanes // 2)] for half in range(lanes // 2)]
+        rows = [
+            tirx.Shuffle(pair, [place for i in range(first, first + lanes // 2) for place in (i, i + lanes)])
+            for pair in pairs
+            for first in (0, lanes // 2)
+        ]
+    for i, row in enumerate(rows):
+        vectors.store(target, at + i * pitch, row)
+
+
 def clear(vectors: Vectors, buffer: Buffer, first: Expr | int, count: int) -> None:
     """Zeros in so many places from `first` on."""
     whole, rest = divmod(count, vectors.lanes)

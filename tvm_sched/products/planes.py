@@ -12,7 +12,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
-from tvm_sched.products.emit import Vectors, clear, copy_row, loop
+from tvm_sched.products.emit import Vectors, clear, copy_row, loop, turn
 from tvm_sched.products.problem import BYTES, Problem
 
 
@@ -140,18 +140,27 @@ def clear_rest(planes: Planes, buffer: Buffer, vectors: Vectors) -> None:
 
 def pack_input(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:
     """`buffer` gets images `first_image` and following of x [B, C, H, W]."""
+    if planes.problem.turned:
+        _turn_in(planes, first_image, x, buffer, vectors)
+        return
     _each_row(planes, first_image, x, buffer, vectors, into=True)
     clear_rest(planes, buffer, vectors)
 
 
 def unpack_input(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:
     """Those images get what `buffer` holds of them. Pixels that no tap reads keep what they were."""
+    if planes.problem.turned:
+        _turn_out(planes, first_image, x, planes.lines, 0, buffer, vectors)
+        return
     _each_row(planes, first_image, x, buffer, vectors, into=False)
 
 
 def pack_output(planes: Planes, first_image: Expr, y: Buffer, buffer: Buffer, vectors: Vectors) -> None:
     """`buffer` gets images of y [B, O, H', W'], zeros between its rows, before and behind them."""
     p = planes.problem
+    if p.turned:
+        _turn_in(planes, first_image, y, buffer, vectors)
+        return
     height, width = p.output
     with loop(planes.count) as image, loop(p.outputs) as output:
         line = image * planes.image + output * planes.line
@@ -175,8 +184,28 @@ def unpack_rows(
 ) -> None:
     """y's outputs of a block row, of those images, get what `buffer [images, n, positions]` holds."""
     p = planes.problem
+    if p.turned:
+        _turn_out(planes, first_image, y, p.outputs, block_row * p.n, buffer, vectors)
+        return
     height, width = p.output
     with loop(planes.count) as image, loop(p.n) as lane, loop(height) as row:
         output = block_row * p.n + lane
         at = (((first_image + image) * p.outputs + output) * height + row) * width
         copy_row(vectors, y, at, buffer, image * planes.image + lane * planes.line + row * p.pitch, width)
+
+
+def _turn_in(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:
+    """Lines of `buffer` get the columns of x [B * positions, lines], of the rows of those images."""
+    own = prod(planes.problem.image)
+    start = first_image * (own * planes.lines)
+    turn(vectors, buffer, planes.front, planes.line, x, start, planes.lines, (planes.count * own, planes.lines))
+    clear_rest(planes, buffer, vectors)
+
+
+def _turn_out(
+    planes: Planes, first_image: Expr, x: Buffer, columns: int, first: Expr | int, buffer: Buffer, vectors: Vectors
+) -> None:
+    """The rows of those images of x [B * positions, columns] get the lines of `buffer` from column `first` on."""
+    own = prod(planes.problem.image)
+    at = first_image * (own * columns) + first
+    turn(vectors, x, at, columns, buffer, planes.front, planes.line, (planes.lines, planes.count * own))

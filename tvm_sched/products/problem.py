@@ -19,7 +19,8 @@ BYTES = {"float32": 4, "float64": 8}
 class Problem:
     """`x [batch, channels, *image]`, weights `[outputs, channels / groups, *kernel]` in blocks of n outputs.
 
-    n must divide outputs / groups, padding is the same on opposite sides.
+    n must divide outputs / groups, padding is the same on opposite sides. turned: x and y lie as `[batch, *image,
+    channels]`, rows of a linear layer; of pointwise problems without strides and padding.
     """
 
     batch: int
@@ -33,6 +34,7 @@ class Problem:
     groups: int = 1
     n: int = 16
     dtype: str = "float32"
+    turned: bool = False
 
     @cached_property
     def output(self) -> Pair:

@@ -40,7 +40,7 @@ def lanes_of(problem: Problem, target: Target) -> int:
 def in_place(problem: Problem, whole: int) -> bool:
     """Whether PyTorch's memory serves as it is: no tap, stride or padding, and whole vectors in a plane."""
     plain = problem.pointwise and problem.stride == (1, 1) and problem.padding == (0, 0)
-    return plain and prod(problem.image) % whole == 0
+    return plain and not problem.turned and prod(problem.image) % whole == 0
 
 
 def shares(problem: Problem, threads: int) -> int:

@@ -139,7 +139,8 @@ def test_torch_compile_keeps_the_products_whole():
 
     compiled = torch.compile(model, backend=backend)
     close(results(compiled, X), expected, 1e-5)
-    assert sum("subp.block_conv2d" in each for each in seen) == 4 and "subp.batch_norm.default" in seen
+    assert sum("subp.block_conv2d" in each for each in seen) == 3
+    assert {"subp.block_linear.default", "subp.batch_norm.default"} <= set(seen)
     mask = masking.mask_of(model[1]).mask
     mask.copy_(mask.roll(1, dims=1))
     sparse_compute.detach(twin := copy.deepcopy(model))

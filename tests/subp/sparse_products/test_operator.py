@@ -1,8 +1,11 @@
-"""The operators of torch.library around the products: gradients, fake tensors, autocast."""
+"""The operators of torch.library around the products: gradients, fake tensors, autocast, rows of linear layers."""
 
 import pytest
 import torch
+from torch.nn import functional
 
+from subp.sparse_products import linear
+from subp.sparse_products.linear import block_linear, pieces
 from subp.sparse_products.operator import block_conv2d, input_gradient, weight_gradient
 
 INDEX = torch.tensor([[0, 2], [1, 4]], dtype=torch.int32)
@@ -52,6 +55,25 @@ def test_other_dtypes_than_the_weights_are_refused():
             block_conv2d(given, weight, index, *CONV, [1, 1, 1])
 
 
+@pytest.mark.parametrize("sparse", [(1, 1, 1), (0, 1, 0)])
+def test_linear_layers_are_pytorchs_of_rows_in_any_number_of_dimensions(sparse):
+    x, weight = operands()
+    x, weight = torch.randn(3, 5, 7, 5, dtype=weight.dtype).requires_grad_(), weight[:, :, 1, 1].detach()
+    weight.requires_grad_()
+    expected, y = functional.linear(x, weight), block_linear(x, weight, INDEX, sparse)
+    dy = torch.randn_like(expected)
+    torch.testing.assert_close(y, expected)
+    ours, theirs = (torch.autograd.grad(each, (x, weight), dy) for each in (y, expected))
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1] if not sparse[2] else torch.where(weight != 0, theirs[1], 0))
+
+
+def test_rows_are_cut_into_pieces_that_threads_share_and_caches_hold():
+    assert pieces(3136, 1) == 7 and pieces(3136, 2) == 8
+    assert pieces(64, 2) == 2 and pieces(6002, 1) == 1 and pieces(1, 4) == 1
+    assert pieces(3001, 2) == 1  # a prime: in one piece, rather than row by row
+
+
 def test_torch_library_finds_nothing_wrong():
     x, weight = operands(torch.float32)
     torch.library.opcheck(block_conv2d, (x, weight, INDEX, *CONV, [1, 1, 1]))
@@ -60,6 +82,10 @@ def test_torch_library_finds_nothing_wrong():
     x, weight = x.detach(), weight.detach()
     torch.library.opcheck(input_gradient, (y, weight, INDEX, x.shape, *CONV, True), test_utils=tests)
     torch.library.opcheck(weight_gradient, (x, y, weight, INDEX, *CONV, True), test_utils=tests)
+    rows, matrix, dy = torch.randn(4, 5), torch.randn(8, 5), torch.randn(4, 8)
+    torch.library.opcheck(linear._block_linear, (rows, matrix, INDEX, [1, 1, 1]), test_utils=tests)
+    torch.library.opcheck(linear.input_gradient, (dy, matrix, INDEX, True), test_utils=tests)
+    torch.library.opcheck(linear.weight_gradient, (rows, dy, INDEX, True), test_utils=tests)
 
 
 def test_torch_compile_keeps_it_whole_and_autocast_computes_it_in_float32():

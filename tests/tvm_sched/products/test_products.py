@@ -58,6 +58,11 @@ def guarded(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return memory, inside
 
 
+def lines(images: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] as [B * H * W, C]."""
+    return images.movedim(1, -1).flatten(0, -2).contiguous()
+
+
 def check(problem: Problem, kept: int, threads: int, relative: float | None = None) -> None:
     p, dtype, draws = problem, getattr(torch, problem.dtype), torch.Generator().manual_seed(0)
     index = torch.rand(p.block_rows, p.inputs, generator=draws).argsort(1)[:, :kept].sort(1).values.int().contiguous()
@@ -73,6 +78,9 @@ def check(problem: Problem, kept: int, threads: int, relative: float | None = No
         "input_gradient": conv2d_input(x.shape, zeroed, dy.double(), *conv),
         "weight_gradient": conv2d_weight(x.double(), weight.shape, dy.double(), *conv) * mask,
     }
+    if p.turned:
+        x, dy = lines(x), lines(dy)
+        expected |= {kind: lines(expected[kind]) for kind in ("forward", "input_gradient")}
     operands = {"forward": (x, weight), "input_gradient": (dy, weight), "weight_gradient": (x, dy)}
     limit = relative or {"float32": 1e-5, "float64": 1e-13}[p.dtype]
     for kind, right in expected.items():
@@ -97,8 +105,11 @@ def test_products_are_pytorchs(seed):
         Problem(4, 20, 32, (7, 7), n=16),
         Problem(2, 20, 32, (8, 8), n=16),
         Problem(1, 3, 16, (5, 9), (3, 3), (3, 3), (0, 2), (2, 1)),  # phases that some rows alone read
+        Problem(2, 20, 32, (1, 37), n=16, turned=True),
+        Problem(6, 33, 24, (1, 8), n=12, turned=True),
+        Problem(3, 16, 32, (1, 64), n=32, dtype="float64", turned=True),
     ],
-    ids=["stride", "depthwise", "images side by side", "in place", "phases"],
+    ids=["stride", "depthwise", "side by side", "in place", "phases", "linear", "linear of 12", "linear of 32"],
 )
 def test_kinds_of_convolutions(problem):
     check(problem, max(1, problem.inputs // 3), threads=2)
