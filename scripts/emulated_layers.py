@@ -51,7 +51,7 @@ class Board:
             ends[0].write_bytes(bundle.npz(given))
         else:
             np.save(ends[0], *given.values())
-        words = [str(self.folder / "run.sh"), str(ends[0]), "-o", str(ends[1])]
+        words = ["sh", str(self.folder / "run.sh"), str(ends[0]), "-o", str(ends[1])]
         subprocess.run(words, env=os.environ | {"RUN_UNDER": self.under}, check=True, capture_output=True)
         if len(signature.outputs) == 1:
             return [np.load(ends[1])]

@@ -20,13 +20,13 @@ import click
 @click.option("--target-latency", default=0.35, show_default=True)
 @click.option("--target", default="host", show_default=True)
 @click.option("--n", default=16, show_default=True)
-@click.option("--one-n", is_flag=True, help="N in all layers.")
+@click.option("--vary-n", is_flag=True, help="Layers choose N too.")
 @click.option("--size", type=int, default=224, show_default=True, help="Of the image.")
 @click.option("--calls", default=60, show_default=True)
 @click.option(
     "--save", type=click.Path(file_okay=False), help="Folder for the two compiled networks, to measure again."
 )
-def command(model, target_latency, target, n, one_n, size, calls, save):
+def command(model, target_latency, target, n, vary_n, size, calls, save):
     """Plan, compile and measure MODEL."""
     from pathlib import Path
 
@@ -45,7 +45,7 @@ def command(model, target_latency, target, n, one_n, size, calls, save):
         sparsifier = Sparsifier(
             network,
             n=n,
-            one_n=one_n,
+            vary_n=vary_n,
             target_latency=target_latency,
             target=target,
             method="random",

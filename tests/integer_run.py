@@ -15,8 +15,8 @@ from zeros import keep_blocks
 
 from tvm_sched import targets
 from tvm_sched.kernels.base import Form, Kernel
-from tvm_sched.kernels.integer import planar_conv2d, planar_depthwise, planar_stem, taps
 from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_stem, taps
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.targets import Target

@@ -87,7 +87,9 @@ def _found() -> Destructors | None:
         return None
     mine, nothing = ctypes.addressof(ours), ctypes.cast(libc.getpid, ctypes.c_void_p)
     register.argtypes = (ctypes.c_void_p,) * 3
-    register(nothing, mine, None)  # what is called would be `getpid`
+    # What is called would be `getpid`. A thread's first must name a library: glibc notes the last that was named, and
+    # writes to its description.
+    register(nothing, mine, nothing)
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:  # where nothing is, reading fails and no more
             for _, _, variables, size in (each for each in _libraries() if each[0].startswith(LIBC)):

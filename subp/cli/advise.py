@@ -8,7 +8,7 @@ import click
 
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, INPUT_FILE, Finite, Fractions, Numbers, OutputFile, target_option
+from subp.cli.options.types import FOLDER, INPUT_FILE, THREADS, Finite, Fractions, Numbers, OutputFile, target_option
 from subp.pruning.methods import DEFAULT
 from subp_contract.errors import require
 
@@ -41,7 +41,7 @@ SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
     show_default=True,
     help="Precision of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores that share each layer.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Cores that share each layer.")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--ghz",

@@ -11,6 +11,7 @@ from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
     FOLDER,
+    THREADS,
     OutputFile,
     Shapes,
     calibrate_option,
@@ -41,9 +42,7 @@ SECONDS = {"export": 15.0, "select_kernels": 10.0, "schedule_functions": 3.0, "m
 @target_option
 @precision_option
 @calibrate_option
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads to plan each layer's work for.  [default: the target's cores]"
-)
+@click.option("--threads", type=THREADS, help="Threads to plan each layer's work for.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")
 @click.option(
     "--shape",
@@ -107,7 +106,9 @@ def command(
     machine = targets.get(target)  # a wrong name, or that nothing links for it, is told before the network is loaded
     require_precision(precision, weights, calibrate, machine)  # and likewise
     if output.suffix != ".tar":
-        toolchain.linker(machine, cc)
+        linker = toolchain.linker(machine, cc)
+        if cc:
+            toolchain.try_out(linker)
     source, example, metadata = opened(model, settings, shapes)
     calibration = batches_of(precision, calibrate, model, source, example, metadata)
     with staged(dict.fromkeys(compiler.steps(), 1.0) | SECONDS, what=f"compiling {model}: ") as reached:

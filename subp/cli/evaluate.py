@@ -8,7 +8,7 @@ import click
 
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import SEED, not_an_input
+from subp.cli.options.types import SEED, THREADS, not_an_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ PAIRS = 10  # mistakes shown of more
 @click.option(
     "--seed", "split_seed", type=SEED, default=0, show_default=True, help="Seed of the split, of DATA in one part."
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads to compute with.  [default: one for each core]")
+@click.option("--threads", type=THREADS, help="Threads to compute with.  [default: one for each core]")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @json_option("all of it")
 def command(

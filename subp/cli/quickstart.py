@@ -35,7 +35,7 @@ SECONDS = {
     "starting": 4.0,
     "training dense": 10.0,
     "training sparse": 10.0,
-    "tuning": 15.0,
+    "tuning": 20.0,
     "building the small networks": 15.0,
     "other engines on the small network": 6.0,
     "measuring the small network": 6.0,
@@ -52,7 +52,7 @@ class Scale:
     model: str = "resnet20"
     epochs: int = 8
     tuning_trials: int = 8  # a kernel
-    tuning_minutes: float = 0.2
+    tuning_minutes: float = 0.3
     measuring_seconds: float = 6.0  # a comparison
     full_size: str = "resnet18"
     pixels: int = 224  # of the full-size network's images

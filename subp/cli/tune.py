@@ -8,7 +8,15 @@ import click
 
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
-from subp.cli.options.types import FOLDER, Finite, calibrate_option, precision_option, target_option, weights_option
+from subp.cli.options.types import (
+    FOLDER,
+    THREADS,
+    Finite,
+    calibrate_option,
+    precision_option,
+    target_option,
+    weights_option,
+)
 from subp_contract.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @model_options()
 @target_option
-@click.option("--threads", type=click.IntRange(1), help="Threads to measure with.  [default: the target's cores]")
+@click.option("--threads", type=THREADS, help="Threads to measure with.  [default: the target's cores]")
 @click.option("--records", type=FOLDER, help="Folder of the tuning log to write, or to add to.")
 @click.option("--best", type=FOLDER, help="Folder for the fastest record of each kernel: all that compiling needs.")
 @click.option(
@@ -217,9 +225,10 @@ def described(summary: "TuningSummary") -> str:
     """What the search did, in one line: '9 of 12 kernels, 98 tiles measured: 1.52 -> 1.40 ms together, in 38 s'."""
     known = [each for each in summary.tasks if isfinite(each.default_ms)]
     before, after = (sum(getattr(each, time) * each.task.calls for each in known) for time in ("default_ms", "best_ms"))
+    forms = f"{len(summary.forms)} layers in several forms, " if summary.forms else ""
     measured = f"{sum(each.measured for each in summary.tasks)} tiles measured"
     if not summary.built and len(known) == len(summary.tasks):
         measured += " before, nothing left to do"
     failed = f" ({summary.failed} failed, first: {summary.first_error})" if summary.failed else ""
-    times = f"{before:.3f} -> {after:.3f} ms together, in {summary.seconds:.0f} s"
-    return f"{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}: {times}"
+    times = f": {before:.3f} -> {after:.3f} ms together" if known else ""
+    return f"{forms}{len(known)} of {len(summary.tasks)} kernels, {measured}{failed}{times}, in {summary.seconds:.0f} s"

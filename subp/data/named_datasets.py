@@ -52,6 +52,8 @@ def _make(name: str, make: Callable[..., Dataset], options: dict) -> Dataset:
     try:
         return make(**options)
     except (RuntimeError, FileNotFoundError) as error:
+        if not options.get("download", True):
+            raise UserError(f"{name} is not (whole) in {options['root']}: --download fetches it there") from error
         raise UserError(f"{name} is not (whole) in {options['root']}: {str(error).splitlines()[0]}") from error
 
 

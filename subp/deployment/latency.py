@@ -1,7 +1,7 @@
 """Sparsity and block size by layer from a latency: of the compiled network's predicted time a fraction of the dense
 one's, and of all ways to reach it the one that keeps most.
 
-    sparsities, sizes = planned(model, settings, (3, 224, 224))      # settings.target_latency, .target, .n, .one_n
+    sparsities, sizes = planned(model, settings, (3, 224, 224))      # settings.target_latency, .target, .n, .vary_n
 
 The network is lowered dense and with every N at each of STEPS, as `subp advise` does, and each layer's time is read off
 the predictions of its kernels. What a layer takes is assumed not to depend on the others, and the rest of the network
@@ -53,7 +53,7 @@ def planned(
     sizes = [[block_size(place, n) or settings.n for n, _ in choices] for place in places.values()]
     kept = np.array(
         [
-            [_kept(weight_of(*place), n, p, settings.one_n) for n, (_, p) in zip(of_layer, choices, strict=True)]
+            [_kept(weight_of(*place), n, p, settings.vary_n) for n, (_, p) in zip(of_layer, choices, strict=True)]
             for place, of_layer in zip(places.values(), sizes, strict=True)
         ]
     )
@@ -76,13 +76,13 @@ def widths(settings: Settings) -> list[int]:
     """The N that layers choose among: n, which is taken where another is no better, then half and twice as many."""
     n = settings.n
     narrower = [n // 2] if n % 2 == 0 and n // 2 >= NARROWEST else []
-    return [n] if settings.one_n else [n, *narrower, 2 * n]
+    return [n, *narrower, 2 * n] if settings.vary_n else [n]
 
 
-def _kept(weight: torch.Tensor, n: int, sparsity: float, one_n: bool) -> float:
+def _kept(weight: torch.Tensor, n: int, sparsity: float, vary_n: bool) -> float:
     """What the layer keeps: its weights, or of several N their expected sum of squares, each's being 1."""
     pruned = pruned_count(sparsity, weight.shape[1]) / weight.shape[1]
-    share = 1 - pruned if one_n else energy(pruned, n * weight[0, 0].numel())
+    share = energy(pruned, n * weight[0, 0].numel()) if vary_n else 1 - pruned
     return share * weight.numel()
 
 

@@ -32,7 +32,7 @@ class Budget:
     target_weights: float | None = _DEFAULT.target_weights
     target_latency: float | None = _DEFAULT.target_latency
     target: str = _DEFAULT.target
-    one_n: bool = _DEFAULT.one_n
+    vary_n: bool = _DEFAULT.vary_n
     allocation: str = _DEFAULT.allocation
     input_shape: Sequence[int] | None = None
 

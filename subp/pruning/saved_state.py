@@ -13,7 +13,7 @@ _YOUNGER = {
     "multiple": 1,
     "target_latency": None,
     "target": "host",
-    "one_n": True,
+    "vary_n": False,
 }  # what settings were before they were saved
 
 

@@ -38,7 +38,7 @@ class PruningOptions:
     target_weights: float | None = None
     target_latency: float | None = None
     target: str = "host"
-    one_n: bool = False
+    vary_n: bool = False
     allocation: str = "equal"
     multiple: int | None = None  # 1
     criterion: str | None = None
@@ -67,7 +67,7 @@ class Settings:
     target_weights: float | None
     target_latency: float | None
     target: str
-    one_n: bool  # for all layers, which could choose by a target_latency
+    vary_n: bool  # by layer, for a target_latency
     allocation: str
     multiple: int
     method: str
@@ -173,7 +173,7 @@ class Settings:
         if end is None:
             late = start is not None and start > last
             end = last if not late else start if method.one_shot else max(start, options["epochs"] - 1)
-        options["one_n"] = bool(options["one_n"] or options["target_latency"] is None or method.regroups)
+        options["vary_n"] = bool(options["vary_n"] and options["target_latency"] is not None and not method.regroups)
         aimed = any(options[name] is not None for name in ("target_macs", "target_weights", "target_latency"))
         defaults |= {"start": min(first, end), "end": end, "sparsity": None if aimed else 0.75}
         return cls(**options | {name: value for name, value in defaults.items() if options[name] is None})

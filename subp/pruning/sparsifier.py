@@ -62,9 +62,8 @@ class Sparsifier:
     target_weights:  instead: weights of the whole network in the end, likewise
     target_latency:  instead: predicted time of the compiled network in the end, a fraction of the dense one's, on the
                      CPU `target` ("host", or as of tvm_sched.compile), in float32 and one thread, for one input of
-                     `input_shape`. Layers get the sparsities and N (of n, n / 2 and 2n; see the attribute
-                     `block_sizes`) that keep most, see subp/deployment/latency.py
-    one_n:           with `target_latency`: N is n in all layers
+                     `input_shape`. Layers get the sparsities that keep most weights (subp/deployment/latency.py)
+    vary_n:          with `target_latency`: layers choose N too, of n, n / 2 and 2n (attribute `block_sizes`)
     allocation:      how that is shared out among the pruned layers, a name in budget/allocation.py: "equal", the same
                      sparsity for all; "erk", by their shapes; "global", by their weights as they are now, which
                      data-parallel ranks must have alike by then. With these two, `sparsity` is the fraction of all
@@ -110,7 +109,7 @@ class Sparsifier:
         target_weights: float | None = PruningOptions.target_weights,
         target_latency: float | None = PruningOptions.target_latency,
         target: str = PruningOptions.target,
-        one_n: bool = PruningOptions.one_n,
+        vary_n: bool = PruningOptions.vary_n,
         allocation: str = PruningOptions.allocation,
         multiple: int | None = PruningOptions.multiple,
         input_shape: Sequence[int] | None = None,
@@ -138,7 +137,7 @@ class Sparsifier:
             target_weights=target_weights,
             target_latency=target_latency,
             target=target,
-            one_n=one_n,
+            vary_n=vary_n,
             allocation=allocation,
             multiple=multiple,
             method=method,
@@ -392,7 +391,7 @@ class Sparsifier:
         anew = self.settings.allocation == "global" or self.settings.target_latency is not None
         saved_state.check_sparsities(sparsities, self.sparsities, anew)
         sizes = block_sizes or self.block_sizes
-        saved_state.check_sizes(sizes, self.block_sizes, {} if self.settings.one_n else self.places)
+        saved_state.check_sizes(sizes, self.block_sizes, self.places if self.settings.vary_n else {})
         self.sparsities = dict(sparsities)
         for name in [name for name, size in sizes.items() if size != self.block_sizes[name]]:
             self.block_sizes[name] = sizes[name]

@@ -105,4 +105,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the device {name!r} cannot be used: it is none that PyTorch {torch.__version__} knows, or not on this "
+            "machine; give cpu, cuda, cuda:1 or mps"
+        ) from error

@@ -366,8 +366,10 @@ def read_rows(path: Path) -> list[dict]:
         return []
     try:
         text = io.StringIO(read_file(path, LARGEST).decode(), newline="")
-        rows = list(csv.DictReader(text))
-        if not all(row.get(column) is not None for row in rows for column in TOLD):
+        rows = list(reader := csv.DictReader(text))
+        if not set(TOLD) <= set(reader.fieldnames or TOLD) or not all(
+            row.get(column) is not None for row in rows for column in TOLD
+        ):
             raise ValueError(f"a row needs {', '.join(TOLD)}")
         for row in rows:
             for column, kind in NUMBERS.items():

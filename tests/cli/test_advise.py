@@ -55,7 +55,7 @@ def test_mean_accuracies_stand_beside_the_predictions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"]
+    "content", [b"hello", b"a,b\n1,2\n", b"\x89PNG\xff", b"network,method,n,sparsity,accuracy\nresnet20,subp,x,0.5,1\n"]
 )
 def test_another_file_than_one_of_results_is_told(content, tmp_path):
     (tmp_path / "r.csv").write_bytes(content)

@@ -23,12 +23,15 @@ NONSENSE = [
     ("compile resnet18 -o o.so --batch 1000000", "1000000 is not in the range 1<=x<=65536"),
     ("compile resnet18 -o o.so --seed -1", "-1 is not in the range 0<=x<="),
     ("compile resnet18 -o o.so --seed 9999999999999999999", "9999999999999999999 is not in the range 0<=x<="),
+    ("compile resnet18 -o o.so --cc true", "true wrote no "),
     ("export resnet18 -o o.txt", "o.txt must end in .onnx or .pt2"),
     ("quantize resnet18 --calibrate digits -o o.onnx", "o.onnx must end in .pt2"),
     ("quantize resnet18 --calibrate digits -o o.pt2 --draw -1", "-1 is not in the range 0<=x<="),
     ("train digits --size 100000", "100000 is not in the range 1<=x<=16384"),
     ("train digits --epochs 1000000000000", "epochs = 1000000000000 is more than 1,000,000"),
     ("train digits --workers 100000", "workers = 100000 is more than 1,024"),
+    ("train digits --threads 100000", "100000 is not in the range 1<=x<=1024"),
+    ("evaluate resnet18 digits --threads 0", "0 is not in the range 1<=x<=1024"),
     ("train digits --seed -1", "-1 is not in the range 0<=x<="),
 ]
 

@@ -25,6 +25,7 @@ from elftools.elf.elffile import ELFFile
 from subp_contract.documents import shown
 from subp_contract.errors import UserError, first_line
 from subp_contract.files import require_file
+from subp_contract.scratch import scratch_folder
 from tvm_sched.targets import Target
 
 SECTION, CHECKSUM = ".subp_manifest", ".subp_checksum"
@@ -95,6 +96,12 @@ def first(arch: str, commands: list[list[str]], way_round: str = "") -> list[str
         else f"'pip install ziglang', or install g++-{arch.replace('_', '-')}-linux-gnu"
     )
     raise UserError(f"no compiler here links for {arch}: {remedy}{way_round}")
+
+
+def try_out(compiler: list[str]) -> None:
+    """Raises UserError where the command does not link a library of nothing: told before a network is compiled."""
+    with scratch_folder() as folder:
+        link(str(folder / "nothing.so"), [], compiler, b"{}")
 
 
 def link(output: str, files: list[str], compiler: list[str], manifest: bytes) -> None:

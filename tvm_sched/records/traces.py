@@ -15,7 +15,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.integer import dots
 from tvm_sched.kernels.integer.interleave import INTERLEAVE
-from tvm_sched.kernels.integer.planes import COPY
+from tvm_sched.kernels.integer.planar.planes import COPY
 from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.kernels.rewrites.loops import BLOCK_STEPS, FIRST_PRODUCT, PARTITION, PREFETCH, ROLLED
 
@@ -32,6 +32,7 @@ IN_INDICES = re.compile(
     r"None|int|bool|ffi\.\w+|ir\.(Var|IntImm|PrimType|Range)|tirx\.(IndexMap|Var|IterVar)"
     r"|prim\.(Add|Sub|Mul|FloorDiv|FloorMod|Min|Max|Cast)"
 )
+REST = "None"  # the part of a split loop that is what the others leave
 LARGEST = 2**20  # number in a trace
 UNROLLED = 2**14  # steps that become code without a loop, times lanes
 WIDEST = 256  # side of an intrinsic
@@ -47,7 +48,13 @@ def fault(trace: Any) -> str:
             return "its trace has something that is no instruction"
         if why := fault_of(*instruction):
             return why
-    return next((f"its trace has the number {number}" for number in numbers(trace) if abs(number) > LARGEST), "")
+    if large := next((number for number in numbers(trace) if abs(number) > LARGEST), None):
+        return f"its trace has the number {large}"
+    # Of as many steps as the loop has, or a few more. Steps beyond it write where nothing is.
+    splits = [inputs[1:] for kind, inputs, *_ in trace[0] if kind == "Split"]
+    return (
+        "" if all(parts.count(REST) == 1 for parts in splits) else "its trace splits a loop into parts of given sizes"
+    )
 
 
 def fault_of(kind: str, inputs: Any, attributes: Any, outputs: Any) -> str:

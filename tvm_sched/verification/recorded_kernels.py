@@ -9,11 +9,14 @@ kernel, some 0.3 s. The records that the package brings are as good as its code,
 import hashlib
 import json
 import os
+import signal
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tvm
+from tvm import relax
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.tirx import PrimFunc
@@ -22,6 +25,7 @@ from tvm_ffi import structural_hash
 from subp_contract.distribution import VERSION
 from subp_contract.errors import first_line
 from tvm_sched import codegen, runtime
+from tvm_sched.deploy.entry import as_tvm
 from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.base import normal
 from tvm_sched.passes.tir.schedule_functions import schedule_one
@@ -32,6 +36,9 @@ from tvm_sched.verification.comparison import compare
 from tvm_sched.verification.host import stand_in, unable
 
 ROUNDING = {"float16": 2e-2, "bfloat16": 2e-2}  # of the largest number; float32's is `error_limit`'s
+MARGIN, ALIGNED, MARK = 2**16, 64, 0xA5  # bytes beside each array, which must stay
+LONGEST_S = 30
+OVER = "looked: "  # begins what a process tells that has come to its end
 STEP = 1  # of whole numbers, where a sum lies halfway between two
 
 
@@ -72,19 +79,44 @@ class RecordedKernels:
         assert self.here is not None
         try:
             given = arguments(func)
-            expected = outputs(schedule_one(func, self.here, None)[0], self.here, given)
+            expected = after_call(built(schedule_one(func, self.here, None)[0], self.here), given)[0]
             changed = [not same(some, other) for some, other in zip(given, expected, strict=True)]
             spoilt = [np.ones_like(each) if of_output else each for each, of_output in zip(given, changed, strict=True)]
-            found = outputs(recorded.schedule, self.here, spoilt)
+            code = built(recorded.schedule, self.here)
         except Exception as error:  # of any kind: TVM's lowering has many
             return f"its kernel cannot be checked: {first_line(error)[:200]}"
-        for output, right, of_output in zip(found, expected, changed, strict=True):
-            whole = STEP if np.issubdtype(output.dtype, np.integer) and of_output else 0
-            relative = ROUNDING.get(str(output.dtype), 0.0)
-            agreement = compare(output, right, "the default schedule", allowed=whole, relative=relative)
-            if not agreement.holds:
-                return f"its kernel's output {agreement.words}"
-        return ""
+        return in_child(lambda: fault_of(*after_call(code, spoilt), expected, changed))
+
+
+def fault_of(found: list[np.ndarray], spilt: bool, expected: list[np.ndarray], changed: list[bool]) -> str:
+    """What is wrong with the arrays that a kernel left, which writes those that are `changed`, in words."""
+    if spilt:
+        return "its kernel writes beyond its output"
+    for output, right, of_output in zip(found, expected, changed, strict=True):
+        whole = STEP if np.issubdtype(output.dtype, np.integer) and of_output else 0
+        relative = ROUNDING.get(str(output.dtype), 0.0)
+        agreement = compare(output, right, "the default schedule", allowed=whole, relative=relative)
+        if not agreement.holds:
+            return f"its kernel's output {agreement.words}"
+    return ""
+
+
+def in_child(look: Callable[[], str]) -> str:
+    """What it gives, in words, in a forked process: code that writes where it should not, or never ends, harms none."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(LONGEST_S)
+            os.close(read)
+            os.write(write, f"{OVER}{look()}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        words = told.read().decode()
+    os.waitpid(child, 0)
+    return words.removeprefix(OVER) if words.startswith(OVER) else "its kernel crashes, or does not end"
 
 
 def arguments(func: PrimFunc) -> list[np.ndarray]:
@@ -98,13 +130,26 @@ def arguments(func: PrimFunc) -> list[np.ndarray]:
     return kernel.arguments(kernel.problem(Schedule(mod)), typed, rng)
 
 
-def outputs(schedule: Schedule, target: Target, given: list[np.ndarray]) -> list[np.ndarray]:
-    """All of the function's arrays after a call."""
-    executable = codegen.build(workload(schedule.mod["main"]), target)
-    device = [tvm.runtime.tensor(each) for each in given]
-    runtime.set_threads(min(target.cores, runtime.most_threads()))
-    executable.jit()["main"](*device)
-    return [each.numpy() for each in device]
+def built(schedule: Schedule, target: Target) -> relax.VMExecutable:
+    """The code of a scheduled function."""
+    return codegen.build(workload(schedule.mod["main"]), target)
+
+
+def after_call(code: relax.VMExecutable, given: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    """(all of the function's arrays after a call, whether anything beside them was written)."""
+    padded = [np.full(2 * MARGIN + each.nbytes, MARK, np.uint8) for each in map(np.ascontiguousarray, given)]
+    starts = [MARGIN + -(each.ctypes.data + MARGIN) % ALIGNED for each in padded]
+    arrays = []
+    for memory, start, each in zip(padded, starts, given, strict=True):
+        arrays.append(memory[start : start + each.nbytes].view(each.dtype).reshape(each.shape))
+        arrays[-1][...] = each
+    runtime.set_threads(1)
+    code.jit()["main"](*map(as_tvm, arrays))
+    beside = [
+        np.concatenate([memory[:start], memory[start + each.nbytes :]])
+        for memory, start, each in zip(padded, starts, given, strict=True)
+    ]
+    return arrays, any((each != MARK).any() for each in beside)
 
 
 def same(some: np.ndarray, other: np.ndarray) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from subp.cli.options.types import INPUT_FILE, PIXELS, SEED, setting
+from subp.cli.options.types import INPUT_FILE, PIXELS, SEED, THREADS, setting
 from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.settings import WAYS
 from subp.training.config import AMP
@@ -54,9 +54,7 @@ _OPTIONS = (
     setting("--skip-broken", "Do without images that cannot be read, naming each, instead of ending."),
     setting("--tensorboard", "Also write TensorBoard's event files, to OUTPUT/tensorboard."),
     setting("--workers", "Processes that load images; 0 loads in the main one."),
-    click.option(
-        "--threads", type=click.IntRange(min=1), help="CPU threads of each process.  [default: PyTorch's choice]"
-    ),
+    click.option("--threads", type=THREADS, help="CPU threads of each process.  [default: PyTorch's choice]"),
     setting("--device", "Device to train on: cpu, cuda, cuda:1, mps and so on."),
 )
 

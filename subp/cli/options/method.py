@@ -85,14 +85,11 @@ _OPTIONS = (
     setting(
         "--target-latency",
         "Predicted time of the network on --target, in place of --sparsity: a fraction of the dense one's; layers get "
-        "the sparsities and block sizes that keep most.",
+        "the sparsities that keep most weights.",
         type=float,
     ),
     setting("--target", "CPU for --target-latency: a name that `subp doctor` lists, or a file NAME.json."),
-    setting(
-        "--one-n",
-        "With --target-latency, blocks of --n in all layers, which else may take half or twice as many outputs.",
-    ),
+    setting("--vary-n", "Let layers also take blocks of half or twice as many outputs as --n, with --target-latency."),
     setting(
         "--allocation",
         f"How pruning is shared out among layers. {_described(ALLOCATIONS)}",

@@ -134,6 +134,7 @@ INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SEED = click.IntRange(0, 2**63 - 1)  # what PyTorch's generators take
 PIXELS = click.IntRange(1, 2**14)  # of an image's height and width
 BATCH = click.IntRange(1, 2**16)
+THREADS = click.IntRange(1, 1024)  # beyond which OpenMP ends the process
 WEIGHTS = ["float32", "float16", "bfloat16"]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -116,6 +116,32 @@ def test_threads_and_processes_give_the_same_numbers(tmp_path):
     assert json.loads(done.stdout) == NOTHING_WRONG
 
 
+FORKING_THREAD = """
+import os, threading
+from tvm_sched import runtime
+
+def fork():
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+
+runtime.make_pool()
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_thread_that_never_called_tvm_may_fork():
+    """As those do in which `subprocess` runs: its hooks find nothing of the thread's own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING_THREAD], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 @pytest.fixture(scope="module")
 def artifact():
     torch.manual_seed(0)

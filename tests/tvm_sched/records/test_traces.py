@@ -69,6 +69,10 @@ HARM = {
         lambda trace: next(step for step in trace[0] if step[0] == "Split")[1].__setitem__(1, 10**9),
         "the number 1000000000",
     ),
+    "parts": (
+        lambda trace: next(step for step in trace[0] if step[0] == "Split")[1].__setitem__(1, 5),
+        "splits a loop into parts of given sizes",
+    ),
     "names": (lambda trace: trace[0].append(["Unroll", ["l9999"], [], []]), "does not fit its function"),
     "no trace": (lambda trace: trace.clear(), "no list of instructions"),
 }

@@ -1,5 +1,8 @@
 """A record's kernel is held against the default schedule's once, and left out where its numbers are wrong."""
 
+import os
+import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -54,12 +57,20 @@ def test_a_record_with_other_numbers_is_named_and_left_out_without_the_networks_
 def test_a_right_one_is_looked_at_once(records, monkeypatch):
     known = compiler.open_records(records, one_core())
     assert known.lookup(task().func) is not None and len(recorded_kernels.known()) == 1
-    monkeypatch.setattr(recorded_kernels, "outputs", None)
+    monkeypatch.setattr(recorded_kernels, "built", None)
     again = RecordedKernels(one_core())
     (found,) = known.known(task().func)
     assert again.fault(task().func, found) == ""
     other = replace(found, trace=[found.trace[0], [*found.trace[1], "other"]])
     assert "cannot be checked" in again.fault(task().func, other)
+
+
+def test_code_that_crashes_hangs_or_writes_elsewhere_harms_nobody(monkeypatch):
+    monkeypatch.setattr(recorded_kernels, "LONGEST_S", 1)
+    for harm in (lambda: os.kill(os.getpid(), signal.SIGSEGV), lambda: time.sleep(20), lambda: 1 / 0):
+        assert recorded_kernels.in_child(harm) == "its kernel crashes, or does not end"
+    assert recorded_kernels.in_child(lambda: "") == ""
+    assert "beyond" in recorded_kernels.fault_of([], True, [], [])
 
 
 def test_those_of_the_package_are_not_looked_at():

@@ -10,11 +10,11 @@ from dataclasses import replace
 from tvm_sched.bench.calibration import integer_workloads as workloads
 from tvm_sched.bench.calibration.trials import Probe, Trial
 from tvm_sched.bench.calibration.workloads import Workload
-from tvm_sched.kernels.integer import planar_outputs
 from tvm_sched.kernels.integer.dots import dot_of
-from tvm_sched.kernels.integer.planar_outputs import OutputsTile
-from tvm_sched.kernels.integer.planar_schedule import STORED, PlanarTile
-from tvm_sched.kernels.integer.planes import Layout
+from tvm_sched.kernels.integer.planar import outputs
+from tvm_sched.kernels.integer.planar.outputs import OutputsTile
+from tvm_sched.kernels.integer.planar.planes import Layout
+from tvm_sched.kernels.integer.planar.schedule import STORED, PlanarTile
 from tvm_sched.targets import Target
 
 FEW, MANY = 64, 192  # kept channels: loops that LLVM does not unroll, of data that the first cache keeps
@@ -99,7 +99,7 @@ def interleaving(target: Target) -> Trial:
 def turning(target: Target) -> Trial | str:
     """What stands outside the loop over channels, lanes being outputs, and not for storing."""
     dot = dot_of(target)
-    if not planar_outputs.takes(N, N, dot):
+    if not outputs.takes(N, N, dot):
         return LANES_OVER_PIXELS
     layout, tile = flat(SINGLE, dot.lanes, single=SINGLE), OutputsTile(12, 1, pixels_stay=True)
     works = [
@@ -112,7 +112,7 @@ def turning(target: Target) -> Trial | str:
 def looping(target: Target) -> Trial | str:
     """A step of a 3x3 kernel whose taps stay a loop, lanes being outputs."""
     dot, width = dot_of(target), 7 if small(target) else 28
-    if not planar_outputs.takes(N, N, dot):
+    if not outputs.takes(N, N, dot):
         return LANES_OVER_PIXELS
     layout = Layout((2, width), (2, width), (3, 3), (1, 1), (1, 1), (1, 1), dot.lanes, 2, 0, 2 * width)
     works = [

@@ -7,12 +7,13 @@ from tvm import te
 from tvm_sched.bench.calibration.workloads import Workload, of_kernel, of_schedule, placeholder
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.generic import rules
-from tvm_sched.kernels.integer import integer_linear, planar_conv2d
+from tvm_sched.kernels.integer import integer_linear
 from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.integer_linear import LinearProblem
-from tvm_sched.kernels.integer.planar_problem import PlanarProblem
-from tvm_sched.kernels.integer.planar_schedule import Tile
-from tvm_sched.kernels.integer.planes import Layout
+from tvm_sched.kernels.integer.planar import planar_conv2d
+from tvm_sched.kernels.integer.planar.planes import Layout
+from tvm_sched.kernels.integer.planar.problem import PlanarProblem
+from tvm_sched.kernels.integer.planar.schedule import Tile
 from tvm_sched.kernels.integer.rounding import RANGES, Rounding
 from tvm_sched.targets import Target
 

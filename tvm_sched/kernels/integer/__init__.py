@@ -2,5 +2,5 @@
 lanes over pixels.
 
 `dots.py`: the dot products of short vectors that CPUs have; `interleave.py`: what they read, made of planes;
-`planes.py`: how an image lies in them. One file a kernel, as above.
+`planar/planes.py`: how an image lies in them. One file a kernel, as above.
 """

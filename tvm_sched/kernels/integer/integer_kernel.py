@@ -8,8 +8,8 @@ import numpy as np
 from tvm import relax, te
 
 from tvm_sched.kernels.base import Form, Kernel, fusable_call
-from tvm_sched.kernels.integer.kept_channels import counted
 from tvm_sched.kernels.integer.rounding import Rounding
+from tvm_sched.kernels.kept_channels import counted
 
 
 class IntegerKernel(Kernel):

@@ -27,8 +27,8 @@ from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
-from tvm_sched.kernels.integer.planar_problem import DOT
-from tvm_sched.kernels.integer.planes import up
+from tvm_sched.kernels.integer.planar.planes import up
+from tvm_sched.kernels.integer.planar.problem import DOT
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded

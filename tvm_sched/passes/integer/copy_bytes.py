@@ -11,7 +11,7 @@ from tvm import ir, tirx
 from tvm.ir import Expr
 from tvm.tirx import PrimFunc
 
-from tvm_sched.kernels.integer.planes import COPY
+from tvm_sched.kernels.integer.planar.planes import COPY
 from tvm_sched.kernels.rewrites.tir_blocks import CHOICE
 from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
 from tvm_sched.passes.tir.insert_prefetches import replaced

@@ -20,7 +20,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
-from tvm_sched.kernels.integer.planar_pool import MOST_SUMMED, Pool
+from tvm_sched.kernels.integer.planar.planar_pool import MOST_SUMMED, Pool
 from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, walked

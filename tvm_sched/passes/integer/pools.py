@@ -6,7 +6,7 @@ import numpy as np
 from tvm import relax, te
 
 from tvm_sched.kernels.base import FUSABLE
-from tvm_sched.kernels.integer.planar_pool import Pool
+from tvm_sched.kernels.integer.planar.planar_pool import Pool
 from tvm_sched.passes.graph.relax_tools import shape_of
 
 

@@ -15,7 +15,7 @@ import tvm_ffi
 from tvm import DataType, ir, tirx
 from tvm.tirx import PrimFunc
 
-from tvm_sched.kernels.integer.planar_problem import INTERLEAVED
+from tvm_sched.kernels.integer.planar.problem import INTERLEAVED
 
 ON_STACK = "disable_lower_builtin"  # TVM's annotation: this allocation is left to the code generator
 MOST = 1 << 14  # bytes of a buffer; larger ones are no registers

@@ -10,7 +10,7 @@ from tvm.s_tir import Schedule
 
 from tvm_sched import targets
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel
+from tvm_sched.kernels.integer.planar.planes import copy_padded, copy_whole, padded_pixel
 from tvm_sched.kernels.integer.rounding import narrow
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 

@@ -13,9 +13,9 @@ from integer_run import CONV2D, TARGETS, Convolution, form_of, function_of
 from te_run import replays, scheduled, tiles
 
 from tvm_sched import codegen
-from tvm_sched.kernels.integer import planar_conv2d, planar_outputs
 from tvm_sched.kernels.integer.dots import dot_of
-from tvm_sched.kernels.integer.planar_schedule import PlanarTile
+from tvm_sched.kernels.integer.planar import outputs, planar_conv2d
+from tvm_sched.kernels.integer.planar.schedule import PlanarTile
 from tvm_sched.records.database import Records
 
 KERNELS = ((1, 1), (1, 1), (1, 1), (3, 3), (3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (7, 7), (2, 3))
@@ -114,7 +114,7 @@ def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
     form = form_of(CONV2D, layer, target, case.n)
     seen = 0
     layouts = planar_conv2d.layouts(layer, target, dot.lanes)
-    if planar_outputs.takes(case.n, case.out_channels, dot):
+    if outputs.takes(case.n, case.out_channels, dot):
         layouts = [layouts[0], *planar_conv2d.single_layouts(layouts, target)[:2]]
     for layout in layouts:
         problem = planar_conv2d.planar_problem(layer, case.n, dot, layout)

@@ -8,9 +8,9 @@ from tvm import te
 from tvm.s_tir import Schedule
 
 from tvm_sched import targets
-from tvm_sched.kernels.integer import planar_pool
 from tvm_sched.kernels.integer.dots import dot_of
-from tvm_sched.kernels.integer.planar_pool import Pool
+from tvm_sched.kernels.integer.planar import planar_pool
+from tvm_sched.kernels.integer.planar.planar_pool import Pool
 from tvm_sched.passes.integer.linear_form import requantize
 
 POOLS = [

@@ -26,7 +26,7 @@ class Branches(nn.Module):
 
     def forward(self, x):
         stem = F.relu(self.stem(x))
-        return self.head(F.relu(self.sparse(stem)).mean((2, 3))), self.skipped(stem) + x[:, :1, ::2, ::2], stem
+        return self.head(F.hardswish(self.sparse(stem)).mean((2, 3))), self.skipped(stem) + x[:, :1, ::2, ::2], stem
 
 
 @pytest.fixture(scope="module")

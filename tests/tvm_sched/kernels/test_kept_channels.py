@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import IRModule
 
-from tvm_sched.kernels.integer.kept_channels import bits_of, function
+from tvm_sched.kernels.kept_channels import bits_of, function
 
 
 @pytest.mark.parametrize(("rows", "channels", "kept", "length"), [(1, 1, 1, 4), (3, 21, 5, 8), (4, 64, 16, 16)])

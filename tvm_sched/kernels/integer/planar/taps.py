@@ -24,8 +24,8 @@ from tvm_sched.kernels.fusion import find_block, merge_epilogue
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planar_problem import DOT
-from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
+from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
+from tvm_sched.kernels.integer.planar.problem import DOT
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors

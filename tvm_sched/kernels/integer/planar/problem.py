@@ -7,7 +7,7 @@ from tvm.s_tir import Schedule
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.integer.dots import DOTS, Dot
-from tvm_sched.kernels.integer.planes import Layout
+from tvm_sched.kernels.integer.planar.planes import Layout
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
 STAGES = ("planes", "interleaved", "turned", "residual", "rounded", "result")

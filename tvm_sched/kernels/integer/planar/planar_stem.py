@@ -13,9 +13,9 @@ from tvm.s_tir import Schedule
 
 from tvm_sched.kernels.base import Form, least_cycles
 from tvm_sched.kernels.fusion import finish
-from tvm_sched.kernels.integer import taps
 from tvm_sched.kernels.integer.dots import sum_up
-from tvm_sched.kernels.integer.taps import Stages, TapsKernel, TapsProblem
+from tvm_sched.kernels.integer.planar import taps
+from tvm_sched.kernels.integer.planar.taps import Stages, TapsKernel, TapsProblem
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target

@@ -9,7 +9,7 @@ where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept
 interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
 eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
 the activation's zero point. Blocks are filled up to whole groups by zero weights. Where vectors of pixels would be half
-empty, as in small images, and for long sums, lanes may run over the N outputs instead (`planar_outputs.py`).
+empty, as in small images, and for long sums, lanes may run over the N outputs instead (`planar/outputs.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +23,11 @@ from tvm.relax import op
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, least_cycles, with_channels
-from tvm_sched.kernels.integer import planar_outputs, planar_schedule
 from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
-from tvm_sched.kernels.integer.planar_problem import (
+from tvm_sched.kernels.integer.planar import outputs
+from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
+from tvm_sched.kernels.integer.planar.problem import (
     INTERLEAVED,
     NAME,
     PLANES,
@@ -37,7 +38,7 @@ from tvm_sched.kernels.integer.planar_problem import (
     PlanarProblem,
     problem_of,
 )
-from tvm_sched.kernels.integer.planes import Layout, divided, padded_pixel, up
+from tvm_sched.kernels.integer.planar.schedule import cycles, schedule, tiles
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
@@ -207,7 +208,7 @@ class PlanarConv2d(IntegerKernel):
         positions = layouts(layer, target, dot.lanes)
         for n in pattern.SIZES:
             found = list(positions)
-            if planar_outputs.takes(n, layer.out_channels, dot):
+            if outputs.takes(n, layer.out_channels, dot):
                 found += single_layouts(positions, target)
             found = [planar_problem(layer, n, dot, layout) for layout in found]
             problem = min(found, key=lambda each: least_cycles(self, each, target))
@@ -241,9 +242,9 @@ class PlanarConv2d(IntegerKernel):
         return op.reshape(op.permute_dims(op.reshape(made, (layer.out_channels, rows))), layer.output)
 
     problem = staticmethod(problem_of)
-    tiles = staticmethod(planar_schedule.tiles)
-    cycles = staticmethod(planar_schedule.cycles)
-    schedule = staticmethod(planar_schedule.schedule)
+    tiles = staticmethod(tiles)
+    cycles = staticmethod(cycles)
+    schedule = staticmethod(schedule)
 
     def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
         return with_channels(super().arguments(problem, infos, rng), infos, problem.conv.channels, rng)

@@ -17,7 +17,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.integer.dots import Dot, Summing
-from tvm_sched.kernels.integer.planar_problem import PlanarProblem
+from tvm_sched.kernels.integer.planar.problem import PlanarProblem
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.kernels.rewrites.loops import unrolled_vector
 from tvm_sched.kernels.rewrites.transpose import COLS, transpose

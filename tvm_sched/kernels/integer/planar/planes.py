@@ -9,7 +9,7 @@ computed for nothing.
 The image is computed in tiles of whole rows; one that a 1x1 kernel reads has no rows, and its tiles are any number of
 pixels that divides it.
 
-Where lanes run over outputs instead (`planar_outputs.py`), pixels are taken one by one: none is computed for nothing
+Where lanes run over outputs instead (`planar/outputs.py`), pixels are taken one by one: none is computed for nothing
 but those that fill the last register tile.
 """
 

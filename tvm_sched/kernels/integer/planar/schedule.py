@@ -10,11 +10,12 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer import planar_outputs
 from tvm_sched.kernels.integer.dots import Summing, sum_up
 from tvm_sched.kernels.integer.interleave import FOUR, interleave
-from tvm_sched.kernels.integer.planar_outputs import OutputsTile
-from tvm_sched.kernels.integer.planar_problem import (
+from tvm_sched.kernels.integer.planar import outputs
+from tvm_sched.kernels.integer.planar.outputs import OutputsTile
+from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
+from tvm_sched.kernels.integer.planar.problem import (
     INTERLEAVED,
     NAME,
     PLANES,
@@ -25,7 +26,6 @@ from tvm_sched.kernels.integer.planar_problem import (
     PlanarProblem,
     problem_of,
 )
-from tvm_sched.kernels.integer.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
@@ -57,7 +57,7 @@ Tile = PlanarTile | OutputsTile
 
 def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[Tile]:
     """Tiles that fit the registers, cheapest first."""
-    found: list[Tile] = planar_outputs.tiles(problem, target) if problem.layout.single else of_pixels(problem, target)
+    found: list[Tile] = outputs.tiles(problem, target) if problem.layout.single else of_pixels(problem, target)
 
     def preference(tile: Tile) -> tuple:
         first, vectors = (tile.outputs if isinstance(tile, PlanarTile) else tile.pixels), tile.vectors
@@ -98,7 +98,7 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
     if isinstance(tile, PlanarTile):
         product = product_cycles(problem, tile, target, fma_cycles)
     else:
-        product = planar_outputs.product_cycles(problem, tile, target, fma_cycles)
+        product = outputs.product_cycles(problem, tile, target, fma_cycles)
     taps = prod(conv.kernel)
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * store_cycles(problem, tile, target)
     planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
@@ -181,7 +181,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         summing = position_lanes(sch, product, tile, dot.lanes, stored=through_memory and rounded is None)
     else:
         first = rounded if turned_bytes else None
-        summing = planar_outputs.output_lanes(sch, problem, product, first, turned, outer[-1], tile)
+        summing = outputs.output_lanes(sch, problem, product, first, turned, outer[-1], tile)
 
     # 3. What they read: interleaved once a tile, or where blocks keep channels of their own a tile and block row.
     read_interleaved(sch, product, problem, whole=True)
@@ -199,7 +199,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
-    if isinstance(tile, OutputsTile) and planar_outputs.taps_are_steps(problem, tile, target):
+    if isinstance(tile, OutputsTile) and outputs.taps_are_steps(problem, tile, target):
         keep_rolled(sch, summing.column)
     else:
         if prod(conv.kernel) <= UNROLLED_TAPS:

@@ -22,7 +22,7 @@ from tvm.s_tir.schedule import SBlockRV
 from tvm_sched.kernels.base import FUSABLE, KERNEL_MARK
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planes import copy_padded, copy_whole, padded_pixel, up
+from tvm_sched.kernels.integer.planar.planes import copy_padded, copy_whole, padded_pixel, up
 from tvm_sched.kernels.rewrites.loops import split_lanes
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
