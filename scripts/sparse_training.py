@@ -85,6 +85,20 @@ def batch(command):
     )
 
 
+def steps_of_networks(command):
+    """Options of what is told of steps of several networks, at one sparsity."""
+    for option in (
+        click.option("--n", default=16, show_default=True),
+        click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images."),
+        click.option("--sparsity", default=0.75, show_default=True),
+        click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True),
+        batch,
+        output,
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @output
 @batch
@@ -229,12 +243,7 @@ def training(name: str, n: int, sparsity: float, soft: bool, shape: tuple[int, .
 
 
 @main.command()
-@output
-@batch
-@click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
-@click.option("--sparsity", default=0.75, show_default=True)
-@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
-@click.option("--n", default=16, show_default=True)
+@steps_of_networks
 def memory(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
     """What whole steps of networks hold."""
     # Freed memory goes back to the system at once; else what a process holds depends on where tensors happen to lie.
@@ -272,12 +281,7 @@ def memory_of(given: str, kernels: bool) -> None:
 
 
 @main.command()
-@output
-@batch
-@click.option("--network", "names", multiple=True, default=NETWORKS, show_default=True)
-@click.option("--sparsity", default=0.75, show_default=True)
-@click.option("--pixels", type=click.IntRange(1), default=224, show_default=True, help="A side of the images.")
-@click.option("--n", default=16, show_default=True)
+@steps_of_networks
 def profile(output: Path, batch: int, names: tuple[str, ...], sparsity: float, pixels: int, n: int) -> None:
     """What of a step takes which share of its time."""
     from subp.pruning import sparse_compute

@@ -2,5 +2,5 @@
 three products of a step by tvm_sched.products, or by PyTorch where that is faster.
 
 Knows nothing of masks: `subp.pruning.sparse_compute` asks it for a layer's products. May import `subp_contract`, and of
-deployment `tvm_sched.products`, which alone of all that training uses loads TVM, when it is first asked.
+deployment `tvm_sched.products`, whose functions need nothing of TVM: its compiler is loaded by processes that build.
 """

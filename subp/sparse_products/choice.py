@@ -143,15 +143,15 @@ def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tens
     p, dtype = problem, getattr(torch, problem.dtype)
     index = torch.rand(p.block_rows, p.inputs, generator=draws).argsort(1)[:, :kept].sort(1).values.int()
     rows = p.batch * prod(p.image)
-    shapes = ((rows, p.channels), (rows, p.outputs), (p.outputs, p.inputs))
+    shapes: list[tuple[int, ...]] = [(rows, p.channels), (rows, p.outputs), (p.outputs, p.inputs)]
     if not p.turned:
-        shapes = (p.batch, p.channels, *p.image), (p.batch, p.outputs, *p.output), (p.outputs, p.inputs, *p.kernel)
+        shapes = [(p.batch, p.channels, *p.image), (p.batch, p.outputs, *p.output), (p.outputs, p.inputs, *p.kernel)]
     x, dy, weight = (torch.randn(shape, generator=draws, dtype=dtype) for shape in shapes)
     return x, dy, weight, index.contiguous()
 
 
 @torch.no_grad()
-def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, float]]:
+def seconds(problem: Problem, kept: int) -> dict[str, tuple[float, ...]]:
     """Kind -> least seconds (without the zeros, PyTorch's), `kept` blocks in each row."""
     p = problem
     x, dy, weight, index = _operands(p, kept)

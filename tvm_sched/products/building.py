@@ -55,7 +55,7 @@ def keep(product: Product) -> bool:
         with scratch_folder(path) as made:
             library = made / path.name
 
-            def link(output: str, files: list[str], **_) -> None:
+            def link(output: str, files: list[str], **_: object) -> None:
                 toolchain.link(output, [*files, str(SUPPORT)], compiler, manifest=b"")
 
             objects.export(executable(product), library, link)
