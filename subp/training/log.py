@@ -1,9 +1,12 @@
-"""What is kept of each epoch besides the checkpoint: a line of log.csv, points in TensorBoard's curves."""
+"""What is kept of each epoch besides the checkpoint: a line of log.csv, lines of masks.csv, points in TensorBoard's
+curves.
+"""
 
 import csv
 import io
 from pathlib import Path
 
+from subp.pruning.churn import Churn, Log
 from subp_contract.distribution import install
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
@@ -16,6 +19,13 @@ def write_csv(path: Path, history: list[dict]) -> None:
     writer.writeheader()
     writer.writerows({**row, "epoch": row["epoch"] + 1} for row in history)
     write_atomically(path, text.getvalue().encode())
+
+
+def masks_rows(churn: Log) -> list[dict]:
+    """The lines of masks.csv, epoch by epoch, of what a checkpoint has under `churn`."""
+    names = ("epoch", *Churn._fields)
+    rows = [{"layer": layer, **dict(zip(names, row, strict=True))} for layer, rows in churn.items() for row in rows]
+    return [{"epoch": row["epoch"], **row} for row in sorted(rows, key=lambda row: row["epoch"])]
 
 
 class Scalars:
