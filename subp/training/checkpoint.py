@@ -13,7 +13,7 @@ Metadata, JSON under the header key "subp":
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     block_sizes     likewise -> outputs in a block
-    churn           layer name -> [epoch, kept, of, pruned, grown] (pruning/churn.py) of each epoch that moved a mask;
+    churn           layer name -> [epoch, kept, of, pruned, grown] (block_masks.Churn) of each epoch that moved a mask;
                     empty after dense training, not there in older runs
     config          the training's settings
     epoch           epochs done

@@ -9,7 +9,6 @@ from torch import nn
 
 from subp.data.fingerprint import fingerprint
 from subp.data.loaders import Data
-from subp.pruning.churn import Log
 from subp.training import checkpoint, log
 from subp.training.checkpoint import Checkpoint
 from subp.training.config import MACHINE, Config, as_typed, up_to_date
@@ -24,7 +23,7 @@ class Run(Protocol):
     """What is asked of a run."""
 
     history: list[dict]
-    churn: Log
+    churn: log.Churns
 
     def checkpoint(self) -> Checkpoint: ...
 

@@ -29,9 +29,9 @@ from subp import models
 from subp.common.seeds import derived_seed
 from subp.data.loaders import Data, Loading, batches, mixed, train_batch_size, train_batches, val_batches
 from subp.data.transforms import mixing
-from subp.pruning import churn, masking, sparse_compute
+from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
-from subp.training import checkpoint, distributed, fake_quantised, quantised
+from subp.training import checkpoint, distributed, fake_quantised, log, quantised
 from subp.training.checkpoint import Checkpoint
 from subp.training.config import Config
 from subp.training.distributed import Ranks
@@ -141,7 +141,7 @@ class _Run:
     ) -> None:
         self.data, self.config, self.ranks = data, config, ranks
         self.history: list[dict] = []
-        self.churn: churn.Log = {}
+        self.churn: log.Churns = {}
         self.precision = Precision(config.amp, config.channels_last, ranks.device)
         self.loading = Loading(
             ranks.share(config.batch_size),
@@ -296,15 +296,16 @@ class _Run:
         for sentence in ranks.gather(broken):
             progress.skipped(sentence)
         if self.sparsifier and before:  # only now, as some masks follow the weights in training
-            churn.note(self.churn, epoch, before, self.sparsifier.masks)
+            log.note_churn(self.churn, epoch, before, self.sparsifier.masks)
         density = self.sparsifier.density if self.sparsifier and not self.folded else self._density
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
 
     def _move_masks(self, epoch: int) -> dict[str, Tensor]:
-        """The sparsifier's step, alike on all ranks; returns copies of the masks before it."""
+        """The sparsifier's step, alike on all ranks; returns copies of the masks before it, at first with all kept."""
         if not self.sparsifier:
             return {}
-        before = {name: mask.clone() for name, mask in self.sparsifier.masks.items()}
+        copied = torch.Tensor.clone if epoch else torch.ones_like
+        before = {name: copied(mask) for name, mask in self.sparsifier.masks.items()}
         self.sparsifier.step(epoch)
         self.ranks.broadcast(self.sparsifier.masks.values())
         return before
@@ -316,7 +317,7 @@ class _Run:
         config, ranks = self.config, self.ranks
         if self.sparsifier and not self.history:
             before = self._move_masks(0)  # at once: no epoch comes before
-            churn.note(self.churn, 0, before, self.sparsifier.masks)
+            log.note_churn(self.churn, 0, before, self.sparsifier.masks)
         if self.sparsifier:
             self._density = self.history[-1]["density"] if self.history else self.sparsifier.density
         self.folded = self._fold(self.delivered if self.history else self.model)

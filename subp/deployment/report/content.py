@@ -9,7 +9,7 @@ import numpy as np
 
 from subp.deployment import networks
 from subp.pruning import summary
-from subp.pruning.churn import Churn
+from subp.pruning.block_masks import Churn
 from subp.pruning.masking import weight_of
 from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
