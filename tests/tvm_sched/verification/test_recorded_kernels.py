@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import tvm_ffi
-from read_formats import X, one_core, sparse_layer, task
 from tvm import tirx
 from tvm.s_tir import Schedule
+from whole_files import X, one_core, sparse_layer, task
 
 import tvm_sched
 from subp_contract.errors import Notice
