@@ -72,7 +72,7 @@ class Raw(nn.Module):
 
 
 def yolo11n(num_classes: int = len(NAMES), in_channels: int = 3) -> nn.Module:
-    """For `subp compile --code`."""
+    """For `subp compile --code`, whose `num_classes` is the width of the last layer: in a detector not that number."""
     from ultralytics.nn.tasks import DetectionModel
 
     return Raw(DetectionModel("yolo11n.yaml", in_channels, len(NAMES), verbose=False))

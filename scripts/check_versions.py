@@ -7,7 +7,7 @@
 Each end has an environment of its own, WORK/lowest and WORK/highest, made by pip. What pyproject.toml names one version
 of (PyTorch, TVM) is not installed again but linked from the environment that runs this, which must have it. The lowest
 version is the one that a requirement's `>=` names: where pip cannot install all of them together, or a test fails, that
-bound is a promise that does not hold. Prints the versions; exit code 1 where anything failed.
+bound is a promise that does not hold. Prints the versions; exit code 1 where anything failed. Needs Python 3.11.
 """
 
 import importlib.metadata

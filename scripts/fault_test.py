@@ -24,11 +24,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import click
 import numpy as np
-import read_formats
+import whole_files
 from kill_test import JOBS, Job, forked, names, of_command
 from mutate_files import told
 
@@ -73,8 +74,8 @@ def look_at_json(folder: Path) -> None:
     json.loads((folder / "accuracy.json").read_bytes())
 
 
-TRAIN = ("train", "WHOLE/images.zip", "-o", "OUT/run", "--model", read_formats.NETWORK, "--epochs", "2", "--n", "4")
-SPARSELY = (*TRAIN, "--size", str(read_formats.PIXELS), "--batch-size", "2", "--sparse-compute", "kernels")
+TRAIN = ("train", "WHOLE/images.zip", "-o", "OUT/run", "--model", whole_files.NETWORK, "--epochs", "2", "--n", "4")
+SPARSELY = (*TRAIN, "--size", str(whole_files.PIXELS), "--batch-size", "2", "--sparse-compute", "kernels")
 EVALUATE = ("evaluate", "WHOLE/model.safetensors", "WHOLE/images.zip", "--json", "OUT/accuracy.json")
 TRIED = {
     **{name: replace(job, run=guarded(job.run), again=None) for name, job in JOBS.items()},
@@ -100,7 +101,7 @@ def command(
     work = work.resolve()
     if not may_mount(work):
         sys.exit("no disk can be mounted here: run as root, or where users may have namespaces (unshare -Urm true)")
-    if forked(read_formats.make_whole, work / "whole").wait():
+    if forked(whole_files.make_whole, work / "whole").wait():
         sys.exit("the whole files could not be made")
     shutil.rmtree(work / TEMPORARY)
     rows = []
@@ -252,16 +253,14 @@ def mount(folder: Path, *how: str) -> None:
     """Mounts on the folder, for this process and its children alone; a new disk if not told otherwise. Raises OSError
     or CalledProcessError where it may not.
     """
-    _alone()
+    _alone(os.getpid())
     words = [*how, str(folder)] if how else ["-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
     subprocess.run(["mount", *words], check=True, capture_output=True)
 
 
-def _alone(known: set[int] = set()) -> None:  # noqa: B006 (of this process)
-    """Gives the process mounts of its own."""
-    if os.getpid() in known:
-        return
-    known.add(os.getpid())
+@cache
+def _alone(process: int) -> None:
+    """Gives the process, which is this one, mounts of its own: once, though a forked one has its parent's cache."""
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(NEW_MOUNTS | (NEW_USERS if user else 0)):

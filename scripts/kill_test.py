@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import read_formats
 import torch
+import whole_files
 from mutate_files import told
 
 import tvm_sched
@@ -50,7 +50,7 @@ class Job:
 
 
 def whole(folder: Path) -> Path:
-    """Where `read_formats.make_whole` has put a file of each kind."""
+    """Where `whole_files.make_whole` has put a file of each kind."""
     return folder.parent / "whole"
 
 
@@ -67,29 +67,29 @@ def of_command(*words: str) -> Callable[[Path], None]:
 
 def compile_layer(folder: Path) -> None:
     """As `subp compile` does; a network that takes little time."""
-    tvm_sched.compile(read_formats.sparse_layer(), read_formats.X, threads=1).save(folder / "net.so")
+    tvm_sched.compile(whole_files.sparse_layer(), whole_files.X, threads=1).save(folder / "net.so")
 
 
 def tune_layer(folder: Path) -> None:
     """A search of four tiles."""
     options = {"records": folder / "records", "trials": 4, "threads": 1}
-    tvm_sched.tune(read_formats.sparse_layer(), read_formats.X, **options)
+    tvm_sched.tune(whole_files.sparse_layer(), whole_files.X, **options)
     of_command("tune", "--merge", "OUT/records", "--best", "OUT/best")(folder)
 
 
 def training(resume: bool) -> Callable[[Path], None]:
     """Three epochs; resumed, where there is a checkpoint."""
-    words = ["train", "WHOLE/images.zip", "-o", "OUT/run", "--model", read_formats.NETWORK, "--epochs", "3"]
-    words += ["--batch-size", "2", "--n", "4", "--size", str(read_formats.PIXELS)]
+    words = ["train", "WHOLE/images.zip", "-o", "OUT/run", "--model", whole_files.NETWORK, "--epochs", "3"]
+    words += ["--batch-size", "2", "--n", "4", "--size", str(whole_files.PIXELS)]
     return of_command(*words, *(["--auto-resume"] if resume else []))
 
 
 def look_at_records(folder: Path) -> None:
     """Opened as tuning goes on with them, and compiled with where they are all there."""
     if (folder / "records").is_dir():
-        Records(folder / "records", read_formats.one_core(), create=True)
+        Records(folder / "records", whole_files.one_core(), create=True)
     if (folder / "best" / "best.jsonl").exists():
-        BestRecords(folder / "best", read_formats.one_core())
+        BestRecords(folder / "best", whole_files.one_core())
 
 
 def look_at_run(folder: Path) -> None:
@@ -144,7 +144,7 @@ def _ends_in(path: Path, word: str) -> None:
 def command(kills: int, chosen: tuple[str, ...], seed: int, work: Path, output: Path | None) -> None:
     """Kill commands at random moments and look at what they leave."""
     work = work.resolve()
-    if forked(read_formats.make_whole, work / "whole").wait():
+    if forked(whole_files.make_whole, work / "whole").wait():
         sys.exit("the whole files could not be made")
     names = list(chosen or JOBS)
     rows = []

@@ -32,7 +32,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
-import read_formats
+import whole_files
 from read_formats import FORMATS, Format
 
 CPU_S, WALL_S, MOST_BYTES = 10.0, 60.0, 4 * 2**30
@@ -69,7 +69,7 @@ def told(rows: list[dict], columns: Sequence[str], output: Path | None) -> None:
 def run(count: int, names: list[str], seed: int, work: Path) -> list[dict]:
     """Opens `count` files, as many of each kind as its share says; a row for each kind. Goes on where it stopped."""
     done_file = work / "done.jsonl"
-    _in_child(read_formats.make_whole, work / "whole")
+    _in_child(whole_files.make_whole, work / "whole")
     done = [json.loads(line) for line in done_file.read_text().splitlines()] if done_file.exists() else []
     known = {(each["format"], each["number"]) for each in done if each["seed"] == seed}
     todo = [each for each in numbered(count, names) if each not in known]

@@ -16,8 +16,8 @@ from textwrap import dedent
 
 import click
 import numpy as np
-import read_formats
 import torch
+import whole_files
 
 import tvm_sched
 from subp import cli
@@ -59,9 +59,9 @@ def write(folder: Path) -> None:
     code = "net.py:net"
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        read_formats._make_records(work)
-        read_formats._make_images(work)
-        read_formats._make_settings(work)
+        whole_files.make_records(work)
+        whole_files.make_images(work)
+        whole_files.make_settings(work)
         run("train", work / "images.zip", "--model", code, "--size", 8, "--epochs", 1, "--n", 4, "-o", work / "run")
         run(
             "quantize",
@@ -75,7 +75,7 @@ def write(folder: Path) -> None:
         )
         for file in (*KEPT, "run/model.safetensors", "run/checkpoint.safetensors", "net.pt2", "images.zip"):
             (folder / Path(file).name).write_bytes((work / file).read_bytes())
-    made = tvm_sched.compile(read_formats.sparse_layer(), read_formats.X, target=TARGET, threads=1)
+    made = tvm_sched.compile(whole_files.sparse_layer(), whole_files.X, target=TARGET, threads=1)
     made.save(folder / "net.so")
     told = {
         "model.safetensors": of_network(folder / "model.safetensors"),

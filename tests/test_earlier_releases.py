@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import read_formats
+import whole_files
 import write_fixtures
 
 import tvm_sched
@@ -53,7 +53,7 @@ def test_a_run_goes_on(folder, tmp_path, monkeypatch):
 
 
 def test_records_are_compiled_with(folder):
-    records = BestRecords(folder, read_formats.one_core())
+    records = BestRecords(folder, whole_files.one_core())
     assert sum(map(len, records.lines.values())) == len((folder / "best.jsonl").read_text().splitlines())
     assert records.forms("a layer") == {"direct": 1e-3, "winograd": 2e-3}
 

@@ -9,12 +9,8 @@ from subp.pruning.methods.registry import hyperparameters
 from subp.pruning.selection import Place, place_outputs
 from subp_contract.errors import require
 
-_YOUNGER = {
-    "multiple": 1,
-    "target_latency": None,
-    "target": "host",
-    "vary_n": False,
-}  # what settings were before they were saved
+# what settings were before they were saved
+_YOUNGER = {"multiple": 1, "target_latency": None, "target": "host", "vary_n": False}
 
 
 def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:

@@ -119,6 +119,7 @@ class Settings:
 
     def _check_latency(self, method: Method) -> None:
         if self.target_latency is None:
+            require(not self.vary_n, "vary_n lets layers choose N for a target_latency: give that too, or leave it out")
             return
         require(
             0 < self.target_latency <= 1,
@@ -127,6 +128,10 @@ class Settings:
         require(
             method.uses_n and method.unit == "block" and not method.ranks_layer,
             f"target_latency is for methods whose groups keep equally many blocks, not {self.method}",
+        )
+        require(
+            not (self.vary_n and method.regroups),
+            f"{self.method} regroups outputs by one N for all layers: leave vary_n out",
         )
         require(
             self.allocation == "equal" and self.multiple == 1,
@@ -173,7 +178,6 @@ class Settings:
         if end is None:
             late = start is not None and start > last
             end = last if not late else start if method.one_shot else max(start, options["epochs"] - 1)
-        options["vary_n"] = bool(options["vary_n"] and options["target_latency"] is not None and not method.regroups)
         aimed = any(options[name] is not None for name in ("target_macs", "target_weights", "target_latency"))
         defaults |= {"start": min(first, end), "end": end, "sparsity": None if aimed else 0.75}
         return cls(**options | {name: value for name, value in defaults.items() if options[name] is None})

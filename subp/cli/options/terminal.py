@@ -134,7 +134,8 @@ def working(on: str) -> Iterator[None]:
 @contextmanager
 def bar(measuring: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     """A bar with the rate and the time left, on a terminal; gives what is to be called with (steps done, in all, what
-    is worked on). measuring: draws when it is called alone, since anything else would take time of what is measured
+    is worked on). measuring: draws only when that is called, since a thread that draws would take time of what is
+    measured.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 

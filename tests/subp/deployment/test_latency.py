@@ -79,17 +79,14 @@ def known_times(few_steps, monkeypatch):
 
 
 def test_layers_take_narrow_blocks_where_they_cost_nothing(known_times):
-    sparsifier = prune(
-        target_latency=5.1 / 17, method="st-3", vary_n=True
-    )  # 75 % in both layers: neither can afford 50 %
+    # 75 % in both layers: neither can afford 50 %
+    sparsifier = prune(target_latency=5.1 / 17, method="st-3", vary_n=True)
     assert sparsifier.sparsities == {"2": 0.75, "4": 0.75}
     assert sparsifier.block_sizes == {"2": 16, "4": 8}
     assert {name: tuple(mask.shape) for name, mask in sparsifier.masks.items()} == {"2": (2, 16), "4": (8, 32)}
     assert prune(target_latency=5.1 / 17).block_sizes == {"2": 16, "4": 16}
-    assert prune(target_latency=4.95 / 17, vary_n=True).block_sizes == {
-        "2": 32,
-        "4": 8,
-    }  # where nothing else is fast enough
+    # where nothing else is fast enough
+    assert prune(target_latency=4.95 / 17, vary_n=True).block_sizes == {"2": 32, "4": 8}
 
 
 def test_block_sizes_saved_count_where_they_were_chosen(known_times):
@@ -123,6 +120,8 @@ def test_energy_is_what_the_best_of_normal_blocks_hold(size, pruned):
 def test_what_cannot_be_met_or_planned_is_told(few_steps):
     with pytest.raises(UserError, match=r"0.01 cannot be reached on x86-avx2: with 75.0% of the blocks"):
         prune(target_latency=0.01)
+    with pytest.raises(UserError, match="vary_n lets layers choose N for a target_latency"):
+        prune(sparsity=0.75, vary_n=True)
     for options, sentence in [
         ({"target_latency": 1.5}, r"is not in \(0, 1\]"),
         ({"target_latency": 0.5, "sparsity": 0.5}, "exclude each other"),
