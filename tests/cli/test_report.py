@@ -123,6 +123,15 @@ def test_the_tables_of_masks_are_the_file_and_its_sums(sources, tmp_path):
     assert ["1", "14", "48", "34", "0"] in rows and ["2", "12", "48", "7", "5"] in rows
 
 
+def test_of_masks_in_very_many_lines_the_sums_are_shown(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr("subp.deployment.report.page.MOST_ROWS", 3)
+    assert cli.exit_code(["report", str(sources[0]), "-o", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    rows = Page(text).rows
+    assert "4 lines, in the run&#39;s masks.csv" in text and ["1", "layer1.0", "10", "32", "22", "0"] not in rows
+    assert ["layer1.0", "8", "32", "27", "3"] in rows and ["2", "12", "48", "7", "5"] in rows
+
+
 def test_masks_of_epochs_that_the_run_has_not_are_told(sources, tmp_path, capsys):
     held = checkpoint.load(sources[0] / "model.safetensors")
     held.metadata["churn"] = {"layer": [[2, 1, 2, 1, 0]]}

@@ -50,7 +50,9 @@ MOST_ROWS = 2000  # of one table: a page of some hundred kB, which opens at once
 
 
 def page(content: Content, title: str = "subp report") -> str:
-    """The HTML of all that the content holds; every number of a figure stands in a table below it."""
+    """The HTML of all that the content holds; every number of a figure stands in a table below it, or it says in which
+    file, of masks that moved in more than MOST_ROWS lines.
+    """
     sections = [_of_run(run) for run in content.runs]
     for measured in content.measurements:
         parts = _of_accuracies(measured.accuracies)
@@ -109,15 +111,14 @@ def _of_churn(run: Run) -> list[dict]:
         for epoch, rows in groupby(each, key=itemgetter(0))
     ]
     words = "Masks that moved"
-    figure = figures.churn(run)
     parts: list[dict] = [
-        {"title": f"{words}, by layer", "figure": figure, "columns": ("layer", *counts), "rows": by_layer},
+        {"title": f"{words}, by layer", "figure": figures.churn(run), "columns": ("layer", *counts), "rows": by_layer},
         {"title": f"{words}, by epoch", "columns": ("epoch", *counts), "rows": by_epoch},
     ]
-    if len(each) <= MOST_ROWS:
-        rows = [[epoch, layer, *moved] for epoch, layer, moved in each]
-        parts.append({"title": f"{words}, each", "columns": ("epoch", "layer", *counts), "rows": rows})
-    return parts
+    if len(each) > MOST_ROWS:
+        return [*parts, {"title": f"{words}, each: {len(each)} lines, in the run's masks.csv"}]
+    rows = [[epoch, layer, *moved] for epoch, layer, moved in each]
+    return [*parts, {"title": f"{words}, each", "columns": ("epoch", "layer", *counts), "rows": rows}]
 
 
 def _of_accuracies(accuracies: dict[str, float]) -> list[dict]:
