@@ -20,8 +20,8 @@ from subp_contract.errors import require
     type=click.Path(path_type=Path),
     default="runs/train",
     show_default=True,
-    help="Folder for checkpoint.safetensors, log.csv, config.yaml (all settings, for --config), and at the end "
-    "model.safetensors, the folded network.",
+    help="Folder for checkpoint.safetensors, log.csv, masks.csv, config.yaml (all settings, for --config), and at the "
+    "end model.safetensors, the folded network.",
 )
 @click.option(
     "--resume",

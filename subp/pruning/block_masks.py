@@ -2,16 +2,35 @@
 
 Block (g, i) of a weight [O, I, *kernel]: the n consecutive outputs g*n .. g*n+n-1 at one input channel i, with their
 whole kernels. A layer has G = O/n groups of I blocks; a block mask [G, I] (bool, True = kept) is uniform if every group
-keeps the same number. A grouped convolution's weight is [O, I/groups, *kernel]: the same view holds as long as no block
+keeps the same number. How a step moved them:
+
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    sparsifier.step(epoch)
+    churn_by_layer(before, sparsifier.masks)  # {"layer1.0.conv1": Churn(kept=64, of=256, pruned=12, grown=12), ...}
+
+A grouped convolution's weight is [O, I/groups, *kernel]: the same view holds as long as no block
 straddles two convolution groups.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+
+class Churn(NamedTuple):
+    """How one mask moved, in blocks (or the method's other units): `kept` after, `of` all; `pruned` were kept before
+    and are not after, `grown` the other way round. So kept before is kept + pruned - grown.
+    """
+
+    kept: int
+    of: int
+    pruned: int
+    grown: int
 
 
 def to_blocks(weight: Tensor, n: int) -> Tensor:
@@ -54,3 +73,15 @@ def is_uniform(mask: Tensor) -> bool:
     """Whether every group of the mask [G, I] keeps the same number of blocks."""
     kept = mask.sum(1)
     return bool((kept == kept[0]).all())
+
+
+def churn(before: Tensor, after: Tensor) -> Churn:
+    """From one mask, bool of any shape, to another of that shape."""
+    kept, pruned, grown = (int(each.sum()) for each in (after, before & ~after, after & ~before))
+    return Churn(kept, after.numel(), pruned, grown)
+
+
+def churn_by_layer(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Churn]:
+    """Layer name -> its churn, of all layers; empty where no layer's mask is another than before."""
+    found = {name: churn(before[name], mask) for name, mask in after.items()}
+    return found if any(each.pruned or each.grown for each in found.values()) else {}

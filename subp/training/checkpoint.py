@@ -13,6 +13,8 @@ Metadata, JSON under the header key "subp":
     sparsifier      its settings, or null after dense training
     sparsities      layer name -> fraction of its blocks that is pruned in the end; not there after dense training
     block_sizes     likewise -> outputs in a block
+    churn           layer name -> [epoch, kept, of, pruned, grown] (block_masks.Churn) of each epoch that moved a mask;
+                    empty after dense training, not there in older runs
     config          the training's settings
     epoch           epochs done
     fake_quantised  true between epochs that train for 8 bits: weights and ranges under names of their own
@@ -45,6 +47,8 @@ _PARTS = ("model", "optimizer", "average", "quantised")
 
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
 _Channels = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+_Churn = dict[str, list[tuple[_Count, _Count, _Count, _Count, _Count]]]
 
 
 class _Architecture(msgspec.Struct):
@@ -102,6 +106,7 @@ class About(msgspec.Struct):
     sparsifier: dict | None = None
     sparsities: dict[str, float] = {}
     block_sizes: dict[str, int] = {}
+    churn: _Churn = {}
     config: dict = {}
     epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
     scaler: dict = {}
@@ -134,6 +139,7 @@ class _OfRun(msgspec.Struct):
     preprocessing: _Preprocessing
     epoch: int
     history: list[_Done]
+    churn: _Churn = {}
     scaler: _Scaler | None = None
 
 

@@ -16,6 +16,21 @@ from subp.training.precision import Precision
 from subp_contract.errors import require
 
 
+def momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """SGD's only state, by parameter name; the learning rate follows from the step."""
+    state = ((name, optimizer.state[parameter].get("momentum_buffer")) for name, parameter in model.named_parameters())
+    return {name: buffer for name, buffer in state if buffer is not None}
+
+
+def set_momenta(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    """Gives the optimizer what `momenta` returned. Raises UserError where that is of other shapes."""
+    for name, parameter in model.named_parameters():
+        if (momentum := saved.get(name)) is not None:
+            damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
+            require(momentum.shape == parameter.shape, damage)
+            optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """For the optimizer: weight decay on matrices and kernels, none on parameters of one dimension (biases, norms)."""
     parameters = list(model.parameters())

@@ -16,13 +16,14 @@ from subp_contract.errors import UserError, require
 from subp_contract.files import write_atomically
 
 CHECKPOINT, MODEL, LOG, TENSORBOARD = "checkpoint.safetensors", "model.safetensors", "log.csv", "tensorboard"
-SETTINGS = "config.yaml"
+MASKS, SETTINGS = "masks.csv", "config.yaml"
 
 
 class Run(Protocol):
     """What is asked of a run."""
 
     history: list[dict]
+    churn: log.Churns
 
     def checkpoint(self) -> Checkpoint: ...
 
@@ -39,16 +40,21 @@ class RunFiles:
         self._output, self._run = output, run
         self._scalars = log.Scalars(output / TENSORBOARD, len(run.history)) if tensorboard else None
         if run.history:  # the run may have ended between checkpoint and log
-            log.write_csv(output / LOG, run.history)
+            self._write_logs()
         else:
             checkpoint.save(output / CHECKPOINT, run.checkpoint())
 
     def write(self) -> None:
         """After an epoch."""
         checkpoint.save(self._output / CHECKPOINT, self._run.checkpoint())
-        log.write_csv(self._output / LOG, self._run.history)
+        self._write_logs()
         if self._scalars:
             self._scalars.write(self._run.history[-1])
+
+    def _write_logs(self) -> None:
+        log.write_csv(self._output / LOG, self._run.history)
+        if self._run.churn:
+            log.write_csv(self._output / MASKS, log.masks_rows(self._run.churn))
 
 
 def checked_output(output: str | Path | None, resume: bool) -> Path | None:

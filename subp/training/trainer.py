@@ -7,11 +7,11 @@ smoothing, and what else torchvision's reference recipes offer (config.py).
 
 Started by torchrun, the processes share each batch, and the first alone writes and talks.
 
-With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, and `log.csv`; the
-end leaves `model.safetensors`, the folded network, and in it after epochs that train for 8 bits (`qat`) the quantised
-one. A run that was killed and resumed, any number of times, gives on a CPU and with the same number of threads and
-processes the same bits as one that was not: learning rates, masks, order and augmentation depend on the epoch and the
-seed alone (seeds.py), and an epoch cut short is done again from its start.
+With an output folder every epoch leaves `checkpoint.safetensors`, from which `resume=True` goes on, `log.csv` and,
+where masks moved, `masks.csv`; the end leaves `model.safetensors`, the folded network, and in it after epochs that
+train for 8 bits (`qat`) the quantised one. A run that was killed and resumed, any number of times, gives on a CPU and
+with the same number of threads and processes the same bits as one that was not: learning rates, masks, order and
+augmentation depend on the epoch and the seed alone (seeds.py), and an epoch cut short is done again from its start.
 """
 
 import copy
@@ -31,12 +31,12 @@ from subp.data.loaders import Data, Loading, batches, mixed, train_batch_size, t
 from subp.data.transforms import mixing
 from subp.pruning import masking, sparse_compute
 from subp.pruning.sparsifier import Sparsifier
-from subp.training import checkpoint, distributed, fake_quantised, quantised
+from subp.training import checkpoint, distributed, fake_quantised, log, quantised
 from subp.training.checkpoint import Checkpoint
 from subp.training.config import Config
 from subp.training.distributed import Ranks
 from subp.training.fake_quantised import FakeQuantised
-from subp.training.loop import averaged, evaluate, learning_rate, parameter_groups, train_epoch
+from subp.training.loop import averaged, evaluate, learning_rate, momenta, parameter_groups, set_momenta, train_epoch
 from subp.training.precision import Precision
 from subp.training.progress import Progress
 from subp.training.run_files import (
@@ -141,6 +141,7 @@ class _Run:
     ) -> None:
         self.data, self.config, self.ranks = data, config, ranks
         self.history: list[dict] = []
+        self.churn: log.Churns = {}
         self.precision = Precision(config.amp, config.channels_last, ranks.device)
         self.loading = Loading(
             ranks.share(config.batch_size),
@@ -195,7 +196,7 @@ class _Run:
     def about_now(self) -> dict:
         """The metadata of the network as it is now."""
         scaler = self.precision.scaler.state_dict()
-        state = {"epoch": len(self.history), "history": self.history}
+        state = {"epoch": len(self.history), "history": self.history, "churn": self.churn}
         if self.sparsifier:
             state |= {"sparsities": self.sparsifier.sparsities, "block_sizes": self.sparsifier.block_sizes}
         return self.about | state | ({"scaler": scaler} if scaler else {})
@@ -209,11 +210,11 @@ class _Run:
         """All that `restore` needs."""
         average = self.average.state_dict() if self.average else {}
         average = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
-        return Checkpoint(self.model.state_dict(), _momenta(self.model, self.optimizer), self.metadata, average)
+        return Checkpoint(self.model.state_dict(), momenta(self.model, self.optimizer), self.metadata, average)
 
     def restore(self, saved: Checkpoint) -> None:
         """Puts the state back everywhere. Raises UserError, naming what differs, if it is another network's."""
-        self.history = saved.metadata["history"]
+        self.history, self.churn = saved.metadata["history"], saved.metadata.get("churn", {})
         if self.sparsifier and "sparsities" in saved.metadata:  # else a run from before there were any but equal ones
             self.sparsifier.load_plan(saved.metadata["sparsities"], saved.metadata.get("block_sizes"))
         if self.sparsifier and self.history:
@@ -223,11 +224,7 @@ class _Run:
             self._train_for_8_bits(saved.model)
         else:
             checkpoint.fill(self.model, saved.model, what)
-        for name, parameter in self.model.named_parameters():
-            if (momentum := saved.optimizer.get(name)) is not None:
-                damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
-                require(momentum.shape == parameter.shape, damage)
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        set_momenta(self.model, self.optimizer, saved.optimizer)
         if self.folded and saved.average:
             self.average = averaged(self.model, self.config.ema)
         if self.average:
@@ -250,9 +247,7 @@ class _Run:
         if epoch >= config.float_epochs and not self.folded:
             progress.quantises(config.qat)
             self._train_for_8_bits()
-        if self.sparsifier and not self.folded:
-            self.sparsifier.step(epoch)
-            ranks.broadcast(self.sparsifier.masks.values())
+        before = self._move_masks(epoch) if not self.folded else {}
         loader = train_batches(
             self.data,
             epoch,
@@ -300,8 +295,20 @@ class _Run:
         evaluated = evaluate(network, val, ranks, self.precision)
         for sentence in ranks.gather(broken):
             progress.skipped(sentence)
+        if self.sparsifier and before:  # only now, as some masks follow the weights in training
+            log.note_churn(self.churn, epoch, before, self.sparsifier.masks)
         density = self.sparsifier.density if self.sparsifier and not self.folded else self._density
         self.history.append({"epoch": epoch, "lr": rate(0), **trained, **evaluated, "density": density})
+
+    def _move_masks(self, epoch: int) -> dict[str, Tensor]:
+        """The sparsifier's step, alike on all ranks; returns copies of the masks before it, at first with all kept."""
+        if not self.sparsifier:
+            return {}
+        copied = torch.Tensor.clone if epoch else torch.ones_like
+        before = {name: copied(mask) for name, mask in self.sparsifier.masks.items()}
+        self.sparsifier.step(epoch)
+        self.ranks.broadcast(self.sparsifier.masks.values())
+        return before
 
     def _train_for_8_bits(self, state: dict[str, Tensor] | None = None) -> None:
         """Folds the network and goes on with one that rounds to 8 bits, in float32, as the rounding is, and as PyTorch
@@ -309,8 +316,8 @@ class _Run:
         """
         config, ranks = self.config, self.ranks
         if self.sparsifier and not self.history:
-            self.sparsifier.step(0)  # at once: no epoch comes before
-            ranks.broadcast(self.sparsifier.masks.values())
+            before = self._move_masks(0)  # at once: no epoch comes before
+            log.note_churn(self.churn, 0, before, self.sparsifier.masks)
         if self.sparsifier:
             self._density = self.history[-1]["density"] if self.history else self.sparsifier.density
         self.folded = self._fold(self.delivered if self.history else self.model)
@@ -391,9 +398,3 @@ def make_sparsifier(model: nn.Module, config: Config, input_shape: tuple[int, ..
     """The run's sparsifier, its masks on the model; None for dense training. input_shape: as for `Sparsifier`."""
     options = config.sparsifier_options()
     return Sparsifier(model, input_shape=input_shape, **options) if options else None
-
-
-def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """SGD's only state, by parameter name; the learning rate follows from the step."""
-    state = ((name, optimizer.state[parameter].get("momentum_buffer")) for name, parameter in model.named_parameters())
-    return {name: buffer for name, buffer in state if buffer is not None}

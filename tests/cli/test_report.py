@@ -1,5 +1,6 @@
 """`subp report`: one page that stands alone, whose tables hold the numbers of runs and measurements."""
 
+import csv
 import html
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from subp import Sparsifier, cli, models
-from subp.training import checkpoint
+from subp.training import checkpoint, log
 from subp.training.checkpoint import Checkpoint
 
 HISTORY = [
@@ -25,6 +26,8 @@ HISTORY = [
     | {"density": 1 - 0.75 * epoch, "lr": 0.125, "images_per_s": 512.5}
     for epoch in range(2)
 ]
+
+CHURN = {"layer<3>.0": [[0, 4, 16, 12, 0], [1, 4, 16, 2, 2]], "layer1.0": [[0, 10, 32, 22, 0], [1, 8, 32, 5, 3]]}
 
 
 class Page(HTMLParser):
@@ -70,6 +73,7 @@ def sources(tmp_path_factory):
     model = models.create("resnet20", 10, in_channels=1)
     Sparsifier(model, n=16, sparsity=0.75, criterion="l1", epochs=1, start=0, end=0).step(0)
     about = {"architecture": {"name": "resnet20", "num_classes": 10, "in_channels": 1}, "history": HISTORY}
+    about["churn"] = CHURN
     about |= {"preprocessing": {"size": 8, "channels": 1}, "config": {"method": "subp", "n": 16, "sparsity": 0.75}}
     (folder / "run").mkdir()
     checkpoint.save(folder / "run" / "model.safetensors", Checkpoint(model.state_dict(), metadata=about))
@@ -101,9 +105,31 @@ def test_the_page_holds_every_number_and_fetches_nothing(sources, tmp_path):
     assert ["conv<1>", "direct 1x16", "12.5", "0.5"] in page.rows and ["-", "pool", "3.25", "-"] in page.rows
     assert "net&lt;b&gt;, 75% pruned, 2 threads: where the time goes" in text
     assert ["float32", "75%", "3"] in page.rows and ["float32", "50%", "1.385"] in page.rows
-    assert page.tags.count("svg") == 6  # curves, layers, blocks, latencies, speed-up, time by layer
+    assert page.tags.count("svg") == 7  # curves, layers, masks that moved, blocks, latencies, speed-up, time by layer
     assert "#010203" not in text and "currentColor" in text
     assert "break-even" in text and "prefers" not in text and "color-scheme: light dark" in text
+
+
+def test_the_tables_of_masks_are_the_file_and_its_sums(sources, tmp_path):
+    output, file = tmp_path / "report.html", tmp_path / "masks.csv"
+    assert cli.exit_code(["report", str(sources[0]), "-o", str(output)]) == 0
+    rows = Page(output.read_text()).rows
+    log.write_csv(file, log.masks_rows(CHURN))
+    lines = list(csv.reader(file.open()))[1:]
+    assert len(lines) == 4
+    place = rows.index(["epoch", "layer", "kept", "of", "newly pruned", "newly kept"])
+    assert rows[place + 1 : place + 5] == lines
+    assert ["layer<3>.0", "4", "16", "14", "2"] in rows and ["layer1.0", "8", "32", "27", "3"] in rows
+    assert ["1", "14", "48", "34", "0"] in rows and ["2", "12", "48", "7", "5"] in rows
+
+
+def test_masks_of_epochs_that_the_run_has_not_are_told(sources, tmp_path, capsys):
+    held = checkpoint.load(sources[0] / "model.safetensors")
+    held.metadata["churn"] = {"layer": [[2, 1, 2, 1, 0]]}
+    checkpoint.save(tmp_path / "odd.safetensors", held)
+    assert cli.exit_code(["report", str(tmp_path / "odd.safetensors"), "-o", str(tmp_path / "r.html")]) == 2
+    said = capsys.readouterr().err
+    assert "odd.safetensors is damaged: its churn is not of a run of 2 epochs" in said and said.count("\n") == 1
 
 
 def test_the_same_runs_give_the_same_figures(sources, tmp_path):
@@ -156,7 +182,7 @@ def test_a_browser_shows_it_without_a_word_in_two_widths(sources, tmp_path):
     found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
     for page in found:
         assert page["wide"] <= page["width"]  # what is wider scrolls in its own place
-        assert len(page["charts"]) == 6 and min(page["charts"]) >= 0.9 * min(page["width"], 540)
+        assert len(page["charts"]) == 7 and min(page["charts"]) >= 0.9 * min(page["width"], 540)
         rows = page["cells"]
         assert [cells[7] for cells in rows if cells[0] == "net<b>"] == ["1.5", "3.25", "4.5"]
         assert ["conv<1>", "direct 1x16", "12.5", "0.5"] in rows and ["float32", "75%", "3"] in rows

@@ -29,12 +29,14 @@ def export(executable: "VMExecutable", library: Path, link: Callable[..., None])
 @contextmanager
 def _in_memory(path: Path) -> Iterator[None]:
     """What is written to this path meanwhile takes no room on its disk."""
-    if not hasattr(os, "memfd_create"):
+    try:
+        file = os.memfd_create(path.name)
+    except (AttributeError, OSError):  # no such files here, or none left
         yield
         return
-    file = os.memfd_create(path.name)
     try:
-        path.symlink_to(f"/proc/{os.getpid()}/fd/{file}")
+        if (place := Path(f"/proc/{os.getpid()}/fd/{file}")).exists():  # not without /proc, or with another's
+            path.symlink_to(place)
         yield
     finally:
         with suppress(FileNotFoundError):

@@ -29,7 +29,8 @@ from tvm_sched.records.json_lines import JsonLines, locked
 from tvm_sched.tuning.tiles import Named, TaskResult
 
 FINISHED = "finished.jsonl"
-PLAIN = (bool, int, float, str, type(None))  # kinds of settings
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)  # kinds of settings
+REGISTRIES = frozenset(vars(torch.nn.Module())) - {"training"}  # of weights, submodules and hooks
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -63,7 +64,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 def key_of(network: torch.nn.Module | ExportedProgram, inputs: Any, options: Mapping[str, Any]) -> str | None:
     """The digest of a search on `network` with the example `inputs` (any nest of tensors); None where the network's
-    sources cannot be had, as of a class that was typed in. options: of the search, by name.
+    sources cannot be had, as of a class that was typed in, or an attribute is of a kind that cannot be told. options: of the search, by name.
     """
     digest = hashlib.sha256()
     for part in (*_of_network(network), *_of_inputs(inputs), repr(sorted(options.items())), _of_package()):
@@ -122,10 +123,26 @@ def _of_network(network: torch.nn.Module | ExportedProgram) -> Iterator[str | by
         yield from _of_inputs([dict(network.state_dict), dict(network.constants)])
         return
     for name, module in network.named_modules():
-        settings = {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}
-        yield f"{name} {type(module).__qualname__} {module.extra_repr()} {settings}"
-        yield module.code if isinstance(module, torch.fx.GraphModule) else _source(type(module))
+        yield f"{name} {type(module).__qualname__} {module.extra_repr()}"
+        if isinstance(module, torch.fx.GraphModule):
+            yield f"{module.training} {module.code}"
+        else:
+            yield from _of_settings(module)
+            yield _source(type(module))
     yield from _of_inputs([dict(network.state_dict()), dict(network.named_buffers())])
+
+
+def _of_settings(module: torch.nn.Module) -> Iterator[str | bytes | None]:
+    """A module's own attributes; None for one that cannot be told from others of its kind."""
+    own = {name: value for name, value in vars(module).items() if name not in REGISTRIES}
+    for path, value in pytree.tree_leaves_with_path(own):
+        if isinstance(value, torch.Tensor):
+            yield from _of_inputs({str(path): value})
+        elif isinstance(value, PLAIN):
+            yield f"{path} {value!r}"
+        else:  # a function or class, by its name
+            name = getattr(value, "__qualname__", "<nothing>")
+            yield None if "<" in name else f"{path} {value.__module__}.{name}"
 
 
 @cache

@@ -6,17 +6,18 @@ right is kept in the user's cache, a line a kernel and record, so that it costs 
 kernel, some 0.3 s. The records that the package brings are as good as its code, and are not looked at again.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import relax
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.tirx import PrimFunc
@@ -82,10 +83,10 @@ class RecordedKernels:
             expected = after_call(built(schedule_one(func, self.here, None)[0], self.here), given)[0]
             changed = [not same(some, other) for some, other in zip(given, expected, strict=True)]
             spoilt = [np.ones_like(each) if of_output else each for each, of_output in zip(given, changed, strict=True)]
-            code = built(recorded.schedule, self.here)
+            run = built(recorded.schedule, self.here)  # machine code: a forked process may not compile
         except Exception as error:  # of any kind: TVM's lowering has many
             return f"its kernel cannot be checked: {first_line(error)[:200]}"
-        return in_child(lambda: fault_of(*after_call(code, spoilt), expected, changed))
+        return in_child(lambda: fault_of(*after_call(run, spoilt), expected, changed))
 
 
 def fault_of(found: list[np.ndarray], spilt: bool, expected: list[np.ndarray], changed: list[bool]) -> str:
@@ -107,6 +108,9 @@ def in_child(look: Callable[[], str]) -> str:
     child = os.fork()
     if child == 0:
         try:
+            faulthandler.disable()  # the parent tells what is wrong
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler in Python would wait for the kernel's end
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
             signal.alarm(LONGEST_S)
             os.close(read)
             os.write(write, f"{OVER}{look()}".encode())
@@ -115,7 +119,8 @@ def in_child(look: Callable[[], str]) -> str:
     os.close(write)
     with os.fdopen(read, "rb") as told:
         words = told.read().decode()
-    os.waitpid(child, 0)
+    with suppress(ChildProcessError):  # where SIGCHLD is ignored nothing is left to wait for
+        os.waitpid(child, 0)
     return words.removeprefix(OVER) if words.startswith(OVER) else "its kernel crashes, or does not end"
 
 
@@ -130,12 +135,12 @@ def arguments(func: PrimFunc) -> list[np.ndarray]:
     return kernel.arguments(kernel.problem(Schedule(mod)), typed, rng)
 
 
-def built(schedule: Schedule, target: Target) -> relax.VMExecutable:
-    """The code of a scheduled function."""
-    return codegen.build(workload(schedule.mod["main"]), target)
+def built(schedule: Schedule, target: Target) -> Callable[..., None]:
+    """A scheduled function as machine code, to call."""
+    return codegen.build(workload(schedule.mod["main"]), target).jit()["main"]
 
 
-def after_call(code: relax.VMExecutable, given: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
+def after_call(run: Callable[..., None], given: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
     """(all of the function's arrays after a call, whether anything beside them was written)."""
     padded = [np.full(2 * MARGIN + each.nbytes, MARK, np.uint8) for each in map(np.ascontiguousarray, given)]
     starts = [MARGIN + -(each.ctypes.data + MARGIN) % ALIGNED for each in padded]
@@ -144,7 +149,7 @@ def after_call(code: relax.VMExecutable, given: list[np.ndarray]) -> tuple[list[
         arrays.append(memory[start : start + each.nbytes].view(each.dtype).reshape(each.shape))
         arrays[-1][...] = each
     runtime.set_threads(1)
-    code.jit()["main"](*map(as_tvm, arrays))
+    run(*map(as_tvm, arrays))
     beside = [
         np.concatenate([memory[:start], memory[start + each.nbytes :]])
         for memory, start, each in zip(padded, starts, given, strict=True)

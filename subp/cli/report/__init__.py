@@ -14,8 +14,8 @@ from subp.cli.options.types import OutputFile, not_an_input
 def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
     """Write one HTML file about each RUN: a folder of `subp train`, a checkpoint, or a .json of `subp bench --json`.
 
-    It shows how training went, what each layer keeps, which blocks, and latencies beside each other, each with its
-    numbers in a table. The file needs no network and no other file.
+    It shows how training went, what each layer keeps, how its mask moved, which blocks, and latencies beside each
+    other, each with its numbers in a table. The file needs no network and no other file.
     """
     from subp.deployment.report import content, page
     from subp_contract.files import write_atomically

@@ -9,6 +9,7 @@ import numpy as np
 
 from subp.deployment import networks
 from subp.pruning import summary
+from subp.pruning.block_masks import Churn
 from subp.pruning.masking import weight_of
 from subp.pruning.methods import DENSE
 from subp.pruning.selection import all_places
@@ -83,6 +84,7 @@ class Run:
     history: list[dict]
     layers: list[summary.LayerSummary]
     blocks: Blocks | None  # of the sparsest layer
+    churn: dict[str, dict[int, Churn]] = field(default_factory=dict)  # layer -> epoch, from 1, that moved masks -> how
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,17 @@ def _run(path: Path) -> Run:
     history = metadata.get("history", [])
     layers = summary.inspect(module, shape)
     known = {name: value for name, value in told.items() if value is not None}
-    return Run(path.stem if path.is_file() else path.name, known, history, layers, _sparsest(module, layers))
+    name = path.stem if path.is_file() else path.name
+    churn = _churn(metadata.get("churn", {}), len(history), file)
+    return Run(name, known, history, layers, _sparsest(module, layers), churn)
+
+
+def _churn(log: dict[str, list[list[int]]], epochs: int, file: str) -> dict[str, dict[int, Churn]]:
+    """What training noted. Raises UserError where that is not of this many epochs."""
+    rows = [row for rows in log.values() for row in rows]
+    damage = f"{file} is damaged: its churn is not of a run of {epochs} epochs"
+    require(all(epoch < epochs and blocks for epoch, _, blocks, *_ in rows), damage)
+    return {shown(layer): {epoch + 1: Churn(*counts) for epoch, *counts in rows} for layer, rows in log.items() if rows}
 
 
 def _sparsest(module: Any, layers: list[summary.LayerSummary]) -> Blocks | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -66,12 +67,47 @@ def densities(run: Run) -> str:
         return _svg(figure, f"share of each layer's weights that {run.name} keeps")
 
 
+def churn(run: Run) -> str:
+    """Two maps, a layer a line and an epoch a column: which share of the blocks is newly pruned, and newly kept."""
+    edges = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)  # per cent: a first step moves most, later ones little
+    shades = ListedColormap([(*to_rgb(ACCENT), each) for each in np.linspace(0.2, 1, len(edges) - 1)])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 1.2 + 0.2 * len(run.churn)), layout="constrained")
+        for axes, title, count in zip(
+            figure.subplots(1, 2, sharey=True), ("newly pruned", "newly kept"), ("pruned", "grown"), strict=True
+        ):
+            shares = np.full((len(run.churn), len(run.history)), np.nan)
+            for line, epochs in enumerate(run.churn.values()):
+                for epoch, moved in epochs.items():
+                    shares[line, epoch - 1] = 100 * getattr(moved, count) / moved.of or np.nan  # nothing is no colour
+            drawn = axes.pcolormesh(
+                np.arange(len(run.history) + 1) + 0.5,
+                np.arange(len(run.churn) + 1) - 0.5,
+                shares,
+                cmap=shades,
+                norm=BoundaryNorm(edges, len(edges) - 1),
+                rasterized=shares.size > 4096,
+            )
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("epoch", fontsize=9)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_yticks(range(len(run.churn)), list(run.churn))
+            axes.tick_params(labelsize=8)
+        axes.invert_yaxis()  # of both
+        bar = figure.colorbar(drawn, ax=figure.axes, ticks=edges, format="%g", spacing="uniform")
+        bar.set_label("% of the layer's blocks", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+        return _svg(figure, f"blocks that {run.name} newly pruned and newly kept, by layer and epoch")
+
+
 def blocks(held: Blocks) -> str:
     """Which blocks a layer keeps: a row of outputs a line, an input channel a column."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + min(4.0, 0.25 * len(held.kept))), layout="constrained")
         axes = figure.subplots()
-        axes.pcolormesh(np.where(held.kept, 1.0, np.nan), cmap=_one_colour(), rasterized=held.kept.size > 4096)
+        axes.pcolormesh(
+            np.where(held.kept, 1.0, np.nan), cmap=ListedColormap([ACCENT]), rasterized=held.kept.size > 4096
+        )
         axes.invert_yaxis()
         axes.set_xlabel("input channel", fontsize=9)
         axes.set_ylabel(f"row of {held.n} outputs", fontsize=9)
@@ -175,12 +211,6 @@ def label(row: dict) -> str:
     precision = row.get("precision", "float32")
     numbers = "" if precision == "float32" or row["engine"].endswith(precision) else f", {precision}"
     return f"{row['engine']}{pruned}{numbers}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
-
-
-def _one_colour() -> Any:
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([ACCENT])
 
 
 def _svg(figure: Figure, described: str) -> str:

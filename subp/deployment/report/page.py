@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 
 from jinja2 import Environment
 
@@ -45,6 +46,7 @@ summary { cursor: pointer; } footer { font-size: .85rem; opacity: .8; }
 """
 
 EPOCH = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "density", "lr", "images_per_s")
+MOST_ROWS = 2000  # of one table: a page of some hundred kB, which opens at once
 
 
 def page(content: Content, title: str = "subp report") -> str:
@@ -78,6 +80,8 @@ def _of_run(run: Run) -> dict:
     ]
     figure = figures.densities(run) if any(layer.n for layer in run.layers) else None
     parts.append({"title": "Layers", "figure": figure, "columns": columns, "rows": rows})
+    if run.churn:
+        parts += _of_churn(run)
     if run.blocks:
         counts = run.blocks.kept.sum(1).tolist()
         rows = [[number, count] for number, count in enumerate(counts)]
@@ -88,6 +92,32 @@ def _of_run(run: Run) -> dict:
         parts.append({"title": title, "figure": figures.blocks(run.blocks), "columns": columns, "rows": rows})
     words = ", ".join(f"{name} {value}" for name, value in run.about.items())
     return {"title": f"Run: {run.name}", "words": words, "parts": parts}
+
+
+def _of_churn(run: Run) -> list[dict]:
+    """Sums over epochs and over layers; and each line of masks.csv, where they are not too many."""
+    counts = ("kept", "of", "newly pruned", "newly kept")
+    each = [(epoch, layer, moved) for layer, epochs in run.churn.items() for epoch, moved in epochs.items()]
+    each.sort(key=itemgetter(0))  # layers stay in order
+    by_layer = []
+    for layer, epochs in run.churn.items():
+        moved = list(epochs.values())
+        sums = sum(one.pruned for one in moved), sum(one.grown for one in moved)
+        by_layer.append([layer, moved[-1].kept, moved[-1].of, *sums])
+    by_epoch = [
+        [epoch, *map(sum, zip(*(moved for *_, moved in rows), strict=True))]
+        for epoch, rows in groupby(each, key=itemgetter(0))
+    ]
+    words = "Masks that moved"
+    figure = figures.churn(run)
+    parts: list[dict] = [
+        {"title": f"{words}, by layer", "figure": figure, "columns": ("layer", *counts), "rows": by_layer},
+        {"title": f"{words}, by epoch", "columns": ("epoch", *counts), "rows": by_epoch},
+    ]
+    if len(each) <= MOST_ROWS:
+        rows = [[epoch, layer, *moved] for epoch, layer, moved in each]
+        parts.append({"title": f"{words}, each", "columns": ("epoch", "layer", *counts), "rows": rows})
+    return parts
 
 
 def _of_accuracies(accuracies: dict[str, float]) -> list[dict]:

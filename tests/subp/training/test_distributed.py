@@ -15,6 +15,7 @@ from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, SPARSE, net
 from subp.cli import train
 from subp.training import checkpoint, trainer
 from subp.training.distributed import Ranks
+from subp.training.run_files import MASKS
 from subp_contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +76,8 @@ def test_ranks_stay_in_step_with_what_one_process_does(ranks, part, images, conf
 def test_one_rank_alone_writes(ranks):
     folder, (first, second) = ranks
     assert first["gathered"] == second["gathered"] == ["of 0", "of 1"]
-    assert {path.name for path in (folder / "run").iterdir()} == {trainer.CHECKPOINT, trainer.LOG, trainer.MODEL}
+    left = {trainer.CHECKPOINT, trainer.LOG, MASKS, trainer.MODEL}
+    assert {path.name for path in (folder / "run").iterdir()} == left
 
 
 def test_the_command_trains_with_two_processes_of_which_one_talks(tmp_path):

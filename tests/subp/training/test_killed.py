@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from subp.training import checkpoint, trainer
+from subp.training.run_files import MASKS
 
 
 def without_speed(rows):
@@ -29,7 +30,8 @@ def test_a_run_killed_again_and_again_gives_the_bits_of_the_uninterrupted_one(tm
         assert whole.metadata == parts.metadata
     assert checkpoint.load(tmp_path / "whole" / trainer.CHECKPOINT).average and whole.metadata["scaler"]["scale"] > 0
     logs = [list(csv.DictReader((tmp_path / run / trainer.LOG).open())) for run in ("whole", "parts")]
+    assert (tmp_path / "parts" / MASKS).read_text() == (tmp_path / "whole" / MASKS).read_text()
     assert without_speed(logs[0]) == without_speed(logs[1]) and len(logs[0]) == 40
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(
-        [trainer.CHECKPOINT, trainer.LOG, trainer.MODEL]
+        [trainer.CHECKPOINT, trainer.LOG, MASKS, trainer.MODEL]
     )

@@ -41,7 +41,7 @@ def test_training_tells_each_epoch_what_stayed_dense_and_where_the_result_is(run
     assert "layer1.0.conv1, layer1.0.conv2, layer1.1.conv1 and 3 more: excluded by 'layer1.*'" in result.output
     assert "epoch 2/2" in result.output and "density  25%" in result.output
     assert str(output / "model.safetensors") in result.output
-    left = ["checkpoint.safetensors", "config.yaml", "log.csv", "model.safetensors"]
+    left = ["checkpoint.safetensors", "config.yaml", "log.csv", "masks.csv", "model.safetensors"]
     assert sorted(p.name for p in output.iterdir()) == left
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import tvm_sched
 from subp_contract.errors import UserError
-from tvm_sched.deploy import toolchain
+from tvm_sched.deploy import objects, toolchain
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
@@ -27,3 +27,18 @@ def test_they_are_in_memory_until_they_are_linked(tmp_path, monkeypatch):
         artifact.save(tmp_path / "net.so")
     assert len(links) == 2 and all(each.startswith(f"/proc/{os.getpid()}/fd/") for each in links)
     assert list(tmp_path.iterdir()) == [] and not any(os.path.exists(each) for each in links)
+
+
+def no_file(name):
+    raise OSError("too many open files")
+
+
+NO_PROCESS = 2**22 + 1  # is beyond Linux's largest
+
+
+@pytest.mark.parametrize(("name", "fails"), [("memfd_create", no_file), ("getpid", lambda: NO_PROCESS)])
+def test_they_are_on_the_disk_where_memory_has_no_files(tmp_path, monkeypatch, name, fails):
+    """As beyond a limit of open files, or without /proc."""
+    monkeypatch.setattr(os, name, fails, raising=False)
+    with objects._in_memory(tmp_path / "lib0.o"):
+        assert not (tmp_path / "lib0.o").is_symlink()

@@ -150,6 +150,13 @@ def test_a_search_is_known_by_network_inputs_and_options():
     others = [key(network(7)[0]), key(x=x[..., :4]), key(trials=3), key(trials=4), key(strided), key(module[:3])]
     others.append(key(torch.export.export(module, (x,))))
     assert None not in others and len({key(), *others}) == 1 + len(others)
+    for told in ([1, 2], [1, 3], nn.functional.relu, nn.functional.gelu, {"table": x}, {"table": x + 1}):
+        module.told = told  # as forward would read it
+        others.append(key(module))
+    assert None not in others and len({key(), *others}) == len(others)
+    module.told = lambda: 1
+    assert key(module) is None
+    del module.told
     assert key(nn.Sequential(type("TypedIn", (nn.Module,), {"__module__": "typed_in"})())) is None
 
 

@@ -70,6 +70,13 @@ def test_code_that_crashes_hangs_or_writes_elsewhere_harms_nobody(monkeypatch):
     for harm in (lambda: os.kill(os.getpid(), signal.SIGSEGV), lambda: time.sleep(20), lambda: 1 / 0):
         assert recorded_kernels.in_child(harm) == "its kernel crashes, or does not end"
     assert recorded_kernels.in_child(lambda: "") == ""
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)  # a user's, which the process that looks does not call
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    try:
+        assert recorded_kernels.in_child(lambda: time.sleep(5) or "") == "its kernel crashes, or does not end"
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        signal.signal(signal.SIGALRM, handler)
     assert "beyond" in recorded_kernels.fault_of([], True, [], [])
 
 

@@ -33,35 +33,9 @@ BY_IMAGE = {
     for name in (
         *("nn.conv1d", "nn.conv2d", "nn.conv3d", "nn.relu", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu"),
         *("nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "nn.adaptive_max_pool2d", "nn.batch_norm"),
-        *(
-            "add",
-            "subtract",
-            "multiply",
-            "divide",
-            "maximum",
-            "minimum",
-            "power",
-            "clip",
-            "sigmoid",
-            "tanh",
-            "exp",
-            "log",
-        ),
-        *(
-            "erf",
-            "sqrt",
-            "rsqrt",
-            "abs",
-            "negative",
-            "floor",
-            "ceil",
-            "round",
-            "sign",
-            "astype",
-            "quantize",
-            "dequantize",
-        ),
-        *("nn.pad", "nn.dropout"),
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "clip", "sigmoid", "tanh", "exp"),
+        *("log", "erf", "sqrt", "rsqrt", "abs", "negative", "floor", "ceil", "round", "sign", "astype"),
+        *("quantize", "dequantize", "nn.pad", "nn.dropout"),
     )
 }
 
