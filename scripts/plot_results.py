@@ -4,11 +4,13 @@
     python scripts/plot_results.py results/methods.csv      writes results/methods.md and results/methods.png
 
 Rows that differ in their seed alone are one line: mean and standard deviation (of the sample) of the accuracy, and how
-many seeds. Where it has two seeds or more in common with the random masks of its block size and sparsity, or with the
-dense network, the mean difference by seed to them follows, with the p of a paired t-test; and that p corrected by
-Holm's procedure for all methods of the table which are compared with random masks.
+many seeds; the learning rate too, where the method was tried at several. Where it has two seeds or more in common with
+the random masks of its block size and sparsity, or with the dense network, the mean difference by seed to them follows,
+with the p of a paired t-test; and that p corrected by Holm's procedure for all methods of the table which are compared
+with random masks.
 """
 
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ class Line:
 
     setting: tuple[str, ...]
     method: str
+    rate: float | None  # of learning, where the file tells
     n: int | None
     sparsity: float
     mean: float
@@ -70,6 +73,7 @@ def _line(runs: Sequence[dict]) -> Line:
     return Line(
         setting=tuple(first.get(name) or "" for name in SETTING),
         method=method,
+        rate=json.loads(first.get("options") or "{}").get("lr"),
         n=int(first["n"]) if first["method"] != DENSE and METHODS[first["method"]].uses_n else None,
         sparsity=0.0 if first["method"] == DENSE else float(first["sparsity"]),
         mean=statistics.fmean(accuracies),
@@ -131,6 +135,12 @@ def reference(method: str, line: Line, lines: Sequence[Line]) -> Line | None:
     return next((other for other in fits if method == DENSE or (other.n, other.sparsity) == shape), None)
 
 
+def named(line: Line, lines: Sequence[Line]) -> str:
+    """The line's method, with its learning rate where these lines have the method at several."""
+    rates = {other.rate for other in lines if other.method == line.method}
+    return f"{line.method}, rate {line.rate}" if len(rates) > 1 else line.method
+
+
 def page(lines: Sequence[Line], source: str) -> str:
     """Markdown: a table for each setting, by sparsity, best first."""
     parts = [
@@ -159,7 +169,7 @@ def page(lines: Sequence[Line], source: str) -> str:
                 against(line, reference(DENSE, line, lines)),
             )
             parts.append(
-                f"| {line.method} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
+                f"| {named(line, of_setting)} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
                 f"{' | '.join(comparisons)} | {line.density:.1%} | {line.mac_share:.1%} |\n"
             )
     return "".join(parts) + f"\n![Accuracies]({Path(source).stem}.png)\n"

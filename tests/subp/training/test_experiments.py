@@ -213,6 +213,9 @@ def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
         for seed, accuracy in enumerate(of_method):
             row = {"method": method, "sparsity": 0.75, "seed": seed, "accuracy": accuracy, "mac_share": 1}
             experiments.add_row(tmp_path / "r.csv", same | row)
+    for rate in (0.05, 0.1):
+        row = {"method": "st-3", "sparsity": 0.75, "seed": 0, "accuracy": rate, "mac_share": 1}
+        experiments.add_row(tmp_path / "r.csv", same | row | {"options": json.dumps({"lr": rate})})
     plots = runpy.run_path(str(SCRIPTS / "plot_results.py"))
     made = plots["page"](plots["summarised"](experiments.read_rows(tmp_path / "r.csv")), "r.csv")
     lines = {line.split(" | ")[0].strip("| "): line for line in made.splitlines()}
@@ -221,5 +224,6 @@ def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
     p = f"{1 - t / (t * t + 2) ** 0.5:.2f}"
     assert f"| 3 | +11.67 (p {p}) | {p} |  | 100.0%" in lines["subp"]  # the only test of its family
     assert "| 1 |  |  |  | 100.0%" in lines["rigl"] and "| 3 |  |  |  | 100.0%" in lines["random"]
+    assert "| 5.00 | 1 |" in lines["st-3, rate 0.05"] and "| 10.00 | 1 |" in lines["st-3, rate 0.1"]
     assert plots["holm"]([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
     assert plots["holm"]([0.03, 0.02]) == pytest.approx([0.04, 0.04])  # not below the one before
