@@ -64,7 +64,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 def key_of(network: torch.nn.Module | ExportedProgram, inputs: Any, options: Mapping[str, Any]) -> str | None:
     """The digest of a search on `network` with the example `inputs` (any nest of tensors); None where the network's
-    sources cannot be had, as of a class that was typed in, or an attribute is of a kind that cannot be told. options: of the search, by name.
+    sources cannot be had, as of a class that was typed in, or a module holds what cannot be told from others of its
+    kind. options: of the search, by name.
     """
     digest = hashlib.sha256()
     for part in (*_of_network(network), *_of_inputs(inputs), repr(sorted(options.items())), _of_package()):

@@ -48,6 +48,7 @@ class RecordedKernels:
 
     def __init__(self, target: Target):
         self.target = target
+        self.wrong: dict[str, str] = {}  # key -> why: a kernel that never ends is waited for once
 
     @cached_property
     def here(self) -> Target | None:
@@ -61,10 +62,14 @@ class RecordedKernels:
         if self.here is None:
             return ""
         key = self.key(func, recorded)
+        if key in self.wrong:
+            return self.wrong[key]
         if key in known():
             return ""
         why = self.difference(func, recorded)
-        if not why:
+        if why:
+            self.wrong[key] = why
+        else:
             keep(key)
         return why
 

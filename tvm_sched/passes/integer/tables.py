@@ -18,7 +18,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_sched.kernels.integer.look_up import looked_up
 from tvm_sched.passes.graph.fold_constants import FOLDS
-from tvm_sched.passes.graph.relax_tools import constant
+from tvm_sched.passes.graph.relax_tools import constant, shape_of
 from tvm_sched.passes.integer.curves import Curve
 from tvm_sched.passes.integer.linear_form import Linear, Quantised, quantised
 from tvm_sched.passes.integer.products import Product
@@ -133,6 +133,8 @@ def applied(
     make = OPERATORS.get(name) if func is None else lambda _, *arrays: computed(func, arrays)
     alike = all(isinstance(each, Table) or (each is not None and each.size == 1) for each in operands)
     if make is None or not known or not alike or any(each.x.tensor is not known[0].x.tensor for each in known):
+        return None
+    if shape_of(call) != shape_of(known[0].x.tensor):  # a single number of more axes
         return None
     arrays = [each.numbers if isinstance(each, Table) else each.reshape(()) for each in operands]
     with np.errstate(all="ignore"):  # infinite and no numbers are clipped, as they would be where they are computed

@@ -416,6 +416,12 @@ def test_functions_of_two_stored_values_are_no_tables():
     assert "maximum" in made.operators
 
 
+def test_a_table_is_of_its_numbers_shape():
+    more_axes = relax.const(np.full((1,) * 5, 0.1, "float32"))
+    made = check(lambda net, x: net.emit(rx.add(tanh(net, x), more_axes)), last=(0.013, 90))
+    assert made.result.ndim == 5
+
+
 def test_a_curve_that_is_read_as_fractions_is_computed_so():
     """A step of what is stored between is 0.4 of one of the result."""
     assert "nn.silu" in check(silu_with_several_readers, tie=0.4 + TIE).operators
