@@ -124,3 +124,8 @@ def read_file(path: str | Path, most: int = MOST) -> bytes:
         return require_file(path, most).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be made anew."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp"

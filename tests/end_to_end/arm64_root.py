@@ -13,9 +13,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from subp_contract.files import user_cache
 from tvm_sched.deploy.wheels import keep
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "debian"
+CACHE = user_cache() / "debian"
 # Old releases move from the one to the other.
 MIRRORS = ("http://deb.debian.org/debian", "http://archive.debian.org/debian")
 OLDEST = "bullseye"  # Debian 11, glibc 2.31: the oldest system that is promised to do

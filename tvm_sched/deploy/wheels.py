@@ -4,7 +4,6 @@ versions on PyPI.
 Of 98 MB that are fetched, once, the runtime is 5 MB; these are kept in the user's cache.
 """
 
-import os
 import platform
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from subp_contract.errors import UserError
+from subp_contract.files import user_cache
 from subp_contract.scratch import scratch_folder
 
 # Of each package, by name in a bundle: the file in its wheel. The C interface is tvm_ffi's, the virtual machine and
@@ -53,8 +53,7 @@ def is_here(arch: str) -> bool:
 
 def folder_of(package: str, arch: str) -> Path:
     """Where the files of a package for another architecture are kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "subp" / "wheels" / f"{package}-{version(package)}-{arch}"
+    return user_cache() / "wheels" / f"{package}-{version(package)}-{arch}"
 
 
 def fetched(package: str, arch: str) -> Path:

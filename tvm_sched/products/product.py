@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from subp_contract.distribution import VERSION
+from subp_contract.files import user_cache
 from tvm_sched.products.problem import Norm, Problem
 from tvm_sched.targets import lookup
 
@@ -67,7 +67,7 @@ def machine(threads: int) -> str:
 
 def folder() -> Path:
     """Where built products are kept between processes."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subp" / "products"
+    return user_cache() / "products"
 
 
 def _sources() -> str:

@@ -25,6 +25,7 @@ from tvm_ffi import structural_hash
 
 from subp_contract.distribution import VERSION
 from subp_contract.errors import first_line
+from subp_contract.files import user_cache
 from tvm_sched import codegen, runtime
 from tvm_sched.deploy.entry import as_tvm
 from tvm_sched.kernels import kernel_of
@@ -169,8 +170,7 @@ def same(some: np.ndarray, other: np.ndarray) -> bool:
 
 def file() -> Path:
     """Where what was found right is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "subp" / "checked_records.txt"
+    return user_cache() / "checked_records.txt"
 
 
 def known() -> frozenset[str]:
