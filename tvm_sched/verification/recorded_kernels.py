@@ -49,7 +49,7 @@ class RecordedKernels:
 
     def __init__(self, target: Target):
         self.target = target
-        self.wrong: dict[str, str] = {}  # key -> why: a kernel that never ends is waited for once
+        self.found: dict[str, str] = {}  # key -> its fault: a kernel that never ends is waited for once
 
     @cached_property
     def here(self) -> Target | None:
@@ -63,16 +63,12 @@ class RecordedKernels:
         if self.here is None:
             return ""
         key = self.key(func, recorded)
-        if key in self.wrong:
-            return self.wrong[key]
-        if key in known():
-            return ""
-        why = self.difference(func, recorded)
-        if why:
-            self.wrong[key] = why
-        else:
-            keep(key)
-        return why
+        if key not in self.found:
+            was_right = key in known()
+            self.found[key] = "" if was_right else self.difference(func, recorded)
+            if not (was_right or self.found[key]):
+                keep(key)
+        return self.found[key]
 
     def key(self, func: PrimFunc, recorded: Recorded) -> str:
         """What tells the kernel, the schedule, and what makes code of them, from all others."""
