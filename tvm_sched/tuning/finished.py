@@ -130,7 +130,7 @@ def _of_network(network: torch.nn.Module | ExportedProgram) -> Iterator[str | by
         else:
             yield from _of_settings(module)
             yield _source(type(module))
-    yield from _of_inputs([dict(network.state_dict()), dict(network.named_buffers())])
+    yield from _of_inputs(dict(network.state_dict()) | dict(network.named_buffers()))
 
 
 def _of_settings(module: torch.nn.Module) -> Iterator[str | bytes | None]:
