@@ -27,7 +27,7 @@ from subp_contract.distribution import VERSION
 from subp_contract.errors import first_line
 from subp_contract.files import user_cache
 from tvm_sched import codegen, runtime
-from tvm_sched.deploy.entry import as_tvm
+from tvm_sched.deploy.entry import ALIGNMENT, as_tvm
 from tvm_sched.kernels import kernel_of
 from tvm_sched.kernels.base import normal
 from tvm_sched.passes.tir.schedule_functions import schedule_one
@@ -38,7 +38,7 @@ from tvm_sched.verification.comparison import compare
 from tvm_sched.verification.host import stand_in, unable
 
 ROUNDING = {"float16": 2e-2, "bfloat16": 2e-2}  # of the largest number; float32's is `error_limit`'s
-MARGIN, ALIGNED, MARK = 2**16, 64, 0xA5  # bytes beside each array, which must stay
+MARGIN, MARK = 2**16, 0xA5  # bytes beside each array, which must stay
 LONGEST_S = 30
 OVER = "looked: "  # begins what a process tells that has come to its end
 STEP = 1  # of whole numbers, where a sum lies halfway between two
@@ -145,7 +145,7 @@ def built(schedule: Schedule, target: Target) -> Callable[..., None]:
 def after_call(run: Callable[..., None], given: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
     """(all of the function's arrays after a call, whether anything beside them was written)."""
     padded = [np.full(2 * MARGIN + each.nbytes, MARK, np.uint8) for each in map(np.ascontiguousarray, given)]
-    starts = [MARGIN + -(each.ctypes.data + MARGIN) % ALIGNED for each in padded]
+    starts = [MARGIN + -(each.ctypes.data + MARGIN) % ALIGNMENT for each in padded]
     arrays = []
     for memory, start, each in zip(padded, starts, given, strict=True):
         arrays.append(memory[start : start + each.nbytes].view(each.dtype).reshape(each.shape))
