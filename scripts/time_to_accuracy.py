@@ -71,7 +71,7 @@ def train(grid: Path, data: Path, work: Path, output: Path) -> None:
     """Train every cell of GRID that has no rows yet, on one thread."""
     import torch
 
-    from subp.training.freed_memory import keep_freed_memory
+    from subp.common.freed_memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()
