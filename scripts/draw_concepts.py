@@ -204,6 +204,8 @@ def int8() -> Drawing:
 
 def way() -> Drawing:
     """The way of a weight, from an epoch to a file."""
+    from tvm_sched.pipeline import FUSING, PHASES
+
     drawing = Drawing(780, 300, "The way of a weight")
     rows = (
         (
@@ -216,7 +218,7 @@ def way() -> Drawing:
             ),
         ),
         (
-            "tvm_sched: pipeline, phases 1 to 9",
+            f"tvm_sched: pipeline, phases 1 to {len(FUSING)}",
             (
                 ("layer", "N found in its zeros"),
                 ("plan", "kernel and form"),
@@ -225,7 +227,7 @@ def way() -> Drawing:
             ),
         ),
         (
-            "phases 10 to 29",
+            f"phases {len(FUSING) + 1} to {len(PHASES)}",
             (
                 ("schedule", "a record, or default"),
                 ("transformed", "when loaded"),
