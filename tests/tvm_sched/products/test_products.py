@@ -34,7 +34,7 @@ def drawn(seed: int) -> tuple[Problem, int, int]:
             return (default, default) if whole else (draws.randint(least, most), draws.randint(least, most))
 
         problem = Problem(
-            batch=draws.choice([1, 2, 3, 4, 6]),
+            batch=draws.choice([1, 2, 3, 4, 6, 16, 20]),
             channels=groups * draws.randint(1, 20),
             outputs=groups * n * draws.randint(1, 3),
             image=image,
@@ -105,11 +105,16 @@ def test_products_are_pytorchs(seed):
         Problem(4, 20, 32, (7, 7), n=16),
         Problem(2, 20, 32, (8, 8), n=16),
         Problem(1, 3, 16, (5, 9), (3, 3), (3, 3), (0, 2), (2, 1)),  # phases that some rows alone read
+        Problem(32, 5, 16, (2, 2), (3, 3), (1, 1), (1, 1)),
+        Problem(24, 6, 8, (4, 3), (3, 3), (2, 2), (1, 1), groups=2, n=4),
+        Problem(40, 3, 8, (5, 4), (2, 1), (3, 2), (0, 0), (2, 1), n=4, dtype="float64"),
         Problem(2, 20, 32, (1, 37), n=16, turned=True),
         Problem(6, 33, 24, (1, 8), n=12, turned=True),
         Problem(3, 16, 32, (1, 64), n=32, dtype="float64", turned=True),
     ],
-    ids=["stride", "depthwise", "side by side", "in place", "phases", "linear", "linear of 12", "linear of 32"],
+    ids=["stride", "depthwise", "side by side", "in place", "phases"]
+    + [f"interleaved{kind}" for kind in ("", " in groups with strides", " with pixels that nobody reads")]
+    + ["linear", "linear of 12", "linear of 32"],
 )
 def test_kinds_of_convolutions(problem):
     check(problem, max(1, problem.inputs // 3), threads=2)
