@@ -107,7 +107,7 @@ def kernel() -> Drawing:
     for place, channel in enumerate(kept):
         y = 92 + 34 * place
         drawing.path([(40 + 22 * channel, 64), (40 + 22 * channel, y + 10), (380, y + 10)], arrow=True)
-        drawing.text(312, y + 4, f"channel {channel}", fill=SOFT)
+        drawing.text(296, y + 4, f"channel {channel}", fill=SOFT)
         for lane in range(N):
             drawing.box(400 + 34 * lane, y, 32, 20, KEPT)
         drawing.arrow(545, y + 10, 600, y + 10)
