@@ -85,7 +85,8 @@ def interleaved(problem: Problem, target: Target, threads: int) -> Problem:
     most = max(used(count) for count in counts)
     if most < INTERLEAVED_GAIN * used(1):
         return problem
-    images = next(count for count in counts if used(count) * WASTE >= most)
+    fitting = [count for count in counts if used(count) * WASTE >= most]
+    images = next((count for count in fitting if count % lanes == 0), fitting[0])  # shifts of whole vectors, if can be
     return replace(problem, batch=problem.batch // images, interleaved=images)
 
 
