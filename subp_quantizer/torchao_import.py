@@ -18,7 +18,6 @@ try:
         warnings.simplefilter("ignore")
         from torchao.quantization.pt2e import (
             fake_quantize,
-            move_exported_model_to_eval,
             observer,
             qat_utils,
             quantize_pt2e,
@@ -28,7 +27,7 @@ finally:
     for _logger, _level in zip(_LOGGERS, _LEVELS, strict=True):
         _logger.setLevel(_level)
 
-__all__ = ["conv2d_alone", "fake_quantize", "move_exported_model_to_eval", "observer", "quantize_pt2e", "quantizer"]
+__all__ = ["conv2d_alone", "fake_quantize", "observer", "quantize_pt2e", "quantizer"]
 
 CONV2D = torch.nn.functional.conv2d
 

@@ -138,6 +138,19 @@ def test_training_learns_and_rounds_as_the_quantised_network():
         assert (program.module()(x) - expected).abs().max() < 2 * step * module.classifier.weight.abs().sum(1).max()
 
 
+def test_in_evaluation_nothing_is_dropped_and_norms_use_their_statistics_if_any():
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(8, eps=0.1), nn.BatchNorm2d(8, track_running_stats=False)
+    module = nn.Sequential(nn.ReLU(), norms[0], nn.Dropout(0.5), nn.Dropout2d(0.5), norms[1]).train()
+    x = 3 * torch.randn(4, 8, 5, 5) + 1
+    module(x)
+    program = torch.export.export(module, (x,)).module(check_guards=False)
+    with torch.no_grad():
+        found, expected = quantization.in_evaluation(program)(x), module.eval()(x)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(program(x), expected, atol=0.1)  # it is left as it was
+
+
 def test_a_network_without_layers_is_refused():
     program, _ = exported(nn.ReLU(), 1, 3)
     with pytest.raises(UserError, match="nothing to quantise"):
