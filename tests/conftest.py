@@ -8,4 +8,4 @@ import os
 for variable in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):  # before anything imports torch or tvm
     os.environ[variable] = "1"
 
-gc.set_threshold(*gc.get_threshold()[:2], 100)  # full collections, of a million objects, are a fifth of the imports' time
+gc.set_threshold(*gc.get_threshold()[:2], 100)  # full collections: of a million objects, a fifth of the imports' time
