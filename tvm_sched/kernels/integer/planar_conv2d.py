@@ -23,7 +23,8 @@ from tvm.relax import op
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles, with_channels
 from tvm_sched.kernels.integer import planar_outputs, planar_schedule
-from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
+from tvm_sched.kernels.integer.bfloats import BITS, bits_of
+from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.planar_problem import (
     INTERLEAVED,
     NAME,
@@ -100,7 +101,7 @@ def conv2d(
     def product_at(b, block_row, t, lane, position):
         at = position + layout.offset(r, q)
         pixels = together(0, b, block_row if own else 0, t, k, *layout.phase(r, q), at * group + j)
-        return te.sum(data[block_row, k, r, q, lane, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
+        return te.sum(dot.wide(data(block_row, k, r, q, lane, j)) * dot.wide(pixels), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
     early = layout.single > 0 and rounds_first(rounding, problem, out_channels)
@@ -193,12 +194,12 @@ class PlanarConv2d(Kernel):
     """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
-    dtypes = ("uint8", "int8")
+    dtypes = ("uint8", "int8", BITS)
     rounds = True
     adds = True
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_of(target)
+        dot = dot_for(layer.dtype, target)
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
@@ -217,7 +218,8 @@ class PlanarConv2d(Kernel):
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
         data, indices = in_groups(data, indices, problem.groups, dot.group)
-        return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
+        data = data.transpose(0, 1, 3, 4, 5, 2)
+        return [bits_of(data) if dot.w == BITS else data.astype(dot.w), *indices]
 
     def call(
         self,
