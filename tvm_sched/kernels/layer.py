@@ -52,7 +52,7 @@ class Layer:
     @property
     def precision(self) -> str:
         """What it is computed in, as a word of `precision=`."""
-        return "int8" if self.dtype == "uint8" else self.dtype
+        return {"uint8": "int8", "uint16": "bfloat16"}.get(self.dtype, self.dtype)
 
     @property
     def depthwise(self) -> bool:

@@ -31,6 +31,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
+from tvm_sched.kernels.integer.bfloats import BITS, of_lanes, to_float
 from tvm_sched.targets import Target
 
 PREFIX, OF_OUTPUTS = "dot_", "dot_of_outputs_"  # of the intrinsics' names
@@ -51,12 +52,17 @@ class Dot:
     intrinsic: str = ""  # LLVM's name; empty where its own patterns find the instruction
     features: tuple[str, ...] = ()  # LLVM's names of what a CPU must have for it, any of them
     adds: bool = True  # whether the instruction adds to the sums itself
+    sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
 
     @property
     def instructions(self) -> int:
         """Arithmetic instructions of one vector's dot product."""
         return 1 if self.adds else 2
+
+    def wide(self, number: Expr) -> Expr:
+        """A number, or a vector of them, as it is multiplied."""
+        return to_float(number) if self.x == BITS else number.astype(of_lanes(number, self.sums))
 
 
 VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
@@ -67,7 +73,8 @@ WIDE_MADD = Dot(
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
 SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
-DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL)}
+BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", ("avx512bf16",), sums="float32")
+DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}
 
 
 @cache
@@ -78,6 +85,11 @@ def dot_of(target: Target) -> Dot:
         choices = (SDOT, MLAL)
     first, last = choices
     return first if has(first, target.tvm()) else last
+
+
+def dot_for(dtype: str, target: Target) -> Dot:
+    """The dot product of layers whose data have that type."""
+    return BFLOAT if dtype == BITS else dot_of(target)
 
 
 def has(dot: Dot, target) -> bool:
@@ -195,7 +207,7 @@ def arguments_of(dot: Dot, name: str, sizes: dict[str, tuple], body, w_dtype: st
         T.func_name(name)
         w = argument("w", sizes["w"], w_dtype, "global")
         x = argument("x", sizes["x"], dot.x, "global")
-        sums = argument("sums", sizes["sums"], "int32", "local")
+        sums = argument("sums", sizes["sums"], dot.sums, "local")
         with T.sblock("root"):
             T.reads(whole(sums), whole(w), whole(x))
             T.writes(whole(sums))
@@ -220,7 +232,7 @@ def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     if outputs == 1:
         with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
             vlane, vj = T.axis.remap("SR", [lane, j])
-            product = w[vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+            product = dot.wide(w[vj]) * dot.wide(x[vlane * dot.group + vj])
             T.buffer_store(sums, sums[vlane] + product, [vlane])
         return
     with T.grid(outputs, dot.lanes, dot.group) as (o, lane, j), T.sblock("dot"):
@@ -236,10 +248,10 @@ def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     weights = w.vload(first, f"{dot.w}x{outputs * dot.group}")
     for o in range(outputs):
         place = [] if outputs == 1 else [o, 0]
-        before = sums.vload([*place, 0], f"int32x{dot.lanes}")
+        before = sums.vload([*place, 0], f"{dot.sums}x{dot.lanes}")
         own = list(range(o * dot.group, (o + 1) * dot.group))
         mine = weights if outputs == 1 else Shuffle([weights], own)
-        after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixels, mine)
+        after = tirx.call_pure_extern(f"{dot.sums}x{dot.lanes}", CALL + dot.name, before, pixels, mine)
         T.buffer_store(sums, after, [*place, T.ramp(T.int32(0), 1, dot.lanes)])
 
 
@@ -280,6 +292,8 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
         return tirx.reinterpret(vector, numbers)
 
     both = spread(pixels), spread(weights)
+    if dot.sums == "float32":
+        return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `code`
     if dot.adds:
         return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
     return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
@@ -288,9 +302,9 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
 def arithmetic(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
     """The same for any CPU."""
 
-    def of_lanes(numbers: Expr, j: int) -> Expr:
+    def element(numbers: Expr, j: int) -> Expr:
         if int(numbers.ty.dtype.lanes) == dot.group:
-            return tirx.Broadcast(Shuffle([numbers], [j]).astype("int32"), dot.lanes)
-        return Shuffle([numbers], list(range(j, dot.lanes * dot.group, dot.group))).astype(before.ty.dtype)
+            return tirx.Broadcast(dot.wide(Shuffle([numbers], [j])), dot.lanes)
+        return dot.wide(Shuffle([numbers], list(range(j, dot.lanes * dot.group, dot.group))))
 
-    return sum((of_lanes(pixels, j) * of_lanes(weights, j) for j in range(dot.group)), before)
+    return sum((element(pixels, j) * element(weights, j) for j in range(dot.group)), before)

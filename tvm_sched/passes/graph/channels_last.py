@@ -360,8 +360,8 @@ class _Walk:
 
 
 def of_integers(call) -> bool:
-    """Whether an operator works on the planes of a quantised network, which stay as they are."""
-    return dtype_of(call.args[0]) in ("uint8", "int8")
+    """Whether an operator works on planes of 8 bits, or of bfloat16 as bits, which stay as they are."""
+    return dtype_of(call.args[0]) in ("uint8", "int8", "uint16")
 
 
 def last_axis(axis: int, rank: int) -> int:

@@ -112,7 +112,7 @@ def value_of(
         reach = dict.fromkeys(reach, NAN)
     elif name == "relax.call_tir" and chooses_by_nan(mod[value.args[0]]):
         reach = {}
-    if str(getattr(binding.var.ty, "dtype", "bool")) not in ("bool", *BITS):
+    if str(getattr(binding.var.ty, "dtype", "bool")) not in ("bool", "uint16", *BITS):
         reach = {}
     if (layer_of(binding.var) or UNNAMED if name in LAYERS else None) in skipping or rounds:
         lost = most([lost, before])

@@ -23,7 +23,8 @@ from tvm.relax import op
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, least_cycles, with_channels
-from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
+from tvm_sched.kernels.integer.bfloats import BITS, bits_of
+from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
@@ -103,7 +104,7 @@ def conv2d(
     def product_at(b, block_row, t, lane, position):
         at = position + layout.offset(r, q)
         pixels = together(0, b, block_row if own else 0, t, k, *layout.phase(r, q), at * group + j)
-        return te.sum(data[block_row, k, r, q, lane, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
+        return te.sum(dot.wide(data(block_row, k, r, q, lane, j)) * dot.wide(pixels), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
     early = layout.single > 0 and rounds_first(rounding, problem, out_channels)
@@ -196,11 +197,12 @@ class PlanarConv2d(IntegerKernel):
     """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
+    dtypes = ("uint8", "int8", BITS)
     adds = True
     compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_of(target)
+        dot = dot_for(layer.dtype, target)
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
@@ -219,7 +221,8 @@ class PlanarConv2d(IntegerKernel):
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
         data, indices = in_groups(data, indices, problem.groups, dot.group)
-        return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
+        data = data.transpose(0, 1, 3, 4, 5, 2)
+        return [bits_of(data) if dot.w == BITS else data.astype(dot.w), *indices]
 
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}
