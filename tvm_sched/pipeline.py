@@ -101,7 +101,7 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 6."""
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
-    restrictions, weights = compilation.restrictions, compilation.weights
+    restrictions, weights = compilation.restrictions, compilation.precision.weights or compilation.weights
     selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
     wide = {**compilation.wide, **compilation.left.layers}
     compilation.choices = {

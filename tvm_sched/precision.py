@@ -37,13 +37,13 @@ class Precision:
     word: str
     before: Before | None = None
     within: Within | None = None
+    weights: str | None = None  # dtype in which layers that stay in float32 may store theirs
     cpu_flags: tuple[str, ...] = ()  # that its code needs beside the target's, in Linux's words
 
 
 FLOAT32 = Precision("float32")
 FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
-
-BFLOAT16 = Precision("bfloat16", within=bfloat16, cpu_flags=("avx512_bf16",))
+BFLOAT16 = Precision("bfloat16", within=bfloat16, weights="bfloat16", cpu_flags=("avx512_bf16",))
 
 
 def _in_8_bits(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:

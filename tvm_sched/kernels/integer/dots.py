@@ -31,7 +31,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
-from tvm_sched.kernels.integer.bfloats import BITS, of_lanes, to_float
+from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, of_lanes, to_float
 from tvm_sched.targets import Target
 
 PREFIX, OF_OUTPUTS = "dot_", "dot_of_outputs_"  # of the intrinsics' names
@@ -56,6 +56,16 @@ class Dot:
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
 
     @property
+    def stored(self) -> str:
+        """dtype of weights that lie side by side for a vector of outputs."""
+        return BITS if self.w == BITS else "int8"
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of an activation."""
+        return np.dtype(self.activation).itemsize
+
+    @property
     def instructions(self) -> int:
         """Arithmetic instructions of one vector's dot product."""
         return 1 if self.adds else 2
@@ -73,7 +83,7 @@ WIDE_MADD = Dot(
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
 SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
-BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", ("avx512bf16",), sums="float32")
+BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", (FEATURE,), sums="float32")
 DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}
 
 
@@ -170,13 +180,13 @@ def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
 def outputs_intrinsic(dot: Dot) -> str:
     """Likewise, that of one pixel's dot products with the weights of a vector's outputs.
 
-    `x [group]` and `w [lanes, group]`, as int8, in memory, `sums [lanes]` in registers.
+    `x [group]` and `w [lanes, group]`, 8-bit ones as int8, in memory, `sums [lanes]` in registers.
     """
     name = f"{OF_OUTPUTS}{dot.name}"
     if TensorIntrin.get(name, allow_missing=True) is None:
         sizes = {"w": (dot.lanes, dot.group), "x": (dot.group,), "sums": (dot.lanes,)}
         both = (
-            arguments_of(dot, name, sizes, body, w_dtype="int8")
+            arguments_of(dot, name, sizes, body, w_dtype=dot.stored)
             for name, body in (("description", loops_of_outputs), ("implementation", vectors_of_outputs))
         )
         TensorIntrin.register(name, *both)
@@ -259,16 +269,16 @@ def loops_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """`loops` of a vector of outputs."""
     with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
         vlane, vj = T.axis.remap("SR", [lane, j])
-        product = w[vlane, vj].astype("int32") * x[vj].astype("int32")
+        product = dot.wide(w[vlane, vj]) * dot.wide(x[vj])
         T.buffer_store(sums, sums[vlane] + product, [vlane])
 
 
 def vectors_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """`vectors` of a vector of outputs."""
     numbers = dot.lanes * dot.group
-    before, pixel = sums.vload([0], f"int32x{dot.lanes}"), x.vload([0], f"{dot.x}x{dot.group}")
-    weights = w.vload([0, 0], f"int8x{numbers}").astype(f"{dot.w}x{numbers}")
-    after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixel, weights)
+    before, pixel = sums.vload([0], f"{dot.sums}x{dot.lanes}"), x.vload([0], f"{dot.x}x{dot.group}")
+    weights = w.vload([0, 0], f"{w.dtype}x{numbers}").astype(f"{dot.w}x{numbers}")
+    after = tirx.call_pure_extern(f"{dot.sums}x{dot.lanes}", CALL + dot.name, before, pixel, weights)
     T.buffer_store(sums, after, [T.ramp(T.int32(0), 1, dot.lanes)])
 
 
@@ -293,7 +303,7 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
 
     both = spread(pixels), spread(weights)
     if dot.sums == "float32":
-        return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `code`
+        return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `passes/tir/import_code`
     if dot.adds:
         return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
     return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)

@@ -241,7 +241,7 @@ def step_cycles(problem: TapsProblem, sums: int, loads: int, weights: int, targe
 
 def copying_cycles(problem: TapsProblem, planes: int, target: Target) -> float:
     """Estimated cycles of making the padded planes of so many channels, on one core."""
-    return 2 * planes * problem.plane / target.costs.moved_bytes_per_cycle
+    return 2 * problem.dot.number_bytes * planes * problem.plane / target.costs.moved_bytes_per_cycle
 
 
 def positions_of(problem: TapsProblem) -> int:
