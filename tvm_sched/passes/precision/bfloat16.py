@@ -4,8 +4,8 @@
     bits(y)                              what the next layers read; who else reads y gets the float32 of these bits
 
 So what lies between two layers is stored once, in 16 bits, and images stay as the network has them, `[B, C, H, W]`, for
-kernels in planes (`kernels/integer/planar`). Linear layers, and convolutions that are to stay 'wide', compute in float32.
-A pool of the greatest over what is not negative compares the bits, which are in the same order.
+kernels in planes (`kernels/integer/planar`). Linear layers, and convolutions that are to stay 'wide', compute in
+float32. A pool of the greatest over what is not negative compares the bits, which are in the same order.
 """
 
 from collections.abc import Collection

@@ -42,7 +42,8 @@ class OutputsTile:
 
 def takes(n: int, out_channels: int, dot: Dot) -> bool:
     """Whether a block's outputs are whole vectors, whose weights the dot product takes as they are stored."""
-    return n <= out_channels and n % dot.lanes == 0 and n % TURNED_COLS == 0 and dot.w == dot.stored and dot.outputs == 1
+    whole = n <= out_channels and n % dot.lanes == 0 and n % TURNED_COLS == 0
+    return whole and dot.w == dot.stored and dot.outputs == 1
 
 
 def tiles(problem: PlanarProblem, target: Target) -> list[OutputsTile]:
