@@ -164,7 +164,7 @@ BUILDING = (
     # 14. Steps become one function that calls the kernels with pointers.
     Phase("call_directly", direct),
 )
-# 15 to 30 are codegen's; machine code comes last.
+# 15 to 31 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 REPORTED = (*(phase.name for phase in (*FUSING, *SCHEDULING, *BUILDING)), MACHINE_CODE)  # as `reached`
 

@@ -1,4 +1,4 @@
-"""Dot products of short vectors of small integers, as CPUs have them, and as tensor intrinsics.
+"""Dot products of short vectors of small numbers, as CPUs have them, and as tensor intrinsics.
 
     sums[lane] += sum_j x[lane, j] * w[j]        j < group
 
@@ -11,6 +11,7 @@ widened to before:
     madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
     sdot    sdot                 4   int8 x int8         ARMv8.2 dotprod
     mlal    smlal                1   int16 x int16       NEON: no intrinsic, LLVM finds it
+    bfloat  vdpbf16ps            2   bfloat16, as bits   AVX512-BF16: sums of float32
 
 A schedule leaves a call of a name, `CALL`, which the phase `lower_dots` turns into the instruction, or into plain
 arithmetic where the code is for another CPU than the schedule: so that a check runs anywhere.

@@ -36,10 +36,12 @@ class _Walk:
         self.builder, self.wide = builder, wide
         self.known: dict[relax.Var, relax.Expr] = {}
         self.bits: dict[relax.Var, relax.Expr] = {}  # variable of the old function -> its bits
+        self.params: set[relax.Var] = set()  # of the new function
         self.positive: set[relax.Var] = set()  # variables of the old function that are 0 or more
 
     def of_param(self, param: relax.Var) -> relax.Var:
         """A parameter, as it is."""
+        self.params.add(param)
         return param
 
     def of_binding(self, binding: relax.VarBinding) -> relax.Expr:
@@ -83,7 +85,8 @@ class _Walk:
         if x not in self.bits:
             attributes = {POINTWISE: True}
             self.bits[x] = emitted(self.builder, "to_bfloat16", _to_bits, [self.known[x]], attributes)
-            self.known[x] = self.float_of(self.bits[x])
+            if self.known[x] not in self.params:  # the network's inputs are there as they are
+                self.known[x] = self.float_of(self.bits[x])
         return self.bits[x]
 
     def float_of(self, bits: relax.Expr) -> relax.Expr:

@@ -1,10 +1,11 @@
-"""Convolution of 8-bit integers over 1xN blocks: lanes over pixels, NCHW, sums in int32.
+"""Convolution of 8-bit integers, or of bfloat16, over 1xN blocks: lanes over pixels, NCHW, sums in int32 or float32.
 
     X[b, g, t, k, m*J + j] = x_padded[b, indices[g, k*J + j], position t, m]           J channels side by side
     S[b, g*N + l, t, i]  = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (i + offset(r, q))*J + j]
     y[b, o, h, w]        = S[b, o, tile and position of (h, w)]
 
-`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32,
+`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32, or
+the bits of bfloat16 (`bfloats.py`), and y float32;
 where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
 interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
 eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
@@ -27,7 +28,7 @@ from tvm_sched.kernels.integer.bfloats import BITS, bits_of
 from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
-from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
+from tvm_sched.kernels.integer.planar.planes import TYPES, Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.planar.problem import (
     INTERLEAVED,
     NAME,
@@ -194,10 +195,10 @@ def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:
 
 
 class PlanarConv2d(IntegerKernel):
-    """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
+    """Takes every convolution of planes, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
-    dtypes = ("uint8", "int8", BITS)
+    dtypes = TYPES
     adds = True
     compute = staticmethod(conv2d)
 

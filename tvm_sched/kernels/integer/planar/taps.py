@@ -6,7 +6,8 @@
 A dot product takes J bytes side by side in memory (`dots.py`), here J taps of a row, whose weights are filled up by
 zeros: lane i of a vector has those of output pixel F*i, F = J / stride, and a vector that starts `stride` bytes further
 on those of F*i + 1. So nothing is rearranged before the products; F vectors of sums are interleaved afterwards.
-`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer rounds.
+`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer
+rounds; or bits of bfloat16, and y float32.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,14 @@ from tvm_sched.kernels.integer.bfloats import BITS, bits_of
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_for
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
+from tvm_sched.kernels.integer.planar.planes import (
+    TYPES,
+    Layout,
+    copy_padded,
+    copy_whole,
+    padded_pixel,
+    read_whole_runs,
+)
 from tvm_sched.kernels.integer.planar.problem import DOT
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -201,7 +209,7 @@ class Stages:
 class TapsKernel(IntegerKernel):
     """What the kernels have in common."""
 
-    dtypes = ("uint8", "int8", BITS)
+    dtypes = TYPES
     compute = staticmethod(conv2d)
 
     def pack(self, form: Form) -> list[np.ndarray]:
