@@ -4,13 +4,13 @@
     S[b, g*N + l, t, i]  = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (i + offset(r, q))*J + j]
     y[b, o, h, w]        = S[b, o, tile and position of (h, w)]
 
-`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32, or
-the bits of bfloat16 (`bfloats.py`), and y float32;
-where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
-interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
-eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
-the activation's zero point. Blocks are filled up to whole groups by zero weights. Where vectors of pixels would be half
-empty, as in small images, and for long sums, lanes may run over the N outputs instead (`planar/outputs.py`).
+`x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32,
+where G = ceil(O / N); or x and data are bits of bfloat16 (`bfloats.py`), and y is float32. J channels are what a dot
+product takes (`dots.py`); kept ones, whichever they are, are interleaved once a block row and tile, and all its N
+outputs read them from the first cache: at N = 16 that costs an eighth of the products. Without indices all channels are
+kept, and interleaved once for all block rows. Padding is of the activation's zero point. Blocks are filled up to whole
+groups by zero weights. Where vectors of pixels would be half empty, as in small images, and for long sums, lanes may
+run over the N outputs instead (`planar/outputs.py`).
 """
 
 from collections.abc import Iterator, Sequence
