@@ -7,7 +7,12 @@ Rows that differ in their seed alone are one line: mean and standard deviation (
 many seeds; the learning rate too, where the method was tried at several. Where it has two seeds or more in common with
 the random masks of its block size and sparsity, or with the dense network, the mean difference by seed to them follows,
 with the p of a paired t-test; and that p corrected by Holm's procedure for all methods of the table which are compared
-with random masks.
+with random masks. A method that stands beside random masks at three shapes (network, N, sparsity) or more has a line in
+a second table: the mean of these differences, and the p of a t-test on them, which takes shapes as the sample.
+
+    python scripts/plot_results.py results/protocol_sizes.csv results/protocol_small.csv
+
+makes the page of the first file with the rows of all.
 """
 
 import json
@@ -51,9 +56,10 @@ class Line:
 
 @click.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def command(results):
-    """Make a page and a picture of RESULTS, beside it."""
-    lines = summarised(read_rows(results))
+@click.argument("others", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def command(results, others):
+    """Make a page and a picture of RESULTS, beside it, with the rows of OTHERS."""
+    lines = summarised([row for path in (results, *others) for row in read_rows(path)])
     write_atomically(results.with_suffix(".md"), page(lines, results.name).encode())
     write_atomically(results.with_suffix(".png"), picture(lines))
     click.echo(f"{results.with_suffix('.md')}, {results.with_suffix('.png')}: {len(lines)} lines")
@@ -128,6 +134,20 @@ def by_holm(lines: Sequence[Line]) -> dict[int, float]:
     return {key: p for of in families.values() for key, p in zip(of, holm(list(of.values())), strict=True)}
 
 
+def over_shapes(lines: Sequence[Line], method: str) -> tuple[int, float, float] | None:
+    """(shapes at which the method stands beside random masks, the mean of its differences to them there, in points, the
+    p of a t-test on these differences); None of fewer than three shapes.
+    """
+    from scipy.stats import ttest_1samp
+
+    own = [line for line in lines if line.method == method]
+    found = [compared(line, reference("random", line, lines)) for line in own]
+    differences = [each[0] for each in found if each]
+    if len(differences) < 3:
+        return None
+    return len(differences), statistics.fmean(differences), float(ttest_1samp(differences, 0).pvalue)
+
+
 def reference(method: str, line: Line, lines: Sequence[Line]) -> Line | None:
     """The line of that method in the same setting; of one with blocks, with the same block size and sparsity."""
     shape = (line.n, line.sparsity)
@@ -172,6 +192,13 @@ def page(lines: Sequence[Line], source: str) -> str:
                 f"| {named(line, of_setting)} | {blocks} | {line.sparsity:.0%} | {line.accuracy} | {line.seeds} | "
                 f"{' | '.join(comparisons)} | {line.density:.1%} | {line.mac_share:.1%} |\n"
             )
+    overall = {each: over_shapes(lines, each) for each in dict.fromkeys(line.method for line in lines) if each != DENSE}
+    if any(overall.values()):
+        parts.append("\n## Over all shapes\n\n| method | shapes | against random, mean | p |\n|---|---|---|---|\n")
+        for method, (shapes, mean, p) in sorted(
+            ((method, found) for method, found in overall.items() if found), key=lambda item: -item[1][1]
+        ):
+            parts.append(f"| {method} | {shapes} | {mean:+.2f} | {p:.3f} |\n")
     return "".join(parts) + f"\n![Accuracies]({Path(source).stem}.png)\n"
 
 

@@ -68,7 +68,7 @@ REST = "the rest"
 def main(threads: int) -> None:
     # Before PyTorch and TVM read it.
     os.environ["OMP_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = str(threads)
-    from subp.training.freed_memory import keep_freed_memory
+    from subp.common.freed_memory import keep_freed_memory
 
     keep_freed_memory()
 

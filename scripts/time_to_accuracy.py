@@ -11,7 +11,7 @@ trainings, and the time of a step, measured apart.
 density is that of the pruned layers, accuracy that of a part of the test images. The time of a step does need quiet
 cores. `figure` multiplies: an epoch takes its steps times what one takes at its density, between the densities measured
 in a straight line; a dense training's by PyTorch alone, the others' by kernels. Choosing masks and reading images are
-left out. It also tells when each training reaches what the dense one has in the end, and before.
+left out. It also tells when each training reaches what the best dense one has in the end, and before.
 """
 
 import csv
@@ -28,24 +28,25 @@ from subp_contract.files import write_atomically
 
 JUDGED = 2000  # test images after each epoch
 COLUMNS = (
-    *("cell", "data", "network", "pixels", "batch", "method", "n", "sparsity", "masks", "seed", "epoch", "steps"),
-    *("density", "train_loss", "accuracy"),
+    *("cell", "data", "network", "pixels", "batch", "lr", "method", "n", "sparsity", "masks", "seed", "epoch"),
+    *("steps", "density", "train_loss", "accuracy"),
 )
 SETTING = ("data", "network", "pixels", "batch")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one training: seconds and accuracy after each epoch, in order."""
+    """Of one training at a learning rate: seconds and accuracy after each epoch, in order."""
 
     method: str
+    rate: str
     seconds: tuple[float, ...]
     accuracies: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """The method, and how long it trained."""
-        return f"{self.method}, {len(self.seconds)} epochs"
+        """The method, how long it trained, and at which rate."""
+        return f"{self.method}, {len(self.seconds)} epochs, rate {self.rate}"
 
     def reaches(self, accuracy: float) -> float | None:
         """Seconds until an epoch ends with that accuracy; None if none does."""
@@ -71,7 +72,7 @@ def train(grid: Path, data: Path, work: Path, output: Path) -> None:
     """Train every cell of GRID that has no rows yet, on one thread."""
     import torch
 
-    from subp.training.freed_memory import keep_freed_memory
+    from subp.common.freed_memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -94,7 +95,7 @@ def trained(cell: experiments.Cell, root: Path, folder: Path) -> list[dict]:
     resume = (folder / trainer.CHECKPOINT).exists()
     history = trainer.train(data, Config.of(given), output=folder, resume=resume).history
     steps = len(data.train) // cell.batch_size
-    known = {name: getattr(cell, name) for name in ("data", "network", "method", "n", "sparsity", "seed")}
+    known = {name: getattr(cell, name) for name in ("data", "network", "lr", "method", "n", "sparsity", "seed")}
     known |= {"cell": cell.key, "pixels": cell.size, "batch": cell.batch_size, "masks": masks(cell)}
     return [
         known
@@ -125,7 +126,7 @@ def figure(accuracies: Path, steps: Path, output: Path) -> None:
     """Draw accuracy over time, and tell when it is reached."""
     taken = read(steps)
     settings = {}
-    for setting, rows in groupby(read(accuracies), key=lambda row: tuple(row[name] for name in SETTING)):
+    for setting, rows in groupby(sorted(read(accuracies), key=setting_of), key=setting_of):
         runs = groupby(rows, key=lambda row: row["cell"])
         settings[setting] = [curve(list(run), taken) for _, run in runs]
     write_atomically(output, picture(settings))
@@ -133,6 +134,11 @@ def figure(accuracies: Path, steps: Path, output: Path) -> None:
         click.echo(", ".join(setting))
         for line in reached(curves):
             click.echo(f"  {line}")
+
+
+def setting_of(row: dict) -> tuple[str, ...]:
+    """What trainings must have in common to be drawn together."""
+    return tuple(row[name] for name in SETTING)
 
 
 def curve(rows: Sequence[dict], taken: Sequence[dict]) -> Curve:
@@ -147,7 +153,7 @@ def curve(rows: Sequence[dict], taken: Sequence[dict]) -> Curve:
         total += (int(row["steps"]) - before) * between(times, float(row["density"]))
         before = int(row["steps"])
         seconds.append(total)
-    return Curve(first["method"], tuple(seconds), tuple(float(row["accuracy"]) for row in rows))
+    return Curve(first["method"], first["lr"], tuple(seconds), tuple(float(row["accuracy"]) for row in rows))
 
 
 def between(points: Sequence[tuple[float, float]], at: float) -> float:
@@ -159,9 +165,9 @@ def between(points: Sequence[tuple[float, float]], at: float) -> float:
 
 
 def reached(curves: Sequence[Curve]) -> list[str]:
-    """Of each training, its whole time, its last accuracy, and when it reached shares of the dense one's last."""
+    """Of each training, its whole time, its last accuracy, and when it reached shares of the best dense one's last."""
     alike = [each for each in curves if each.method == DENSE] or curves
-    dense = max(alike, key=lambda each: len(each.seconds))
+    dense = max(alike, key=lambda each: each.accuracies[-1])
     lines = []
     for each in curves:
         goals = []

@@ -5,7 +5,8 @@
     python scripts/write_fixtures.py --output FOLDER
 
 Run it with the code that is released, once for each release, and commit what it writes; all such folders are read by
-`tests/test_earlier_releases.py`. A bundle is not among them: it brings the program that reads it.
+`tests/test_earlier_releases.py`. Of a bundle what its program reads is there, besides `net.so`, and not the program nor
+TVM's library, which are large, and which a board may get anew.
 """
 
 import json
@@ -23,6 +24,8 @@ import tvm_sched
 from subp import cli
 from subp.training import checkpoint
 from subp_contract.distribution import VERSION
+from tvm_sched.deploy import bundle
+from tvm_sched.records.database import RECORDS, WORKLOADS
 from tvm_sched.signature import check_inputs
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -39,6 +42,7 @@ NETWORK = dedent(
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
     '''
 ).lstrip()
+LOG, BUNDLE = "log", "bundle"  # folders: a tuning log, and what a bundle's program reads
 KEPT = ("best.jsonl", "forms.jsonl", "target.json", "layers.json", "bench.json", "grid.yaml", "results.csv")
 
 
@@ -49,7 +53,7 @@ def command(output: Path | None) -> None:
     folder = (output or FIXTURES / VERSION).resolve()
     folder.mkdir(parents=True)
     write(folder)
-    click.echo(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()):,} bytes")
+    click.echo(f"{folder}: {sum(file.stat().st_size for file in folder.rglob('*')):,} bytes")
 
 
 def write(folder: Path) -> None:
@@ -75,8 +79,15 @@ def write(folder: Path) -> None:
         )
         for file in (*KEPT, "run/model.safetensors", "run/checkpoint.safetensors", "net.pt2", "images.zip"):
             (folder / Path(file).name).write_bytes((work / file).read_bytes())
+        (folder / LOG).mkdir()
+        for file in (RECORDS, WORKLOADS):
+            (folder / LOG / file).write_bytes((work / file).read_bytes())
     made = tvm_sched.compile(whole_files.sparse_layer(), whole_files.X, target=TARGET, threads=1)
     made.save(folder / "net.so")
+    for file, content in bundle.contents(folder / "net.so")[0].items():
+        if file == "network.txt" or file.startswith("check/"):
+            (folder / BUNDLE / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / BUNDLE / file).write_bytes(content)
     told = {
         "model.safetensors": of_network(folder / "model.safetensors"),
         "net.pt2": of_program(folder / "net.pt2"),

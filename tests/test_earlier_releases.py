@@ -13,7 +13,8 @@ from subp import cli
 from subp.training import experiments
 from tvm_sched import targets
 from tvm_sched.bench import suite
-from tvm_sched.records.fastest import BestRecords
+from tvm_sched.records.database import Records
+from tvm_sched.records.fastest import BestRecords, best_of
 
 RELEASES = sorted(path.name for path in write_fixtures.FIXTURES.iterdir())
 
@@ -56,6 +57,16 @@ def test_records_are_compiled_with(folder):
     records = BestRecords(folder, whole_files.one_core())
     assert sum(map(len, records.lines.values())) == len((folder / "best.jsonl").read_text().splitlines())
     assert records.forms("a layer") == {"direct": 1e-3, "winograd": 2e-3}
+
+
+def test_a_tuning_log_is_read_and_its_kernel_found_or_missed_in_words(folder):
+    log, func = folder / write_fixtures.LOG, whole_files.task().func
+    records = Records(log, whole_files.one_core())
+    assert len(records.records) == 2 and len(records.workloads) == 1
+    assert records.lookup(func) is not None or records.changed  # which a compilation tells
+    (best,) = best_of(log).values()
+    line = json.loads((folder / "best.jsonl").read_text())
+    assert best | {"problem": ""} == line | {"problem": ""} and best["problem"]  # which lines of 0.1.0 do not tell
 
 
 def test_texts(folder, tmp_path):

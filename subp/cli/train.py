@@ -66,9 +66,9 @@ def command(
     from rich.console import Console
 
     from subp.cli.options.terminal import console
+    from subp.common.freed_memory import keep_freed_memory
     from subp.data.loaders import datasets
     from subp.training import checkpoint, distributed, trainer
-    from subp.training.freed_memory import keep_freed_memory
     from subp.training.progress import Progress
 
     keep_freed_memory()

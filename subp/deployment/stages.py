@@ -16,6 +16,7 @@ from subp.deployment.checks import check, check_written, engine_check
 from subp.training import checkpoint, trainer
 from subp.training.config import Config
 from subp.training.progress import Progress
+from subp.training.run import make_sparsifier
 from subp_contract.errors import UserError
 from subp_contract.files import write_atomically
 from subp_contract.scratch import scratch_folder
@@ -55,7 +56,7 @@ def train(data: Data, config: Config, images: Images, path: Path, progress: Prog
         trainer.train(data, config, output=run, progress=progress)
         write_atomically(path, (run / trainer.MODEL).read_bytes())
         as_trained = models.create(config.model, len(data.classes), data.preprocessing.channels)
-        trainer.make_sparsifier(as_trained, config)
+        make_sparsifier(as_trained, config)
         as_trained.load_state_dict(checkpoint.load(run / trainer.CHECKPOINT).model)
     example = torch.from_numpy(images.inputs[:1])
     network = Network.of(config.model, checkpoint.load_model(path)[0], example)

@@ -34,13 +34,13 @@ def check(state: Mapping[str, Any], settings: Mapping[str, Any], masks: Mapping[
         )
 
 
-def check_shapes(saved_masks: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Raises UserError, naming the layer, where a mask saved has another shape than the one it is for."""
-    for name, mask in masks.items():
-        saved = saved_masks[name]
+def check_masks(saved: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError, naming the layer, where what is saved is no mask of the shape that the layer's is to have."""
+    for name, shape in shapes.items():
+        require(isinstance(saved[name], Tensor), f"the saved state is damaged: the mask of {name} is no tensor")
         require(
-            saved.shape == mask.shape,
-            f"layer {name} has a mask of {list(mask.shape)}, the saved state one of {list(saved.shape)}",
+            saved[name].shape == shape,
+            f"layer {name} has a mask of {list(shape)}, the saved state one of {list(saved[name].shape)}",
         )
 
 

@@ -25,7 +25,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from subp.common.plain import patterns
 from subp.common.seeds import generator
@@ -40,9 +39,9 @@ from subp.pruning.criteria import CRITERIA, score
 from subp.pruning.methods import METHODS, MethodStep
 from subp.pruning.methods.base import SoftTraining, followed
 from subp.pruning.scoring import SCORINGS
-from subp.pruning.selection import block_size, parameter_names, places_of, select_layers
+from subp.pruning.selection import block_size, parameter_names, select_layers
 from subp.pruning.settings import PruningOptions, Settings
-from subp.pruning.summary import LayerState
+from subp.pruning.summary import LayerState, layer_states
 from subp_contract.arguments import require_kind, whole_number
 from subp_contract.errors import require
 
@@ -351,35 +350,27 @@ class Sparsifier:
     def summary(self) -> list[LayerState]:
         """Every layer with weights, in the model's order: pruned how far, or why not."""
         self._require_present()
-        masks, computes = self.masks, computing.computation(self.model)
-        rows = []
-        for layer_name, layer in self.model.named_modules():
-            kind = parametrize.type_before_parametrizations(layer).__name__
-            for name in {layer_name: None} | places_of(layer_name, layer):
-                if name in masks:
-                    n = self.block_sizes[name] if self._method.uses_n else None
-                    density = block_masks.density(masks[name])
-                    rows.append(LayerState(name, kind, n, density, None, computes.get(id(layer))))
-                elif name in self.skipped:
-                    rows.append(LayerState(name, kind, None, 1.0, self.skipped[name], computes.get(id(layer))))
-        return rows
+        sizes = self.block_sizes if self._method.uses_n else {}
+        return layer_states(self.model, self.masks, sizes, self.skipped)
 
     def state_dict(self) -> dict:
         """Settings, the layers' sparsities and block sizes, epoch of the last step and masks (copies)."""
-        masks = {name: mask.clone() for name, mask in self.masks.items()}
         return {
             "settings": self.settings.as_dict(),
             "sparsities": dict(self.sparsities),
             "block_sizes": dict(self.block_sizes),
             "epoch": self.epoch,
-            "masks": masks,
+            "masks": {name: mask.clone() for name, mask in self.masks.items()},
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes `state`. Raises UserError, naming what differs, for one of other settings or layers."""
+        """Takes `state`, whole. Raises UserError, naming what differs, for one of other settings or layers, and takes
+        nothing of it.
+        """
         saved_state.check(state, self.settings.as_dict(), self.masks)
-        self.load_plan(state["sparsities"], state.get("block_sizes"))
-        saved_state.check_shapes(state["masks"], self.masks)
+        sizes = self._checked_sizes(state["sparsities"], state.get("block_sizes"))
+        saved_state.check_masks(state["masks"], {name: self._mask_shape(name, size) for name, size in sizes.items()})
+        self._take_plan(state["sparsities"], sizes)
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.epoch = state["epoch"]
@@ -388,12 +379,20 @@ class Sparsifier:
         """Takes the layers' sparsities and block sizes of an earlier run: by "global" they came from its weights, by
         `target_latency` from what was known of the CPU. Raises UserError, naming what differs, for other ones.
         """
+        self._take_plan(sparsities, self._checked_sizes(sparsities, block_sizes))
+
+    def _checked_sizes(self, sparsities: dict[str, float], block_sizes: dict[str, int] | None) -> dict[str, int]:
         anew = self.settings.allocation == "global" or self.settings.target_latency is not None
         saved_state.check_sparsities(sparsities, self.sparsities, anew)
         sizes = block_sizes or self.block_sizes
         saved_state.check_sizes(sizes, self.block_sizes, self.places if self.settings.vary_n else {})
+        return sizes
+
+    def _take_plan(self, sparsities: dict[str, float], sizes: dict[str, int]) -> None:
         self.sparsities = dict(sparsities)
         for name in [name for name, size in sizes.items() if size != self.block_sizes[name]]:
             self.block_sizes[name] = sizes[name]
-            weight = masking.trained_weight(*self.places[name])
-            self._masks[name].renew(self._method.mask_shape(weight, sizes[name]), self._follow(name))
+            self._masks[name].renew(self._mask_shape(name, sizes[name]), self._follow(name))
+
+    def _mask_shape(self, name: str, n: int) -> tuple[int, ...]:
+        return self._method.mask_shape(masking.trained_weight(*self.places[name]), n)

@@ -1,6 +1,6 @@
-"""What a network's layers hold: `inspect(model)` gives a summary of each Conv1d, Conv2d and Linear layer, each input
-projection of MultiheadAttention (under the module's name) and each matrix of recurrent layers, found from the zeros
-alone.
+"""What a network's layers hold, and what a sparsifier does to each. `inspect(model)` gives a summary of each Conv1d,
+Conv2d and Linear layer, each input projection of MultiheadAttention (under the module's name) and each matrix of
+recurrent layers, found from the zeros alone.
 
     for layer in inspect(model, input_shape=(3, 224, 224)):
         print(layer.name, layer.n, layer.density, layer.macs)
@@ -9,7 +9,7 @@ Works on any nn.Module, whoever pruned it. Multiply-accumulates are counted for 
 activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from subp.pruning import block_masks
 from subp.pruning.budget.macs import count_macs
 from subp.pruning.masking import weight_of
-from subp.pruning.selection import Place, all_places
+from subp.pruning.selection import Place, all_places, places_of
+from subp.pruning.sparse_compute import computation
 from subp_contract import pattern
 from subp_contract.arguments import require_kind
 
@@ -39,6 +41,26 @@ class LayerState:
     density: float
     reason: str | None
     computes: str | None = None
+
+
+def layer_states(
+    model: nn.Module, masks: Mapping[str, Tensor], sizes: Mapping[str, int], skipped: Mapping[str, str]
+) -> list[LayerState]:
+    """Of each layer with weights, in the model's order. By layer name: masks, sizes of blocks where there are blocks,
+    and why others have no mask.
+    """
+    computes = computation(model)
+    rows = []
+    for layer_name, layer in model.named_modules():
+        kind = parametrize.type_before_parametrizations(layer).__name__
+        for name in {layer_name: None} | places_of(layer_name, layer):
+            how = computes.get(id(layer))
+            if name in masks:
+                density = block_masks.density(masks[name])
+                rows.append(LayerState(name, kind, sizes.get(name), density, None, how))
+            elif name in skipped:
+                rows.append(LayerState(name, kind, None, 1.0, skipped[name], how))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ A measurement is of the least of a few calls each, in turn, and is kept on disk:
 did. Densities are measured in steps of an eighth of the inputs, as a schedule moves them every epoch.
 """
 
+import contextlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,9 +22,9 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from subp.sparse_products import batch_norm, operator
 from subp.sparse_products.operator import KINDS
-from subp_contract.documents import read_json
-from subp_contract.errors import UserError
-from subp_contract.files import write_atomically
+from subp_contract.documents import LARGEST, parse_json, read_json
+from subp_contract.errors import Notice, UserError
+from subp_contract.files import read_file, write_atomically
 from tvm_sched.products import product as products
 from tvm_sched.products import workers
 from tvm_sched.products.problem import Norm, Problem
@@ -32,7 +35,10 @@ EIGHTHS = 8
 ROUNDS = 3
 NORM = "batch norm"
 NOT_TRAINED = "no training step has had this size"
-MEASURED = dict[str, dict[str, tuple[float, float]]]  # what a file of measurements holds: problem -> kind -> seconds
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+MEASURED = dict[
+    str, dict[str, tuple[_Seconds, _Seconds]]
+]  # what a file of measurements holds: problem -> kind -> seconds
 
 
 @dataclass(frozen=True)
@@ -118,24 +124,31 @@ def _measured(
 ) -> dict[str, tuple[float, float]]:
     """Kind -> least seconds of ours and of PyTorch's, which are measured only once."""
     path = products.folder() / f"{products.machine(torch.get_num_threads())}.json"
-    try:
+    with contextlib.suppress(UserError, KeyError):
         known = read_json(path, MEASURED)[name]
         return {kind: (known[kind][0], known[kind][1]) for kind in kinds}
-    except (UserError, KeyError):
-        build([problem])
-        taken = measure()
+    build([problem])
+    taken = measure()
+    with contextlib.suppress(OSError, UserError):  # else it is measured again next time
         _keep(path, name, taken)
-        return taken
+    return taken
 
 
 def _keep(path: Path, name: str, seconds: dict) -> None:
-    """Adds a measurement to the file, which other processes may be writing too: the last whole one stays."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        known = read_json(path, MEASURED) if path.exists() else {}
-        write_atomically(path, json.dumps(known | {name: seconds}, indent=0).encode())
-    except (OSError, UserError):
-        return  # it is measured again next time
+    """Adds a measurement to the file, which other processes may be writing too: the last whole one stays. A damaged
+    file begins anew, told as a Notice.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known, damage = {}, ""
+    if path.exists():
+        content = read_file(path, LARGEST)  # what cannot be read is not to be replaced
+        try:
+            known = parse_json(content, MEASURED, str(path))
+        except UserError as error:
+            damage = str(error)
+    write_atomically(path, json.dumps(known | {name: seconds}, indent=0).encode())
+    if damage:
+        warnings.warn(f"{damage}; it begins anew, and what it held is measured again", Notice, stacklevel=2)
 
 
 def _operands(problem: Problem, kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -84,7 +84,7 @@ class _Epoch(msgspec.Struct):
 
 
 class _Data(msgspec.Struct):
-    """Of which images a run was, see the trainer."""
+    """Of which images a run was, see `run_files.images_of`."""
 
     training: list[int | str] = []
     validation: list[int | str] = []

@@ -23,12 +23,13 @@ def momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
 
 def set_momenta(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    """Gives the optimizer what `momenta` returned. Raises UserError where that is of other shapes."""
-    for name, parameter in model.named_parameters():
-        if (momentum := saved.get(name)) is not None:
-            damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
-            require(momentum.shape == parameter.shape, damage)
-            optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+    """Gives the optimizer what `momenta` returned. Raises UserError where that is of other shapes, and gives none."""
+    found = [(name, parameter, saved[name]) for name, parameter in model.named_parameters() if name in saved]
+    for name, parameter, momentum in found:
+        damage = f"the run to resume is damaged: the momentum of {name} is {list(momentum.shape)}"
+        require(momentum.shape == parameter.shape, damage)
+    for _, parameter, momentum in found:
+        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -7,7 +7,8 @@ import kill_test
 
 def write(folder):
     kill_test.time.sleep(0.05)
-    kill_test.Path(folder, "a").write_text("whole")
+    (folder / ".a").write_text("whole")
+    (folder / ".a").rename(folder / "a")
 
 
 def test_a_job_is_killed_and_what_it_leaves_is_looked_at(tmp_path):

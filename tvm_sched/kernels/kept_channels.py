@@ -6,10 +6,11 @@ They are counted out when the network is loaded, as what depends on constants al
 
 import numpy as np
 from tvm import relax, tirx
-from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
+
+from tvm_sched.kernels.rewrites.arguments import array
 
 NAME = "count_channels"
 BITS = 8
@@ -36,8 +37,8 @@ def function(rows: int, channels: int, kept: int, length: int) -> PrimFunc:
     """indices[row] = the channels whose bits are set, `kept` of them, then the last again, up to `length`."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(NAME)
-        bits = argument("bits", (rows, -(-channels // BITS)), "uint8")
-        indices = argument("indices", (rows, length), "int32")
+        bits = array("bits", (rows, -(-channels // BITS)), "uint8")
+        indices = array("indices", (rows, length), "int32")
         with T.sblock("root"):
             T.reads(bits[0:rows, 0 : -(-channels // BITS)])
             T.writes(indices[0:rows, 0:length])
@@ -52,8 +53,3 @@ def function(rows: int, channels: int, kept: int, length: int) -> PrimFunc:
                 with T.serial(length - kept) as more:
                     T.buffer_store(indices, indices[row, kept - 1], [row, kept + more])
     return builder.get().without_attr("global_symbol")  # it gets a name in its module
-
-
-def argument(name: str, shape: tuple[int, int], dtype: str) -> Expr:
-    """The next argument of the function being built."""
-    return IRBuilder.name(name, T.arg(name, T.buffer(shape, dtype)))

@@ -13,6 +13,7 @@ from subp_contract.scratch import scratch_folder
 from tvm_sched import codegen, targets
 from tvm_sched.deploy import objects, toolchain
 from tvm_sched.products import batch_norm, forward, input_gradient, tiles, weight_gradient
+from tvm_sched.products.problem import Problem
 from tvm_sched.products.product import SUPPORT, Product
 from tvm_sched.targets import Target
 
@@ -39,9 +40,12 @@ def executable(product: Product) -> relax.VMExecutable:
     """Its code, which can be called at once."""
     build, tile_of = BUILDERS[product.kind]
     target = host(product.threads)
-    tile = tile_of(product.problem, target, product.threads)
+    problem = product.problem
+    if isinstance(problem, Problem):
+        problem = tiles.interleaved(problem, target, product.threads)
+    tile = tile_of(problem, target, product.threads)
     with PassContext(disabled_pass=NEEDLESS):
-        return codegen.build(build(product.problem, tile, target, product.threads), target)
+        return codegen.build(build(problem, tile, target, product.threads), target)
 
 
 def keep(product: Product) -> bool:

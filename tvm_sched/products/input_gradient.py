@@ -31,7 +31,6 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
         of_y = planes.of_output(p, images, of_x.plane + max(first_rows) * p.pitch, p.margin)
     steps = of_x.plane // whole
     near = max(count for count in range(1, NEAR + 1) if steps % count == 0)
-    inner = p.image[0] * p.image[1]
 
     def body() -> None:
         dy, packed, indices, kept, dx = operands(p, "dy", "dx")
@@ -74,8 +73,6 @@ def build(problem: Problem, tile: Tile, target: Target, threads: int) -> IRModul
                             for v, total in enumerate(totals):
                                 vectors.store(sums, at + v * lanes, total)
             if not direct:
-                if untouched(p):
-                    clear(vectors, dx, first * p.channels * inner, images * p.channels * inner)
                 planes.unpack_input(of_x, first, dx, sums, vectors)
 
     return module(NAME, body)
@@ -91,13 +88,3 @@ def above_phase(problem: Problem, row: Expr | int, first_rows: list[int]) -> Exp
         if heights[each] != heights[-1] or not isinstance(chosen, int):
             chosen = tirx.Select(row == each, tirx.const(heights[each], "int32"), chosen)
     return chosen
-
-
-def untouched(problem: Problem) -> bool:
-    """Whether there may be pixels of the input that no tap reads."""
-    p = problem
-    phases = len(p.phases) == p.stride[0] * p.stride[1]
-    return not phases or any(
-        (size - 1 + pad) // step >= rows
-        for size, pad, step, rows in zip(p.image, p.padding, p.stride, (p.rows, p.pitch), strict=True)
-    )

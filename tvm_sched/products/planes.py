@@ -1,9 +1,11 @@
 """Images into planes and back (problem.py): `count` images side by side in one piece of memory.
 
 Of `pointwise` problems the images' positions follow each other without a gap, so that vectors run across them; else
-each image has planes of its own.
+each image has planes of its own, or each group of images that are interleaved: at each pixel theirs side by side.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -12,7 +14,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer
 
-from tvm_sched.products.emit import Vectors, clear, copy_row, loop, turn
+from tvm_sched.products.emit import Vectors, clear, copy_row, loop, memory, turn
 from tvm_sched.products.problem import BYTES, Problem
 
 
@@ -98,36 +100,92 @@ def of_output(problem: Problem, count: int, plane: int, front: int = 0) -> Plane
     return Planes(problem, count, problem.outputs, 1, plane, front)
 
 
-def _each_row(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors, into: bool) -> None:
-    """Rows of the input into its planes, or from them into it."""
+def _each_row(
+    planes: Planes, place: Expr, x: Buffer, first: Expr | int, buffer: Buffer, vectors: Vectors, into: bool
+) -> None:
+    """Rows of the image that begins at x[first] into its planes, or from them into it; `place` is the image's among the
+    planes'.
+    """
     p = planes.problem
     height, width = p.image
-    with loop(planes.count) as image, loop(p.channels) as channel:
+    with loop(p.channels) as channel:
         for number, (down, right) in enumerate(p.phases):
             begin, end = p.columns_within(right)
             top, bottom = p.rows_within(down) if planes.inner else (0, p.rows)
             if bottom == top:
                 continue
             with loop(bottom - top) as row:
-                at = image * planes.image + channel * planes.line + number * planes.plane + row * p.pitch
+                at = place * planes.image + channel * planes.line + number * planes.plane + row * p.pitch
+                inside = at + begin * p.interleaved
                 line = row * p.stride[0] + (top * p.stride[0] + down - p.padding[0])
-                start = (((first_image + image) * p.channels + channel) * height + line) * width
-                start = start + (right - p.padding[1] + begin * p.stride[1])
+                column = right - p.padding[1] + begin * p.stride[1]
+                start = first + ((channel * height + line) * width + column) * p.interleaved
                 with T.If(tirx.all(line >= 0, line < height)):
                     with T.Then():
                         if into:
-                            for column in (*range(begin), *range(end, p.pitch)):
-                                T.buffer_store(buffer, tirx.const(0, vectors.dtype), [at + column])
-                            copy_row(vectors, buffer, at + begin, x, start, end - begin, (1, p.stride[1]))
+                            clear(vectors, buffer, at, begin * p.interleaved)
+                            clear(vectors, buffer, at + end * p.interleaved, (p.columns - end) * p.interleaved)
+                            _copy_pixels(p, vectors, buffer, inside, x, start, end - begin, (1, p.stride[1]))
                         else:
-                            copy_row(vectors, x, start, buffer, at + begin, end - begin, (p.stride[1], 1))
+                            _copy_pixels(p, vectors, x, start, buffer, inside, end - begin, (p.stride[1], 1))
                     if into:
                         with T.Else():
                             clear(vectors, buffer, at, p.pitch)
             rest = planes.plane - p.rows * p.pitch
             if into and rest > 0 and not p.pointwise:
-                at = image * planes.image + channel * planes.line + number * planes.plane + p.rows * p.pitch
+                at = place * planes.image + channel * planes.line + number * planes.plane + p.rows * p.pitch
                 clear(vectors, buffer, at, rest)
+
+
+def _copy_pixels(
+    problem: Problem,
+    vectors: Vectors,
+    target: Buffer,
+    at: Expr,
+    source: Buffer,
+    start: Expr,
+    count: int,
+    steps: tuple[int, int],
+) -> None:
+    """So many pixels of a row, `steps` of target and source apart."""
+    each = problem.interleaved
+    if each == 1:
+        copy_row(vectors, target, at, source, start, count, steps)
+    elif steps == (1, 1):
+        copy_row(vectors, target, at, source, start, count * each)
+    elif count:
+        with loop(count) as i:
+            copy_row(vectors, target, at + i * (steps[0] * each), source, start + i * (steps[1] * each), each)
+
+
+@contextmanager
+def _images(
+    planes: Planes,
+    first_image: Expr,
+    x: Buffer,
+    image: int,
+    part: tuple[Expr | int, int],
+    vectors: Vectors,
+    *,
+    given: bool,
+) -> Iterator[tuple[Expr, Buffer, Expr | int]]:
+    """For each of the planes' images: its place among them, a buffer with its pixels, and where in it they begin. That
+    is x, of so many numbers an `image`; where images are interleaved, memory for a group of them that is filled from x
+    before (`given`), or written to x afterwards. part: (first number of an image, how many) are looked at.
+    """
+    group = planes.problem.interleaved
+    offset, numbers = part
+    with loop(planes.count) as place:
+        start = (first_image + place) * (group * image) + offset
+        if group == 1:
+            yield place, x, start
+            return
+        beside = memory("beside", numbers * group, planes.problem.dtype)
+        if given:
+            turn(vectors, beside, 0, group, x, start, image, (group, numbers))
+        yield place, beside, 0
+        if not given:
+            turn(vectors, x, start, image, beside, 0, group, (numbers, group))
 
 
 def clear_rest(planes: Planes, buffer: Buffer, vectors: Vectors) -> None:
@@ -140,19 +198,37 @@ def clear_rest(planes: Planes, buffer: Buffer, vectors: Vectors) -> None:
 
 def pack_input(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:
     """`buffer` gets images `first_image` and following of x [B, C, H, W]."""
-    if planes.problem.turned:
+    p = planes.problem
+    if p.turned:
         _turn_in(planes, first_image, x, buffer, vectors)
         return
-    _each_row(planes, first_image, x, buffer, vectors, into=True)
+    numbers = p.channels * prod(p.image)
+    with _images(planes, first_image, x, numbers, (0, numbers), vectors, given=True) as (place, pixels, start):
+        _each_row(planes, place, pixels, start, buffer, vectors, into=True)
     clear_rest(planes, buffer, vectors)
 
 
 def unpack_input(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:
-    """Those images get what `buffer` holds of them. Pixels that no tap reads keep what they were."""
-    if planes.problem.turned:
+    """Those images get what `buffer` holds of them, and zeros where no tap reads."""
+    p = planes.problem
+    if p.turned:
         _turn_out(planes, first_image, x, planes.lines, 0, buffer, vectors)
         return
-    _each_row(planes, first_image, x, buffer, vectors, into=False)
+    numbers = p.channels * prod(p.image)
+    with _images(planes, first_image, x, numbers, (0, numbers), vectors, given=False) as (place, pixels, start):
+        if untouched(p):
+            clear(vectors, pixels, start, numbers * p.interleaved)
+        _each_row(planes, place, pixels, start, buffer, vectors, into=False)
+
+
+def untouched(problem: Problem) -> bool:
+    """Whether there may be pixels of the input that no tap reads."""
+    p = problem
+    phases = len(p.phases) == p.stride[0] * p.stride[1]
+    return not phases or any(
+        (size - 1 + pad) // step >= count
+        for size, pad, step, count in zip(p.image, p.padding, p.stride, (p.rows, p.columns), strict=True)
+    )
 
 
 def pack_output(planes: Planes, first_image: Expr, y: Buffer, buffer: Buffer, vectors: Vectors) -> None:
@@ -161,18 +237,19 @@ def pack_output(planes: Planes, first_image: Expr, y: Buffer, buffer: Buffer, ve
     if p.turned:
         _turn_in(planes, first_image, y, buffer, vectors)
         return
-    height, width = p.output
-    with loop(planes.count) as image, loop(p.outputs) as output:
-        line = image * planes.image + output * planes.line
+    height, width = p.output[0], p.output[1] * p.interleaved
+    numbers = p.outputs * prod(p.output)
+    with (
+        _images(planes, first_image, y, numbers, (0, numbers), vectors, given=True) as (place, pixels, start),
+        loop(p.outputs) as output,
+    ):
+        line = place * planes.image + output * planes.line
         if planes.front:
             clear(vectors, buffer, line, planes.front)
         with loop(height) as row:
             at = line + planes.front + row * p.pitch
-            copy_row(
-                vectors, buffer, at, y, (((first_image + image) * p.outputs + output) * height + row) * width, width
-            )
-            for column in range(width, p.pitch):
-                T.buffer_store(buffer, tirx.const(0, vectors.dtype), [at + column])
+            copy_row(vectors, buffer, at, pixels, start + (output * height + row) * width, width)
+            clear(vectors, buffer, at + width, p.pitch - width)
         rest = planes.plane - height * p.pitch
         if rest > 0 and not p.pointwise:
             clear(vectors, buffer, line + planes.front + height * p.pitch, rest)
@@ -187,11 +264,16 @@ def unpack_rows(
     if p.turned:
         _turn_out(planes, first_image, y, p.outputs, block_row * p.n, buffer, vectors)
         return
-    height, width = p.output
-    with loop(planes.count) as image, loop(p.n) as lane, loop(height) as row:
-        output = block_row * p.n + lane
-        at = (((first_image + image) * p.outputs + output) * height + row) * width
-        copy_row(vectors, y, at, buffer, image * planes.image + lane * planes.line + row * p.pitch, width)
+    height, width = p.output[0], p.output[1] * p.interleaved
+    own = prod(p.output)
+    part = block_row * (p.n * own), p.n * own
+    with (
+        _images(planes, first_image, y, p.outputs * own, part, vectors, given=False) as (place, pixels, start),
+        loop(p.n) as lane,
+        loop(height) as row,
+    ):
+        at = place * planes.image + lane * planes.line + row * p.pitch
+        copy_row(vectors, pixels, start + (lane * height + row) * width, buffer, at, width)
 
 
 def _turn_in(planes: Planes, first_image: Expr, x: Buffer, buffer: Buffer, vectors: Vectors) -> None:

@@ -20,7 +20,8 @@ class Problem:
     """`x [batch, channels, *image]`, weights `[outputs, channels / groups, *kernel]` in blocks of n outputs.
 
     n must divide outputs / groups, padding is the same on opposite sides. turned: x and y lie as `[batch, *image,
-    channels]`, rows of a linear layer; of pointwise problems without strides and padding.
+    channels]`, rows of a linear layer; of pointwise problems without strides and padding. interleaved: so many images
+    lie side by side at each pixel of a plane, and `batch` counts such groups.
     """
 
     batch: int
@@ -35,6 +36,7 @@ class Problem:
     n: int = 16
     dtype: str = "float32"
     turned: bool = False
+    interleaved: int = 1
 
     @cached_property
     def output(self) -> Pair:
@@ -91,9 +93,14 @@ class Problem:
         return self.output[0] + self.widest[0]
 
     @property
+    def columns(self) -> int:
+        """Pixels of a plane's row."""
+        return self.output[1] + self.widest[1]
+
+    @property
     def pitch(self) -> int:
         """Positions of a plane's row."""
-        return self.output[1] + self.widest[1]
+        return self.columns * self.interleaved
 
     def tap(self, row: Any, column: int) -> tuple[Any, Any]:
         """(number of the phase that the tap in this row and column of the kernel reads, its shift in positions); `row`
@@ -108,7 +115,7 @@ class Problem:
             high = sorted({down for down, _ in self.phases}).index(high)
         else:
             high = high // gcd(self.dilation[0], self.stride[0])
-        return high * len({right for _, right in self.phases}) + wide, down * self.pitch + right
+        return high * len({right for _, right in self.phases}) + wide, down * self.pitch + right * self.interleaved
 
     @property
     def rows_alike(self) -> bool:
@@ -120,15 +127,15 @@ class Problem:
     @property
     def margin(self) -> int:
         """The largest shift of all, in positions."""
-        return self.widest[0] * self.pitch + self.widest[1]
+        return self.widest[0] * self.pitch + self.widest[1] * self.interleaved
 
     def rows_within(self, phase: int) -> tuple[int, int]:
         """[first, end) of a plane's rows that lie in the image."""
         return self._within(0, phase, self.rows)
 
     def columns_within(self, phase: int) -> tuple[int, int]:
-        """[first, end) of the columns of a plane's row that lie in the image and not in its padding."""
-        return self._within(1, phase, self.pitch)
+        """[first, end) of the columns of a plane's row that lie in the image and not in its padding, in pixels."""
+        return self._within(1, phase, self.columns)
 
     def _within(self, axis: int, phase: int, count: int) -> tuple[int, int]:
         pad, step = self.padding[axis], self.stride[axis]
@@ -138,7 +145,7 @@ class Problem:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one product, all blocks kept."""
-        return self.batch * prod(self.output) * self.outputs * self.inputs * self.taps
+        return self.batch * self.interleaved * prod(self.output) * self.outputs * self.inputs * self.taps
 
     def key(self) -> str:
         """All of it in a line."""

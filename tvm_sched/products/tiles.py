@@ -1,7 +1,7 @@
 """How each product is cut: what is computed in registers at once, how many images at once; by the target's figures."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, gcd, prod
 
@@ -13,6 +13,7 @@ from tvm_sched.targets import Target
 MOST_VECTORS, MOST_BLOCKS = 8, 4
 MOST_POSITIONS = 1024  # of images that are laid side by side
 WASTE = 1.05  # of positions computed for nothing that is not worth laying more images side by side
+INTERLEAVED_GAIN = 1.2  # of the share of positions that are wanted, which pays for turning images over
 STEP_CYCLES = 1.0  # of a step's index, address and branch
 LEAST_VECTORS = 16  # of positions that the sums of a weight's gradient run over, before their lanes are added
 NEAR_SHARE = 0.6  # of the first cache, for the output's gradients of a register tile
@@ -59,9 +60,39 @@ def together(problem: Problem, lanes: int, threads: int) -> int:
     return next((count for count, share in waste.items() if share <= WASTE), min(waste, key=lambda count: waste[count]))
 
 
+def interleaved(problem: Problem, target: Target, threads: int) -> Problem:
+    """With images side by side at each pixel, where they are so small that vectors of one are mostly positions between
+    its rows: as few images as serve, of those that leave each thread its share.
+    """
+    if problem.pointwise:
+        return problem
+    lanes = lanes_of(problem, target)
+    each = problem.batch // shares(problem, threads)
+
+    def used(images: int) -> float:
+        """Share of the positions computed that are wanted."""
+        group = replace(problem, interleaved=images)
+        return images * prod(problem.output) / positions(group, 1, lanes)
+
+    def near(images: int) -> bool:
+        """Whether planes of the input stay in the second cache."""
+        group = replace(problem, interleaved=images)
+        return (
+            problem.channels * len(problem.phases) * group.rows * group.pitch * BYTES[problem.dtype] <= target.l2_bytes
+        )
+
+    counts = [count for count in sorted(divisors(each, each)) if count == 1 or (2 * count >= lanes and near(count))]
+    most = max(used(count) for count in counts)
+    if most < INTERLEAVED_GAIN * used(1):
+        return problem
+    fitting = [count for count in counts if used(count) * WASTE >= most]
+    images = next((count for count in fitting if count % lanes == 0), fitting[0])  # shifts of whole vectors, if can be
+    return replace(problem, batch=problem.batch // images, interleaved=images)
+
+
 def straddles(problem: Problem, target: Target) -> float:
     """Loads that a vector of shifted pixels costs: where vectors are cache lines, two."""
-    if problem.pointwise:
+    if problem.pointwise or problem.interleaved % lanes_of(problem, target) == 0:
         return 1.0
     return 2.0 if target.lanes * BYTES["float32"] >= 64 else 1.5
 

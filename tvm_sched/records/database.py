@@ -9,6 +9,7 @@ bits, its scales: any network that has the shape finds it.
 import json
 import math
 import warnings
+from collections.abc import Set
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,7 @@ from tvm_sched.kernels.rewrites import interleave, transpose
 from tvm_sched.records import traces
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.records.problem_key import problem_key
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
 from tvm_sched.targets import Target, cpu_model
 from tvm_sched.targets.sizes import FLOAT32
@@ -58,6 +60,8 @@ class Records(KnownRecords):
     its workload by the number of a line, which another process may have written.
     """
 
+    renewed_by = "--records"
+
     def __init__(self, folder: Path, target: Target, create: bool = False, cpu: str | None = None):
         """Opens the folder; `create` makes an empty one. cpu: the model that is measured, this machine's if None.
         Raises UserError where there is none, or where a file is damaged.
@@ -69,31 +73,22 @@ class Records(KnownRecords):
                 (folder / name).touch()
         elif not (folder / RECORDS).is_file() or not (folder / WORKLOADS).is_file():
             raise UserError(f"no tuning records in {folder}; make some with 'subp tune', or compile without")
-        self.folder, self.target, self.writes, self.cpu = folder, target, create, cpu or cpu_model()
+        self.writes, self.cpu = create, cpu or cpu_model()
         self.workloads: list[ms.database.Workload] = []
         self.records: list[list] = []  # [number of the workload, record as JSON]
         self.numbers: dict[int, int] = {}  # structural hash of a workload -> its number
+        self.problem_of: dict[int, str] = {}  # number of a workload -> its `problem_key`, once it has been asked for
         self.workload_lines = JsonLines(folder / WORKLOADS, is_workload)
         self.record_lines = JsonLines(folder / RECORDS, lambda line: is_record(line, len(self.workloads)))
+        super().__init__(folder, target, FormTimes(folder, target, self.cpu, create))
         with locked(folder, write=create):
             self.read()
-        self.form_times = FormTimes(folder, target, self.cpu, create)
 
     def read(self) -> None:
         """Takes in what the files have gained since, from any process. The folder must be locked."""
         for line in self.workload_lines.read(repair=self.writes):
-            self.know(self.as_workload(line))
+            self.know(read_workload(line, len(self.workloads) + 1, self.folder / WORKLOADS))
         self.records += self.record_lines.read(repair=self.writes)
-
-    def as_workload(self, line: list) -> ms.database.Workload:
-        """Of a line's JSON. Raises UserError where TVM cannot read it."""
-        try:
-            return ms.database.Workload.from_json(line)
-        except Exception as error:  # of any kind: TVM's reader has many
-            raise UserError(
-                f"line {len(self.workloads) + 1} of {self.folder / WORKLOADS} is damaged "
-                f"({shown(first_line(error))}); move that folder of records away and tune again"
-            ) from None
 
     def know(self, entry: ms.database.Workload) -> None:
         """Remembers the workload of the next line."""
@@ -121,6 +116,18 @@ class Records(KnownRecords):
             own = threads == self.target.cores
             found.append(Recorded(threads, own, False, seconds, replay, cpu, where=where, trace=steps))
         return found
+
+    def has(self, func: PrimFunc) -> bool:
+        """As the base's."""
+        return bool(self.of(known_as(func)))
+
+    @property
+    def problems(self) -> Set[str]:
+        """As the base's."""
+        mine = {number for number, record in self.records if record[2]["keys"][0] == self.target.family}
+        for number in mine - self.problem_of.keys():
+            self.problem_of[number] = problem_key(self.workloads[number].mod["main"])
+        return {self.problem_of[number] for number in mine} - {""}
 
     def measured(self, func: PrimFunc) -> list:
         """The records of `func` with the target's instructions on as many threads of this CPU's model, in the order in
@@ -164,6 +171,17 @@ class Records(KnownRecords):
                 self.workload_lines.append(entry)
                 self.know(ms.database.Workload.from_json(entry))
             self.records.append(self.record_lines.append([number, record]))
+
+
+def read_workload(line: list, number: int, file: Path) -> ms.database.Workload:
+    """Of the JSON of a file's line of that number. Raises UserError where TVM cannot read it."""
+    try:
+        return ms.database.Workload.from_json(line)
+    except Exception as error:  # of any kind: TVM's reader has many
+        raise UserError(
+            f"line {number} of {file} is damaged ({shown(first_line(error))}); move that folder of records away and "
+            "tune again"
+        ) from None
 
 
 def as_json(func: PrimFunc, schedule: Schedule, seconds: list[float], target: Target) -> tuple[list, list]:

@@ -2,8 +2,8 @@
 
 MetaSchedule's database (`database.py`) holds every function in full, some 300 KB each. To find a record its structural
 hash is enough. A line of `best.jsonl` is one kernel's: {"workload": hash, "target": family, "threads": n, "seconds": s,
-"cpu": the CPU's model, "tvm": the version of TVM, "trace": the schedule}. There is one for each model that a kernel was
-measured on; old lines name neither it nor the version.
+"cpu": the CPU's model, "tvm": the version of TVM, "problem": `problem_key`, "trace": the schedule}. There is one for
+each model that a kernel was measured on; old lines name neither it nor the version, nor the problem.
 
 Where nobody has measured, a line may hold an estimate (`estimation/estimate.py`): "estimated_tile", the numbers of the
 kernel's tile, stands for the trace, and `seconds` are cycles by the model at 1 GHz. A measurement replaces it; it never
@@ -11,8 +11,8 @@ replaces a measurement.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence, Set
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -35,12 +35,14 @@ from tvm_sched.records.database import (
     is_workload,
     known_as,
     other_version,
+    read_workload,
     replayed,
     version_of,
     workload,
 )
 from tvm_sched.records.form_times import FormTimes, write_forms
 from tvm_sched.records.json_lines import JsonLines, locked
+from tvm_sched.records.problem_key import problem_key
 from tvm_sched.records.recorded import KnownRecords, Recorded, distance, settled
 from tvm_sched.targets import Target, cpu_model
 
@@ -58,6 +60,7 @@ class Best(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, lt=1e12)]
     cpu: str = ""
     tvm: str = ""
+    problem: str = ""
     trace: list | None = None
     estimated_tile: list[Any] | None = None
 
@@ -65,12 +68,14 @@ class Best(msgspec.Struct, forbid_unknown_fields=True):
 class BestRecords(KnownRecords):
     """Those of one target, in `folder`. Raises UserError where the file is missing or damaged."""
 
+    renewed_by = "--records LOG --best"
+
     def __init__(self, folder: Path, target: Target):
         file = Path(folder) / BEST
         if not file.is_file():
             raise UserError(f"no {BEST} in {folder}; make it with 'subp tune --best {folder}'")
-        self.target, self.cpu = target, cpu_model()
-        self.form_times = FormTimes(folder, target)
+        super().__init__(folder, target, FormTimes(folder, target))
+        self.cpu = cpu_model()
         self.lines: dict[str, list[dict]] = {}  # of each workload, one a number of threads and model of CPU
         for number, line in enumerate(JsonLines(file, is_best).read(repair=False), 1):
             if line["target"] == target.family:
@@ -87,6 +92,15 @@ class BestRecords(KnownRecords):
         scheduled = func if onto is None else onto
         mod = workload(scheduled)
         return [self.recorded(scheduled, mod, line) for line in nearest.values()]
+
+    def has(self, func: PrimFunc) -> bool:
+        """As the base's."""
+        return str(structural_hash(known_as(func))) in self.lines
+
+    @cached_property
+    def problems(self) -> Set[str]:
+        """As the base's."""
+        return {line["problem"] for lines in self.lines.values() for line in lines if line.get("problem")}
 
     def preference(self, line: dict) -> tuple:
         """What was measured before what was estimated, this CPU's model before others', the fastest of those."""
@@ -158,6 +172,10 @@ def best_of(records: Path) -> dict[tuple, dict]:
         workloads = JsonLines(Path(records) / WORKLOADS, is_workload).read(repair=False)
         lines = JsonLines(Path(records) / RECORDS, lambda line: is_record(line, len(workloads))).read(repair=False)
     looks: dict[tuple, list] = {}
+    problems = {line[0]: "" for line in workloads}  # by the workload's hash
+    for number in {number for number, _ in lines}:
+        entry = read_workload(workloads[number], number + 1, Path(records) / WORKLOADS)
+        problems[workloads[number][0]] = problem_key(entry.mod["main"])
     versions: dict[tuple, str] = {}  # of TVM, of each place's traces
     for number, (trace, seconds, target, _) in lines:
         place = target["keys"][0], target["num-cores"], workloads[number][0], target.get(CPU, "")
@@ -173,7 +191,7 @@ def best_of(records: Path) -> dict[tuple, dict]:
             "seconds": seconds,
             "trace": json.loads(trace),
         }
-        | ({"tvm": versions[place, trace]} if versions[place, trace] else {})
+        | {name: told for name, told in (("tvm", versions[place, trace]), ("problem", problems[place[2]])) if told}
         for place, (trace, seconds) in best.items()
     }
 

@@ -6,9 +6,11 @@ for the rest: then the kernel's analytic default, which knows the number of thre
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
+from typing import ClassVar
 
 from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
@@ -18,6 +20,7 @@ from tvm_sched.planning.plan import NOISE
 from tvm_sched.planning.sharing import parallel_loops
 from tvm_sched.records import traces
 from tvm_sched.records.form_times import FormTimes
+from tvm_sched.records.problem_key import problem_key
 from tvm_sched.records.wide_twin import wide_twin
 from tvm_sched.targets import Target
 
@@ -73,9 +76,13 @@ class Recorded:
 class KnownRecords:
     """What records answer in whichever format: each question hashes the function once."""
 
-    target: Target
-    form_times: FormTimes
+    renewed_by: ClassVar[str]  # options of 'subp tune', before such a folder
+
     wrong: Callable[[PrimFunc, "Recorded"], str] | None = None  # why a record's numbers are wrong; of ours none are
+
+    def __init__(self, folder: Path, target: Target, form_times: FormTimes):
+        self.folder, self.target, self.form_times = Path(folder), target, form_times
+        self.changed: set[str] = set()  # problems of kernels that were looked up, and are on record as other code
 
     def forms(self, layer: str) -> Mapping[str, float]:
         """The measured seconds of a layer in its forms, see `planning.plan.layer_key`; empty where there are none."""
@@ -87,6 +94,15 @@ class KnownRecords:
         """
         raise NotImplementedError
 
+    def has(self, func: PrimFunc) -> bool:
+        """Whether there is any record of `func`, usable or not, with the target's instructions."""
+        raise NotImplementedError
+
+    @property
+    def problems(self) -> Set[str]:
+        """The `problem_key` of each kernel that is on record with the target's instructions, where it is known."""
+        raise NotImplementedError
+
     def lookup(self, func: PrimFunc) -> Recorded | None:
         """The record to schedule `func` by, see `usable`; None if there is none. A function of 16-bit weights may take
         that of its twin.
@@ -96,7 +112,23 @@ class KnownRecords:
         if found is None and (twin := wide_twin(func)) is not None:
             twins = [replace(each, twin=True) for each in self.known(twin, func)]
             found = usable(twins, self.target.cores, wrong)
+        if found is None and (problem := problem_key(func)) in self.problems and not self.has(func):
+            self.changed.add(problem)
         return found
+
+    def tell_changed(self) -> None:
+        """Warns with a Notice where kernels that were looked up since the last call are on record as other code."""
+        if not self.changed:
+            return
+        count = len(self.changed)
+        self.changed.clear()
+        warnings.warn(
+            f"kernels that are on record in {self.folder} as other code (of another version, or with other operators "
+            f"behind), and so left without a record: {count}; 'subp tune MODEL {self.renewed_by} {self.folder}' "
+            "measures again",
+            Notice,
+            stacklevel=2,
+        )
 
     def own(self, func: PrimFunc) -> Recorded | None:
         """The record of `func` on as many threads, which tells how long it takes; None if there is none."""

@@ -104,6 +104,14 @@ def test_block_sizes_saved_count_where_they_were_chosen(known_times):
     assert second.masks["2"].shape == (1, 16) and second.masks["2"].sum() == 4
     folded = second.fold()[2].weight
     assert (folded != 0).reshape(32, 16, -1).all(2).sum(1).tolist() == [4] * 32
+    state["masks"]["4"] = torch.ones(1, 1, dtype=torch.bool)
+    third = prune(**options())
+    before = third.state_dict()
+    with pytest.raises(UserError, match=r"layer 4 has a mask of \[8, 32\], the saved state one of \[1, 1\]"):
+        third.load_state_dict(state | {"sparsities": {"2": 0.5, "4": 0.5}})
+    after = third.state_dict()  # is as it was: the sizes and sparsities that were right are not taken either
+    assert all(torch.equal(mask, after["masks"][name]) for name, mask in before.pop("masks").items())
+    assert before == {name: after[name] for name in before}
     state["block_sizes"]["2"] = 5
     with pytest.raises(UserError, match="saved block size of 2 is 5, this sparsifier's 16"):
         prune(**options()).load_state_dict(state)

@@ -169,6 +169,9 @@ def test_a_state_of_other_settings_or_layers_is_refused_and_changes_nothing():
     state["masks"]["1"] = torch.ones(1, 16, dtype=torch.bool)
     with pytest.raises(UserError, match=r"layer 1 has a mask of \[4, 16\], the saved state one of \[1, 16\]"):
         sparsifier.load_state_dict(state)
+    state["masks"]["1"] = None
+    with pytest.raises(UserError, match="the mask of 1 is no tensor"):
+        sparsifier.load_state_dict(state)
     state = sparsifier.state_dict()
     state["settings"]["momentum"] = 1
     with pytest.raises(UserError, match=r"the settings of the saved state .* differ: momentum in one only"):

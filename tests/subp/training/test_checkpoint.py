@@ -8,6 +8,7 @@ from torch import nn
 from subp import Sparsifier, models
 from subp.training import checkpoint
 from subp.training.checkpoint import Checkpoint
+from subp.training.loop import momenta, set_momenta
 from subp_contract.errors import UserError
 
 ABOUT = {
@@ -194,3 +195,14 @@ def test_an_architecture_of_other_entries_is_told_in_a_sentence(saved, architect
     checkpoint.save(path, Checkpoint(model.state_dict(), metadata=ABOUT | {"architecture": architecture}))
     with pytest.raises(UserError, match="is damaged: its architecture has the entries"):
         checkpoint.load_model(path)
+
+
+def test_momenta_of_other_shapes_are_refused_whole():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    saved = {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(3, 4)}
+    with pytest.raises(UserError, match=r"the momentum of 1.weight is \[3, 4\]"):
+        set_momenta(model, optimizer, saved)
+    assert momenta(model, optimizer) == {}
+    set_momenta(model, optimizer, {"0.weight": torch.ones(3, 2)})
+    assert list(momenta(model, optimizer)) == ["0.weight"]

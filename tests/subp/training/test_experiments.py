@@ -227,3 +227,29 @@ def test_lines_are_compared_with_random_and_dense_seed_by_seed(tmp_path):
     assert "| 5.00 | 1 |" in lines["st-3, rate 0.05"] and "| 10.00 | 1 |" in lines["st-3, rate 0.1"]
     assert plots["holm"]([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.08, 0.04, 0.5, 0.06])
     assert plots["holm"]([0.03, 0.02]) == pytest.approx([0.04, 0.04])  # not below the one before
+
+
+def test_a_method_stands_beside_random_masks_over_shapes(tmp_path):
+    same = {"data": "d", "size": 8, "train_images": 9, "network": "net", "epochs": 1, "density": 1, "mac_share": 1}
+    gains = {4: (0.01, 0.03), 8: (0.05, 0.05), 16: (0.06, 0.1)}  # of st-3 with each of two seeds
+    for n, of_seeds in gains.items():
+        for seed, gain in enumerate(of_seeds):
+            row = {"n": n, "sparsity": 0.75, "seed": seed} | same
+            experiments.add_row(tmp_path / "r.csv", row | {"method": "random", "accuracy": 0.5 + 0.1 * seed})
+            experiments.add_row(tmp_path / "r.csv", row | {"method": "st-3", "accuracy": 0.5 + 0.1 * seed + gain})
+            if n < 16:
+                experiments.add_row(tmp_path / "r.csv", row | {"method": "rigl", "accuracy": 0.4 + 0.01 * seed})
+    plots = runpy.run_path(str(SCRIPTS / "plot_results.py"))
+    lines = plots["summarised"](experiments.read_rows(tmp_path / "r.csv"))
+    # Two of N = 8 differ equally, which no test by seeds takes; a third shape makes them three again.
+    assert plots["over_shapes"](lines, "st-3") is None and plots["over_shapes"](lines, "rigl") is None
+    for seed, gain in enumerate((0.04, 0.06)):
+        row = {"n": 32, "sparsity": 0.75, "seed": seed} | same
+        experiments.add_row(tmp_path / "r.csv", row | {"method": "random", "accuracy": 0.5})
+        experiments.add_row(tmp_path / "r.csv", row | {"method": "st-3", "accuracy": 0.5 + gain})
+    lines = plots["summarised"](experiments.read_rows(tmp_path / "r.csv"))
+    shapes, mean, p = plots["over_shapes"](lines, "st-3")
+    # Differences of 2, 8 and 5 points: t = 5 / (3 / sqrt(3)), of 2 degrees p = 1 - t / sqrt(t^2 + 2).
+    t = 5 / 3**0.5
+    assert shapes == 3 and mean == pytest.approx(5) and p == pytest.approx(1 - t / (t * t + 2) ** 0.5)
+    assert "| st-3 | 3 | +5.00 | 0.102 |" in plots["page"](lines, "r.csv")

@@ -14,6 +14,7 @@ from subp.deployment import networks
 from subp.deployment.low_precision import InFloat16
 from subp.training import checkpoint, trainer
 from subp.training.config import Config
+from subp.training.run import TrainingRun
 from subp_contract.errors import UserError
 
 CONFIG = Config(n=4, epochs=3, qat=1, batch_size=8, lr=0.1, label_smoothing=0.0, seed=2)
@@ -112,14 +113,14 @@ def test_weights_are_rounded_by_their_own_ranges_and_zeros_stay(run):
 def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch):
     options = {"epochs": 4, "qat": 2, "ema": 0.5, "mixup": 0.2, "hyperparameters": {"tau": 1.0}}
     train(output=tmp_path / "whole", **options)
-    go_on = trainer._Run.epoch
+    go_on = TrainingRun.epoch
 
     def cut_off(run, epoch, progress):
         if epoch == stop:
             raise KeyboardInterrupt
         go_on(run, epoch, progress)
 
-    monkeypatch.setattr(trainer._Run, "epoch", cut_off)
+    monkeypatch.setattr(TrainingRun, "epoch", cut_off)
     for stop in (1, 2, 3):  # before, at and after the first quantised epoch
         with pytest.raises(KeyboardInterrupt):
             train(output=tmp_path / "parts", resume=stop > 1, **options)

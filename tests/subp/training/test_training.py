@@ -15,6 +15,7 @@ from subp.data import loaders
 from subp.training import checkpoint, loop, trainer
 from subp.training.config import Config
 from subp.training.progress import Progress
+from subp.training.run import make_sparsifier
 from subp_contract.errors import UserError
 
 
@@ -132,7 +133,7 @@ def test_a_run_of_nothing_but_warm_up_has_a_rate():
 
 def test_weight_decay_spares_biases_and_norms_and_every_parameter_is_in_one_group():
     model = dropping()
-    trainer.make_sparsifier(model, CONFIG)
+    make_sparsifier(model, CONFIG)
     decayed, spared = loop.parameter_groups(model, 1e-4)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0.0)
     assert {id(p) for p in decayed["params"]} == {

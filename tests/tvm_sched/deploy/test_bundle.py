@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+import write_fixtures
 from torch import nn
 from zeros import prune
 
@@ -59,9 +60,14 @@ def contents(library):
 
 @pytest.fixture
 def unpacked(contents, tmp_path):
+    return put(contents, tmp_path)
+
+
+def put(contents, folder):
+    """The bundle of these files, 'net', in a folder; where it is."""
     with tarfile.open(fileobj=io.BytesIO(bundle.archive(contents, "net"))) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "net"
+        archive.extractall(folder, filter="data")
+    return folder / "net"
 
 
 def run(folder, *arguments, code=0):
@@ -93,6 +99,18 @@ def test_the_check_passes_and_tells_the_artifacts_error(unpacked, compiled):
     said = json.loads(run(unpacked, "--check", "--json"))
     assert said["check"] == "ok"
     assert said["max_abs_error"] == pytest.approx(compiled.check(), abs=1e-9)
+
+
+@pytest.mark.parametrize("release", sorted(path.name for path in write_fixtures.FIXTURES.iterdir()))
+def test_todays_program_runs_the_network_of_an_earlier_releases_bundle(contents, release, tmp_path):
+    """Its description and arrays are read; what the bundle itself brings runs as it did."""
+    if not targets.runs_here(targets.get(write_fixtures.TARGET)):
+        pytest.skip("this machine lacks its instructions")
+    folder = write_fixtures.FIXTURES / release
+    old = folder / write_fixtures.BUNDLE
+    files = contents | {str(file.relative_to(old)): file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    unpacked = put(files | {"net.so": (folder / "net.so").read_bytes()}, tmp_path)
+    assert run(unpacked, "--check").startswith("net: check ok: max abs error ")
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(0.25, 0.25), (np.nan, None)])

@@ -34,7 +34,7 @@ def drawn(seed: int) -> tuple[Problem, int, int]:
             return (default, default) if whole else (draws.randint(least, most), draws.randint(least, most))
 
         problem = Problem(
-            batch=draws.choice([1, 2, 3, 4, 6]),
+            batch=draws.choice([1, 2, 3, 4, 6, 16, 20]),
             channels=groups * draws.randint(1, 20),
             outputs=groups * n * draws.randint(1, 3),
             image=image,
@@ -105,11 +105,16 @@ def test_products_are_pytorchs(seed):
         Problem(4, 20, 32, (7, 7), n=16),
         Problem(2, 20, 32, (8, 8), n=16),
         Problem(1, 3, 16, (5, 9), (3, 3), (3, 3), (0, 2), (2, 1)),  # phases that some rows alone read
+        Problem(32, 5, 16, (2, 2), (3, 3), (1, 1), (1, 1)),
+        Problem(24, 6, 8, (4, 3), (3, 3), (2, 2), (1, 1), groups=2, n=4),
+        Problem(40, 3, 8, (5, 4), (2, 1), (3, 2), (0, 0), (2, 1), n=4, dtype="float64"),
         Problem(2, 20, 32, (1, 37), n=16, turned=True),
         Problem(6, 33, 24, (1, 8), n=12, turned=True),
         Problem(3, 16, 32, (1, 64), n=32, dtype="float64", turned=True),
     ],
-    ids=["stride", "depthwise", "side by side", "in place", "phases", "linear", "linear of 12", "linear of 32"],
+    ids=["stride", "depthwise", "side by side", "in place", "phases"]
+    + [f"interleaved{kind}" for kind in ("", " in groups with strides", " with pixels that nobody reads")]
+    + ["linear", "linear of 12", "linear of 32"],
 )
 def test_kinds_of_convolutions(problem):
     check(problem, max(1, problem.inputs // 3), threads=2)
@@ -157,13 +162,28 @@ def test_register_tiles_fit_the_registers_and_divide_what_they_must(name, dtype)
 
     target = targets.get(name)
     for seed in range(40):
-        problem = replace(drawn(seed)[0], dtype=dtype)
+        problem = tiles.interleaved(replace(drawn(seed)[0], dtype=dtype), target, 2)
         for kind in PRODUCTS:
             tile = building.BUILDERS[kind][1](problem, target, 2)
             sums = tile.outputs * (tile.vectors if kind != "weight_gradient" else tile.blocks * tile.taps)
             assert sums < target.registers
             assert problem.n % tile.outputs == 0 and problem.kernel[1] % tile.taps == 0
             assert problem.batch // tiles.shares(problem, 2) % tile.images == 0
+
+
+def test_images_of_few_pixels_are_interleaved():
+    from tvm_sched import targets
+
+    def chosen(problem: Problem, threads: int = 1, name: str = "x86-avx512") -> Problem:
+        return tiles.interleaved(problem, targets.get(name), threads)
+
+    tiny = Problem(64, 512, 512, (2, 2), (3, 3), (1, 1), (1, 1))
+    assert chosen(tiny) == replace(tiny, batch=4, interleaved=16)  # vectors are whole, and no more images than that
+    assert chosen(tiny, name="x86-avx2") == tiny  # whose rows and what lies between fill a vector of 8
+    assert chosen(replace(tiny, batch=40), threads=2) == replace(tiny, batch=4, interleaved=10)  # 2 for each thread
+    for other in (replace(tiny, image=(56, 56)), replace(tiny, batch=6), replace(tiny, kernel=(1, 1), padding=(0, 0))):
+        assert chosen(other) == other
+    assert chosen(replace(tiny, channels=2**15)).interleaved == 1  # planes of 16 images would leave the second cache
 
 
 def test_what_there_are_no_products_for_is_told():

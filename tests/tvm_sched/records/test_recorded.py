@@ -3,16 +3,21 @@ left alone.
 """
 
 import re
+import warnings
 from dataclasses import astuple, replace
 
 import pytest
 import torch
+import tvm_ffi
 from torch import nn
-from tvm import IRModule
+from tvm import IRModule, tirx
 from tvm.s_tir import Schedule
 from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
 from zeros import prune
 
+import tvm_sched
+from subp_contract.errors import Notice
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.kernels import kernel_of
@@ -121,17 +126,28 @@ def schedule_of(func):
     return found
 
 
-@pytest.fixture(scope="module", params=["database", "packed"])
-def opened(request, func, schedule_of, tmp_path_factory):
+FORMATS = {"database": Records, "packed": BestRecords}
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def of_format(request, tmp_path_factory):
+    """of_format(func, schedule): a folder with this record of one thread, in both formats."""
+
+    def written(func: PrimFunc, sch: Schedule):
+        full, packed = tmp_path_factory.mktemp("records"), tmp_path_factory.mktemp("packed")
+        Records(full, ONE, create=True).add(func, sch, [1e-3])
+        write_best(full, packed)
+        return {"database": full, "packed": packed}[request.param]
+
+    written.opens = FORMATS[request.param]
+    return written
+
+
+@pytest.fixture(scope="module")
+def opened(of_format, func, schedule_of):
     """opened(equal, target): records of one thread, of a schedule that shares equally or does not, in both formats."""
-    folders = {}
-    for equal, sch in schedule_of.items():
-        folders[equal] = tmp_path_factory.mktemp("records")
-        Records(folders[equal], ONE, create=True).add(func, sch, [1e-3])
-        if request.param == "packed":
-            full, folders[equal] = folders[equal], tmp_path_factory.mktemp("packed")
-            write_best(full, folders[equal])
-    return lambda equal, target: {"database": Records, "packed": BestRecords}[request.param](folders[equal], target)
+    folders = {equal: of_format(func, sch) for equal, sch in schedule_of.items()}
+    return lambda equal, target: of_format.opens(folders[equal], target)
 
 
 def test_two_threads_use_a_record_of_one_that_shares_equally(opened, func, schedule_of):
@@ -165,3 +181,37 @@ def test_compiling_for_two_threads_tells_of_records_of_one(opened):
         selection = pipeline.lower(torch_export.from_torch(network(), X), Compilation(TWO, opened(equal, TWO)))
         (layer,) = selection.choices
         assert layer.schedule.startswith(words)
+
+
+def of_older_code(func: PrimFunc) -> PrimFunc:
+    """The function as a version of its kernel that begins its sums otherwise would have made it."""
+    begun = tvm_ffi.structural_map(func.body, (tirx.FloatImm, lambda number: tirx.const(-0.5, "float32")))
+    return PrimFunc(func.params, begun, func.ret_type).with_attrs(dict(func.attrs))
+
+
+def notices(of) -> list[str]:
+    """The Notices that a call gives."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        of()
+    return [str(each.message) for each in told if issubclass(each.category, Notice)]
+
+
+def test_kernels_on_record_as_other_code_are_told_once_in_a_sentence(of_format, func):
+    older = of_older_code(func)
+    folder = of_format(older, Space(older, ONE).schedules[0])
+    records = of_format.opens(folder, ONE)
+    assert [records.lookup(func) for _ in range(2)] == [None, None]
+    told = [
+        f"kernels that are on record in {folder} as other code (of another version, or with other operators behind), "
+        f"and so left without a record: 1; 'subp tune MODEL {records.renewed_by} {folder}' measures again"
+    ]
+    assert [notices(records.tell_changed) for _ in range(2)] == [told, []]
+    assert notices(lambda: tvm_sched.compile(network(), X, target=ONE, records=folder, check=False)) == told
+
+
+def test_nothing_is_told_of_kernels_that_nobody_measured(of_format, func, schedule_of):
+    folder = of_format(func, schedule_of[True])
+    options = {"target": ONE, "records": folder, "check": False}
+    for image in (X, torch.zeros(1, 32, 7, 7)):  # on record, and of another problem
+        assert notices(lambda image=image: tvm_sched.compile(network(), image, **options)) == []

@@ -33,6 +33,7 @@ from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, of_lanes, to_float
+from tvm_sched.kernels.rewrites.arguments import strided
 from tvm_sched.targets import Target
 
 PREFIX, OF_OUTPUTS = "dot_", "dot_of_outputs_"  # of the intrinsics' names
@@ -216,9 +217,9 @@ def arguments_of(dot: Dot, name: str, sizes: dict[str, tuple], body, w_dtype: st
     """A function of w, x and sums, parts of larger buffers, whose root block holds what `body` emits."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        w = argument("w", sizes["w"], w_dtype, "global")
-        x = argument("x", sizes["x"], dot.x, "global")
-        sums = argument("sums", sizes["sums"], dot.sums, "local")
+        w = strided("w", sizes["w"], w_dtype, "global")
+        x = strided("x", sizes["x"], dot.x, "global")
+        sums = strided("sums", sizes["sums"], dot.sums, "local")
         with T.sblock("root"):
             T.reads(whole(sums), whole(w), whole(x))
             T.writes(whole(sums))
@@ -229,13 +230,6 @@ def arguments_of(dot: Dot, name: str, sizes: dict[str, tuple], body, w_dtype: st
 def whole(buffer: Buffer):
     """All of a buffer, as a region."""
     return buffer[tuple(slice(0, int(extent)) for extent in buffer.shape)]
-
-
-def argument(name: str, shape: tuple[int, ...], dtype: str, scope: str) -> Buffer:
-    """The next argument of the function being built, contiguous along its last axis."""
-    handle, strides = T.arg(name, T.handle()), [*(T.int32() for _ in shape[1:]), 1]
-    buffer = T.match_buffer(handle, shape, dtype, strides=strides, offset_factor=1, scope=scope)
-    return IRBuilder.name(name, buffer)
 
 
 def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:

@@ -20,6 +20,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
+from tvm_sched.kernels.rewrites.arguments import strided
+
 TOGETHER = (2, 4)  # pixels that a load spreads: 64 and 128 bits
 NAME = re.compile(r"(interleave|multiply_add|apart)_([x\d]+)")
 
@@ -121,20 +123,13 @@ def function(arguments: list[tuple], body: Callable, updated: bool = False) -> P
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("intrinsic")
-        buffers = [argument(*each) for each in arguments]
+        buffers = [strided(name, shape, "float32", scope) for name, shape, scope in arguments]
         regions = [buffer[tuple(slice(0, extent) for extent in buffer.ty.shape)] for buffer in buffers]
         with T.sblock("root"):
             T.reads(*([regions[-1]] if updated else []), *regions[:-1])
             T.writes(regions[-1])
             body(*buffers)
     return builder.get()
-
-
-def argument(name: str, shape: tuple[int, ...], scope: str) -> Buffer:
-    """The next argument of the function being built: rows anywhere apart, each contiguous."""
-    strides = [*(T.int32() for _ in shape[1:]), 1]
-    buffer = T.match_buffer(T.arg(name, T.handle()), shape, "float32", strides=strides, offset_factor=1, scope=scope)
-    return IRBuilder.name(name, buffer)
 
 
 KINDS: dict[str, Callable] = {make.__name__: make for make in (interleave, multiply_add, apart)}

@@ -28,6 +28,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
+from tvm_sched.kernels.rewrites.arguments import strided
+
 COLS = 4  # numbers of a 128-bit lane: columns that are transposed together
 ROWS = (4, 8)  # numbers of a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
 NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)(?:_(int32|u?int8))?")
@@ -94,20 +96,13 @@ def function(name: str, rows: int, cols: int, scope: str, dtype: str, body) -> P
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        a = argument("a", (rows, cols), "global", dtype)
-        out = argument("out", (cols, rows), scope, dtype)
+        a = strided("a", (rows, cols), dtype, "global")
+        out = strided("out", (cols, rows), dtype, scope)
         with T.sblock("root"):
             T.reads(a[0:rows, 0:cols])
             T.writes(out[0:cols, 0:rows])
             body(a, out)
     return builder.get()
-
-
-def argument(name: str, shape: tuple[int, int], scope: str, dtype: str) -> Buffer:
-    """The next argument of the function being built: rows anywhere apart, each contiguous."""
-    handle, strides = T.arg(name, T.handle()), [T.int32(), 1]
-    buffer = T.match_buffer(handle, shape, dtype, strides=strides, offset_factor=1, scope=scope)
-    return IRBuilder.name(name, buffer)
 
 
 def column(r: list[Expr], j: int, in_lane: int = COLS) -> Expr:

@@ -13,7 +13,7 @@ from tvm.relax import op as rx
 from tvm_sched.kernels.integer.planar.planes import TYPES
 from tvm_sched.passes.graph.along_axes import MOVED, regrouped
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.pointwise import POINTWISE, with_axes_moved
+from tvm_sched.passes.graph.pointwise import BROADCAST, POINTWISE, UNARY, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
     as_array,
     constant,
@@ -23,57 +23,6 @@ from tvm_sched.passes.graph.relax_tools import (
     walked,
 )
 
-UNARY = {
-    f"relax.{name}"
-    for name in (
-        "nn.relu",
-        "nn.silu",
-        "nn.gelu",
-        "nn.gelu_tanh",
-        "nn.leakyrelu",
-        "sigmoid",
-        "clip",
-        "tanh",
-        "exp",
-        "sqrt",
-        "rsqrt",
-        "negative",
-        "abs",
-        "erf",
-        "floor",
-        "round",
-        "astype",
-        "square",
-        "nn.dropout",
-        "log",
-        "log1p",
-        "expm1",
-        "logical_not",
-        "zeros_like",
-        "full_like",
-    )
-}
-BROADCAST = {
-    f"relax.{name}"
-    for name in (
-        "add",
-        "subtract",
-        "multiply",
-        "divide",
-        "maximum",
-        "minimum",
-        "power",
-        "equal",
-        "not_equal",
-        "greater",
-        "greater_equal",
-        "less",
-        "less_equal",
-        "logical_and",
-        "logical_or",
-        "where",
-    )
-}
 POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.nn.adaptive_max_pool2d"}
 
 

@@ -1,5 +1,5 @@
-"""Functions whose every element depends on the elements of the operands at its own position: they may be computed in
-any order of axes.
+"""Operators and functions whose every element depends on the elements of the operands at its own position: they may be
+computed in any order of axes.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,22 @@ from tvm.s_tir import Schedule
 from tvm.tirx import IndexMap, PrimFunc
 
 POINTWISE = "subp.pointwise"  # the attribute of such functions, whose operands have the result's rank, or rank 0
+# Relax's operators: of one tensor, and of several, which broadcast.
+UNARY = {
+    f"relax.{name}"
+    for name in (
+        *("nn.relu", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.dropout", "sigmoid", "tanh", "erf"),
+        *("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "square", "negative", "abs", "sign", "floor", "ceil"),
+        *("round", "clip", "astype", "logical_not", "zeros_like", "full_like"),
+    )
+}
+BROADCAST = {
+    f"relax.{name}"
+    for name in (
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "where", "equal", "not_equal"),
+        *("greater", "greater_equal", "less", "less_equal", "logical_and", "logical_or"),
+    )
+}
 
 
 def with_axes_moved(func: PrimFunc, order: Sequence[int]) -> PrimFunc:

@@ -14,6 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
+from tvm_sched.kernels.rewrites.arguments import array
 from tvm_sched.passes.graph.relax_tools import shape_of
 
 # Of a type: whole numbers of its width, all bits but the sign's, and the bits of infinity; those of NaN are larger.
@@ -46,7 +47,7 @@ def guard_function(name: str, x: relax.Expr, outputs: Sequence[tuple[Guard, rela
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         source, *made = (
-            argument(f"b{number}", images * extent, str(each.ty.dtype))
+            array(f"b{number}", (images * extent,), str(each.ty.dtype))
             for number, (each, extent) in enumerate(zip([x, *(made for _, made in outputs)], extents, strict=True))
         )
         largest = T.alloc_buffer((1,), whole, scope="local")
@@ -60,8 +61,3 @@ def guard_function(name: str, x: relax.Expr, outputs: Sequence[tuple[Guard, rela
                 with T.If(largest[0] >= least), T.Then(), T.serial(extent) as place:
                     T.buffer_store(y, tirx.const(nan, y.ty.dtype), [image * extent + place])
     return builder.get()
-
-
-def argument(name: str, extent: int, dtype: str) -> tirx.Var:
-    """The next argument of the function being built."""
-    return IRBuilder.name(name, T.arg(name, T.buffer((extent,), dtype)))

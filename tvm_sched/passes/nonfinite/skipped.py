@@ -13,15 +13,16 @@ import tvm_ffi
 from tvm import IRModule, ir, relax, tirx
 
 from tvm_sched.kernels.integer.bfloats import BITS as BFLOATS
+from tvm_sched.passes.graph.channels_last import POOLS
 from tvm_sched.passes.graph.layer_names import layer_of
-from tvm_sched.passes.graph.pointwise import POINTWISE
+from tvm_sched.passes.graph.pointwise import BROADCAST, POINTWISE, UNARY
 from tvm_sched.passes.graph.relax_tools import shape_of
 from tvm_sched.passes.nonfinite.guard import ANY, BITS, NAN, Guard
 
 GUARDS = "subp.guards"  # attribute of 'main'
 LAYERS = ("relax.nn.conv2d", "relax.matmul")
 FORMS = ("requantize", "dequantize")  # begin the names of functions of linear forms (`integer/linear_form.py`)
-POOLS = ("planar_pool", "image_sums")  # and those of pools of integers
+INTEGER_POOLS = ("planar_pool", "image_sums")  # and those of pools of integers
 UNNAMED = "layer"  # begins the names of those that have none
 Reach = dict[int, int]  # by input NAN or ANY: what may be there of it
 # Of infinities they make ordinary numbers, as they are meant to.
@@ -30,14 +31,11 @@ BOUNDING = {
 }
 # They give each image, a row of the first axis, by itself, where the axis is there in the result.
 BY_IMAGE = {
-    f"relax.{name}"
-    for name in (
-        *("nn.conv1d", "nn.conv2d", "nn.conv3d", "nn.relu", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu"),
-        *("nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "nn.adaptive_max_pool2d", "nn.batch_norm"),
-        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "clip", "sigmoid", "tanh", "exp"),
-        *("log", "erf", "sqrt", "rsqrt", "abs", "negative", "floor", "ceil", "round", "sign", "astype"),
-        *("quantize", "dequantize", "nn.pad", "nn.dropout"),
-    )
+    *UNARY,
+    *BROADCAST,
+    *POOLS,
+    *("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d", "relax.nn.batch_norm", "relax.nn.pad"),
+    *("relax.quantize", "relax.dequantize"),
 }
 
 
@@ -146,7 +144,7 @@ def keeps_images(call: relax.Call, name: str, mod: IRModule) -> bool:
         return len(given) == 1 and len(given[0]) == len(made)
     if name in ("relax.reshape", "relax.flatten", "relax.strided_slice"):
         return True
-    if name == "relax.call_tir" and call.args[0].name_hint.startswith(POOLS):
+    if name == "relax.call_tir" and call.args[0].name_hint.startswith(INTEGER_POOLS):
         return True
     if name == "relax.concat":
         return call.attrs.axis is not None and int(call.attrs.axis) % len(made) != 0

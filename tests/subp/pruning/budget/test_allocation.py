@@ -20,6 +20,7 @@ from subp.pruning.masking import trained_weight
 from subp.pruning.methods import METHODS
 from subp.training import checkpoint, trainer
 from subp.training.config import Config
+from subp.training.run import TrainingRun
 from subp_contract.errors import UserError
 
 SHAPES = [(4, 4, 1, 1), (8, 8, 3, 3), (16, 8)]  # (O + I + kh + kw) / (O I kh kw): 10 / 16, 22 / 576, 24 / 128
@@ -244,13 +245,13 @@ def test_a_resumed_run_has_the_sparsities_of_the_weights_it_began_with(tmp_path,
     )
     whole = trainer.train(images, config, weights=tmp_path / "start.pth", output=tmp_path / "whole")
 
-    def interrupted(run, epoch, progress, go_on=trainer._Run.epoch):
+    def interrupted(run, epoch, progress, go_on=TrainingRun.epoch):
         if epoch == 1:
             raise Interrupted
         go_on(run, epoch, progress)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(trainer._Run, "epoch", interrupted)
+        patch.setattr(TrainingRun, "epoch", interrupted)
         trainer.train(images, config, weights=tmp_path / "start.pth", output=tmp_path / "parts")
     parts = trainer.train(images, config, output=tmp_path / "parts", resume=True)
     saved = [checkpoint.load(tmp_path / run / trainer.CHECKPOINT) for run in ("whole", "parts")]
