@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from magnifying import Difference
 from torch import nn
 from zeros import prune
 
@@ -68,23 +69,9 @@ def test_a_network_equals_pytorch_with_the_same_numbers_rounded():
         assert error < 2e-4 and 5e-4 < loss < 1e-2
 
 
-class Difference(nn.Module):
-    """What `large` makes is a hundred and a little, of which `difference` leaves the little."""
-
-    def __init__(self):
-        super().__init__()
-        self.large, self.difference, self.last = (nn.Conv2d(48, 48, 1) for _ in range(3))
-        with torch.no_grad():
-            self.large.bias.fill_(100.0)
-            self.difference.weight -= self.difference.weight.mean(1, keepdim=True)
-
-    def forward(self, x):
-        return self.last(self.difference(self.large(x)))
-
-
 def test_what_would_be_lost_is_computed_in_float32():
     torch.manual_seed(0)
-    made = Difference().eval()
+    made = Difference(48).eval()
     artifact = tvm_sched.compile(made, torch.randn(1, 48, 8, 8), target=TARGET, precision="bfloat16")
     why = {layer.name: (layer.precision, layer.why) for layer in artifact.explain()}
     assert why["difference"][0] == "float32" and "would show its rounding to bfloat16" in why["difference"][1]
