@@ -37,7 +37,7 @@ from tvm_sched.passes.tir.narrow_indices import narrow_indices
 from tvm_sched.passes.tir.schedule_functions import schedule_functions
 from tvm_sched.passes.tir.vector_math import vector_math
 from tvm_sched.planning.explain import IN_PLACE, ZEROS, LayerChoice
-from tvm_sched.planning.plan import FREE, Chooser, Restrictions, chooser
+from tvm_sched.planning.plan import EXACT_WEIGHTS, FREE, Chooser, Restrictions, chooser
 from tvm_sched.planning.sharing import SharedCall, parallel_loops
 from tvm_sched.precision import FLOAT32, Precision
 from tvm_sched.records.recorded import KnownRecords
@@ -102,6 +102,9 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
     restrictions, weights = compilation.restrictions, compilation.precision.weights or compilation.weights
+    if compilation.precision.weights:  # what is in float32 for its rounding has exact weights
+        exact = dict.fromkeys(compilation.wide, EXACT_WEIGHTS)
+        restrictions = replace(restrictions, layers={**exact, **restrictions.layers})
     selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
     wide = {**compilation.wide, **compilation.left.layers}
     compilation.choices = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from magnifying import Difference
 from torch import nn
 from zeros import prune
 
@@ -68,27 +69,36 @@ def test_a_network_equals_pytorch_with_the_same_numbers_rounded():
         assert error < 2e-4 and 5e-4 < loss < 1e-2
 
 
-class Difference(nn.Module):
-    """What `large` makes is a hundred and a little, of which `difference` leaves the little."""
-
-    def __init__(self):
-        super().__init__()
-        self.large, self.difference, self.last = (nn.Conv2d(16, 16, 1) for _ in range(3))
-        with torch.no_grad():
-            self.large.bias.fill_(100.0)
-            self.difference.weight -= self.difference.weight.mean(1, keepdim=True)
-
-    def forward(self, x):
-        return self.last(self.difference(self.large(x)))
-
-
 def test_what_would_be_lost_is_computed_in_float32():
     torch.manual_seed(0)
-    made = Difference().eval()
-    artifact = tvm_sched.compile(made, torch.randn(1, 16, 8, 8), target=TARGET, precision="bfloat16")
+    made = Difference(48).eval()
+    artifact = tvm_sched.compile(made, torch.randn(1, 48, 8, 8), target=TARGET, precision="bfloat16")
     why = {layer.name: (layer.precision, layer.why) for layer in artifact.explain()}
     assert why["difference"][0] == "float32" and "would show its rounding to bfloat16" in why["difference"][1]
     assert artifact.manifest["check"]["error"] <= artifact.manifest["check"]["tolerance"]
+    assert all(layer.weights_dtype == layer.precision for layer in artifact.explain())
+
+
+class MinusZero(nn.Module):
+    """Pools what is 0 or more, -0 among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 16, 1, bias=False), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x):
+        return self.second(nn.functional.max_pool2d(torch.relu(-self.first(x)), 2))
+
+
+def test_minus_zero_is_not_the_greatest():
+    if not targets.runs_here(TARGET):
+        return
+    torch.manual_seed(0)
+    made, x = MinusZero().eval(), torch.randn(1, 1, 8, 8)
+    x[:, :, ::2] = 0
+    found = tvm_sched.compile(made, x, target=TARGET, precision="bfloat16", check=False)(x)
+    with torch.no_grad():
+        assert (torch.as_tensor(found) - made(x)).abs().max() < 2e-2
 
 
 def test_what_is_no_number_reaches_the_outputs_though_its_channel_is_skipped():

@@ -93,6 +93,7 @@ class Restrictions:
 
 
 FREE = Restrictions()
+EXACT_WEIGHTS = Restriction(most_rounding=100.0)  # less than by any weights of 16 bits, more than any algorithm's
 NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME, winograd_lanes_conv2d.NAME}), why="as asked")
 
 

@@ -3,27 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from magnifying import Difference
 
 import tvm_sched
 from tvm_sched.frontend import torch_export
 from tvm_sched.planning.explain import LayerChoice
 from tvm_sched.verification.widening import WHY, wider
-
-
-class Difference(nn.Module):
-    """What `large` makes is a hundred and a little, of which `difference` leaves the little."""
-
-    def __init__(self):
-        super().__init__()
-        self.large, self.difference, self.last = (nn.Conv2d(16, 16, 1) for _ in range(3))
-        with torch.no_grad():
-            self.large.bias.fill_(100.0)
-            self.difference.weight -= self.difference.weight.mean(1, keepdim=True)
-            self.last.weight.mul_(3)
-
-    def forward(self, x):
-        return self.last(self.difference(self.large(x)))
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id, target_has_features
 
 BITS = "uint16"
 HIGH, ROUND, QUIET = 16, 0x7FFF, 0x7FC0  # where the bits lie in a float32's; half a step less one; a NaN's
+SIGN = 0x8000  # the bits of -0
 FEATURE = "avx512bf16"
-CALL = "llvm.convert.to.fp16"
+CALL = "llvm.convert.to.fp16"  # its name
 ROUNDED = "subp_rounded_to_bfloats_"  # with the number of lanes: a function of LLVM code (`passes/tir/import_code`)
 
 

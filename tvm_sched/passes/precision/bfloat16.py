@@ -5,15 +5,15 @@
 
 So what lies between two layers is stored once, in 16 bits, and images stay as the network has them, `[B, C, H, W]`, for
 kernels in planes (`kernels/integer/planar`). Linear layers, and convolutions that are to stay 'wide', compute in
-float32. A pool of the greatest over what is not negative compares the bits, which are in the same order.
+float32. A pool of the greatest over what is not negative compares the bits, which are in the same order but for -0.
 """
 
 from collections.abc import Collection
 
-from tvm import IRModule, relax, te
+from tvm import IRModule, relax, te, tirx
 from tvm.relax import op as rx
 
-from tvm_sched.kernels.integer.bfloats import bits_of, to_bits, to_float
+from tvm_sched.kernels.integer.bfloats import BITS, SIGN, bits_of, to_bits, to_float
 from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
 from tvm_sched.passes.graph.pointwise import POINTWISE
 from tvm_sched.passes.graph.relax_tools import as_array, constant, dtype_of, is_op, shape_of, walked
@@ -77,14 +77,14 @@ class _Walk:
         if pool is None or x not in self.positive or dtype_of(x) != SINGLE:
             return None
         self.positive.add(var)
-        self.bits[var] = pool.greatest(self.builder, self.narrow(x))
+        unsigned = emitted(self.builder, "unsigned_zero", _unsigned_zero, [self.narrow(x)], {POINTWISE: True})
+        self.bits[var] = pool.greatest(self.builder, unsigned)
         return self.float_of(self.bits[var])
 
     def narrow(self, x: relax.Var) -> relax.Expr:
         """The bits of a variable of the old function, which all that follows is then to read."""
         if x not in self.bits:
-            attributes = {POINTWISE: True}
-            self.bits[x] = emitted(self.builder, "to_bfloat16", _to_bits, [self.known[x]], attributes)
+            self.bits[x] = emitted(self.builder, "to_bfloat16", _to_bits, [self.known[x]], {POINTWISE: True})
             if self.known[x] not in self.params:  # the network's inputs are there as they are
                 self.known[x] = self.float_of(self.bits[x])
         return self.bits[x]
@@ -113,6 +113,12 @@ class _Walk:
 def _to_bits(x: te.Tensor) -> te.Tensor:
     """Of every element."""
     return te.compute(x.shape, lambda *at: to_bits(x(*at)), name="to_bfloat16")
+
+
+def _unsigned_zero(bits: te.Tensor) -> te.Tensor:
+    """The same, with 0 for -0, whose bits are more than those of any number that is not negative."""
+    zero, sign = tirx.const(0, BITS), tirx.const(SIGN, BITS)
+    return te.compute(bits.shape, lambda *at: tirx.Select(bits(*at) == sign, zero, bits(*at)), name="unsigned_zero")
 
 
 def _to_float(bits: te.Tensor) -> te.Tensor:
