@@ -35,7 +35,7 @@ def conv(channels=CHANNELS, out_channels=CHANNELS, kernel=3, **options):
 
 def framed(function: Callable) -> nn.Module:
     """A function of an image between two convolutions."""
-    return Through(lambda x, before, behind: behind(function(before(x))), conv(kernel=1), conv(kernel=1))
+    return Through(lambda x, before, behind: behind(function(before(x))), conv(), conv())
 
 
 def resized(**options) -> nn.Module:

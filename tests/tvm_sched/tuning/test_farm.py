@@ -18,7 +18,7 @@ from tvm_sched.pipeline import Compilation
 from tvm_sched.tuning import farm, measuring, tiles, timing
 from tvm_sched.tuning.farm import Farm, NoDevices
 
-TRIALS = 5
+TRIALS = 8
 PATIENCE_S = 300  # where a device does come
 
 
