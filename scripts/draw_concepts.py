@@ -107,7 +107,7 @@ def kernel() -> Drawing:
     for place, channel in enumerate(kept):
         y = 92 + 34 * place
         drawing.path([(40 + 22 * channel, 64), (40 + 22 * channel, y + 10), (380, y + 10)], arrow=True)
-        drawing.text(312, y + 4, f"channel {channel}", fill=SOFT)
+        drawing.text(296, y + 4, f"channel {channel}", fill=SOFT)
         for lane in range(N):
             drawing.box(400 + 34 * lane, y, 32, 20, KEPT)
         drawing.arrow(545, y + 10, 600, y + 10)
@@ -204,6 +204,8 @@ def int8() -> Drawing:
 
 def way() -> Drawing:
     """The way of a weight, from an epoch to a file."""
+    from tvm_sched.pipeline import FUSING, PHASES
+
     drawing = Drawing(780, 300, "The way of a weight")
     rows = (
         (
@@ -216,7 +218,7 @@ def way() -> Drawing:
             ),
         ),
         (
-            "tvm_sched: pipeline, phases 1 to 9",
+            f"tvm_sched: pipeline, phases 1 to {len(FUSING)}",
             (
                 ("layer", "N found in its zeros"),
                 ("plan", "kernel and form"),
@@ -225,7 +227,7 @@ def way() -> Drawing:
             ),
         ),
         (
-            "phases 10 to 29",
+            f"phases {len(FUSING) + 1} to {len(PHASES)}",
             (
                 ("schedule", "a record, or default"),
                 ("transformed", "when loaded"),

@@ -1,6 +1,7 @@
 """The house stands: imports run downwards, folders are small, each says what it is for."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_FILES = 15  # of a folder's own
+NAMED = re.compile(r"(?<![\w./:])\w+(?:/\w+)+\.py\b")  # a file, by its path
 SHARED = ("subp_contract", "subp_quantizer")  # by both halves: a box each
 # From the bottom to the top; a box may import those below it. Boxes are packages, or modules at the top of one.
 DEPLOYMENT = (
@@ -90,3 +92,14 @@ def test_folders_are_small_and_say_what_they_are_for():
 
 def test_no_file_grows_past_an_idea():
     assert {name: lines for name, path in MODULES.items() if (lines := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_files_that_are_named_are_there():
+    """In code, comments and documentation, by a path with a folder in it; others' by 'tvm/...'."""
+    tops = ("subp", "subp_contract", "subp_quantizer", "tvm_sched", "scripts", "docs", "examples", "tests")
+    here = [path for top in tops for path in (ROOT / top).rglob("*.*") if path.suffix in (".py", ".md", ".h", ".cc")]
+    known = {str(path.relative_to(ROOT)) for path in here}
+    ends = known | {name.split("/", count)[-1] for name in known for count in range(1, name.count("/"))}
+    read = [path for path in here if path.parts[len(ROOT.parts)] != "tests"] + list(ROOT.glob("*.md"))
+    named = {(str(path.relative_to(ROOT)), name) for path in read for name in NAMED.findall(path.read_text())}
+    assert {each for each in named if each[1] not in ends and not each[1].startswith(("tvm/", "path/"))} == set()

@@ -106,7 +106,7 @@ def guarded(work: Callable[[], int | None]) -> int:
         )  # torch.export's, of its own code
         warnings.simplefilter("always", Notice)
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns where its cache cannot be written
-        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        warnings.showwarning = partial(_show_warning, warnings.showwarning, set())
         return _exit_code(work)
 
 
@@ -130,12 +130,15 @@ def _exit_code(work: Callable[[], int | None]) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 2)
 
 
-def _show_warning(show: Callable, message: Warning, category: type[Warning], *rest: Any) -> None:
-    """One of ours as a sentence, others as Python shows them."""
-    if issubclass(category, Notice):
-        click.echo(f"subp: warning: {shown(str(message), LONGEST)}", err=True)
-    else:
+def _show_warning(show: Callable, said: set[str], message: Warning, category: type[Warning], *rest: Any) -> None:
+    """One of ours as a sentence, if it has not been `said`: a network may be built several times. Others as Python
+    shows them.
+    """
+    if not issubclass(category, Notice):
         show(message, category, *rest)
+    elif str(message) not in said:
+        said.add(str(message))
+        click.echo(f"subp: warning: {shown(str(message), LONGEST)}", err=True)
 
 
 def _fail(sentence: str, code: int) -> int:

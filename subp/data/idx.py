@@ -26,7 +26,7 @@ def find(folder: Path, part: str, kind: str) -> Path | None:
 
 
 def read(path: Path) -> Tensor:
-    """uint8 tensor of the file's shape."""
+    """uint8 tensor of the file's shape. Raises UserError for a file that is damaged or no idx file of bytes."""
     packed = require_file(path).stat().st_size
     opener = gzip.open if path.suffix == ".gz" else open
     try:

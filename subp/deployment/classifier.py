@@ -45,7 +45,7 @@ def opened(model: str, settings: dict, threads: int | None = None) -> Classifier
 
 
 def of_artifact(path: Path, settings: dict, threads: int | None) -> Classifier:
-    """A compiled network."""
+    """A compiled network. Raises UserError for one that takes other things than images, or gives several outputs."""
     import tvm_sched
 
     networks.refuse(settings, settings, f"{path} is compiled for one shape")
@@ -58,7 +58,7 @@ def of_artifact(path: Path, settings: dict, threads: int | None) -> Classifier:
 
 
 def of_model(model: str, settings: dict) -> Classifier:
-    """A checkpoint, a state dict, an exported program or an ONNX file."""
+    """A checkpoint, a state dict, an exported program or an ONNX file. Raises UserError for a network's mere name."""
     kind, _ = networks.kind_of(model)
     require(kind != "name", f"{model} is a network's name, whose weights are random: give trained ones")
     if kind in ("checkpoint", "state") and settings.get("batch") is None:

@@ -93,7 +93,8 @@ def refuse(settings: dict, names: Iterable[str], reason: str) -> None:
 
 def checkpoint_network(path: Path, size: int | None, batch: int, code: str | None = None) -> tuple["Network", dict]:
     """The folded network of a checkpoint or a state dict, taking images of its own size unless another is given; so
-    does the metadata's preprocessing. code: what makes the network, if the file does not say it.
+    does the metadata's preprocessing. code: what makes the network, if the file does not say it. Raises UserError for
+    a file or code that does not give one, and another size than a quantised network's.
     """
     import torch
 
@@ -114,7 +115,8 @@ def checkpoint_network(path: Path, size: int | None, batch: int, code: str | Non
 
 def load_coded(path: Path, code: str | None, as_trained: bool = False) -> tuple["nn.Module", dict]:
     """`checkpoint.load_model`; or the network that `code` makes, with the weights of a checkpoint or a state dict: its
-    classes and channels are those of its last and first layer.
+    classes and channels are those of its last and first layer. Raises UserError where neither says which network it
+    is, and for weights that do not fit it.
     """
     from subp import models
     from subp.models import weights

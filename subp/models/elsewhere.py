@@ -22,7 +22,9 @@ def is_file(name: str) -> bool:
 
 
 def from_file(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """What the function returns; modules beside its file can be imported there."""
+    """What the function returns; modules beside its file can be imported there. Raises UserError where there is none,
+    where it fails, or where it does not return a network.
+    """
     file, _, function = name.rpartition(":")
     path = Path(file).resolve()
     require(path.is_file(), f"there is no file {file}")
@@ -57,7 +59,7 @@ def _failure(error: Exception, path: Path) -> str:
 
 
 def from_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """A classifier of timm's, randomly initialised."""
+    """A classifier of timm's, randomly initialised. Raises UserError where timm or the name is missing."""
     import_torchvision()  # which timm imports too
     try:
         import timm

@@ -59,20 +59,9 @@ def unit_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows.sum_to_size(*shape, *[1] * (rows.ndim - len(shape))).reshape(shape)
 
 
-def nonzero_blocks(weight: Tensor, n: int) -> Tensor:
-    """[G, I], bool: the blocks of `weight` that hold any nonzero."""
-    return (to_blocks(weight, n) != 0).any(-1)
-
-
 def density(mask: Tensor) -> float:
     """The fraction of blocks (of any mask's units) that are kept: 1 - sparsity."""
     return mask.sum().item() / mask.numel()
-
-
-def is_uniform(mask: Tensor) -> bool:
-    """Whether every group of the mask [G, I] keeps the same number of blocks."""
-    kept = mask.sum(1)
-    return bool((kept == kept[0]).all())
 
 
 def churn(before: Tensor, after: Tensor) -> Churn:

@@ -219,7 +219,9 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
-        """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch."""
+        """Chooses the masks for `epoch`, from 0, by the weights as they are. Call it before training that epoch. Raises
+        UserError for an epoch that it was not made for, a folded model, and weights that are not finite.
+        """
         self._require_attached()
         epoch = whole_number("epoch", epoch, 0, self.settings.epochs - 1)
         settled = self._settled(epoch)

@@ -218,6 +218,9 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, as_trained: 
     model:       the network to fill, not masked, for one that was passed to the training as it is, or made by a file of
                  the user's: loading a checkpoint runs no code that it names
     as_trained:  after training for 8 bits too the network in float32, whose weights the quantised one rounds
+
+    Raises UserError for a file that `load` refuses, one between two epochs that train for 8 bits, and weights that do
+    not fit the network, which is then as it was.
     """
     checkpoint = load(path)
     require(

@@ -64,6 +64,9 @@ def train(
     resume:    go on from the checkpoint in `output`
     progress:  where to tell how it goes; None: nowhere
     settings:  what the folder shall hold as config.yaml
+
+    Raises UserError for a network that does not fit the data, options that exclude each other, a folder that holds
+    another run, and training that diverges.
     """
     require(
         weights is None or (model is None and not resume),

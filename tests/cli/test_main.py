@@ -3,11 +3,13 @@
 import errno
 import subprocess
 import sys
+import warnings
 
 import click
 import pytest
 
 from subp import cli
+from subp_contract.errors import Notice
 from subp_contract.errors import UserError as DeploymentError
 from subp_contract.errors import UserError as TrainingError
 
@@ -46,6 +48,16 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments, part, capsys):
     sentence = capsys.readouterr().err
     assert part in sentence and "--help" in sentence
     assert sentence.startswith("subp: ") and sentence.count("\n") == 1
+
+
+def test_a_notice_is_said_once_in_a_command(capsys):
+    def work():
+        for words in ("one", "other", "one"):
+            warnings.warn(words, Notice, stacklevel=1)
+
+    for _ in range(2):
+        assert cli.guarded(work) == 0
+        assert capsys.readouterr().err == "subp: warning: one\nsubp: warning: other\n"
 
 
 @pytest.fixture

@@ -104,8 +104,8 @@ def test_rows_of_a_benchmark_tell_the_precision(network, tmp_path):
 @pytest.mark.parametrize(
     ("word", "target", "reason"),
     [
-        ("float12", "host", "unknown precision 'float12': choose one of float32, float16, int8, auto"),
-        ("bfloat16", "host", "precision bfloat16 is not there"),
+        ("float12", "host", "unknown precision 'float12': choose one of float32, float16, bfloat16, int8, auto"),
+        ("bfloat16", "x86-avx2", "target 'x86-avx2' has no dot products of bfloat16"),
         (
             "float16",
             "x86-avx512",

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from subp_contract.errors import UserError
 from subp_contract.pattern import SIZES, find, kept_blocks, occupancy
 from tvm_sched import targets
 from tvm_sched.bench import core_state, peak, peers
-from tvm_sched.bench.latency import Candidate, fastest_cpus, measure_rounds, pinned, timings
+from tvm_sched.bench.latency import Candidate, Timing, fastest_cpus, measure_rounds, pinned, timings
 from tvm_sched.bench.rows import Row, file_limit
 from tvm_sched.deploy.artifact import Cost
 
@@ -147,9 +147,8 @@ class Engine:
     target: str = "host"
     dense: bool = True  # computes zeros like any other number
     cost: Cost | None = None  # of our engines
-    rss_growth_bytes: int | None = (
-        None  # what the process grew by when the network was loaded and called; None where not measured
-    )
+    # What the process grew by when the network was loaded and called; None where that was not measured.
+    rss_growth_bytes: int | None = None
     precision: str = "float32"
     weights: str = "float32"  # dtype in which it may store them
 
@@ -237,69 +236,80 @@ def compare(
     not ours have the dense cost of the first one that is.
     """
     machine = peak.of(engines[0].threads, lanes_of(engines[0].target))
-    candidates = {
-        str(number): Candidate(partial(engine.call, x), engine.prepare) for number, engine in enumerate(engines)
-    }
+    calls = {str(number): Candidate(partial(engine.call, x), engine.prepare) for number, engine in enumerate(engines)}
     end, before = time.monotonic() + 60 * minutes, core_state.Steal.now()
     with pinned(fastest_cpus(machine.threads)):
-        rounds = measure_rounds(candidates | core_state.loops(machine), seconds, progress=progress)
+        rounds = measure_rounds(calls | core_state.loops(machine), seconds, progress=progress)
         good = core_state.undisturbed(rounds)
         while len(good) < core_state.LEAST_ROUNDS and time.monotonic() < end:
-            rounds += measure_rounds(candidates | core_state.loops(machine), seconds, progress=progress)
+            rounds += measure_rounds(calls | core_state.loops(machine), seconds, progress=progress)
             good = core_state.undisturbed(rounds)
     after = core_state.Steal.now()
-    steal = after.since(before) if after and before else None
     used = good if minutes and good else list(zip(rounds, core_state.shares(rounds), strict=True))
-    timed, share = timings([row for row, _ in used]), median(share for _, share in used)
-    peak_timing = timed[core_state.PEAK]
-    timed = [timed[name] for name in candidates]
-    gflops = machine.gflops(peak_timing.min_ms)
-    best = {
-        precision: min(
-            (
-                timing.median_ms
-                for engine, timing in zip(engines, timed, strict=True)
-                if engine.dense and engine.precision == precision
-            ),
-            default=None,
-        )
-        for precision in ("float32", "int8")
-    }
-    dense_macs = next((engine.cost.dense_macs for engine in engines if engine.cost), None)
-    rows = []
-    for engine, timing in zip(engines, timed, strict=True):
-        kept_macs = engine.cost.kept_macs if engine.cost else dense_macs
-        rows.append(
-            Row(
-                network=engine.network.name,
-                engine=engine.name,
-                target=engine.target,
-                precision=engine.precision,
-                weights=engine.weights,
-                n=engine.network.n,
-                sparsity=engine.network.sparsity,
-                batch=x.shape[0],
-                threads=engine.threads,
-                median_ms=timing.median_ms,
-                p90_ms=timing.p90_ms,
-                min_ms=timing.min_ms,
-                ratio_to_best_dense=best["float32"] and best["float32"] / timing.median_ms,
-                ratio_to_best_int8=best["int8"] and best["int8"] / timing.median_ms,
-                file_bytes=engine.file_bytes,
-                dense_macs=dense_macs,
-                kept_macs=kept_macs,
-                peak_gflops=gflops,
-                peak_median_gflops=machine.gflops(peak_timing.median_ms),
-                time_over_d=dense_macs and timing.median_ms / (2e-6 * dense_macs / gflops),
-                share_of_peak=kept_macs and 2e-6 * kept_macs / timing.median_ms / gflops,
-                file_limit_bytes=engine.cost and file_limit(engine.cost.stored_bytes),
-                workspace_bytes=engine.cost and engine.cost.workspace_bytes,
-                weights_bytes=engine.cost and engine.cost.weights_bytes,
-                rss_growth_bytes=engine.rss_growth_bytes,
-                calls=timing.runs,
-                core_share=share,
-                steal=steal,
-                ghz=core_state.clock_ghz(),
-            )
-        )
-    return rows
+    timed = timings([row for row, _ in used])
+    found = Conditions(
+        gflops=machine.gflops(timed[core_state.PEAK].min_ms),
+        median_gflops=machine.gflops(timed[core_state.PEAK].median_ms),
+        core_share=median(share for _, share in used),
+        steal=after.since(before) if after and before else None,
+        ghz=core_state.clock_ghz(),
+        dense_macs=next((engine.cost.dense_macs for engine in engines if engine.cost), None),
+    )
+    own = [timed[name] for name in calls]
+    best = {precision: fastest_dense(engines, own, precision) for precision in ("float32", "int8")}
+    return [row_of(*each, found, best, x.shape[0]) for each in zip(engines, own, strict=True)]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What holds for all rows of one measurement."""
+
+    gflops: float  # of the machine's peak, at its best
+    median_gflops: float
+    core_share: float
+    steal: float | None
+    ghz: float | None
+    dense_macs: int | None  # of the network, for the whole batch; None where no engine tells
+
+
+def fastest_dense(engines: Sequence[Engine], timed: Sequence[Timing], precision: str) -> float | None:
+    """Median milliseconds of the fastest engine of that precision that skips nothing; None where there is none."""
+    both = zip(engines, timed, strict=True)
+    return min((timing.median_ms for each, timing in both if each.dense and each.precision == precision), default=None)
+
+
+def row_of(engine: Engine, timing: Timing, found: Conditions, best: Mapping[str, float | None], batch: int) -> Row:
+    """An engine's row. best: precision -> see `fastest_dense`."""
+    cost = engine.cost
+    kept_macs = cost.kept_macs if cost else found.dense_macs
+    return Row(
+        network=engine.network.name,
+        engine=engine.name,
+        target=engine.target,
+        precision=engine.precision,
+        weights=engine.weights,
+        n=engine.network.n,
+        sparsity=engine.network.sparsity,
+        batch=batch,
+        threads=engine.threads,
+        median_ms=timing.median_ms,
+        p90_ms=timing.p90_ms,
+        min_ms=timing.min_ms,
+        ratio_to_best_dense=best["float32"] and best["float32"] / timing.median_ms,
+        ratio_to_best_int8=best["int8"] and best["int8"] / timing.median_ms,
+        file_bytes=engine.file_bytes,
+        dense_macs=found.dense_macs,
+        kept_macs=kept_macs,
+        peak_gflops=found.gflops,
+        peak_median_gflops=found.median_gflops,
+        time_over_d=found.dense_macs and timing.median_ms / (2e-6 * found.dense_macs / found.gflops),
+        share_of_peak=kept_macs and 2e-6 * kept_macs / timing.median_ms / found.gflops,
+        file_limit_bytes=cost and file_limit(cost.stored_bytes),
+        workspace_bytes=cost and cost.workspace_bytes,
+        weights_bytes=cost and cost.weights_bytes,
+        rss_growth_bytes=engine.rss_growth_bytes,
+        calls=timing.runs,
+        core_share=found.core_share,
+        steal=found.steal,
+        ghz=found.ghz,
+    )

@@ -57,7 +57,7 @@ def folder_of(package: str, arch: str) -> Path:
 
 
 def fetched(package: str, arch: str) -> Path:
-    """The folder that holds the package's files for `arch`."""
+    """The folder that holds the package's files for `arch`. Raises UserError where they cannot be fetched."""
     folder = folder_of(package, arch)
     if folder.is_dir():
         return folder

@@ -63,7 +63,7 @@ def from_torch(
 def arguments(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> tuple[tuple, dict[str, Any]]:
     """(args, kwargs) of a call: a tuple holds the positional arguments, anything else is the only one; each a tensor, a
     constant, or a pytree of them. A tensor that stands at two places becomes two, else torch.export takes the two
-    inputs for one.
+    inputs for one. Raises UserError where there are none, and for NumPy arrays.
     """
     if example_inputs is None and not example_kwargs:
         raise UserError("example inputs are missing: give a tensor, or a tuple of the network's arguments")
@@ -91,7 +91,7 @@ def export(
     dynamic_shapes: Any = None,
 ) -> ExportedProgram:
     """torch.export of `module` in eval mode, without gradients, on examples as `arguments` takes them; with sizes left
-    open as torch.export's `dynamic_shapes` says.
+    open as torch.export's `dynamic_shapes` says. Raises UserError, with the cause, where torch.export fails.
     """
     args, kwargs = arguments(example_inputs, example_kwargs)
     try:

@@ -39,6 +39,8 @@ def plain(value: object) -> object:
     """An annotation's value, as TVM or Python holds it, for JSON: numbers and lists of them, else text."""
     if isinstance(value, (bool, int)):
         return int(value)
+    if isinstance(value, str):  # a name, as of a dot product
+        return str(value)
     try:
         return [int(each) for each in value]  # type: ignore[attr-defined]
     except TypeError:

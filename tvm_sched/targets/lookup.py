@@ -68,7 +68,9 @@ def get(name: "str | Target") -> Target:
 
 @cache
 def host() -> Target:
-    """This machine's CPU: the named target whose instructions it has, with its own core count, caches and LLVM name."""
+    """This machine's CPU: the named target whose instructions it has, with its own core count, caches and LLVM name.
+    Raises UserError for a CPU that has neither AVX2 nor NEON.
+    """
     from tvm.target.codegen import llvm_get_system_cpu
 
     machine, flags, cpu = platform.machine(), cpu_flags(), llvm_get_system_cpu()

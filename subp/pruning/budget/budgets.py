@@ -117,7 +117,9 @@ class Budget:
 
 
 def parse(text: str) -> float:
-    """A budget as written: "0.25", a fraction of the dense network, or a number such as "1.03G" or "279M"."""
+    """A budget as written: "0.25", a fraction of the dense network, or a number such as "1.03G" or "279M". Raises
+    UserError for any other text.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)", text.strip().lower())
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if value <= 0:

@@ -20,12 +20,6 @@ def balanced_groups(features: Tensor, n: int) -> Tensor:
     return _by_swaps(common, _greedy(common, n), n)
 
 
-def overlap(features: Tensor, order: Tensor, n: int) -> float:
-    """What `balanced_groups` maximises, for any order."""
-    groups = features.double()[order].reshape(-1, n, features.shape[1])
-    return float((groups.sum(1).square().sum() - groups.square().sum()) / 2)
-
-
 def _greedy(common: Tensor, n: int) -> Tensor:
     shared = common.sum(1, dtype=torch.float64)  # with all that are free; infinite for what is taken
     order = []

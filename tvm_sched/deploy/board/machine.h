@@ -142,7 +142,7 @@ class Quiet {
   std::FILE* held_;
 };
 
-// As tvm_sched/huge_pages.py: asks for pages of 2 MB under all anonymous memory that is in use throughout. Needs Linux 6.1; else nothing happens.
+// As tvm_sched/deploy/huge_pages.py: asks for pages of 2 MB under all anonymous memory that is in use throughout. Needs Linux 6.1; else nothing happens.
 inline void huge_pages() {
   constexpr uintptr_t huge = 2 << 20;
   constexpr int hugepage = 14, collapse = 25;  // advice, of Linux's madvise

@@ -10,10 +10,12 @@ tensors, so every network stays correct.
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
+from tvm_sched.kernels.integer.planar.planes import TYPES
 from tvm_sched.passes.graph.along_axes import MOVED, regrouped
-from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
+from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.pointwise import BROADCAST, POINTWISE, UNARY, with_axes_moved
 from tvm_sched.passes.graph.relax_tools import (
+    Conversion,
     as_array,
     constant,
     dtype_of,
@@ -68,14 +70,12 @@ class _Tensor:
         return self.builder.emit(rx.permute_dims(x, axes))
 
 
-class _Walk:
-    """The state of the pass: the builder of the new function, and what each variable of the old one has become."""
+class _Walk(Conversion):
+    """The state of the pass: each variable of the old function has become a _Tensor."""
 
     def __init__(self, builder):
-        self.builder = builder
-        self.known = {}  # old variable -> _Tensor, or a list of them
+        super().__init__(builder)
         self.old_values = {}  # old variable -> the expression it was bound to
-        self.layer = None  # the layer whose operator is being converted
 
     def of_param(self, param):
         """A parameter, in the plain form."""
@@ -84,28 +84,23 @@ class _Walk:
     def of_binding(self, binding):
         """What a binding's variable becomes."""
         self.old_values[binding.var] = binding.value
-        self.layer = layer_of(binding.var)
-        return self.convert(binding.value)
+        return super().of_binding(binding)
 
     def of_body(self, body):
         """What the network returns, in the plain form."""
         return self.plain(body)
 
-    def convert(self, value):
-        """What `value` has become: a _Tensor, or a list of them for a tuple."""
-        if isinstance(value, relax.Var):
-            return self.known[value]
-        if isinstance(value, relax.Tuple):
-            return [self.convert(field) for field in value.fields]
-        if isinstance(value, relax.TupleGetItem):
-            return self.convert(value.tuple_value)[value.index]
-        if not isinstance(value, relax.Call):
-            return _Tensor(self.builder, plain=value)
-        name = getattr(value.op, "name", None)
+    def of_constant(self, value):
+        """As the network has it."""
+        return _Tensor(self.builder, plain=value)
+
+    def of_call(self, call):
+        """By the first handler that takes the operator."""
+        name = getattr(call.op, "name", None)
         for names, handler in HANDLERS:
-            if name in names and (converted := handler(self, value)) is not None:
+            if name in names and (converted := handler(self, call)) is not None:
                 return converted
-        return self.emit_plain(value)
+        return self.emit_plain(call)
 
     def plain(self, value):
         """`value` with the new variables in it, every tensor in its plain form."""
@@ -138,7 +133,7 @@ class _Walk:
     def conv2d(self, call):
         """NHWC, weight OHWI; a weight that is computed stays in the plain form."""
         weight = as_array(call.args[1])
-        if weight is None or call.attrs.data_layout != "NCHW" or of_integers(call):
+        if weight is None or call.attrs.data_layout != "NCHW" or of_planes(call):
             return None
         attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
         x = self.convert(call.args[0]).last
@@ -166,7 +161,7 @@ class _Walk:
 
     def pool(self, call):
         """Pools take a layout."""
-        if call.attrs.layout != "NCHW" or of_integers(call):
+        if call.attrs.layout != "NCHW" or of_planes(call):
             return None
         x = self.convert(call.args[0]).last
         make = getattr(rx.nn, call.op.name.removeprefix("relax.nn."))
@@ -308,9 +303,9 @@ class _Walk:
         return None
 
 
-def of_integers(call) -> bool:
-    """Whether an operator works on the planes of a quantised network, which stay as they are."""
-    return dtype_of(call.args[0]) in ("uint8", "int8")
+def of_planes(call) -> bool:
+    """Whether an operator works on planes of 8 bits, or of bfloat16's, which stay as they are."""
+    return dtype_of(call.args[0]) in TYPES
 
 
 def last_axis(axis: int, rank: int) -> int:

@@ -1,5 +1,6 @@
 """What several passes do with a Relax module: constants as NumPy arrays and back, questions, a new 'main'."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -7,6 +8,8 @@ import tvm
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator
+
+from tvm_sched.passes.graph.layer_names import layer_of
 
 
 def as_array(expr) -> np.ndarray | None:
@@ -84,6 +87,46 @@ class Walk(Protocol):
 
     def of_body(self, body: relax.Expr) -> relax.Expr:
         """What the new function returns, where the old one returned `body`."""
+
+
+class Conversion(ABC):
+    """A walk that says of each expression what it has become; of a tuple it is a list. `layer`: whose operator, if any
+    layer's, is being converted.
+    """
+
+    def __init__(self, builder: relax.BlockBuilder):
+        self.builder = builder
+        self.known: dict[relax.Var, Any] = {}
+        self.layer: str | None = None
+
+    def of_param(self, param: relax.Var) -> Any:
+        """A parameter, which stays as it is."""
+        return param
+
+    def of_binding(self, binding: relax.VarBinding) -> Any:
+        """What a binding's variable becomes."""
+        self.layer = layer_of(binding.var)
+        return self.convert(binding.value)
+
+    def convert(self, value: relax.Expr) -> Any:
+        """What an expression of the old function has become."""
+        if isinstance(value, relax.Var):
+            return self.known[value]
+        if isinstance(value, relax.Tuple):
+            return [self.convert(each) for each in value.fields]
+        if isinstance(value, relax.TupleGetItem):
+            whole = self.convert(value.tuple_value)
+            is_list = isinstance(whole, list)
+            return whole[value.index] if is_list else self.builder.emit(relax.TupleGetItem(whole, value.index))
+        return self.of_call(value) if isinstance(value, relax.Call) else self.of_constant(value)
+
+    def of_constant(self, value: relax.Expr) -> Any:
+        """What a constant becomes, or a shape: it stays as it is."""
+        return value
+
+    @abstractmethod
+    def of_call(self, call: relax.Call) -> Any:
+        """What an operator's result becomes."""
 
 
 def walked(mod: IRModule, walk: Walk) -> IRModule:

@@ -1,5 +1,6 @@
-"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planes.py`): LLVM unrolls such
-loops into bytes. What is computed of the bytes on the way, a clip or the greatest of several rows, is computed so too.
+"""Copies rows of a few bytes by vectors, where a schedule asks for it (`kernels/integer/planar/planes.py`): LLVM
+unrolls such loops into bytes. What is computed of the bytes on the way, a clip or the greatest of several rows, is
+computed so too.
 
 A row takes vectors of a power of two; the last lies over the one before where the row is no multiple.
 """

@@ -1,5 +1,5 @@
-"""Pools of a quantised network: Relax's windows as `kernels/integer/planar_pool.py` has them, and what their sums are
-divided by.
+"""Pools of a quantised network: Relax's windows as `kernels/integer/planar/planar_pool.py` has them, and what their
+sums are divided by.
 """
 
 import numpy as np

@@ -1,14 +1,14 @@
 """What the variables of a quantised network have become while `integer_layers` walks it."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import replace
 
 import numpy as np
 from tvm import relax
 from tvm.relax import op as rx
 
-from tvm_sched.passes.graph.layer_names import emit_layer, layer_of
-from tvm_sched.passes.graph.relax_tools import as_array
+from tvm_sched.passes.graph.layer_names import emit_layer
+from tvm_sched.passes.graph.relax_tools import Conversion, as_array
 from tvm_sched.passes.integer.curves import Curve
 from tvm_sched.passes.integer.left import LAYERS, Left, why_not
 from tvm_sched.passes.integer.linear_form import Linear, Quantised, Weight, fractions, integers, quantised
@@ -20,48 +20,25 @@ from tvm_sched.passes.integer.tables import Table
 UNCOMPUTED = (Curve, Product, Parts, Table)
 
 
-class Values(ABC):
-    """The state of the pass: the builder of the new function, and what each variable of the old one has become: an
-    expression, a Linear, a Weight, or a list of these for a tuple.
+class Values(Conversion):
+    """The state of the pass: each variable of the old function has become an expression, a Linear, a Weight, or one of
+    UNCOMPUTED.
     """
 
     def __init__(self, builder: relax.BlockBuilder, activation: str, left: Left):
-        self.builder, self.activation, self.left = builder, activation, left
-        self.known: dict = {}
+        super().__init__(builder)
+        self.activation, self.left = activation, left
         self.moved: dict = {}  # new variable of 8-bit integers -> what was added to the network's numbers
         self.made: dict = {}  # id of a Linear -> its tensor in float32
-        self.layer: str | None = None
-
-    def of_param(self, param: relax.Var) -> relax.Var:
-        """A parameter, a tensor."""
-        return param
-
-    def of_binding(self, binding: relax.VarBinding):
-        """What a binding's variable becomes."""
-        self.layer = layer_of(binding.var)
-        return self.convert(binding.value)
 
     def of_body(self, body: relax.Expr) -> relax.Expr:
         """What the network returns, as tensors."""
         return self.tensor(body)
 
-    def convert(self, value):
-        """What an expression has become."""
-        if isinstance(value, relax.Var):
-            return self.known[value]
-        if isinstance(value, relax.Tuple):
-            return [self.convert(field) for field in value.fields]
-        if isinstance(value, relax.TupleGetItem):
-            whole = self.convert(value.tuple_value)
-            return (
-                whole[value.index]
-                if isinstance(whole, list)
-                else self.builder.emit(relax.TupleGetItem(whole, value.index))
-            )
-        if not isinstance(value, relax.Call):
-            return value
-        made = self.handled(value)
-        return self.plain(value) if made is None else made
+    def of_call(self, call: relax.Call):
+        """By its handler, else the operator as it was."""
+        made = self.handled(call)
+        return self.plain(call) if made is None else made
 
     @abstractmethod
     def handled(self, call: relax.Call):

@@ -154,7 +154,7 @@ def test_layers_stay_uniform_at_every_epoch(method, allocation):
     sparsifier = Sparsifier(Branches(), method=method, allocation=allocation, epochs=4, start=0, end=3, **OPTIONS)
     for epoch in range(4):
         sparsifier.step(epoch)
-        assert all(block_masks.is_uniform(mask) for mask in sparsifier.masks.values())
+        assert all(len(mask.sum(1).unique()) == 1 for mask in sparsifier.masks.values())
 
 
 @pytest.mark.parametrize("allocation", ["erk", "global"])
