@@ -87,10 +87,11 @@ REDUCTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32"])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    ("dtype", "axis"), [("float32", 0), ("float32", 1), ("float64", 1), ("int64", 0), ("int32", 1)]
+)
 @pytest.mark.parametrize("name", REDUCTIONS)
-def test_along_an_axis(name, axis, dtype):
+def test_along_an_axis(name, dtype, axis):
     ours, reference = REDUCTIONS[name]
     for shape in MATRICES:
         check(lambda _, x: ours(x, axis), lambda x: reference(x, axis), random(shape, dtype))

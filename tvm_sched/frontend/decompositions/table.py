@@ -32,10 +32,12 @@ def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgr
 def run(program: ExportedProgram, kept: frozenset[str]) -> ExportedProgram:
     """`program.run_decompositions(table_of(kept))`, in a quarter of the time. PyTorch's own walks over all of its
     operators in each call to sort out the table, and registers twenty functions for each that is composed of others,
-    half of a small network's compilation. Here the table is sorted out once, and of what is composed of others none is
-    registered anew where the table has what they are composed of anyway.
+    half of a small network's compilation. Here the table is sorted out once, and of what is composed of others is
+    registered anew what the program has, and where the table has another decomposition than the operator's own.
     """
     composite, other = _sorted_out(kept, composite_operators(), hasattr(torch.ops.torchvision, "roi_align"))
+    present = {node.target for node in program.graph.nodes} | {torch.ops.aten.linear.default}  # as in recurrent layers
+    composite = {op: each for op, each in composite.items() if op in present or not isinstance(each, partial)}
     with unset_fake_temporarily():
         return exported_program._decompose_exported_program(
             program,
@@ -53,11 +55,10 @@ def composite_operators() -> frozenset[str]:
 
 @lru_cache(maxsize=4)
 def _sorted_out(kept: frozenset[str], _operators: frozenset[str], _torchvision: bool) -> tuple[Table, Table]:
-    """The table's operators that are composed of others, without those that it decomposes into just these; all others.
-    Anew when there are more operators.
+    """The table's operators that are composed of others, which are `partial` where it has just these; all others. Anew
+    when there are more operators.
     """
-    composite, other = exported_program._split_decomp_table_to_cia_and_python_decomp(table_of(kept))
-    return {operator: each for operator, each in composite.items() if not isinstance(each, partial)}, other
+    return exported_program._split_decomp_table_to_cia_and_python_decomp(table_of(kept))
 
 
 def table_of(kept: frozenset[str]) -> Table:
