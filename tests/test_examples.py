@@ -14,6 +14,7 @@ import torch
 
 import tvm_sched
 from subp_contract import pattern
+from tvm_sched.deploy import toolchain
 from tvm_sched.signature import check_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +133,9 @@ def test_two_processes_train_one_network(tmp_path):
     assert len(sparse) >= 18 and all(each.uniform for each in sparse)
 
 
-def test_a_board_and_a_program_in_cpp(run, tmp_path):
+def test_a_board_and_a_program_in_cpp(run, tmp_path, monkeypatch):
+    # zig first makes a library of C++ for the CPU, for a minute; the program below takes g++ anyway.
+    monkeypatch.setattr(toolchain, "program_compiler", lambda arch, cc=None: ["g++"])
     assert "board: check ok" in run("board")
     made = ["make", "-C", str(EXAMPLES / "cpp"), f"BUNDLE={tmp_path / 'board'}", f"OUTPUT={tmp_path / 'classify'}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

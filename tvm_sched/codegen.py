@@ -27,6 +27,7 @@ from tvm_sched.passes.tir.direct_calls import lowered_apart, take_pointers
 from tvm_sched.passes.tir.each import each
 from tvm_sched.passes.tir.first_products import first_products
 from tvm_sched.passes.tir.flatten_indices import flatten_indices
+from tvm_sched.passes.tir.import_code import import_code
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.keep_registers import keep_registers
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
@@ -69,6 +70,8 @@ LOWERING = (
     CodePhase("take_pointers", each(take_pointers)),
 )
 FINISHING = (
+    # LLVM's code of what functions call comes with them.
+    CodePhase("import_code", each(import_code)),
     # Clipped vectors become bytes by saturation.
     CodePhase("narrow_bytes", each(narrow_bytes)),
     # Functions inside the network do not test their arguments.

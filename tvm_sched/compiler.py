@@ -65,8 +65,9 @@ def compile(
     winograd:       whether layers may run by Winograd's algorithm; those whose rounding the outputs would show, which
                     is more than direct convolution's, do not in any case
     precision:      of the numbers inside the network (docs/precision.md): 'float32', 'float16' for an ARM CPU with
-                    fp16, 'int8', or 'auto' for what is the fastest by estimate, layer by layer where that is worth it;
-                    `manifest["decision"]` tells
+                    fp16, 'bfloat16' for an x86 CPU with AVX512-BF16, 'int8', or 'auto' for what of float32, float16
+                    and int8 is the fastest by estimate, layer by layer where that is worth it; `manifest["decision"]`
+                    tells
     calibration:    for precision 'int8' of a network that is not quantised yet, and for 'auto' to have int8 among its
                     choices: as `quantize` takes it
     weights:        "float16" or "bfloat16": float32 networks store weights in half the bytes, layer by layer where

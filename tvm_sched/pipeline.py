@@ -101,7 +101,7 @@ def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 6."""
     records = compilation.records
     choose = compilation.choose or chooser(None if records is None else records.forms)
-    restrictions, weights = compilation.restrictions, compilation.weights
+    restrictions, weights = compilation.restrictions, compilation.precision.weights or compilation.weights
     selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
     wide = {**compilation.wide, **compilation.left.layers}
     compilation.choices = {
@@ -164,7 +164,7 @@ BUILDING = (
     # 14. Steps become one function that calls the kernels with pointers.
     Phase("call_directly", direct),
 )
-# 15 to 30 are codegen's; machine code comes last.
+# 15 to 31 are codegen's; machine code comes last.
 PHASES = (*FUSING, *SCHEDULING, *BUILDING, *codegen.PHASES)
 REPORTED = (*(phase.name for phase in (*FUSING, *SCHEDULING, *BUILDING)), MACHINE_CODE)  # as `reached`
 

@@ -2,6 +2,7 @@
 
     float32    the network's own numbers, as they are
     float16    activations and weights of half precision inside, float32 at the edges; ARMv8.2 with `fp16`
+    bfloat16   convolutions multiply numbers of bfloat16 and add up in float32; x86 with AVX512-BF16
     int8       quantised to 8 bits before it is imported, in the ranges of calibration data; any CPU
     auto       one of these, or 8 bits in some layers and float32 in the others, by the kernels' estimates
                (`mixed_precision`); given with the network, so not by `of`
@@ -17,11 +18,13 @@ from typing import Any
 from tvm import IRModule
 
 from subp_contract.errors import UserError
+from tvm_sched.kernels.integer.dots import BFLOAT, has
+from tvm_sched.passes.precision.bfloat16 import bfloat16
 from tvm_sched.passes.precision.half_precision import half_precision
 from tvm_sched.targets import Target
 
 AUTO = "auto"
-WORDS = ("float32", "float16", "int8", AUTO)
+WORDS = ("float32", "float16", "bfloat16", "int8", AUTO)
 # (the user's network, calibration data, its example inputs and keyword arguments) -> the network that is imported
 Before = Callable[[Any, Iterable[Any] | None, Any, Mapping[str, Any] | None], Any]
 Within = Callable[[IRModule, Collection[str]], IRModule]  # (batch norms folded, layers to keep in float32) -> narrowed
@@ -34,11 +37,13 @@ class Precision:
     word: str
     before: Before | None = None
     within: Within | None = None
+    weights: str | None = None  # dtype in which layers that stay in float32 may store theirs
     cpu_flags: tuple[str, ...] = ()  # that its code needs beside the target's, in Linux's words
 
 
 FLOAT32 = Precision("float32")
 FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
+BFLOAT16 = Precision("bfloat16", within=bfloat16, weights="bfloat16", cpu_flags=("avx512_bf16",))
 
 
 def _in_8_bits(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
@@ -59,8 +64,6 @@ def of(word: str, target: Target) -> Precision:
     """What the word does on a target; 'auto' is float32 until the network is known. Raises UserError for an unknown
     word, or one that the target or this version cannot serve.
     """
-    if word == "bfloat16":
-        raise UserError("precision bfloat16 is not there: weights='bfloat16' stores weights so; else choose int8")
     if word not in WORDS:
         raise UserError(f"unknown precision '{word}': choose one of {', '.join(WORDS)}")
     if word in ("float32", AUTO):
@@ -72,4 +75,11 @@ def of(word: str, target: Target) -> Precision:
                 "cortex-a76; choose precision float32"
             )
         return FLOAT16
+    if word == "bfloat16":
+        if not has(BFLOAT, target.tvm()):
+            raise UserError(
+                f"target '{target.name}' has no dot products of bfloat16: that takes an x86 CPU with AVX512-BF16, such "
+                "as x86-avx512-bf16; choose precision float32, or weights='bfloat16' to store weights so"
+            )
+        return BFLOAT16
     return INT8

@@ -39,7 +39,7 @@ SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
     "--precision",
     default="float32",
     show_default=True,
-    help="Precision of the numbers inside: float32, float16 or int8, whose ranges are those of random images.",
+    help="Precision of the numbers inside: float32, float16, bfloat16, or int8 in the ranges of random images.",
 )
 @click.option("--threads", type=THREADS, default=1, show_default=True, help="Cores that share each layer.")
 @click.option("--records", type=FOLDER, help="Folder of a tuning log.  [default: the target's own]")

@@ -9,11 +9,10 @@ import tvm_sched
 from subp_contract.errors import CheckFailed, UserError
 from tvm_sched import Artifact
 from tvm_sched.bench.engines import Engine, Network
-from tvm_sched.deploy.manifest import relative_of
+from tvm_sched.deploy.manifest import relative_to
 from tvm_sched.frontend import aten, torch_export
 from tvm_sched.frontend.decompositions.table import decomposed
 from tvm_sched.signature import check_inputs
-from tvm_sched.targets.sizes import FLOAT32
 from tvm_sched.verification.comparison import compare
 from tvm_sched.verification.quantised import allowances
 
@@ -24,14 +23,12 @@ LEAST_COSINE = 0.5  # of an int8 engine's outputs with PyTorch's
 TINY = 1e-30  # keeps a quotient of zeros a number
 
 
-def check(
-    stage: str, output: np.ndarray, expected: np.ndarray, precision: str = "float32", allowed: float = 0.0
-) -> float:
-    """The maximum absolute error of `output`, computed in that precision, or of weights of that dtype.
+def check(stage: str, output: np.ndarray, expected: np.ndarray, relative: float = 0.0, allowed: float = 0.0) -> float:
+    """The maximum absolute error of `output`, of a network whose errors may be that share of the largest number.
 
     Raises CheckFailed if it is beyond the limit for what is expected, and what is `allowed` beyond that.
     """
-    agreement = compare(output, expected, allowed=allowed, relative=relative_of(precision, []))
+    agreement = compare(output, expected, allowed=allowed, relative=relative)
     if not agreement.holds:
         raise CheckFailed(f"{stage} {agreement.words}")
     return agreement.error
@@ -64,7 +61,7 @@ def engine_check(engine: Engine, stage: str, output: np.ndarray, expected: np.nd
     changes much.
     """
     if engine.precision != "int8":
-        check(stage, output, expected, engine.precision if engine.weights == FLOAT32 else engine.weights, allowed)
+        check(stage, output, expected, relative_to(engine.precision, [engine.weights]), allowed)
         return
     cosine = float((output * expected).sum() / (np.linalg.norm(output) * np.linalg.norm(expected) + TINY))
     if not cosine >= LEAST_COSINE:

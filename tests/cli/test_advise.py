@@ -1,14 +1,13 @@
 """`subp advise`: a table of predictions, accuracies beside them, and a picture."""
 
 import csv
-from functools import partial
 
 import pytest
+import small_network
 from click.testing import CliRunner
 
 from subp import models
 from subp.cli.advise import command
-from subp.models.cifar_resnet import CifarResNet
 from subp_contract.errors import UserError
 
 FEW = ["--target", "x86-avx512", "--size", "16", "--n", "8,16", "--sparsity", "0.5,0.9"]
@@ -16,8 +15,7 @@ FEW = ["--target", "x86-avx512", "--size", "16", "--n", "8,16", "--sparsity", "0
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A network of a third of ResNet-20's layers."""
-    monkeypatch.setitem(models.OWN, "small", partial(CifarResNet, 8))
+    monkeypatch.setitem(models.OWN, "small", small_network.small)
 
 
 def call(*arguments):

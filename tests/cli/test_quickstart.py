@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from torch import nn
+from small_network import small
 
 from subp import cli, models
 from subp.cli import quickstart
@@ -22,20 +22,13 @@ SMALL = Scale(
 )
 
 
-def network(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """Two layers beside the classifier: one dense, one to prune."""
-    layers = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    layers += [nn.Conv2d(16, 32, 3, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, num_classes))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The results; one epoch gives no accuracy worth comparing."""
     path = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("small", "large"):
-            patch.setitem(models.OWN, name, network)
+            patch.setitem(models.OWN, name, small)
         patch.setattr(quickstart, "MAX_DROP", 1.0)
         patch.setattr(quickstart, "PROFILE_SECONDS", 0.1)
         patch.setattr(stages, "PEERS", ("onnxruntime", "onnxruntime-int8"))
@@ -65,14 +58,14 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
     plain = [each for name, each in errors.items() if not name.endswith("int8")]
     assert all(0 <= error < 1e-3 for stages in plain for error in stages.values())
     ours = [(name, precision) for precision in ("float32", "int8") for name in ("subp-dense", "subp-sparse")]
-    small, large = (
+    little, large = (
         [row for row in report["measurements"] if row["network"] == network] for network in ("small", SMALL.full_size)
     )
-    for rows in (small, large):
+    for rows in (little, large):
         engines = [(row["engine"], row["precision"]) for row in rows]
         assert engines[:3] == [("pytorch", "float32"), ("onnxruntime", "float32"), ("onnxruntime-int8", "int8")]
         assert engines[-4:] == ours
-    assert [(row["n"], row["sparsity"]) for row in small[-4:]] == [(None, 0.0), (16, 0.75)] * 2
+    assert [(row["n"], row["sparsity"]) for row in little[-4:]] == [(None, 0.0), (16, 0.75)] * 2
     assert [each["precision"] for each in report["profiles"]] == ["float32", "int8"]
     assert report["machine"]["cores"] >= 1
     page = (folder / "report.html").read_text()
@@ -81,7 +74,7 @@ def test_the_report_holds_accuracies_errors_and_a_row_an_engine(folder):
 
 
 def test_its_checkpoint_is_one_that_other_commands_take(folder, capsys, monkeypatch):
-    monkeypatch.setitem(models.OWN, "small", network)
+    monkeypatch.setitem(models.OWN, "small", small)
     assert cli.exit_code(["inspect", str(folder / "small-sparse.safetensors")]) == 0
     assert "small, 10 classes, input 1x16x16" in capsys.readouterr().out
 

@@ -186,7 +186,7 @@ def test_a_browser_shows_it_without_a_word_in_two_widths(sources, tmp_path):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000"]
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = [chromium, *options, profile, "--dump-dom", looked.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert "CONSOLE" not in done.stderr
     found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
     for page in found:

@@ -1,13 +1,12 @@
 """`subp bench --suite`: what it prints and leaves on disk."""
 
 import json
-from functools import partial
 
 import pytest
+from small_network import small
 
 from subp import cli, models
 from subp.deployment import suite_run
-from subp.models.cifar_resnet import CifarResNet
 from tvm_sched.bench import overhead
 
 LAYERS = {
@@ -97,7 +96,7 @@ def test_the_machine_and_the_cost_of_calls_are_told(layers):
 
 
 def test_a_run_that_stops_keeps_what_it_has_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(models.OWN, "small", partial(CifarResNet, 8))
+    monkeypatch.setitem(models.OWN, "small", small)
     suite = {"networks": ["small", "no_such_network"], "size": [16], "sparsity": [0.75], "seconds": 0.1}
     (tmp_path / "own.json").write_text(json.dumps(suite))
     out = tmp_path / "out.json"

@@ -75,7 +75,7 @@ def test_a_board_that_dies_in_the_middle_and_comes_back_loses_nothing(board, tmp
         board.key,
         kills={1: returning.start},
         connect_s=120,
-        timeout_s=120,
+        timeout_s=600,
         patience_s=boards.START_S,
     )
     summary = tvm_sched.tune(*network(), target="cortex-a76", threads=1, records=tmp_path, trials=TRIALS, farm=runner)

@@ -47,7 +47,7 @@ def test_who_reads_a_pipe_gets_what_is_written(tmp_path, write):
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     write(pipe, b"words")
-    reader.join(10)
+    reader.join(300)
     assert read == [b"words"] and pipe.is_fifo()
 
 

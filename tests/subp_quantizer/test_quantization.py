@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from subp_contract.errors import UserError
-from subp_quantizer import quantization, sites
+from subp_quantizer import quantization, sites, torchao_import
 from subp_quantizer.sites import Kind
 
 
@@ -112,7 +112,8 @@ def test_calibration_gives_the_same_numbers_again(calibrated):
     assert scales(again) == scales(program)
 
 
-def test_training_learns_and_rounds_as_the_quantised_network():
+def test_training_learns_and_rounds_as_the_quantised_network(monkeypatch):
+    monkeypatch.setattr(torchao_import, "_patterns", {})
     torch.manual_seed(0)
     module = Block().train()
     prepared = quantization.prepared(torch.export.export(module, (torch.randn(4, 3, 8, 8),)), qat=True)
@@ -126,7 +127,9 @@ def test_training_learns_and_rounds_as_the_quantised_network():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    program = quantization.converted(prepared, (x,))
+    program, again = (quantization.converted(prepared, (x,)) for _ in range(2))  # by patterns traced, and known
+    assert all(torch.equal(again.state_dict[name], value) for name, value in program.state_dict.items())
+    assert str(again.graph) == str(program.graph)
     assert program.state_dict["linear.0.weight"].dtype == torch.int8
     prepared.apply(torch.ao.quantization.disable_observer)
     with torch.no_grad():
@@ -136,6 +139,19 @@ def test_training_learns_and_rounds_as_the_quantised_network():
     ]
     with torch.no_grad():
         assert (program.module()(x) - expected).abs().max() < 2 * step * module.classifier.weight.abs().sum(1).max()
+
+
+def test_in_evaluation_nothing_is_dropped_and_norms_use_their_statistics_if_any():
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(8, eps=0.1), nn.BatchNorm2d(8, track_running_stats=False)
+    module = nn.Sequential(nn.ReLU(), norms[0], nn.Dropout(0.5), nn.Dropout2d(0.5), norms[1]).train()
+    x = 3 * torch.randn(4, 8, 5, 5) + 1
+    module(x)
+    program = torch.export.export(module, (x,)).module(check_guards=False)
+    with torch.no_grad():
+        found, expected = quantization.in_evaluation(program)(x), module.eval()(x)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(program(x), expected, atol=0.1)  # it is left as it was
 
 
 def test_a_network_without_layers_is_refused():

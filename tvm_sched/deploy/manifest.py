@@ -94,8 +94,10 @@ class Manifest(msgspec.Struct):
 
 
 TOLERANCE = 1e-3  # largest absolute error of outputs of unit scale
-# Largest error over the largest output, of a network that computes in such a type, or stores weights in it.
+# Largest error over the largest output, of a network that stores weights in such a type, or computes in it: bfloat16's
+# roundings are eight times as coarse as float16's.
 RELATIVE = {"float16": 2e-2, "bfloat16": 2e-2}
+COMPUTING = {"float16": 2e-2, "bfloat16": 16e-2}
 ROUNDING = {"float16": 2**-10, "bfloat16": 2**-7}  # between neighbours at 1, where TOLERANCE is no more than a few
 OF_SHAPE = ("main", "steps", "prepared", "parts", *SIGNATURE, "layers", "calls", "check")
 CHECK_OUTPUTS = 1000  # numbers of each expected output that the manifest holds, at the most
@@ -243,8 +245,12 @@ def relative_of(precision: str, layers: Iterable[LayerChoice]) -> float:
     """The share of the largest output that errors may be of a network of that precision with these layers; 0 where no
     number is narrower than its own.
     """
-    stored = {layer.weights_dtype for layer in layers if layer.narrow_weights}
-    return max(RELATIVE.get(each, 0.0) for each in {precision, *stored})
+    return relative_to(precision, {layer.weights_dtype for layer in layers if layer.narrow_weights})
+
+
+def relative_to(precision: str, stored: Iterable[str]) -> float:
+    """The same of one some of whose layers store weights in these dtypes."""
+    return max([COMPUTING.get(precision, 0.0), *(RELATIVE.get(each, 0.0) for each in stored)])
 
 
 def relative_in(manifest: dict) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from subp_contract import pattern
 from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.integer.bfloats import BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Layer:
     @property
     def precision(self) -> str:
         """What it is computed in, as a word of `precision=`."""
-        return "int8" if self.dtype == "uint8" else self.dtype
+        return {"uint8": "int8", BITS: "bfloat16"}.get(self.dtype, self.dtype)
 
     @property
     def depthwise(self) -> bool:

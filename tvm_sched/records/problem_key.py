@@ -6,11 +6,8 @@ would vanish without a word.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import tvm_ffi
-from tvm import tirx
 from tvm.s_tir import SBlock
 from tvm.tirx import PrimFunc
 
@@ -38,10 +35,13 @@ def problem_key(func: PrimFunc) -> str:
     return json.dumps([problems, shapes, [str(param.dtype) for param in func.params]], separators=(",", ":"))
 
 
-def plain(value: Any) -> Any:
-    """An annotation's value, as TVM or Python holds it, for JSON: numbers, texts, and lists of them."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (bool, int, tirx.IntImm)):
+def plain(value: object) -> object:
+    """An annotation's value, as TVM or Python holds it, for JSON: numbers and lists of them, else text."""
+    if isinstance(value, (bool, int)):
         return int(value)
-    return [plain(each) for each in value] if isinstance(value, Sequence) else str(value)
+    if isinstance(value, str):  # a name, as of a dot product
+        return str(value)
+    try:
+        return [int(each) for each in value]  # type: ignore[attr-defined]
+    except TypeError:
+        return str(value)

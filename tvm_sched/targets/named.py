@@ -31,6 +31,12 @@ X86_AVX512_VNNI = replace(
     fma_per_cycle=2,
     cpu_flags=(*X86_AVX512.cpu_flags, "avx512_vnni"),
 )
+X86_AVX512_BF16 = replace(
+    X86_AVX512_VNNI,
+    name="x86-avx512-bf16",
+    cpu="cooperlake",
+    cpu_flags=(*X86_AVX512_VNNI.cpu_flags, "avx512_bf16"),
+)
 X86_AVX2 = Target(
     "x86-avx2",
     "x86-avx2",
@@ -126,6 +132,7 @@ NAMED = {
         X86_AVX2,
         X86_AVX512,
         X86_AVX512_VNNI,
+        X86_AVX512_BF16,
         CORTEX_A76,
         CORTEX_A72,
         CORTEX_A55,

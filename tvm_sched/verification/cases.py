@@ -9,7 +9,7 @@ import torch
 
 from subp_contract.errors import UserError
 from tvm_sched.frontend.torch_export import Imported
-from tvm_sched.verification import ties
+from tvm_sched.verification import ties, widening
 from tvm_sched.verification.comparison import Agreement, absolute_errors, compare, rms
 from tvm_sched.verification.core import output_node, values
 from tvm_sched.verification.quantised import allowances
@@ -84,7 +84,7 @@ def found(case: Case, output: int, value: np.ndarray, precision: str = "float32"
     largest number (`manifest.relative_of`).
     """
     agreement = compare(value, case.expected[output], case.reference.name, case.allowed[output], relative)
-    narrow = precision == "float16"  # whose layers may be in float32 instead
+    narrow = precision in widening.NARROW  # whose layers may be in float32 instead
     departs = not agreement.holds and not agreement.other_kind and not narrow
     pardon = pardon_of(case, output, value, agreement, relative) if departs else ""
     return Finding(case, output, value, agreement, pardon)

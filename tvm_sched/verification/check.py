@@ -84,7 +84,7 @@ class Check:
         self, compilation: Compilation, rounds: int = ROUNDS, aims: Sequence[float] = widening.AIMS
     ) -> tuple[Built, Verdict]:
         """The network as code that agrees with PyTorch, and how well it does. Layers whose rounding the outputs would
-        show stay in float32 where the network is in half precision, so that the error is one of these `aims`, in turn,
+        show stay in float32 where the network is in 16 bits, so that the error is one of these `aims`, in turn,
         or get kernels that round less than the fastest, in so many `rounds` at most.
 
         Raises CheckFailed where it does not agree, with the first operator that departs.
@@ -98,7 +98,7 @@ class Check:
             return built, self.verdict(findings)
         worst = max(wrong, key=lambda finding: finding.agreement.excess)
         if (
-            compilation.precision.word == "float16"
+            compilation.precision.word in widening.NARROW
             and aims
             and (wide := self.wider(built, compilation, worst, aims[0]))
         ):
@@ -154,9 +154,10 @@ class Check:
         return rounding.finer(built.lowered.choices, now, self.imported.core, inputs, excess, word)
 
     def wider(self, built: Built, compilation: Compilation, finding: Finding, aim: float) -> dict[str, str] | None:
-        """The layers of a network of half precision that shall be in float32, where that may mend what was found."""
+        """The layers of a network of 16 bits that shall be in float32, where that may mend what was found."""
         excess, inputs = finding.agreement.excess, finding.case.first_part
-        return widening.wider(built.lowered.choices, compilation.wide, self.imported.core, inputs, excess, aim)
+        word, wide = compilation.precision.word, compilation.wide
+        return widening.wider(built.lowered.choices, wide, self.imported.core, inputs, excess, word, aim)
 
     def told(self, verdict: Verdict, relative: float = 0.0) -> dict:
         """What a manifest says under `check`: the verdict, and PyTorch's outputs for the inputs of a seed, with the

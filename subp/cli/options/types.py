@@ -148,8 +148,8 @@ precision_option = click.option(
     "--precision",
     default="float32",
     show_default=True,
-    help="Numbers to compute with: float32; float16 on an ARM CPU with fp16; int8, with --calibrate; auto, the "
-    "fastest of these by estimate, layer by layer (docs/precision.md).",
+    help="Numbers to compute with: float32; float16 on an ARM CPU with fp16; bfloat16 on an x86 CPU with AVX512-BF16; "
+    "int8, with --calibrate; auto, the fastest by estimate but for bfloat16, layer by layer (docs/precision.md).",
 )
 
 calibrate_option = click.option(

@@ -7,6 +7,7 @@ import torch
 
 from subp import models
 from subp.deployment.advice import Choice, lowered, pareto, predicted, with_zeros
+from subp.models.cifar_resnet import CifarResNet
 from subp.pruning.block_masks import to_blocks
 from tvm_sched import precision, targets
 from tvm_sched.estimation.estimate import calls
@@ -16,8 +17,7 @@ TARGET = replace(targets.get("x86-avx512"), cores=1)
 
 
 def choices(sizes, sparsities, ghz=None):
-    model = models.create("resnet20", 10)
-    made = lowered(model, torch.zeros(1, 3, 32, 32), TARGET, sizes, sparsities)
+    made = lowered(CifarResNet(8, num_classes=10), torch.zeros(1, 3, 32, 32), TARGET, sizes, sparsities)
     return predicted(made, TARGET, ghz, None)
 
 

@@ -54,7 +54,7 @@ def run(folder, *arguments):
         text=True,
         errors="replace",
         cwd=folder,
-        timeout=60,
+        timeout=600,
         env=os.environ | {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0"},
     )
     assert done.returncode in (0, 1, 2) and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, (

@@ -36,6 +36,12 @@ def artifact(network):
     return tvm_sched.compile(network, torch.zeros(SHAPES[0]), shapes=SHAPES, threads=1)
 
 
+@pytest.fixture(scope="module")
+def alone(network):
+    """Compiled for each shape by itself."""
+    return [tvm_sched.compile(network, torch.zeros(shape), threads=1) for shape in SHAPES]
+
+
 def require_same(network, artifact):
     for shape in SHAPES:
         x = torch.randn(shape)
@@ -58,8 +64,7 @@ def test_each_shape_is_computed(network, artifact, tmp_path):
     assert len(loaded.errors()) == 6
 
 
-def test_weights_are_stored_and_prepared_once(network, artifact, tmp_path):
-    alone = [tvm_sched.compile(network, torch.zeros(shape), threads=1) for shape in SHAPES]
+def test_weights_are_stored_and_prepared_once(alone, artifact, tmp_path):
     sizes, memory = [], artifact.manifest["memory"]
     for number, each in enumerate([*alone, artifact]):
         each.save(tmp_path / f"{number}.so")
@@ -72,10 +77,9 @@ def test_weights_are_stored_and_prepared_once(network, artifact, tmp_path):
     assert sizes[-1] < sum(sizes[:-1]) - 0.9 * (sum(weights) - memory["weights"])
 
 
-def test_layers_are_those_of_the_first_shape(network, artifact):
-    alone = tvm_sched.compile(network, torch.zeros(SHAPES[0]), threads=1)
+def test_layers_are_those_of_the_first_shape(alone, artifact):
     assert [(row.name, row.kernel, row.macs) for row in artifact.explain()] == [
-        (row.name, row.kernel, row.macs) for row in alone.explain()
+        (row.name, row.kernel, row.macs) for row in alone[0].explain()
     ]
 
 

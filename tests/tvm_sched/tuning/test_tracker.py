@@ -44,7 +44,7 @@ def test_devices_are_listed_by_key_free_or_busy(tracker):
         (kind,) = [kind for kind in Tracker(tracker).kinds() if kind.key == "listed"]
         assert (kind.devices, kind.free, kind.waiting) == ([device], 1, 0)
         with Tracker(tracker).request("listed") as request:
-            assert request.wait(30).device == device
+            assert request.wait(300).device == device
         (kind,) = [kind for kind in Tracker(tracker).kinds() if kind.key == "listed"]
         assert (kind.devices, kind.free, kind.waiting) == ([device], 0, 0)
         with Tracker(tracker).request("listed") as request:

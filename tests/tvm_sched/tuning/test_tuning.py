@@ -224,9 +224,9 @@ def test_a_target_of_other_instructions_is_refused(tmp_path, target):
 
 def test_a_kernel_that_fails_to_run_is_counted_and_tuning_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "TIMEOUT_S", 0.001)  # every measurement takes too long: the images are large
-    module, _ = network()
-    summary = tvm_sched.tune(module, torch.randn(1, 32, 224, 224), threads=1, records=tmp_path, trials=1)
-    assert summary.failed >= 2 and all(math.isnan(each.best_ms) or math.isinf(each.best_ms) for each in summary.tasks)
+    module, x = network()[0][4:], torch.randn(1, 32, 224, 224)  # one kernel: after each failure a process starts anew
+    summary = tvm_sched.tune(module, x, threads=1, records=tmp_path, trials=1)
+    assert summary.failed >= 1 and all(math.isnan(each.best_ms) or math.isinf(each.best_ms) for each in summary.tasks)
     assert not (tmp_path / FORMS).exists()  # of a layer that failed in all forms nothing is known
     assert not (tmp_path / RECORDS).exists() or (tmp_path / RECORDS).read_text() == ""
 

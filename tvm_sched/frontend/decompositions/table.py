@@ -11,7 +11,7 @@ from torch.export import ExportedProgram, default_decompositions, exported_progr
 from subp_contract.errors import UserError, first_line
 from tvm_sched.frontend.decompositions import composites, recurrent, sampling
 
-ROUNDS = 4  # of decomposition; each may bring up operators that take another
+Table = dict[Callable, Callable]
 
 
 def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgram:
@@ -19,18 +19,7 @@ def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgr
     layers unrolled. Raises UserError where these are too long, or where PyTorch's decompositions fail.
     """
     try:
-        program = run(program, frozenset(kept))
-        for _ in range(ROUNDS):
-            more = {
-                node.target: decomposition_table[node.target]
-                for node in program.graph.nodes
-                if isinstance(node.target, torch._ops.OpOverload)
-                and node.target in decomposition_table
-                and not is_kept(node.target, kept)
-            }
-            if not more:
-                break
-            program = program.run_decompositions(more)
+        return run(program, frozenset(kept))
     except UserError:
         raise
     except Exception as error:  # of any kind: PyTorch's decompositions run, and check themselves by assertions
@@ -38,7 +27,6 @@ def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgr
             f"PyTorch cannot write this network in its core operators: {first_line(error)}; find the module at fault "
             "by compiling parts, and compute it another way"
         ) from error
-    return program
 
 
 def run(program: ExportedProgram, kept: frozenset[str]) -> ExportedProgram:
@@ -63,9 +51,6 @@ def composite_operators() -> frozenset[str]:
     return frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
 
 
-Table = dict[Callable, Callable]
-
-
 @lru_cache(maxsize=4)
 def _sorted_out(kept: frozenset[str], _operators: frozenset[str], _torchvision: bool) -> tuple[Table, Table]:
     """The table's operators that are composed of others, without those that it decomposes into just these; all others.
@@ -76,8 +61,10 @@ def _sorted_out(kept: frozenset[str], _operators: frozenset[str], _torchvision: 
 
 
 def table_of(kept: frozenset[str]) -> Table:
-    """PyTorch's table, without the operators that stay; what it lacks."""
-    table = default_decompositions()
+    """What PyTorch has decompositions for, those into core operators first, without the operators that stay; what it
+    lacks.
+    """
+    table = decomposition_table | dict(default_decompositions().items())
     whole = {operator: decomposition for operator, decomposition in table.items() if not is_kept(operator, kept)}
     return whole | recurrent.UNROLLED | composites.COMPOSITES | sampling.decompositions()
 

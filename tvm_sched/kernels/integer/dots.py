@@ -1,4 +1,4 @@
-"""Dot products of short vectors of small integers, as CPUs have them, and as tensor intrinsics.
+"""Dot products of short vectors of small numbers, as CPUs have them, and as tensor intrinsics.
 
     sums[lane] += sum_j x[lane, j] * w[j]        j < group
 
@@ -11,6 +11,7 @@ widened to before:
     madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
     sdot    sdot                 4   int8 x int8         ARMv8.2 dotprod
     mlal    smlal                1   int16 x int16       NEON: no intrinsic, LLVM finds it
+    bfloat  vdpbf16ps            2   bfloat16, as bits   AVX512-BF16: sums of float32
 
 A schedule leaves a call of a name, `CALL`, which the phase `lower_dots` turns into the instruction, or into plain
 arithmetic where the code is for another CPU than the schedule: so that a check runs anywhere.
@@ -31,6 +32,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
+from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, of_lanes, to_float
 from tvm_sched.kernels.rewrites.arguments import strided
 from tvm_sched.targets import Target
 
@@ -52,12 +54,27 @@ class Dot:
     intrinsic: str = ""  # LLVM's name; empty where its own patterns find the instruction
     features: tuple[str, ...] = ()  # LLVM's names of what a CPU must have for it, any of them
     adds: bool = True  # whether the instruction adds to the sums itself
+    sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
+
+    @property
+    def stored(self) -> str:
+        """dtype of weights that lie side by side for a vector of outputs."""
+        return BITS if self.w == BITS else "int8"
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of an activation."""
+        return np.dtype(self.activation).itemsize
 
     @property
     def instructions(self) -> int:
         """Arithmetic instructions of one vector's dot product."""
         return 1 if self.adds else 2
+
+    def wide(self, number: Expr) -> Expr:
+        """A number, or a vector of them, as it is multiplied."""
+        return to_float(number) if self.x == BITS else number.astype(of_lanes(number, self.sums))
 
 
 VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
@@ -68,7 +85,8 @@ WIDE_MADD = Dot(
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
 SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
-DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL)}
+BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", (FEATURE,), sums="float32")
+DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}
 
 
 @cache
@@ -79,6 +97,11 @@ def dot_of(target: Target) -> Dot:
         choices = (SDOT, MLAL)
     first, last = choices
     return first if has(first, target.tvm()) else last
+
+
+def dot_for(dtype: str, target: Target) -> Dot:
+    """The dot product of layers whose data have that type."""
+    return BFLOAT if dtype == BITS else dot_of(target)
 
 
 def has(dot: Dot, target) -> bool:
@@ -159,13 +182,13 @@ def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
 def outputs_intrinsic(dot: Dot) -> str:
     """Likewise, that of one pixel's dot products with the weights of a vector's outputs.
 
-    `x [group]` and `w [lanes, group]`, as int8, in memory, `sums [lanes]` in registers.
+    `x [group]` and `w [lanes, group]`, 8-bit ones as int8, in memory, `sums [lanes]` in registers.
     """
     name = f"{OF_OUTPUTS}{dot.name}"
     if TensorIntrin.get(name, allow_missing=True) is None:
         sizes = {"w": (dot.lanes, dot.group), "x": (dot.group,), "sums": (dot.lanes,)}
         both = (
-            arguments_of(dot, name, sizes, body, w_dtype="int8")
+            arguments_of(dot, name, sizes, body, w_dtype=dot.stored)
             for name, body in (("description", loops_of_outputs), ("implementation", vectors_of_outputs))
         )
         TensorIntrin.register(name, *both)
@@ -196,7 +219,7 @@ def arguments_of(dot: Dot, name: str, sizes: dict[str, tuple], body, w_dtype: st
         T.func_name(name)
         w = strided("w", sizes["w"], w_dtype, "global")
         x = strided("x", sizes["x"], dot.x, "global")
-        sums = strided("sums", sizes["sums"], "int32", "local")
+        sums = strided("sums", sizes["sums"], dot.sums, "local")
         with T.sblock("root"):
             T.reads(whole(sums), whole(w), whole(x))
             T.writes(whole(sums))
@@ -214,7 +237,7 @@ def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     if outputs == 1:
         with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
             vlane, vj = T.axis.remap("SR", [lane, j])
-            product = w[vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
+            product = dot.wide(w[vj]) * dot.wide(x[vlane * dot.group + vj])
             T.buffer_store(sums, sums[vlane] + product, [vlane])
         return
     with T.grid(outputs, dot.lanes, dot.group) as (o, lane, j), T.sblock("dot"):
@@ -230,10 +253,10 @@ def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     weights = w.vload(first, f"{dot.w}x{outputs * dot.group}")
     for o in range(outputs):
         place = [] if outputs == 1 else [o, 0]
-        before = sums.vload([*place, 0], f"int32x{dot.lanes}")
+        before = sums.vload([*place, 0], f"{dot.sums}x{dot.lanes}")
         own = list(range(o * dot.group, (o + 1) * dot.group))
         mine = weights if outputs == 1 else Shuffle([weights], own)
-        after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixels, mine)
+        after = tirx.call_pure_extern(f"{dot.sums}x{dot.lanes}", CALL + dot.name, before, pixels, mine)
         T.buffer_store(sums, after, [*place, T.ramp(T.int32(0), 1, dot.lanes)])
 
 
@@ -241,16 +264,16 @@ def loops_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """`loops` of a vector of outputs."""
     with T.grid(dot.lanes, dot.group) as (lane, j), T.sblock("dot"):
         vlane, vj = T.axis.remap("SR", [lane, j])
-        product = w[vlane, vj].astype("int32") * x[vj].astype("int32")
+        product = dot.wide(w[vlane, vj]) * dot.wide(x[vj])
         T.buffer_store(sums, sums[vlane] + product, [vlane])
 
 
 def vectors_of_outputs(dot: Dot, w: Buffer, x: Buffer, sums: Buffer) -> None:
     """`vectors` of a vector of outputs."""
     numbers = dot.lanes * dot.group
-    before, pixel = sums.vload([0], f"int32x{dot.lanes}"), x.vload([0], f"{dot.x}x{dot.group}")
-    weights = w.vload([0, 0], f"int8x{numbers}").astype(f"{dot.w}x{numbers}")
-    after = tirx.call_pure_extern(f"int32x{dot.lanes}", CALL + dot.name, before, pixel, weights)
+    before, pixel = sums.vload([0], f"{dot.sums}x{dot.lanes}"), x.vload([0], f"{dot.x}x{dot.group}")
+    weights = w.vload([0, 0], f"{w.dtype}x{numbers}").astype(f"{dot.w}x{numbers}")
+    after = tirx.call_pure_extern(f"{dot.sums}x{dot.lanes}", CALL + dot.name, before, pixel, weights)
     T.buffer_store(sums, after, [T.ramp(T.int32(0), 1, dot.lanes)])
 
 
@@ -274,6 +297,8 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
         return tirx.reinterpret(vector, numbers)
 
     both = spread(pixels), spread(weights)
+    if dot.sums == "float32":
+        return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `passes/tir/import_code`
     if dot.adds:
         return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
     return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
@@ -282,9 +307,9 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
 def arithmetic(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
     """The same for any CPU."""
 
-    def of_lanes(numbers: Expr, j: int) -> Expr:
+    def element(numbers: Expr, j: int) -> Expr:
         if int(numbers.ty.dtype.lanes) == dot.group:
-            return tirx.Broadcast(Shuffle([numbers], [j]).astype("int32"), dot.lanes)
-        return Shuffle([numbers], list(range(j, dot.lanes * dot.group, dot.group))).astype(before.ty.dtype)
+            return tirx.Broadcast(dot.wide(Shuffle([numbers], [j])), dot.lanes)
+        return dot.wide(Shuffle([numbers], list(range(j, dot.lanes * dot.group, dot.group))))
 
-    return sum((of_lanes(pixels, j) * of_lanes(weights, j) for j in range(dot.group)), before)
+    return sum((element(pixels, j) * element(weights, j) for j in range(dot.group)), before)

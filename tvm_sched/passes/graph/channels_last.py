@@ -10,6 +10,7 @@ tensors, so every network stays correct.
 from tvm import IRModule, relax
 from tvm.relax import op as rx
 
+from tvm_sched.kernels.integer.planar.planes import TYPES
 from tvm_sched.passes.graph.along_axes import MOVED, regrouped
 from tvm_sched.passes.graph.layer_names import emit_layer
 from tvm_sched.passes.graph.pointwise import BROADCAST, POINTWISE, UNARY, with_axes_moved
@@ -132,7 +133,7 @@ class _Walk(Conversion):
     def conv2d(self, call):
         """NHWC, weight OHWI; a weight that is computed stays in the plain form."""
         weight = as_array(call.args[1])
-        if weight is None or call.attrs.data_layout != "NCHW" or of_integers(call):
+        if weight is None or call.attrs.data_layout != "NCHW" or of_planes(call):
             return None
         attrs = {key: call.attrs[key] for key in ("strides", "padding", "dilation", "groups", "out_dtype")}
         x = self.convert(call.args[0]).last
@@ -160,7 +161,7 @@ class _Walk(Conversion):
 
     def pool(self, call):
         """Pools take a layout."""
-        if call.attrs.layout != "NCHW" or of_integers(call):
+        if call.attrs.layout != "NCHW" or of_planes(call):
             return None
         x = self.convert(call.args[0]).last
         make = getattr(rx.nn, call.op.name.removeprefix("relax.nn."))
@@ -302,9 +303,9 @@ class _Walk(Conversion):
         return None
 
 
-def of_integers(call) -> bool:
-    """Whether an operator works on the planes of a quantised network, which stay as they are."""
-    return dtype_of(call.args[0]) in ("uint8", "int8")
+def of_planes(call) -> bool:
+    """Whether an operator works on planes of 8 bits, or of bfloat16's, which stay as they are."""
+    return dtype_of(call.args[0]) in TYPES
 
 
 def last_axis(axis: int, rank: int) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_sched.kernels.integer.bfloats import BITS, floats_of
+from tvm_sched.kernels.integer.planar.planes import TYPES
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.passes.graph.layer_names import layer_of
@@ -79,7 +81,7 @@ class _Selector(PyExprMutator):
             return call
         if is_op(call, "relax.nn.conv2d") and call.attrs.data_layout == "NHWC":
             return self.convolution(call, weight.transpose(0, 3, 1, 2))
-        if is_op(call, "relax.nn.conv2d") and dtype_of(call) == "int32":
+        if is_op(call, "relax.nn.conv2d") and call.attrs.data_layout == "NCHW" and dtype_of(call.args[0]) in TYPES:
             return self.planar_convolution(call, weight)
         matrix = one_matrix(weight) if is_op(call, "relax.matmul") else None
         if matrix is not None and shape_of(call)[:-1] == shape_of(call.args[0])[:-1]:
@@ -97,7 +99,8 @@ class _Selector(PyExprMutator):
         return self.layer(call, layer, shape, call.args[0])
 
     def planar_convolution(self, call, weight):
-        """An NCHW conv2d of integers, weight `[O, C / groups, kh, kw]`; padding before it becomes its own."""
+        """An NCHW conv2d of planes, weight `[O, C / groups, kh, kw]`; padding before it becomes its own."""
+        weight = floats_of(weight) if weight.dtype == BITS else weight
         x, padding, zero_point = call.args[0], (0, 0, 0, 0), 0
         pad = self.lookup_binding(x) if isinstance(x, relax.Var) else None
         if is_op(pad, "relax.nn.pad"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import tvm_ffi
 from tvm import IRModule, ir, relax, tirx
 
+from tvm_sched.kernels.integer.bfloats import BITS as BFLOATS
 from tvm_sched.passes.graph.channels_last import POOLS
 from tvm_sched.passes.graph.layer_names import layer_of
 from tvm_sched.passes.graph.pointwise import BROADCAST, POINTWISE, UNARY
@@ -110,7 +111,7 @@ def value_of(
         reach = dict.fromkeys(reach, NAN)
     elif name == "relax.call_tir" and chooses_by_nan(mod[value.args[0]]):
         reach = {}
-    if str(getattr(binding.var.ty, "dtype", "bool")) not in ("bool", *BITS):
+    if str(getattr(binding.var.ty, "dtype", "bool")) not in ("bool", BFLOATS, *BITS):
         reach = {}
     if (layer_of(binding.var) or UNNAMED if name in LAYERS else None) in skipping or rounds:
         lost = most([lost, before])

@@ -59,24 +59,23 @@ def flat(result):
 DEEP = {"num_layers": 2, "bidirectional": True}
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "batch", "options"),
     [
-        (nn.LSTM, {}),
-        (nn.LSTM, DEEP | {"batch_first": True}),
-        (nn.LSTM, DEEP | {"bias": False, "initial": True}),
-        (nn.LSTM, DEEP | {"proj_size": 4, "initial": True}),
-        (nn.LSTM, {"proj_size": 4, "bias": False}),
-        (nn.GRU, {}),
-        (nn.GRU, DEEP | {"batch_first": True, "initial": True}),
-        (nn.GRU, {"bias": False}),
-        (nn.RNN, DEEP | {"initial": True}),
-        (nn.RNN, {"nonlinearity": "relu", "batch_first": True}),
-        (nn.RNN, {"nonlinearity": "relu", "bias": False}),
+        (nn.LSTM, 1, {}),
+        (nn.LSTM, 3, DEEP | {"batch_first": True}),
+        (nn.LSTM, 3, DEEP | {"bias": False, "initial": True}),
+        (nn.LSTM, 1, DEEP | {"proj_size": 4, "initial": True}),
+        (nn.LSTM, 3, {"proj_size": 4, "bias": False}),
+        (nn.GRU, 1, {}),
+        (nn.GRU, 3, DEEP | {"batch_first": True, "initial": True}),
+        (nn.GRU, 1, {"bias": False}),
+        (nn.RNN, 3, DEEP | {"initial": True}),
+        (nn.RNN, 1, {"nonlinearity": "relu", "batch_first": True}),
+        (nn.RNN, 3, {"nonlinearity": "relu", "bias": False}),
     ],
 )
-def test_unrolled_layers_compute_what_pytorchs_do(kind, options, batch):
+def test_unrolled_layers_compute_what_pytorchs_do(kind, batch, options):
     torch.manual_seed(0)
     network = Reader(kind, **options).eval()
     x = torch.randn((batch, STEPS, INPUTS) if options.get("batch_first") else (STEPS, batch, INPUTS))

@@ -42,7 +42,8 @@ class OutputsTile:
 
 def takes(n: int, out_channels: int, dot: Dot) -> bool:
     """Whether a block's outputs are whole vectors, whose weights the dot product takes as they are stored."""
-    return n <= out_channels and n % dot.lanes == 0 and n % TURNED_COLS == 0 and dot.w == "int8" and dot.outputs == 1
+    whole = n <= out_channels and n % dot.lanes == 0 and n % TURNED_COLS == 0
+    return whole and dot.w == dot.stored and dot.outputs == 1
 
 
 def tiles(problem: PlanarProblem, target: Target) -> list[OutputsTile]:
@@ -81,7 +82,7 @@ def product_cycles(problem: PlanarProblem, tile: OutputsTile, target: Target, fm
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / costs.scalar_loads_per_cycle
     step = max(register_tile.together(arithmetic, target.fma_latency), loads)
     step += costs.tap_cycles if taps_are_steps(problem, tile, target) else 0.0
-    weights = tile.vectors * dot.lanes * dot.group  # bytes of a step
+    weights = tile.vectors * dot.lanes * dot.group * dot.number_bytes  # bytes of a step
     if steps * weights > costs.cache_share * target.l1_bytes:  # each register tile gets them from the second cache
         step = register_tile.together(step, weights / costs.l2_bytes_per_cycle)
     vectors = conv.block_rows * conv.n // dot.lanes

@@ -1,15 +1,16 @@
-"""Convolution of 8-bit integers over 1xN blocks: lanes over pixels, NCHW, sums in int32.
+"""Convolution of 8-bit integers, or of bfloat16, over 1xN blocks: lanes over pixels, NCHW, sums in int32 or float32.
 
     X[b, g, t, k, m*J + j] = x_padded[b, indices[g, k*J + j], position t, m]           J channels side by side
     S[b, g*N + l, t, i]  = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (i + offset(r, q))*J + j]
     y[b, o, h, w]        = S[b, o, tile and position of (h, w)]
 
 `x [B, C, H, W]` uint8 (int8 on ARM), `data [G, K, R, Q, N, J]`, `indices [G, K*J]` int32, `y [B, O, H', W']` int32,
-where G = ceil(O / N). J channels are what a dot product takes (`dots.py`); kept ones, whichever they are, are
-interleaved once a block row and tile, and all its N outputs read them from the first cache: at N = 16 that costs an
-eighth of the products. Without indices all channels are kept, and interleaved once for all block rows. Padding is of
-the activation's zero point. Blocks are filled up to whole groups by zero weights. Where vectors of pixels would be half
-empty, as in small images, and for long sums, lanes may run over the N outputs instead (`planar/outputs.py`).
+where G = ceil(O / N); or x and data are bits of bfloat16 (`bfloats.py`), and y is float32. J channels are what a dot
+product takes (`dots.py`); kept ones, whichever they are, are interleaved once a block row and tile, and all its N
+outputs read them from the first cache: at N = 16 that costs an eighth of the products. Without indices all channels are
+kept, and interleaved once for all block rows. Padding is of the activation's zero point. Blocks are filled up to whole
+groups by zero weights. Where vectors of pixels would be half empty, as in small images, and for long sums, lanes may
+run over the N outputs instead (`planar/outputs.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,11 @@ from tvm.relax import op
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, least_cycles, with_channels
-from tvm_sched.kernels.integer.dots import Dot, dot_of, in_groups
+from tvm_sched.kernels.integer.bfloats import BITS, bits_of
+from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
-from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
+from tvm_sched.kernels.integer.planar.planes import TYPES, Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.planar.problem import (
     INTERLEAVED,
     NAME,
@@ -103,7 +105,7 @@ def conv2d(
     def product_at(b, block_row, t, lane, position):
         at = position + layout.offset(r, q)
         pixels = together(0, b, block_row if own else 0, t, k, *layout.phase(r, q), at * group + j)
-        return te.sum(data[block_row, k, r, q, lane, j].astype("int32") * pixels.astype("int32"), axis=[k, r, q, j])
+        return te.sum(dot.wide(data(block_row, k, r, q, lane, j)) * dot.wide(pixels), axis=[k, r, q, j])
 
     attributes = problem.attributes() | (marks or {})
     early = layout.single > 0 and rounds_first(rounding, problem, out_channels)
@@ -193,14 +195,15 @@ def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:
 
 
 class PlanarConv2d(IntegerKernel):
-    """Takes every convolution of integers, and linear layers of many rows, which are the pixels of a transposed x."""
+    """Takes every convolution of planes, and linear layers of many rows, which are the pixels of a transposed x."""
 
     name = NAME
+    dtypes = TYPES
     adds = True
     compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_of(target)
+        dot = dot_for(layer.dtype, target)
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
@@ -219,7 +222,8 @@ class PlanarConv2d(IntegerKernel):
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
         data, indices = in_groups(data, indices, problem.groups, dot.group)
-        return [data.transpose(0, 1, 3, 4, 5, 2).astype(dot.w), *indices]
+        data = data.transpose(0, 1, 3, 4, 5, 2)
+        return [bits_of(data) if dot.w == BITS else data.astype(dot.w), *indices]
 
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}

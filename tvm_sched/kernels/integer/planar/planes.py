@@ -23,6 +23,9 @@ from tvm.ir import Expr
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from tvm_sched.kernels.integer.bfloats import BITS
+
+TYPES = ("uint8", "int8", BITS)  # of images in planes
 COPY = "tvm_sched.copy"  # for passes/integer/copy_bytes
 LAYOUT = "planar.layout"  # attribute of the block of products
 

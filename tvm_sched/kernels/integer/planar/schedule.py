@@ -26,6 +26,7 @@ from tvm_sched.kernels.integer.planar.problem import (
     PlanarProblem,
     problem_of,
 )
+from tvm_sched.kernels.integer.rounding import RANGES
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
@@ -101,11 +102,12 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
         product = outputs.product_cycles(problem, tile, target, fma_cycles)
     taps = prod(conv.kernel)
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * store_cycles(problem, tile, target)
-    planes = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group / dot.lanes / 4
-    interleaving = planes * costs.interleave_cycles * (conv.block_rows if conv.indexed else 1)
+    together = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group * dot.number_bytes
+    interleaving = together / (4 * dot.lanes) * costs.interleave_cycles * (conv.block_rows if conv.indexed else 1)
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
     again = layout.tiles * weights / costs.l2_bytes_per_cycle if tile.pixels_stay and weights > target.l1_bytes else 0
-    copied = 2 * conv.channels * prod(layout.phases) * prod(layout.plane) / costs.moved_bytes_per_cycle
+    image = conv.channels * prod(layout.phases) * prod(layout.plane) * dot.number_bytes
+    copied = 2 * image / costs.moved_bytes_per_cycle
     total = product + stored + interleaving + again + (copied if layout.copied else 0)
     return conv.batch * total / target.cores
 
@@ -132,7 +134,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         find_block(sch, name) for name in (PLANES, INTERLEAVED, NAME, TURNED, RESIDUAL, ROUNDED, RESULT)
     )
     through_memory = buffered(problem)
-    turned_bytes = turned is not None and str(sch.get(turned).writes[0].source.dtype) != "int32"
+    turned_bytes = turned is not None and str(sch.get(turned).writes[0].source.dtype) in RANGES
 
     # 1. Outputs: tiles of pixels and block rows; in each the register tiles.
     epilogue = merge_epilogue(sch, result)

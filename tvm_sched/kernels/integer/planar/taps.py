@@ -6,7 +6,8 @@
 A dot product takes J bytes side by side in memory (`dots.py`), here J taps of a row, whose weights are filled up by
 zeros: lane i of a vector has those of output pixel F*i, F = J / stride, and a vector that starts `stride` bytes further
 on those of F*i + 1. So nothing is rearranged before the products; F vectors of sums are interleaved afterwards.
-`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer rounds.
+`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer
+rounds; or bits of bfloat16, and y float32.
 """
 
 from collections.abc import Iterator
@@ -21,10 +22,18 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.fusion import find_block, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of
+from tvm_sched.kernels.integer.bfloats import BITS, bits_of
+from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_for
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, padded_pixel, read_whole_runs
+from tvm_sched.kernels.integer.planar.planes import (
+    TYPES,
+    Layout,
+    copy_padded,
+    copy_whole,
+    padded_pixel,
+    read_whole_runs,
+)
 from tvm_sched.kernels.integer.planar.problem import DOT
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -93,7 +102,7 @@ class TapsProblem:
 
 def problems(layer: Layer, inputs: int, target: Target) -> Iterator[TapsProblem]:
     """In every tile of rows, for layers whose taps lie side by side and whose stride divides a group of them."""
-    dot = dot_of(target)
+    dot = dot_for(layer.dtype, target)
     if layer.linear or layer.dtype != dot.activation or layer.dilation[1] > 1 or dot.group % layer.stride[1]:
         return
     batch, height, width = layer.image
@@ -109,7 +118,8 @@ def packed(weight: np.ndarray, problem: TapsProblem) -> np.ndarray:
     outputs, inputs, rows, taps = weight.shape
     group, parts = problem.dot.group, problem.parts
     filled = np.pad(weight, [(0, 0), (0, 0), (0, 0), (0, parts * group - taps)])
-    return filled.reshape(outputs, inputs, rows, parts, group).astype(problem.dot.w)
+    filled = filled.reshape(outputs, inputs, rows, parts, group)
+    return bits_of(filled) if problem.dot.w == BITS else filled.astype(problem.dot.w)
 
 
 def conv2d(
@@ -140,8 +150,8 @@ def conv2d(
     def product(b, o, t, f, i):
         at = (t * layout.step + layout.offset(r, 0)) * layout.stride[1]
         at += (i + u) * dot.group + f * layout.stride[1] + j
-        number = planes[b, o if own else c, layout.phase(r, 0)[0], at]
-        return te.sum(weight[o, c, r, u, j].astype("int32") * number.astype("int32"), axis=[c, r, u, j])
+        number = planes(b, o if own else c, layout.phase(r, 0)[0], at)
+        return te.sum(dot.wide(weight(o, c, r, u, j)) * dot.wide(number), axis=[c, r, u, j])
 
     attributes = problem.attributes() | (marks or {})
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
@@ -199,6 +209,7 @@ class Stages:
 class TapsKernel(IntegerKernel):
     """What the kernels have in common."""
 
+    dtypes = TYPES
     compute = staticmethod(conv2d)
 
     def pack(self, form: Form) -> list[np.ndarray]:
@@ -238,7 +249,7 @@ def step_cycles(problem: TapsProblem, sums: int, loads: int, weights: int, targe
 
 def copying_cycles(problem: TapsProblem, planes: int, target: Target) -> float:
     """Estimated cycles of making the padded planes of so many channels, on one core."""
-    return 2 * planes * problem.plane / target.costs.moved_bytes_per_cycle
+    return 2 * problem.dot.number_bytes * planes * problem.plane / target.costs.moved_bytes_per_cycle
 
 
 def positions_of(problem: TapsProblem) -> int:
