@@ -188,11 +188,13 @@ def picture(settings: dict[tuple[str, ...], list[Curve]]) -> bytes:
     panels = drawing.subplots(1, len(settings), squeeze=False)[0]
     for axes, (setting, curves) in zip(panels, settings.items(), strict=True):
         data, network, pixels, _ = setting
+        colors = {method: f"C{i}" for i, method in enumerate(sorted({each.method for each in curves} - {DENSE}))}
         for each in curves:
-            style: dict = {"color": "black", "linewidth": 2} if each.method == DENSE else {}
+            style: dict = {"color": colors[each.method]} if each.method != DENSE else {"color": "black", "linewidth": 2}
             short = len(each.seconds) < max(len(other.seconds) for other in curves)
+            line = "--" if short else "-" if each.rate == curves[0].rate else ":"
             minutes, accuracies = [seconds / 60 for seconds in each.seconds], [100 * own for own in each.accuracies]
-            axes.plot(minutes, accuracies, ".--" if short else ".-", label=each.name, **style)
+            axes.plot(minutes, accuracies, "." + line, label=each.name, **style)
         axes.set_title(f"{network}, {data}, {pixels} pixels", fontsize=10)
         axes.set_xlabel("minutes of steps, one thread")
         axes.set_ylabel("test accuracy, %")
