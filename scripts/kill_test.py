@@ -13,6 +13,7 @@ alive. Prints and writes a line for each job; exit code 1 where anything failed.
 """
 
 import contextlib
+import multiprocessing.process
 import os
 import random
 import shutil
@@ -193,6 +194,7 @@ def forked(work: Callable[[Path], None], folder: Path, log: Path | None = None) 
     if pid:
         return Forked(pid)
     os.setsid()
+    multiprocessing.process._children.clear()  # are the parent's: what runs at exit would end them
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder.parent / "tmp")
     os.makedirs(os.environ["TMPDIR"], exist_ok=True)
     quiet = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
