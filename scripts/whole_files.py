@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -91,7 +92,7 @@ def _make_compiled(folder: Path) -> None:
     tvm_sched.compile(sparse_layer(), X, threads=1).save(folder / "net.so")
     np.save(folder / "x.npy", X.numpy())
     np.savez(folder / "x.npz", **{tvm_sched.load(folder / "net.so").signature.inputs[0].name: X.numpy()})
-    contents, _ = bundle.contents(folder / "net.so")
+    contents, _ = bundle.contents(folder / "net.so", shutil.which("g++"))  # zig would build its C++ library first
     with tarfile.open(fileobj=io.BytesIO(bundle.archive(contents, "net"))) as archive:
         archive.extractall(folder / "bundle", filter="data")
 
