@@ -32,7 +32,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
-from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, of_lanes, to_float
+from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, bits_of, of_lanes, to_float
 from tvm_sched.kernels.rewrites.arguments import strided
 from tvm_sched.targets import Target
 
@@ -71,6 +71,10 @@ class Dot:
     def instructions(self) -> int:
         """Arithmetic instructions of one vector's dot product."""
         return 1 if self.adds else 2
+
+    def weights(self, numbers: np.ndarray) -> np.ndarray:
+        """Weights, given as ordinary numbers, as they are stored to be multiplied."""
+        return bits_of(numbers) if self.w == BITS else numbers.astype(self.w)
 
     def wide(self, number: Expr) -> Expr:
         """A number, or a vector of them, as it is multiplied."""

@@ -24,7 +24,6 @@ from tvm.relax import op
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import Form, least_cycles, with_channels
-from tvm_sched.kernels.integer.bfloats import BITS, bits_of
 from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
@@ -222,8 +221,7 @@ class PlanarConv2d(IntegerKernel):
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
         data, indices = in_groups(data, indices, problem.groups, dot.group)
-        data = data.transpose(0, 1, 3, 4, 5, 2)
-        return [bits_of(data) if dot.w == BITS else data.astype(dot.w), *indices]
+        return [dot.weights(data.transpose(0, 1, 3, 4, 5, 2)), *indices]
 
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}

@@ -22,7 +22,6 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.fusion import find_block, merge_epilogue
-from tvm_sched.kernels.integer.bfloats import BITS, bits_of
 from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_for
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
@@ -118,8 +117,7 @@ def packed(weight: np.ndarray, problem: TapsProblem) -> np.ndarray:
     outputs, inputs, rows, taps = weight.shape
     group, parts = problem.dot.group, problem.parts
     filled = np.pad(weight, [(0, 0), (0, 0), (0, 0), (0, parts * group - taps)])
-    filled = filled.reshape(outputs, inputs, rows, parts, group)
-    return bits_of(filled) if problem.dot.w == BITS else filled.astype(problem.dot.w)
+    return problem.dot.weights(filled.reshape(outputs, inputs, rows, parts, group))
 
 
 def conv2d(
