@@ -29,9 +29,7 @@ from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.planes import TYPES, Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.planar.problem import (
-    INTERLEAVED,
     NAME,
-    PLANES,
     RESIDUAL,
     RESULT,
     ROUNDED,
@@ -39,6 +37,7 @@ from tvm_sched.kernels.integer.planar.problem import (
     PlanarProblem,
     problem_of,
 )
+from tvm_sched.kernels.integer.planar.reading import interleaved, planes_of
 from tvm_sched.kernels.integer.planar.schedule import cycles, schedule, tiles
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -66,36 +65,11 @@ def conv2d(
     indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
     added, more = (more[0], more[1:]) if rounding and rounding.adds else (None, more)
     layout, dot = problem.layout, problem.dot
-    batch, channels, _, width = (int(extent) for extent in x.shape)
+    batch = int(x.shape[0])
     block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
-    down, right = layout.phases
     own = indices is not None  # each block row reads channels of its own
-
-    def pixel(b, c, phase, h, w):
-        row, column = h * layout.stride[0] + phase - layout.padding[0], w - layout.padding[1]
-        return padded_pixel(x, zero_point, (b, c), row, column)
-
-    planes = None
-    if layout.copied:
-        planes = te.compute((batch, channels, down, *layout.plane), pixel, name=PLANES)
-
-    def channel(g, k, j):
-        last = k * group + j
-        return indices[g, last] if own else tirx.min(last, channels - 1) if channels % group else last
-
-    def grouped(_, b, g, t, k, phase_h, phase_w, m):
-        at, taken = m // group, channel(g, k, m % group)
-        if planes is None:  # a tile ends where its outputs do: what is behind them may be another's, or nobody's
-            p = t * layout.step + at
-            number = tirx.if_then_else(at < layout.pixels, x[b, taken, p // width, p % width], tirx.const(0, x.dtype))
-            return number.astype(dot.x)
-        at = (t * layout.step + at) * layout.stride[1] + phase_w
-        return planes(b, taken, phase_h, at // layout.plane[1], at % layout.plane[1]).astype(dot.x)
-
-    # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
-    # it.
-    shape = (1, batch, block_rows if own else 1, layout.tiles, groups, down, right, layout.reach * group)
-    together = te.compute(shape, grouped, name=INTERLEAVED)
+    planes = planes_of(x, layout, zero_point)
+    together = interleaved(x, planes, indices, layout, dot, block_rows, groups)
     k, r, q, j = (
         te.reduce_axis((0, extent), name)
         for extent, name in zip((groups, kernel_h, kernel_w, group), "krqj", strict=True)

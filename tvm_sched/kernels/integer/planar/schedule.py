@@ -11,7 +11,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import Summing, sum_up
-from tvm_sched.kernels.integer.interleave import FOUR, interleave
+from tvm_sched.kernels.integer.interleave import FOUR
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
 from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
@@ -26,6 +26,7 @@ from tvm_sched.kernels.integer.planar.problem import (
     PlanarProblem,
     problem_of,
 )
+from tvm_sched.kernels.integer.planar.reading import points, schedule_reading
 from tvm_sched.kernels.integer.rounding import RANGES
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
@@ -34,7 +35,6 @@ from tvm_sched.targets import Target
 
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
-UNROLLED = 256  # pixels that are interleaved by code without a loop
 STORED = 64  # bytes of a vector of results
 
 
@@ -189,15 +189,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     read_interleaved(sch, product, problem, whole=True)
     sch.compute_at(together, outer[-1] if conv.indexed else outer[0], preserve_unit_loops=True)
     read_interleaved(sch, product, problem, whole=False)
-    _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
-    if layout.copied:
-        interleave(sch, m, layout.stride[1])
-    else:
-        interleave(sch, m, needed=layout.pixels)
-    if planes is not None:
-        *planes_outer, column = sch.get_loops(planes)
-        copy_padded(sch, column, layout.padding[1], layout.image[1])
-        sch.parallel(sch.fuse(*planes_outer[:2]))
+    schedule_reading(sch, together, planes, layout, dot)
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
     sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
@@ -265,11 +257,6 @@ def in_registers(sch: Schedule, product: SBlockRV, n: LoopRV, i: LoopRV, tile: P
     sch.set_scope(product, 0, "local")
 
 
-def piece(pixels: int) -> int:
-    """Of a run of pixels, a multiple of 16, what is interleaved without a loop."""
-    return max(16 * count for count in divisors(pixels // 16, UNROLLED // 16))
-
-
 def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, whole: bool) -> None:
     """Lets the products ask for all that is interleaved for their tile, up to whole vectors; or again for what each
     reads.
@@ -284,12 +271,11 @@ def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, w
         else:
             o, t, i, k, r, q, j = axes
             row = o // conv.n
-        points = [(0, 1), *((point, point + 1) for point in (b, row if conv.indexed else 0, t))]
+        place = points(0, b, row if conv.indexed else 0, t)
         if whole:
             extents = (problem.groups, *layout.phases, layout.reach * problem.dot.group)
-            return (*points, *((0, extent) for extent in extents))
+            return (*place, *((0, extent) for extent in extents))
         position = layout.position(i) if layout.single else i
-        at = (k, *layout.phase(r, q), (position + layout.offset(r, q)) * problem.dot.group + j)
-        return (*points, *((point, point + 1) for point in at))
+        return (*place, *points(k, *layout.phase(r, q), (position + layout.offset(r, q)) * problem.dot.group + j))
 
     sch.annotate_buffer_access(product, names.index(INTERLEAVED), "read", region)
