@@ -28,6 +28,7 @@ from tvm_sched.kernels.integer.bfloats import BITS
 TYPES = ("uint8", "int8", BITS)  # of images in planes
 COPY = "tvm_sched.copy"  # for passes/integer/copy_bytes
 LAYOUT = "planar.layout"  # attribute of the block of products
+STORED = 64  # bytes of a vector of results
 
 
 def up(number: int, multiple: int) -> int:

@@ -29,7 +29,7 @@ class PlanarProblem:
         return self.conv.attributes() | self.layout.attributes() | {DOT: self.dot.name, GROUPS: self.groups}
 
 
-def problem_of(sch: Schedule) -> PlanarProblem:
-    """What the function computes."""
-    notes = sch.get(find_block(sch, NAME)).annotations
+def problem_of(sch: Schedule, block: str = NAME) -> PlanarProblem:
+    """What the function computes; `block`: the name of that of products."""
+    notes = sch.get(find_block(sch, block)).annotations
     return PlanarProblem(ConvProblem.of_block(notes), Layout.of_block(notes), DOTS[str(notes[DOT])], int(notes[GROUPS]))

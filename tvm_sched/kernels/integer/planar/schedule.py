@@ -14,7 +14,7 @@ from tvm_sched.kernels.integer.dots import Summing, sum_up
 from tvm_sched.kernels.integer.interleave import FOUR
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
-from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
+from tvm_sched.kernels.integer.planar.planes import STORED, Layout, copy_padded, copy_whole, divided, read_whole_runs
 from tvm_sched.kernels.integer.planar.problem import (
     INTERLEAVED,
     NAME,
@@ -35,7 +35,6 @@ from tvm_sched.targets import Target
 
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
-STORED = 64  # bytes of a vector of results
 
 
 @dataclass(frozen=True)
