@@ -19,7 +19,7 @@ from tvm_sched.kernels import (
 )
 from tvm_sched.kernels.base import Kernel, kernel_name
 from tvm_sched.kernels.integer import integer_linear, look_up
-from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_pool, planar_stem
+from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_pool, planar_stem, planar_winograd
 from tvm_sched.kernels.narrow import pixel_lanes_conv2d, planes_conv2d, winograd_lanes_conv2d
 from tvm_sched.targets import Target
 
@@ -32,6 +32,7 @@ KERNELS: list[Kernel] = [
     winograd_conv2d.KERNEL,
     winograd_lanes_conv2d.KERNEL,
     planar_conv2d.KERNEL,
+    planar_winograd.KERNEL,
     planar_depthwise.KERNEL,
     planar_stem.KERNEL,
     integer_linear.KERNEL,

@@ -86,6 +86,9 @@ class Costs:
         3, CYCLES, "of a vector of integer sums with lanes over outputs, which is turned over, more than of another"
     )
     tap_cycles: float = figure(0.5, CYCLES, "of a loop around the step of one tap, lanes being outputs")
+    added_dot_factor: float = figure(
+        1.1, FACTOR, "a dot product whose sum takes an instruction of its own to be added, of a multiply-add's time"
+    )
     weights_apart_factor: float = figure(
         1.3, FACTOR, "a step of dot products by lane, where no register holds the weights of all its outputs"
     )

@@ -67,11 +67,6 @@ class Dot:
         """Bytes of an activation."""
         return np.dtype(self.activation).itemsize
 
-    @property
-    def instructions(self) -> int:
-        """Arithmetic instructions of one vector's dot product."""
-        return 1 if self.adds else 2
-
     def weights(self, numbers: np.ndarray) -> np.ndarray:
         """Weights, given as ordinary numbers, as they are stored to be multiplied."""
         return bits_of(numbers) if self.w == BITS else numbers.astype(self.w)
@@ -111,6 +106,13 @@ def dot_for(dtype: str, target: Target) -> Dot:
 def has(dot: Dot, target) -> bool:
     """Whether a TVM target has one of the instructions."""
     return any(target_has_features(feature, target) for feature in dot.features)
+
+
+def arithmetic_cycles(dot: Dot, count: float, target: Target, fma_cycles: float | None = None) -> float:
+    """Cycles of so many dot products of a vector, by their instructions alone; `fma_cycles`: those of a multiply-add,
+    where they are known.
+    """
+    return count * (fma_cycles or 1 / target.fma_per_cycle) * (1.0 if dot.adds else target.costs.added_dot_factor)
 
 
 def in_groups(

@@ -25,7 +25,7 @@ from tvm_sched.kernels.base import Form, least_cycles, with_channels
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_of, in_groups, sum_up
+from tvm_sched.kernels.integer.dots import DOTS, Dot, arithmetic_cycles, dot_of, in_groups, sum_up
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar.planes import up
 from tvm_sched.kernels.integer.planar.problem import DOT
@@ -169,7 +169,7 @@ def cycles(problem: LinearProblem, tile: LinearTile, target: Target, fma_cycles:
     """Estimated cycles on the target's cores."""
     conv, dot, costs = problem.conv, problem.dot, target.costs
     weights = tile.block_rows * problem.vectors  # vectors of a step
-    arithmetic = weights * tile.rows * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
+    arithmetic = arithmetic_cycles(dot, weights * tile.rows, target, fma_cycles)
     broadcast = tile.rows * (tile.block_rows if conv.indexed else 1)
     loads = weights / costs.vector_loads_per_cycle + broadcast / costs.scalar_loads_per_cycle
     read = weights * dot.lanes * dot.group / costs.l2_bytes_per_cycle / (problem.computed // tile.rows)

@@ -16,7 +16,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.integer.dots import Dot, Summing
+from tvm_sched.kernels.integer.dots import Dot, Summing, arithmetic_cycles
 from tvm_sched.kernels.integer.planar.problem import PlanarProblem
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.kernels.rewrites.loops import unrolled_vector
@@ -78,7 +78,7 @@ def product_cycles(problem: PlanarProblem, tile: OutputsTile, target: Target, fm
     """Of an image's register tiles, their sums turned over included."""
     conv, dot, layout, costs = problem.conv, problem.dot, problem.layout, target.costs
     sums, steps = tile.pixels * tile.vectors, problem.groups * prod(conv.kernel)
-    arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
+    arithmetic = arithmetic_cycles(dot, sums, target, fma_cycles)
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / costs.scalar_loads_per_cycle
     step = max(register_tile.together(arithmetic, target.fma_latency), loads)
     step += costs.tap_cycles if taps_are_steps(problem, tile, target) else 0.0

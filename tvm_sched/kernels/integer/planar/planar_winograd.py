@@ -17,8 +17,6 @@ whole rows of such 2x2 tiles.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from typing import Any
 
@@ -34,7 +32,6 @@ from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixe
 from tvm_sched.kernels.integer.planar.problem import PlanarProblem, problem_of
 from tvm_sched.kernels.integer.planar.reading import interleaved, planes_of
 from tvm_sched.kernels.integer.planar.winograd_schedule import (
-    F,
     HALF_INPUT,
     HALF_OUTPUT,
     INPUT,
@@ -44,6 +41,7 @@ from tvm_sched.kernels.integer.planar.winograd_schedule import (
     RESIDUAL,
     RESULT,
     ROUNDED,
+    F,
     cycles,
     schedule,
     tiles,
@@ -66,19 +64,17 @@ def transform_weight(data: te.Tensor) -> te.Tensor:
     block_rows, groups, taps, _, n, group = data.shape
     doubled = [[int(2 * number) for number in row] for row in F.weight]  # 2G
 
-    def transformed(values: list):
-        return [sum(value * factor for value, factor in zip(values, row, strict=True) if factor) for row in doubled]
+    def row(p, values: list):
+        return pick(p, [sum(v * f for v, f in zip(values, row, strict=True) if f) for row in doubled]).astype("int16")
 
     half = te.compute(
         (block_rows, F.size, taps, groups, n, group),
-        lambda g, p, s, k, lane, j: pick(
-            p, transformed([data(g, k, r, s, lane, j).astype("int16") for r in range(F.taps)])
-        ),
+        lambda g, p, s, k, lane, j: row(p, [data(g, k, r, s, lane, j).astype("int16") for r in range(F.taps)]),
         name="half_weight",
     )
     return te.compute(
         (block_rows, F.size, F.size, groups, n, group),
-        lambda g, p, q, k, lane, j: pick(q, transformed([half(g, p, s, k, lane, j) for s in range(F.taps)])),
+        lambda g, p, q, k, lane, j: row(q, [half(g, p, s, k, lane, j) for s in range(F.taps)]),
         name="whole_weight",
     )
 

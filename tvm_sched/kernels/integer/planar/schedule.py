@@ -10,7 +10,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import Summing, sum_up
+from tvm_sched.kernels.integer.dots import Dot, Summing, arithmetic_cycles, sum_up
 from tvm_sched.kernels.integer.interleave import FOUR
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
@@ -34,6 +34,7 @@ from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
+ADDITION = 1  # cycles from one addition of integers to the next
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
 
 
@@ -81,15 +82,33 @@ def of_pixels(problem: PlanarProblem, target: Target) -> list[PlanarTile]:
 def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma_cycles: float | None) -> float:
     """Of an image's register tiles with lanes over positions."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
-    sums, taps = tile.outputs * tile.vectors, prod(conv.kernel)
-    arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
-    loads = tile.vectors / costs.vector_loads_per_cycle + tile.outputs / costs.scalar_loads_per_cycle
-    step = register_tile.together(arithmetic, target.fma_latency, 0.0)
-    step = max(step, loads)
+    taps, step = prod(conv.kernel), step_cycles(dot, tile.outputs, tile.vectors, target, fma_cycles)
     if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
         step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
     return register_tiles * (problem.groups * taps * step + costs.tile_cycles)
+
+
+def step_cycles(dot: Dot, outputs: int, vectors: int, target: Target, fma_cycles: float | None) -> float:
+    """Of a register tile of so many outputs by vectors of positions: the dot products of one group of channels."""
+    costs, latency = target.costs, target.fma_latency if dot.adds else ADDITION
+    arithmetic = arithmetic_cycles(dot, outputs * vectors, target, fma_cycles)
+    loads = vectors / costs.vector_loads_per_cycle + outputs / costs.scalar_loads_per_cycle
+    return max(register_tile.together(arithmetic, latency, 0.0), loads)
+
+
+def interleave_cycles(problem: PlanarProblem, target: Target) -> float:
+    """Of all channels of an image that are interleaved."""
+    conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
+    together = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group * dot.number_bytes
+    return together / (4 * dot.lanes) * costs.interleave_cycles * (conv.block_rows if conv.indexed else 1)
+
+
+def copy_cycles(problem: PlanarProblem, target: Target) -> float:
+    """Of an image's planes, where they are copied."""
+    conv, layout, dot = problem.conv, problem.layout, problem.dot
+    image = conv.channels * prod(layout.phases) * prod(layout.plane) * dot.number_bytes
+    return 2 * image / target.costs.moved_bytes_per_cycle if layout.copied else 0.0
 
 
 def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float | None = None) -> float:
@@ -101,13 +120,9 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
         product = outputs.product_cycles(problem, tile, target, fma_cycles)
     taps = prod(conv.kernel)
     stored = layout.tiles * layout.run / dot.lanes * conv.block_rows * conv.n * store_cycles(problem, tile, target)
-    together = layout.tiles * problem.groups * prod(layout.phases) * layout.reach * dot.group * dot.number_bytes
-    interleaving = together / (4 * dot.lanes) * costs.interleave_cycles * (conv.block_rows if conv.indexed else 1)
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
     again = layout.tiles * weights / costs.l2_bytes_per_cycle if tile.pixels_stay and weights > target.l1_bytes else 0
-    image = conv.channels * prod(layout.phases) * prod(layout.plane) * dot.number_bytes
-    copied = 2 * image / costs.moved_bytes_per_cycle
-    total = product + stored + interleaving + again + (copied if layout.copied else 0)
+    total = product + stored + interleave_cycles(problem, target) + again + copy_cycles(problem, target)
     return conv.batch * total / target.cores
 
 

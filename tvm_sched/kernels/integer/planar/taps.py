@@ -22,7 +22,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels.base import Form
 from tvm_sched.kernels.fusion import find_block, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, dot_for
+from tvm_sched.kernels.integer.dots import DOTS, Dot, arithmetic_cycles, dot_for
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar.planes import (
@@ -242,7 +242,7 @@ def in_registers(sch: Schedule, stages: Stages, vectors: int, problem: TapsProbl
 def step_cycles(problem: TapsProblem, sums: int, loads: int, weights: int, target: Target) -> float:
     """Estimated cycles of one step of a register tile: so many vectors of sums, of loads and broadcast weights."""
     loading = loads / target.costs.vector_loads_per_cycle + weights / target.costs.scalar_loads_per_cycle
-    return max(sums * problem.dot.instructions / target.fma_per_cycle, loading)
+    return max(arithmetic_cycles(problem.dot, sums, target), loading)
 
 
 def copying_cycles(problem: TapsProblem, planes: int, target: Target) -> float:

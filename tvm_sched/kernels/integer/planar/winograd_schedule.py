@@ -7,6 +7,7 @@ cache: the products of the 16 positions, a register tile after the other, the ou
 from dataclasses import dataclass
 from math import gcd
 
+import numpy as np
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -17,6 +18,7 @@ from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar.planes import STORED, copy_padded, copy_whole
 from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES, PlanarProblem, problem_of
 from tvm_sched.kernels.integer.planar.reading import points, schedule_reading
+from tvm_sched.kernels.integer.planar.schedule import copy_cycles, interleave_cycles, step_cycles
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
@@ -60,7 +62,26 @@ def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[Planar
 
 def cycles(problem: PlanarProblem, tile: PlanarWinogradTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles on the target's cores."""
-    return 1.0
+    conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
+    positions, vectors, channels = F.size**2, layout.tiles * layout.run // dot.lanes, conv.block_rows * conv.n
+
+    # Products. A block row's weights are met again a few vectors later, all of them a tile of the image later.
+    step = step_cycles(dot, tile.outputs, tile.vectors, target, fma_cycles)
+    weights = positions * problem.groups * conv.n * dot.group * np.dtype(dot.w).itemsize
+    if weights > costs.cache_share * target.l1_bytes:
+        read = tile.outputs * dot.group * np.dtype(dot.w).itemsize
+        step = register_tile.together(step, read / costs.l2_bytes_per_cycle)
+    register_tiles = vectors // tile.vectors * positions * channels // tile.outputs
+    product = register_tiles * (problem.groups * step + costs.tile_cycles)
+    if conv.block_rows * weights > costs.cache_share * target.l2_bytes:
+        product = register_tile.together(product, layout.tiles * conv.block_rows * weights / costs.far_bytes_per_cycle)
+
+    moved = vectors * problem.groups * (conv.block_rows if conv.indexed else 1) * 2 * positions
+    moved += vectors * channels * (positions + F.m**2)
+    transforms = costs.transform_instructions * moved / target.fma_per_cycle**0.5
+    stored = vectors * F.m**2 * channels * costs.buffered_store_cycles
+    total = product + transforms + stored + interleave_cycles(problem, target) + copy_cycles(problem, target)
+    return conv.batch * total / target.cores
 
 
 def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
@@ -74,7 +95,7 @@ def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
             *(MIXED, RESIDUAL, ROUNDED, RESULT),
         )
     )
-    run, step = layout.run, tile.vectors * dot.lanes
+    step = tile.vectors * dot.lanes
 
     # 1. Outputs: tiles of rows, and of them block rows, whose rows are stored when all are there.
     epilogue = merge_epilogue(sch, result)
@@ -174,7 +195,7 @@ def read_interleaved(sch: Schedule, half_input: SBlockRV, problem: PlanarProblem
 
 def residual_in_rows(sch: Schedule, residual: SBlockRV, last: SBlockRV, at: LoopRV, problem: PlanarProblem) -> None:
     """Copies a residual of whole rows to where the sums of its pixels lie, at the loop `at`."""
-    layout, pitch = problem.layout, F.m * problem.layout.pitch
+    pitch = F.m * problem.layout.pitch
     names = [read.source.name for read in sch.get(last).reads]
     extent = int(sch.get(sch.get_loops(residual)[-1]).extent)
 
