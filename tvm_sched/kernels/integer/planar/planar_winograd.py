@@ -13,7 +13,7 @@ four times the sums of direct convolution, exactly: nothing is rounded.
 `x [B, C, H, W]` uint8 or int8, `U [G, 4, 4, K, N, J]` int16, made of `data [G, K, 3, 3, N, J]` int8 when the network is
 loaded (`transform_weight`), `indices [G, K*J]` int32, `y [B, O, H', W']` int32. A tile's 4x4 pixels begin 2 further on
 than its neighbour's: images lie in planes as those of a 4x4 kernel of stride 2 do (`planes.py`), and a tile `t` is of
-whole rows of such 2x2 tiles.
+whole rows of such 2x2 tiles (`winograd_schedule.row_of` says how far apart).
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,6 +43,8 @@ from tvm_sched.kernels.integer.planar.winograd_schedule import (
     ROUNDED,
     F,
     cycles,
+    row_of,
+    run_of,
     schedule,
     tiles,
 )
@@ -96,11 +98,13 @@ def conv2d(
     batch = int(x.shape[0])
     block_rows, e, _, groups, n, _ = (int(extent) for extent in weight.shape)
     own = indices is not None
-    rows, run, channels = block_rows if own else 1, layout.run, block_rows * n
+    rows, run, channels = block_rows if own else 1, run_of(layout), block_rows * n
+    row, apart_by = row_of(layout) * group, layout.pitch * group
     pixels = interleaved(x, planes_of(x, layout, zero_point), indices, layout, dot, block_rows, groups)
 
     def half_input(_, b, g, t, k, p, q, m):
-        taken = [pixels(0, b, g, t, k, *layout.phase(r, q), layout.offset(r, q) * group + m) for r in range(e)]
+        at = m if row == apart_by else m // row * apart_by + m % row
+        taken = [pixels(0, b, g, t, k, *layout.phase(r, q), layout.offset(r, q) * group + at) for r in range(e)]
         return pick(p, F.input(taken))
 
     def whole_input(_, b, g, t, p, q, k, m):
@@ -148,12 +152,12 @@ def conv2d(
 def place(layout: Layout, b: Any, o: Any, h: Any, w: Any) -> tuple:
     """Where the sums of an output pixel are found."""
     row = h // F.m
-    return b * layout.tiles + row // layout.rows, o, h % F.m, F.m * layout.pitch * (row % layout.rows) + w
+    return b * layout.tiles + row // layout.rows, o, h % F.m, F.m * row_of(layout) * (row % layout.rows) + w
 
 
 def residual_rows(residual: te.Tensor, problem: PlanarProblem, channels: int) -> te.Tensor:
     """A residual `[B, O, H', W']` where the sums of its pixels lie, in whole rows."""
-    layout, pitch = problem.layout, F.m * problem.layout.pitch
+    layout, pitch = problem.layout, F.m * row_of(problem.layout)
     batch, given = (int(extent) for extent in residual.shape[:2])
 
     def number(bt, o, r, i):
@@ -161,7 +165,7 @@ def residual_rows(residual: te.Tensor, problem: PlanarProblem, channels: int) ->
         row = (t * layout.rows + i // pitch) * F.m + r
         return padded_pixel(residual, 0, (b, tirx.min(o, given - 1)), row, i % pitch)
 
-    return te.compute((batch * layout.tiles, channels, F.m, up(F.m * layout.run, pitch)), number, name=RESIDUAL)
+    return te.compute((batch * layout.tiles, channels, F.m, up(F.m * run_of(layout), pitch)), number, name=RESIDUAL)
 
 
 def layouts(layer: Layer, dot: Dot) -> list[Layout]:
@@ -170,8 +174,8 @@ def layouts(layer: Layer, dot: Dot) -> list[Layout]:
     height, width = (ceil(extent / F.m) for extent in output)
     fixed = layer.input_image, (height, width), (F.size,) * 2, (F.m,) * 2, layer.padding[:2], (1, 1), dot.lanes
     found = [Layout(*fixed, rows) for rows in divisors(height, height)]
-    found = [each for each in found if each.run <= MOST_POSITIONS] or found[:1]
-    return sorted(found, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS]
+    found = [each for each in found if run_of(each) <= MOST_POSITIONS] or found[:1]
+    return sorted(found, key=lambda each: (each.tiles * run_of(each), each.tiles))[:MOST_LAYOUTS]
 
 
 def fits(layer: Layer) -> bool:

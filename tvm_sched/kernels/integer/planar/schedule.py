@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import gcd, prod
 
+import numpy as np
 from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -83,6 +84,9 @@ def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma
     """Of an image's register tiles with lanes over positions."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
     taps, step = prod(conv.kernel), step_cycles(dot, tile.outputs, tile.vectors, target, fma_cycles)
+    pixels = dot.lanes * dot.group * np.dtype(dot.x).itemsize  # bytes of a vector
+    if problem.groups * prod(layout.phases) * layout.reach // dot.lanes * pixels > costs.cache_share * target.l1_bytes:
+        step = register_tile.together(step, tile.vectors * pixels / costs.l2_bytes_per_cycle)
     if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
         step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs

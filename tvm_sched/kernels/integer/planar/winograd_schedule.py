@@ -15,7 +15,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import sum_up
 from tvm_sched.kernels.integer.interleave import interleave
-from tvm_sched.kernels.integer.planar.planes import STORED, copy_padded, copy_whole
+from tvm_sched.kernels.integer.planar.planes import STORED, Layout, copy_padded, copy_whole, up
 from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES, PlanarProblem, problem_of
 from tvm_sched.kernels.integer.planar.reading import points, schedule_reading
 from tvm_sched.kernels.integer.planar.schedule import copy_cycles, interleave_cycles, step_cycles
@@ -24,11 +24,26 @@ from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import LINE
 
 F = Variant(2, 3)
 NAME = "planar_winograd"  # the block of products; the other stages' blocks are named after what they make
 STAGES = ("half_input", "input", "half_output", "output", "mixed", "residual", "rounded", "result")
+RIGHT = 5  # axis of INPUT
 HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT, MIXED, RESIDUAL, ROUNDED, RESULT = (f"{NAME}_{stage}" for stage in STAGES)
+
+
+def row_of(layout: Layout) -> int:
+    """Positions from one row of 2x2 tiles to the next: none is left between rows that are whole vectors, or of which
+    so many are one; others lie as those of the pixels do.
+    """
+    width = layout.output[1]
+    return width if width % layout.lanes == 0 or layout.lanes % width == 0 else layout.pitch
+
+
+def run_of(layout: Layout) -> int:
+    """Positions that a tile computes: whole vectors."""
+    return up((layout.rows - 1) * row_of(layout) + layout.output[1], layout.lanes)
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class PlanarWinogradTile:
 
 def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[PlanarWinogradTile]:
     """Tiles that fit the registers, cheapest first."""
-    vectors = problem.layout.run // problem.dot.lanes
+    vectors = run_of(problem.layout) // problem.dot.lanes
     found = [
         PlanarWinogradTile(outputs, each)
         for outputs in divisors(problem.conv.n, problem.conv.n)
@@ -63,7 +78,7 @@ def tiles(problem: PlanarProblem, target: Target, most: int = 16) -> list[Planar
 def cycles(problem: PlanarProblem, tile: PlanarWinogradTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles on the target's cores."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
-    positions, vectors, channels = F.size**2, layout.tiles * layout.run // dot.lanes, conv.block_rows * conv.n
+    positions, vectors, channels = F.size**2, layout.tiles * run_of(layout) // dot.lanes, conv.block_rows * conv.n
 
     # Products. A block row's weights are met again a few vectors later, all of them a tile of the image later.
     step = step_cycles(dot, tile.outputs, tile.vectors, target, fma_cycles)
@@ -155,9 +170,12 @@ def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
     # 4. What they read, once a tile, or where blocks keep channels of their own a tile and block row.
     sch.compute_at(transformed, block_row if conv.indexed else tiles, preserve_unit_loops=True)
     down, right, k_read, m = sch.get_loops(transformed)[-4:]
-    m, lane = sch.split(m, [None, dot.lanes * dot.group])
+    m, lane = sch.split(m, [None, min(dot.lanes, row_of(layout)) * dot.group])
     sch.reorder(k_read, m, down, right, lane)
     unrolled_vector(sch, [down, right, lane])
+    # The positions, which are written together, lie an odd number of cache lines apart: else they fall into one set.
+    line = LINE // np.dtype(dot.x).itemsize
+    sch.storage_align(transformed, 0, axis=RIGHT, factor=2 * line, offset=line)
     sch.compute_at(half_input, m, preserve_unit_loops=True)
     sch.set_scope(half_input, 0, "local")
     unrolled_vector(sch, sch.get_loops(half_input)[-3:])
@@ -177,7 +195,7 @@ def read_rows(sch: Schedule, epilogue: SBlockRV, name: str, problem: PlanarProbl
     names = [read.source.name for read in sch.get(epilogue).reads]
 
     def rows(b, o, h, w):
-        return *points(b * layout.tiles + h // (F.m * layout.rows), o), (0, F.m), (0, F.m * layout.run)
+        return *points(b * layout.tiles + h // (F.m * layout.rows), o), (0, F.m), (0, F.m * run_of(layout))
 
     sch.annotate_buffer_access(epilogue, names.index(name), "read", rows)
 
@@ -195,7 +213,7 @@ def read_interleaved(sch: Schedule, half_input: SBlockRV, problem: PlanarProblem
 
 def residual_in_rows(sch: Schedule, residual: SBlockRV, last: SBlockRV, at: LoopRV, problem: PlanarProblem) -> None:
     """Copies a residual of whole rows to where the sums of its pixels lie, at the loop `at`."""
-    pitch = F.m * problem.layout.pitch
+    pitch = F.m * row_of(problem.layout)
     names = [read.source.name for read in sch.get(last).reads]
     extent = int(sch.get(sch.get_loops(residual)[-1]).extent)
 
