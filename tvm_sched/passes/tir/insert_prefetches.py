@@ -17,9 +17,10 @@ from tvm.s_tir import SBlockRealize
 from tvm.sym import Analyzer
 from tvm.tirx import PrimFunc
 
+from tvm_sched.kernels.base import dtype_named
 from tvm_sched.kernels.rewrites.loops import PREFETCH
 from tvm_sched.kernels.rewrites.tir_blocks import variables
-from tvm_sched.targets.sizes import LINE, NUMBER_BYTES
+from tvm_sched.targets.sizes import LINE
 
 AHEAD = 4096  # bytes; a few hundred nanoseconds of work
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
@@ -55,7 +56,7 @@ def prefetches(body, arguments, loop_var) -> list:
     )
     moving = [loop for loop in loops if any(loop.loop_var in variables(index) for index in where)]
     # A vector's lanes lie side by side: a line holds some of them.
-    number = NUMBER_BYTES[str(weight.dtype)]
+    number = dtype_named(str(weight.dtype)).itemsize
     line = LINE // number
     steps = [range(0, int(loop.extent), line if loop.kind == tirx.ForKind.VECTORIZED else 1) for loop in moving]
     places = [

@@ -20,7 +20,7 @@ from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES, Planar
 from tvm_sched.kernels.integer.planar.reading import points, schedule_reading
 from tvm_sched.kernels.integer.planar.schedule import copy_cycles, interleave_cycles, step_cycles
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import prefetch_weights, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.kernels.winograd_variants import Variant
 from tvm_sched.targets import Target
@@ -185,6 +185,7 @@ def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
 
     # 5. Threads share tiles, and block rows where each reads channels of its own.
     sch.parallel(sch.fuse(image, tiles) if not conv.indexed else sch.fuse(image, tiles, block_row))
+    prefetch_weights(sch, k)
     sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
 
