@@ -30,7 +30,7 @@ from tvm_sched.kernels.integer.planar.problem import (
 from tvm_sched.kernels.integer.planar.reading import points, schedule_reading
 from tvm_sched.kernels.integer.rounding import RANGES
 from tvm_sched.kernels.ranking import divisors, rounded
-from tvm_sched.kernels.rewrites.loops import keep_rolled, split_lanes, unrolled_vector
+from tvm_sched.kernels.rewrites.loops import keep_rolled, prefetch_weights, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
 
@@ -219,6 +219,7 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
         sch.unroll(summing.column)
     if isinstance(tile, PlanarTile) and is_short(problem, tile, target):
         keep_rolled(sch, summing.outermost)
+    prefetch_weights(sch, summing.outermost)
     sum_up(sch, product, summing.outermost, summing.registers, summing.lane, dot, summing.output, turned is not None)
     finish(sch, target)
 
