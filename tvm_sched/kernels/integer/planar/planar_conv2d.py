@@ -45,6 +45,7 @@ from tvm_sched.kernels.ranking import divisors
 from tvm_sched.targets import Target
 
 MOST_PIXELS = 256  # of a tile
+FEW_REGISTERS = 16
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 FEWEST_SINGLE, FEWEST_OTHERS = 7, 3  # pixels of a register tile with lanes over outputs; registers of other things
 
@@ -139,7 +140,9 @@ def residual_runs(residual: te.Tensor, runs: tuple[int, ...], layout: Layout) ->
 
 
 def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
-    """Those that leave the fewest positions computed for nothing, larger tiles first."""
+    """Those that leave the fewest positions computed for nothing, larger tiles first; where registers are few, those
+    whose runs are whole pairs of vectors too: register tiles there are of few outputs, and read the fewest by pairs.
+    """
     _, *output = layer.image
     height, width = output
     fixed = (
@@ -156,7 +159,12 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
     else:
         found = [Layout(*fixed, rows) for rows in divisors(height, height)]
         found = [each for each in found if each.run <= MOST_PIXELS] or found[:1]
-    return sorted(found, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS]
+    few = target.registers <= FEW_REGISTERS
+    paired = [replace(each, lanes=2 * lanes) for each in found if few and each.run % (2 * lanes)]
+    found, paired = (
+        sorted(some, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS] for some in (found, paired)
+    )
+    return found + paired
 
 
 def single_layouts(positions: Sequence[Layout], target: Target) -> list[Layout]:

@@ -53,7 +53,7 @@ class Layout:
     stride: tuple[int, int]
     padding: tuple[int, int]  # top, left
     dilation: tuple[int, int]
-    lanes: int  # positions of a vector
+    lanes: int  # positions that a run is a multiple of: a vector, or two
     rows: int  # of outputs in a tile; 0 where a tile is `pixels`
     pixels: int = 0
     single: int = (
