@@ -16,7 +16,7 @@ from zeros import keep_blocks
 from tvm_sched import targets
 from tvm_sched.kernels.base import Form, Kernel
 from tvm_sched.kernels.integer.dots import dot_of
-from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_stem, taps
+from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_stem, planar_winograd, taps
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.targets import Target
@@ -26,6 +26,7 @@ AVX2 = targets.get("x86-avx2")
 AVX_VNNI = replace(AVX2, name="avx-vnni", cpu="alderlake", cpu_flags=(*AVX2.cpu_flags, "avx_vnni"))
 TARGETS = {target.name: replace(target, cores=1) for target in (*map(targets.get, NAMES), AVX_VNNI)}
 CONV2D, DEPTHWISE, STEM = planar_conv2d.KERNEL, planar_depthwise.KERNEL, planar_stem.KERNEL
+WINOGRAD = planar_winograd.KERNEL
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,15 @@ def form_of(kernel: Kernel, layer: Layer, target: Target, n: int | None) -> Form
 def computed(form: Form, x: te.Tensor, weights: list[te.Tensor], rounding: Rounding | None = None) -> te.Tensor:
     """The layer on `x`, as the form's kernel computes it, free of any order."""
     options = {"problem": form.problem, "zero_point": form.layer.zero_point, "rounding": rounding}
-    if form.kernel is CONV2D:
-        return planar_conv2d.conv2d(x, *weights, out_channels=form.layer.out_channels, **options)
+    if form.kernel in (CONV2D, WINOGRAD):
+        return form.kernel.compute(x, *weights, out_channels=form.layer.out_channels, **options)
     return taps.conv2d(x, *weights, block=form.kernel.name, **options)
+
+
+def transformed(data: np.ndarray) -> np.ndarray:
+    """int16 `[G, 4, 4, K, N, J]`: packed 3x3 kernels `data [G, K, 3, 3, N, J]` by four times what F(2,3) multiplies."""
+    matrix = [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]
+    return np.einsum("pr,gkrslj,qs->gpqklj", matrix, data.astype("int64"), matrix).astype("int16")
 
 
 def function_of(
@@ -216,6 +223,8 @@ def function_of(
     form = form or form_of(kernel, layer, target, case.n)
     x = case.x(dtype)
     total, arrays, rounds = sums(x, layer), [x, *form.kernel.pack(form)], None
+    if kernel is WINOGRAD:
+        arrays[1] = transformed(arrays[1])
     if rounding:
         rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
         if rounding == "residual":

@@ -33,6 +33,7 @@ from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import keep_rolled, prefetch_weights, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.tir_blocks import moves_only
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import LINE
 
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
 ADDITION = 1  # cycles from one addition of integers to the next
@@ -84,9 +85,14 @@ def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma
     """Of an image's register tiles with lanes over positions."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
     taps, step = prod(conv.kernel), step_cycles(dot, tile.outputs, tile.vectors, target, fma_cycles)
+    # What a tile of the image, or a block row's weights, have more than the first cache comes from the second.
+    near, second = costs.cache_share * target.l1_bytes, costs.l2_bytes_per_cycle
     pixels = dot.lanes * dot.group * np.dtype(dot.x).itemsize  # bytes of a vector
-    if problem.groups * prod(layout.phases) * layout.reach // dot.lanes * pixels > costs.cache_share * target.l1_bytes:
-        step = register_tile.together(step, tile.vectors * pixels / costs.l2_bytes_per_cycle)
+    weights = conv.n * dot.group * np.dtype(dot.w).itemsize  # of a step of all outputs, of which a tile reads some
+    if problem.groups * prod(layout.phases) * layout.reach // dot.lanes * pixels > near:
+        step = register_tile.together(step, tile.vectors * pixels / second)
+    if problem.groups * taps * weights > near:
+        step = register_tile.together(step, max(min(weights, LINE), weights * tile.outputs / conv.n) / second)
     if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
         step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
