@@ -207,6 +207,16 @@ def transformed(data: np.ndarray) -> np.ndarray:
     return np.einsum("pr,gkrslj,qs->gpqklj", matrix, data.astype("int64"), matrix).astype("int16")
 
 
+def packed(form: Form, target: Target) -> list[np.ndarray]:
+    """What the form's kernel packs, as its function takes it: weights as they are multiplied."""
+    data, *others = form.kernel.pack(form)
+    if form.kernel is WINOGRAD:
+        data = transformed(data)
+    elif form.kernel is CONV2D:
+        data = dot_of(target).weights(data)
+    return [data, *others]
+
+
 def function_of(
     case: Convolution,
     target: Target,
@@ -222,9 +232,7 @@ def function_of(
     layer = case.layer(dtype, case.weight if weight is None else weight)
     form = form or form_of(kernel, layer, target, case.n)
     x = case.x(dtype)
-    total, arrays, rounds = sums(x, layer), [x, *form.kernel.pack(form)], None
-    if kernel is WINOGRAD:
-        arrays[1] = transformed(arrays[1])
+    total, arrays, rounds = sums(x, layer), [x, *packed(form, target)], None
     if rounding:
         rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
         if rounding == "residual":

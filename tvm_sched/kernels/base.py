@@ -37,6 +37,7 @@ from tvm_sched.targets import Target
 
 KERNEL_MARK = "subp.kernel"  # on a block, and an attribute of the function
 LAYER_MARK = "subp.layer"  # on a block
+OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 FUSABLE = {"op_pattern": 4}  # TVM's kOutEWiseFusable: elementwise operators that follow go into the kernel's epilogue
 
 Problem = Any  # a frozen dataclass of the kernel's own: the sizes of one function

@@ -30,6 +30,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.base import (
     EXAMPLE_SIZES,
     MOST_STORED_ROUNDING,
+    OPAQUE,
     Example,
     Form,
     Kernel,
@@ -60,7 +61,6 @@ PIXELS, HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT = (
 )
 VARIANT, GRID = "winograd.form", "winograd.grid"  # attributes of that block
 STAGES = 3  # of a band: input transform, products, output transform
-OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: fused with nothing
 
 
 @dataclass(frozen=True)

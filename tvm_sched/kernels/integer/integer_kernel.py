@@ -32,6 +32,12 @@ class IntegerKernel(Kernel):
         (indices,) = given
         return [counted(builder, np.from_dlpack(indices.value), form.problem.conv.channels)]
 
+    def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
+        """The packed weights as they are multiplied: by a call of its own where they are stored narrower, which
+        `hoist_constants` moves to where the network is loaded.
+        """
+        return data
+
     def call(
         self,
         builder: relax.BlockBuilder,
@@ -41,6 +47,10 @@ class IntegerKernel(Kernel):
         marks: dict,
         rounding: Rounding | None = None,
     ) -> relax.Expr:
-        weights = [*weights[:1], *self.channels(builder, weights[1:2], form), *weights[2:]]
+        weights = [
+            self.multiplied(builder, weights[0], form),
+            *self.channels(builder, weights[1:2], form),
+            *weights[2:],
+        ]
         options = {"problem": form.problem, "rounding": rounding, "marks": marks} | self.options(form)
         return fusable_call(builder, self.name, self.compute, x, *weights, **options)

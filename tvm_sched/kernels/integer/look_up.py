@@ -11,7 +11,7 @@ from tvm import relax, te
 from tvm.relax import op
 from tvm.s_tir import Schedule
 
-from tvm_sched.kernels.base import KERNEL_MARK
+from tvm_sched.kernels.base import KERNEL_MARK, OPAQUE
 from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.rewrites.loops import bands
 from tvm_sched.targets import Target
@@ -19,7 +19,6 @@ from tvm_sched.targets import Target
 NAME = "look_up"  # the block
 LOOK_UP = "tvm_sched.look_up"  # mark of its loop, for passes/integer/look_up_bytes
 ENTRIES = 256
-OPAQUE = {"op_pattern": 8}  # TVM's kOpaque: nothing is fused with it
 
 
 def looked_up(builder: relax.BlockBuilder, x: relax.Expr, table: relax.Expr) -> relax.Expr:

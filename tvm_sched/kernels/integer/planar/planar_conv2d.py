@@ -23,7 +23,8 @@ from tvm import relax, te, tirx
 from tvm.relax import op
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, least_cycles, with_channels
+from tvm_sched.kernels.base import OPAQUE, Form, least_cycles, with_channels
+from tvm_sched.kernels.integer.bfloats import BITS
 from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar import outputs
@@ -118,6 +119,11 @@ def conv2d(
     return te.compute(output, lambda b, o, h, w: sums(b, o, *layout.place(h, w)), name=RESULT)
 
 
+def widened(data: te.Tensor, dtype: str) -> te.Tensor:
+    """Weights that are stored as int8 as they are multiplied."""
+    return te.compute(data.shape, lambda *place: data(*place).astype(dtype), name="wide_weight")
+
+
 def rounds_first(rounding: Rounding | None, problem: PlanarProblem, out_channels: int) -> bool:
     """Whether sums with lanes over outputs are rounded before they are turned over: bytes are so four times as fast.
     Residuals lie in planes, and numbers of each channel are to fill vectors.
@@ -203,7 +209,15 @@ class PlanarConv2d(IntegerKernel):
         dot, problem = form.problem.dot, form.problem
         data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)  # [G, K, kh, kw, N]
         data, indices = in_groups(data, indices, problem.groups, dot.group)
-        return [dot.weights(data.transpose(0, 1, 3, 4, 5, 2)), *indices]
+        data = data.transpose(0, 1, 3, 4, 5, 2)
+        return [dot.weights(data) if dot.w == BITS else np.ascontiguousarray(data), *indices]
+
+    def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
+        dot = form.problem.dot
+        if dot.w in (BITS, dot.stored):
+            return data
+        names = {"primfunc_name_hint": "planar_weight", "primfunc_attrs": OPAQUE}
+        return builder.emit_te(widened, data, dot.w, **names)
 
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}

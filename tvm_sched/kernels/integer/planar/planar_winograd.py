@@ -16,7 +16,7 @@ than its neighbour's: images lie in planes as those of a 4x4 kernel of stride 2 
 whole rows of such 2x2 tiles (`winograd_schedule.row_of` says how far apart).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
@@ -25,7 +25,7 @@ from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import Form, least_cycles, with_channels
+from tvm_sched.kernels.base import OPAQUE, Form, least_cycles, with_channels
 from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
@@ -51,7 +51,7 @@ from tvm_sched.kernels.integer.planar.winograd_schedule import (
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
-from tvm_sched.kernels.winograd_conv2d import OPAQUE, pick
+from tvm_sched.kernels.winograd_conv2d import pick
 from tvm_sched.targets import Target
 
 MOST_POSITIONS = 256  # 2x2 tiles that are computed together
@@ -216,19 +216,9 @@ class PlanarWinograd(IntegerKernel):
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}
 
-    def call(
-        self,
-        builder: relax.BlockBuilder,
-        x: relax.Expr,
-        weights: Sequence[relax.Expr],
-        form: Form,
-        marks: dict,
-        rounding: Rounding | None = None,
-    ) -> relax.Expr:
-        data, *others = weights
+    def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
         names = {"primfunc_name_hint": "planar_winograd_weight", "primfunc_attrs": OPAQUE}
-        transformed = builder.emit_te(transform_weight, data, **names)
-        return super().call(builder, x, [transformed, *others], form, marks, rounding)
+        return builder.emit_te(transform_weight, data, **names)
 
     def problem(self, sch: Schedule) -> PlanarProblem:
         return problem_of(sch, NAME)
