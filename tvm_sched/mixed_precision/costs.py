@@ -16,7 +16,6 @@ from subp_quantizer.quantization import weight_name
 from subp_quantizer.sites import Site
 from tvm_sched import pipeline
 from tvm_sched.frontend import torch_export
-from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.mixed_precision.cut import Cost, Value
 from tvm_sched.pipeline import Compilation
@@ -24,9 +23,6 @@ from tvm_sched.planning.plan import Plan, Restriction, chooser
 from tvm_sched.targets import Target
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
-# What 8-bit kernels take of their estimate, where float32's take theirs, on that CPU: the estimates count additions as
-# they do multiplications, and more pipes take those.
-APART = 0.72  # by dot products that are added apart
 MOVES_NOTHING = {
     *("flatten", "view", "reshape", "squeeze", "unsqueeze", "dropout", "alias", "detach", "contiguous", "clone"),
 }
@@ -42,8 +38,7 @@ def layer_cycles(program: ExportedProgram, example: tuple[tuple, Mapping[str, An
     def noted(name: str, layer: Layer, target: Target, restriction: Restriction) -> Plan | None:
         plan = choose(name, layer, target, restriction)
         if plan is not None:
-            integer = layer.dtype in ("uint8", "int8") and not dot_of(target).adds
-            found[name] = plan.cycles * (APART if integer else 1.0)
+            found[name] = plan.cycles
         return plan
 
     imported = torch_export.from_torch(torch_export.fixed(program, *example))
