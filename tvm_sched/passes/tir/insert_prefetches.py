@@ -28,21 +28,28 @@ READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
 
 def insert_prefetches(func: PrimFunc) -> PrimFunc:
     """The function with prefetches in its marked loops."""
-    arguments = set(func.params)
+    arguments, analyzer = set(func.params), Analyzer()
+    tvm_ffi.structural_walk(
+        func.body,
+        (tirx.For, lambda loop: analyzer.bind(loop.loop_var, ir.Range.from_min_extent(loop.min, loop.extent))),
+        order="post",
+    )
 
     def rewrite(loop):
         if PREFETCH not in loop.annotations:
             return loop
         annotations = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
-        asked = prefetches(loop.body, arguments, loop.loop_var)
+        asked = prefetches(loop.body, arguments, loop.loop_var, analyzer)
         body = tirx.SeqStmt([*asked, loop.body]) if asked else loop.body
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=annotations)
 
     return tvm_ffi.structural_map(func, (tirx.For, rewrite))
 
 
-def prefetches(body, arguments, loop_var) -> list:
-    """One prefetch for each line of the weight that a step of the loop over `loop_var`, the loops in `body`, reads."""
+def prefetches(body, arguments, loop_var, analyzer: Analyzer) -> list:
+    """One prefetch for each line of the weight that a step of the loop over `loop_var`, the loops in `body`, reads;
+    `analyzer` knows how far all loops run.
+    """
     loops, realized = [], []
     tvm_ffi.structural_walk(body, (tirx.For, loops.append), order="post")
     tvm_ffi.structural_walk(body, (SBlockRealize, realized.append), order="post")
@@ -66,7 +73,7 @@ def prefetches(body, arguments, loop_var) -> list:
     walked = next((axis for axis, index in enumerate(where) if loop_var in variables(index)), 0)
     ahead = distance(places, weight.shape, walked, AHEAD // number)
     found = []
-    for *rest, lane in one_a_line(places, weight.shape, line):
+    for *rest, lane in one_a_line(places, weight.shape, line, analyzer):
         address = tirx.address_of(tirx.BufferLoad(weight, [*rest, lane + ahead]))
         found.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, READ, SECOND_LEVEL, DATA)))
     return found
@@ -88,7 +95,7 @@ def distance(places: list[list], shape, axis: int, least: int) -> int:
     return ceil(least / group) * group if row <= least else least
 
 
-def one_a_line(places: list[list], shape, line: int) -> list[list]:
+def one_a_line(places: list[list], shape, line: int, analyzer: Analyzer) -> list[list]:
     """Those of an array's elements, given by their indices, that lie no nearer than a `line` of so many to the one
     before: blocks of less than a line share one.
     """
@@ -96,7 +103,7 @@ def one_a_line(places: list[list], shape, line: int) -> list[list]:
     def offset(place: list):
         return reduce(lambda before, axis: before * axis[0] + axis[1], zip(shape[1:], place[1:], strict=True), place[0])
 
-    analyzer, first = Analyzer(), offset(places[0])
+    first = offset(places[0])
     apart = [analyzer.simplify(offset(place) - first) for place in places]
     if not all(isinstance(distance, tirx.IntImm) for distance in apart):
         return places
