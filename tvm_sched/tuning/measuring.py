@@ -91,7 +91,7 @@ class Measurer:
         self.built += 1  # a name of its own: a process would take a library of a known name for the one it has loaded
         path = self.folder / f"{self.built}.so"
         try:
-            objects.export(codegen.build(sch.mod, self.target), path, self.link)
+            objects.export(codegen.build_alone(sch.mod, self.target), path, self.link)
             job = Job(str(path), self.arguments_of(func))
         except (RuntimeError, UserError, OSError) as error:  # what TVM, the linker and a full disk raise
             return done(RunnerResult(None, str(error)))
