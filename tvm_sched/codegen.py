@@ -100,8 +100,8 @@ def build(mod: IRModule, target: Target, observe: Observer | None = None) -> rel
 
 
 def build_alone(mod: IRModule, target: Target) -> relax.VMExecutable:
-    """The executable of one scheduled function 'main', for callers that know what it takes. As inside a network, it does
-    not test its arguments: of a small kernel's code these tests are more than half, and of its build a fifth.
+    """The executable of one scheduled function 'main', for callers that know what it takes. As inside a network, it
+    does not test its arguments: of a small kernel's code these tests are more than half, and of its build a fifth.
     """
     return build(IRModule({"main": mod["main"].with_attr(INTERNAL, True)}), target)
 
