@@ -24,6 +24,7 @@ from tvm_sched.tuning.tracker import Device, NoTracker, Tracker
 
 HOST = "127.0.0.1"
 SERVE = Path(__file__).parents[1] / "scripts" / "serve_board.py"
+PYTHON = sys.executable, str(Path(__file__).with_name("without_pytorch.py"))
 START_S = 600  # of a board, at the most
 
 
@@ -52,7 +53,7 @@ def running_tracker():
 class Board:
     """`scripts/serve_board.py` in a process group of its own: as a board, it dies as a whole."""
 
-    def __init__(self, tracker: str, key: str, command=(sys.executable,), threads: int = 1, **environment):
+    def __init__(self, tracker: str, key: str, command=PYTHON, threads: int = 1, **environment):
         self.tracker, self.key, self.port = tracker, key, free_port()
         self.device = Device(HOST, self.port)
         self.command = [

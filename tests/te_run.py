@@ -25,13 +25,20 @@ def scheduled(kernel, mod: tvm.IRModule, target, tile=None) -> Schedule:
     return sch
 
 
+def kind(tensor) -> tuple:
+    """dtype and shape."""
+    return str(tensor.dtype), tuple(map(int, tensor.shape))
+
+
 def run(sch: Schedule, target, arrays, shape, dtype="float32") -> np.ndarray:
     """What the scheduled function writes; its output begins as NaN, or the largest integer, so that an element left out
     shows.
     """
     nothing = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else np.nan
     output = tvm.runtime.tensor(np.full(shape, nothing, dtype))
-    codegen.build(sch.mod, target)["main"](*map(tvm.runtime.tensor, arrays), output)
+    given = [*map(tvm.runtime.tensor, arrays), output]
+    assert list(map(kind, given)) == list(map(kind, sch.mod["main"].params))  # which it does not test itself
+    codegen.build_alone(sch.mod, target)["main"](*given)
     return output.numpy()
 
 

@@ -30,6 +30,7 @@ from tvm_sched.passes.tir.flatten_indices import flatten_indices
 from tvm_sched.passes.tir.import_code import import_code
 from tvm_sched.passes.tir.insert_prefetches import insert_prefetches
 from tvm_sched.passes.tir.keep_registers import keep_registers
+from tvm_sched.passes.tir.marks import INTERNAL
 from tvm_sched.passes.tir.skip_argument_checks import skip_argument_checks
 from tvm_sched.passes.tir.sum_in_blocks import sum_in_blocks
 from tvm_sched.passes.tir.widen_indices import widen_indices
@@ -96,6 +97,13 @@ def build(mod: IRModule, target: Target, observe: Observer | None = None) -> rel
     """
     with observed_by(observe):
         return tvm.compile(mod, target=target.tvm(), relax_pipeline=None, tir_pipeline=PIPELINE)
+
+
+def build_alone(mod: IRModule, target: Target) -> relax.VMExecutable:
+    """The executable of one scheduled function 'main', for callers that know what it takes. As inside a network, it
+    does not test its arguments: of a small kernel's code these tests are more than half, and of its build a fifth.
+    """
+    return build(IRModule({"main": mod["main"].with_attr(INTERNAL, True)}), target)
 
 
 def assembly(executable: relax.VMExecutable) -> str:

@@ -93,7 +93,7 @@ def main_loop_of(kernel: Kernel, mod: IRModule, tile, target: Target) -> Loop | 
     """That of an unscheduled function 'main' that holds the kernel, with a tile."""
     sch = Schedule(mod)
     kernel.schedule(sch, tile, target)
-    return main_loop(codegen.assembly(codegen.build(sch.mod, target)))
+    return main_loop(codegen.assembly(codegen.build_alone(sch.mod, target)))
 
 
 def require(target: Target) -> None:

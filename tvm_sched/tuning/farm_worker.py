@@ -16,9 +16,12 @@ import threading
 from pathlib import Path
 from queue import SimpleQueue
 
-from tvm import rpc
+from tvm_sched import runtime_library
 
-from tvm_sched.tuning import timing
+with runtime_library.without_pytorch():  # more than half of the time until it is ready
+    from tvm import rpc
+
+    from tvm_sched.tuning import timing
 
 EXPIRED = "RPCSessionTimeoutError"  # what a server says when it ends a session that took too long
 

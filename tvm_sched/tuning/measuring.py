@@ -10,21 +10,18 @@ from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
-from subprocess import DEVNULL
 
-import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.runner import RunnerResult
-from tvm.support.popen_pool import PopenPoolExecutor
 from tvm.tirx import PrimFunc
 
 from subp_contract.errors import UserError
 from subp_contract.scratch import scratch_folder
-from tvm_sched import codegen, runtime
+from tvm_sched import codegen
 from tvm_sched.deploy import objects, toolchain
 from tvm_sched.targets import Target, cpu_model
 from tvm_sched.tuning import timing
+from tvm_sched.tuning.measuring_process import MeasuringProcess
 from tvm_sched.verification.recorded_kernels import arguments
 
 TIMEOUT_S = 60  # of one measurement
@@ -91,7 +88,7 @@ class Measurer:
         self.built += 1  # a name of its own: a process would take a library of a known name for the one it has loaded
         path = self.folder / f"{self.built}.so"
         try:
-            objects.export(codegen.build(sch.mod, self.target), path, self.link)
+            objects.export(codegen.build_alone(sch.mod, self.target), path, self.link)
             job = Job(str(path), self.arguments_of(func))
         except (RuntimeError, UserError, OSError) as error:  # what TVM, the linker and a full disk raise
             return done(RunnerResult(None, str(error)))
@@ -113,40 +110,38 @@ class Measurer:
 
 
 class Here:
-    """Runs kernels on this machine, one at a time, in a process of their own, which a crash or a hang does not survive
-    but we do.
-    """
+    """Runs kernels on this machine, one at a time, in a process that is started when there is something to measure."""
 
     jobs = 1
 
     def __init__(self, threads: int):
         self.threads, self.cpu = threads, cpu_model()
-
-    @cached_property
-    def pool(self) -> PopenPoolExecutor:
-        """Started when there is something to measure: it takes seconds."""
-        start = partial(runtime.begin_measuring, self.threads)
-        return PopenPoolExecutor(max_workers=1, timeout=TIMEOUT_S, initializer=start, stderr=DEVNULL)
+        self.process: MeasuringProcess | None = None
 
     def submit(self, job: Job) -> Future:
         """Measures at once: a build beside it would disturb it."""
         try:
-            return done(RunnerResult(self.pool.submit(timed_here, job).result(), None))
+            self.process = self.process or MeasuringProcess(self.threads)
+            told = self.process.seconds(job.library, job.arguments, TIMEOUT_S)
         except TimeoutError:
-            return done(RunnerResult(None, f"gave no result in {TIMEOUT_S} s"))
-        except Exception as error:  # of any kind: the process may have died, or TVM raised in it
-            return done(RunnerResult(None, str(error)))
+            self.end()
+            told = f"gave no result in {TIMEOUT_S} s"
+        except (OSError, EOFError):
+            self.end()
+            told = "the process that measures has ended"
+        return done(RunnerResult(None, told) if isinstance(told, str) else RunnerResult(told, None))
+
+    def end(self) -> None:
+        """Ends the process, if there is one; the next job gets another."""
+        if self.process:
+            self.process.end()
+        self.process = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self.__dict__.pop("pool", None)  # its process ends with it
-
-
-def timed_here(job: Job) -> list[float]:
-    """Seconds of the job's calls, in the measuring process."""
-    return timing.seconds_of(tvm.runtime.load_module(job.library), tvm.cpu(), timing.load_arguments(job.arguments))
+        self.end()
 
 
 def done(result) -> Future:

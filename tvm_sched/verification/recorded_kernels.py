@@ -139,7 +139,7 @@ def arguments(func: PrimFunc) -> list[np.ndarray]:
 
 def built(schedule: Schedule, target: Target) -> Callable[..., None]:
     """A scheduled function as machine code, to call."""
-    return codegen.build(workload(schedule.mod["main"]), target).jit()["main"]
+    return codegen.build_alone(workload(schedule.mod["main"]), target).jit()["main"]
 
 
 def after_call(run: Callable[..., None], given: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:

@@ -102,7 +102,7 @@ def test_cells_that_prune_a_trained_network_share_it(tmp_path):
 
 
 def test_options_that_need_masks_are_not_the_dense_networks_to_begin_with(tmp_path):
-    pretrained = {"method": "random", "epochs": 2, "pretrain_epochs": 1, "network": "mobilenet_v1_x0_25", "size": 32}
+    pretrained = {"method": "random", "epochs": 2, "pretrain_epochs": 1}
     (cell,) = experiments.read_grid(
         grid(tmp_path / "g.json", pretrained | {"options": {"sparse_compute": "kernels", "tau": 1.0}})
     )

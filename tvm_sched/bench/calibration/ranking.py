@@ -100,7 +100,7 @@ def ranking(task: Task, target: Target, tiles: int) -> Ranking:
         sch = Schedule(mod)
         kernel.schedule(sch, tile, target)
         with quiet():
-            functions.append(codegen.build(sch.mod, target).mod)
+            functions.append(codegen.build_alone(sch.mod, target).mod)
     seconds, cycle = least_seconds(functions, arguments(task.func), target)
     estimated = [total_cycles(kernel, problem, tile, target) for tile in chosen]
     return Ranking(
