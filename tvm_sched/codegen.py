@@ -17,7 +17,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
-from tvm_sched.passes.integer.begin_with_ones import begin_with_ones
+from tvm_sched.passes.integer.aarch64.begin_with_ones import begin_with_ones
 from tvm_sched.passes.integer.copy_bytes import copy_bytes
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 from tvm_sched.passes.integer.look_up_bytes import look_up_bytes

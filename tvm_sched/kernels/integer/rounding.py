@@ -112,8 +112,13 @@ def narrow(number: Expr, limits: tuple[int, int], dtype: str, small: bool = Fals
     """
     if not small:
         return as_type(clipped(as_type(clipped(number, INT16), "int16"), limits), dtype)
+    return narrow_words(as_type(number, "int16"), limits, dtype)
+
+
+def narrow_words(words: Expr, limits: tuple[int, int], dtype: str) -> Expr:
+    """Integers of 16 bits, clipped to `limits`, in 8."""
     least, most = RANGES[dtype]
-    made = as_type(clipped(as_type(number, "int16"), (least, most)), dtype)
+    made = as_type(clipped(words, (least, most)), dtype)
     low, high = (tirx.const(limit, made.ty.dtype) for limit in limits)
     made = tirx.max(made, low) if limits[0] > least else made
     return tirx.min(made, high) if limits[1] < most else made

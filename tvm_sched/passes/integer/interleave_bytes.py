@@ -9,7 +9,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.interleave import FOUR, INTERLEAVE, LANE, MOST, interleaved
-from tvm_sched.kernels.integer.rounding import narrow, narrowed
+from tvm_sched.kernels.integer.rounding import narrow, narrow_words, narrowed
 from tvm_sched.passes.integer.copy_bytes import is_choice, vectors
 from tvm_sched.passes.integer.narrow_bytes import is_aarch64, packs, side_by_side
 from tvm_sched.passes.integer.vector_values import may_be_vectors, varies, vector_type, vectors_of
@@ -109,6 +109,11 @@ def in_turn(planes: list[Expr], narrowing: tuple | None) -> Expr:
     order = [plane * width + pixel for pixel in range(width) for plane in range(count)]
     if not narrowing:
         return Shuffle(planes, order)
+    *_, small = narrowing
+    if small and count == 2:  # the low halves of words, in turn: one instruction (AArch64's `trn1`)
+        halves = [tirx.reinterpret(f"int16x{2 * width}", plane) for plane in planes]
+        places = [plane * 2 * width + 2 * pixel for pixel in range(width) for plane in range(count)]
+        return narrow_words(Shuffle(halves, places), *narrowing[1:-1])
     together = Shuffle(planes, list(range(width * count))) if count > 1 else planes[0]
     return Shuffle([narrow(together, *narrowing[1:])], order)
 

@@ -114,7 +114,12 @@ class Weight:
     @property
     def most(self) -> int:
         """A bound of its sums' magnitude."""
-        return BYTE * int(np.abs(self.rows).sum(axis=1).max(initial=0))
+        return self.most_of("uint8")
+
+    def most_of(self, dtype: str) -> int:
+        """The same where it multiplies numbers of an 8-bit type."""
+        limits = np.iinfo(dtype)
+        return max(-limits.min, limits.max) * int(np.abs(self.rows).sum(axis=1).max(initial=0))
 
 
 def quantised(value: Linear, dtype: str) -> Quantised | None:

@@ -9,7 +9,7 @@ many.
 What the last pack clips to is a byte's own range; narrower limits are left to do before. Four vectors of 16 that go to
 different places, one after the other, are packed together too.
 
-AArch64 narrows with saturation as LLVM has it, of four vectors together (`narrow_together.py`), but rounds and converts
+AArch64 narrows with saturation as LLVM has it, of four vectors together (`aarch64/`), but rounds and converts
 in one instruction (`fcvtns`), of which LLVM makes two of its slowest.
 """
 
@@ -21,7 +21,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id, target_has_features
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
-from tvm_sched.passes.integer.narrow_together import FOURS, binds, narrowed_together
+from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, narrowed_together
 
 BYTES, WORDS, PARTS = 64, 32, 4
 LANES = 4  # 128-bit lanes of a vector
