@@ -57,6 +57,7 @@ class Dot:
     adds: bool = True  # whether the instruction adds to the sums itself
     sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
+    latency: int | None = None  # cycles until the next one may add to its sums; None: a multiply-add's
 
     @property
     def stored(self) -> str:
@@ -88,7 +89,7 @@ WIDE_MADD = Dot(
     "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False
 )
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
-SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
+SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4, latency=2)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
 BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", (FEATURE,), sums="float32")
 DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}

@@ -11,7 +11,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import Summing, sum_up
-from tvm_sched.kernels.integer.interleave import FOUR, interleave
+from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
 from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, copy_whole, divided, read_whole_runs
@@ -83,12 +83,14 @@ def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma
     """Of an image's register tiles with lanes over positions."""
     conv, layout, dot, costs = problem.conv, problem.layout, problem.dot, target.costs
     sums, taps = tile.outputs * tile.vectors, prod(conv.kernel)
-    arithmetic = sums * dot.instructions * (fma_cycles or 1 / target.fma_per_cycle)
     loads = tile.vectors / costs.vector_loads_per_cycle + tile.outputs / costs.scalar_loads_per_cycle
-    step = register_tile.together(arithmetic, target.fma_latency, 0.0)
-    step = max(step, loads)
-    if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
-        step *= costs.weights_apart_factor
+    if fma_cycles:  # of the main loop as it is
+        step = max(sums * dot.instructions * fma_cycles, loads)
+    else:
+        arithmetic = sums * dot.instructions / target.fma_per_cycle
+        step = max(register_tile.together(arithmetic, dot.latency or target.fma_latency, 0.0), loads)
+        if dot.outputs > 1 and tile.outputs % dot.outputs:
+            step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
     return register_tiles * (problem.groups * taps * step + costs.tile_cycles)
 
