@@ -21,6 +21,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id, target_has_features
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
+from tvm_sched.passes.integer.aarch64.fractions import fraction
 from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, narrowed_together
 
 BYTES, WORDS, PARTS = 64, 32, 4
@@ -34,7 +35,8 @@ def narrow_bytes(func: PrimFunc) -> PrimFunc:
     """The function with such vectors packed, for a target that can. To run on vectorised loops."""
     target = (func.attrs or {}).get("target") or Target.current()
     if is_aarch64(target):
-        return tvm_ffi.structural_map(func, [(ir.Call, converted), (tirx.SeqStmt, narrowed_together)])
+        rewrites = [(ir.Call, converted), (tirx.Cast, fraction), (tirx.SeqStmt, narrowed_together)]
+        return tvm_ffi.structural_map(func, rewrites)
     if not packs(target):
         return func
     return tvm_ffi.structural_map(func, [(tirx.Cast, packed), (tirx.SeqStmt, stored_together)])
