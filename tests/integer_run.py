@@ -15,6 +15,7 @@ from zeros import keep_blocks
 
 from tvm_sched import targets
 from tvm_sched.kernels.base import Form, Kernel
+from tvm_sched.kernels.integer.begun_sums import begun
 from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_stem, taps
 from tvm_sched.kernels.integer.rounding import Rounding
@@ -228,6 +229,8 @@ def function_of(
         rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
         if rounding == "residual":
             rounds, tensors = with_residual(rounds, tensors, layer, case.seed)
-        total, arrays = expected_rounding(total, rounds, tensors), [*arrays, *tensors]
+        total = expected_rounding(total, rounds, tensors)
+        rounds, tensors = (case.seed % 2 and begun(rounds, tensors, layer.weight)) or (rounds, tensors)
+        arrays = [*arrays, *tensors]
     image, *weights = inputs = [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
     return Function(form, function(inputs, computed(form, image, weights, rounds)), arrays, total, target)

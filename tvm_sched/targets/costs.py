@@ -167,9 +167,9 @@ NEOVERSE_N1 = Costs(
     transposed_store_cycles=3,
     far_transposed_store_cycles=3,
     lanes_step_cycles=0,
-    # of sums that are known to be small, as most are; of others 1.6 more: `scvtf` and `fcvtns` take one pipe two cycles each
-    integer_store_cycles=3.4,
-    packed_store_cycles=2.8,
-    buffered_store_cycles=3.3,
+    # of sums that are known to be small, as most are; of others 2 more: `scvtf` and `fcvtns` take one pipe two cycles
+    integer_store_cycles=2.9,
+    packed_store_cycles=2.3,
+    buffered_store_cycles=2.8,
     interleave_cycles=1.6,
 )

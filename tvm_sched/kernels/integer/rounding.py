@@ -39,6 +39,7 @@ class Rounding:
     fits: bool  # whether what is rounded is known to fit 32 bits
     own: int = 0  # which term is the layer's sums
     small: bool = False  # whether sums and what is rounded are known to be, and additions are to convert them
+    begun: bool = False  # whether sums are to begin with numbers of a third tensor (`begun_sums.py`)
 
     @property
     def attributes(self) -> dict:
@@ -70,6 +71,9 @@ class Rounding:
 
     def whole(self, total: Expr, tensors: Sequence[te.Tensor], channel: Expr, residual: Expr | None = None) -> Expr:
         """The same in 32 bits, not clipped yet; of a small one the low 16 are the number."""
+        if self.begun:
+            coefficient, bias, ones = (tensor(channel) for tensor in tensors)
+            return small_whole(tirx.reinterpret("float32", total + ones) * coefficient + bias)
         given = iter(tensors)
         *coefficients, value = (
             next(given)[channel] if number is None else tirx.const(number, "float32")

@@ -6,8 +6,8 @@
 A dot product takes J bytes side by side in memory (`dots.py`), here J taps of a row, whose weights are filled up by
 zeros: lane i of a vector has those of output pixel F*i, F = J / stride, and a vector that starts `stride` bytes further
 on those of F*i + 1. So nothing is rearranged before the products; F vectors of sums are interleaved afterwards.
-`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]` (or `[C, R, U, O, J]`), `y [B, O, H', W']` int32, or 8 bits where the layer
-rounds; or bits of bfloat16, and y float32.
+`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]` (or `[C, R, U, O, J]`), `y [B, O, H', W']` int32, or 8 bits where the
+layer rounds; or bits of bfloat16, and y float32.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Fractions of bytes by putting them in their places: LLVM widens a vector of bytes in four steps, and then converts it.
+"""Fractions of bytes by putting these in their places: LLVM widens a vector of them in four steps, then converts it.
 
-    as_float(b0 00 00 4B) - (2^23 + 128) = float(b) for b0 = b + 128, unsigned
+as_float(b0 00 00 4B) - (2^23 + 128) = float(b) for b0 = b + 128, unsigned
 """
 
 from tvm import tirx
