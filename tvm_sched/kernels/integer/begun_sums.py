@@ -16,7 +16,7 @@ from tvm_sched.kernels.integer.rounding import ONES, ONES_BITS, SMALL_SUM, Round
 NEAR = 2  # sums on each side of where a step is looked for
 MOST = 128  # magnitude of an int8
 MANTISSA, EXACT = 24, 2.0**53  # bits of a float32; whole numbers that float64 holds
-FARTHER = (4, 16, 64, 256)  # from the bias than the best of all d are expected to be
+FARTHER = (4, 8, 16, 64, 256, 1024, 4096)  # from the bias than the best of all d are expected to be
 
 
 def begun(
@@ -33,53 +33,53 @@ def begun(
         np.broadcast_to(next(given) if number is None else np.float32(number), most.shape).astype("float32")
         for number in (*rounding.coefficients, rounding.bias)
     )
-    found = [beginning(*numbers) for numbers in zip(coefficient, bias, most, strict=True)]
-    if None in found:
-        return None
-    ones, added = (np.array(each) for each in zip(*found, strict=True))
-    if not same(coefficient, bias, ones, added, rounding.limits):
-        return None
-    arrays = [coefficient, added.astype("float32"), (ONES_BITS + ones).astype("int32")]
-    return replace(rounding, coefficients=(None,), bias=None, begun=True), arrays
+    ones, added = np.zeros(len(most), "int64"), np.zeros(len(most))
+    left = np.arange(len(most))
+    for farther in FARTHER:
+        found = [
+            beginning(*numbers, farther) for numbers in zip(coefficient[left], bias[left], most[left], strict=True)
+        ]
+        ones[left], added[left] = zip(*found, strict=True)
+        left = left[~same(*(each[left] for each in (coefficient, bias, ones, added)), rounding.limits)]
+        if not left.size:
+            arrays = [coefficient, added.astype("float32"), (ONES_BITS + ones).astype("int32")]
+            return replace(rounding, coefficients=(None,), bias=None, begun=True), arrays
+    return None
 
 
-def beginning(coefficient: np.float32, bias: np.float32, most: int) -> tuple[int, float] | None:
-    """(d, B) of a channel, of which c (M + d) + B is next to its bias; None where there are none."""
-    room = SMALL_SUM - int(most) - 1
+def beginning(coefficient: np.float32, bias: np.float32, most: int, farther: int) -> tuple[int, float]:
+    """(d, B) of a channel, of which c (M + d) + B is next to its bias: so many times farther than the best is expected to
+    be. No numbers where there are none.
+    """
+    room, nothing = SMALL_SUM - int(most) - 1, (0, np.nan)
     if room <= 0 or coefficient <= 0:
-        return None
+        return nothing
     ratios = [float(number).as_integer_ratio() for number in (coefficient, bias)]
     unit = max(bottom for _, bottom in ratios)
     c, b = (top * (unit // bottom) for top, bottom in ratios)
     first = int(ONES) - room
     largest = abs(b) + c * (int(ONES) + room)
     step = max(1, 1 << max(0, largest.bit_length() - MANTISSA))  # of a float32 as large as B, in units
-    place = (b - c * first) % step
-    for near in (min(step // 2, -(-farther * step // (2 * room))) for farther in FARTHER):
-        at_once = not near <= place < step - near
-        tries = 0 if at_once else first_multiple(c % step, step, place - near, place + near)
-        if tries is not None and tries <= 2 * room:
-            added = (b - c * (first + tries) + step // 2) // step * step
-            return tries - room, added / unit
-    return None
+    place, near = (b - c * first) % step, min(step // 2, -(-farther * step // (2 * room)))
+    tries = 0 if not near <= place < step - near else first_multiple(c % step, step, place - near, place + near)
+    if tries is None or tries > 2 * room:
+        return nothing
+    return tries - room, ((b - c * (first + tries) + step // 2) // step * step) / unit
 
 
-def same(c: np.ndarray, b: np.ndarray, ones: np.ndarray, added: np.ndarray, limits: tuple[int, int]) -> bool:
-    """Whether all sums of all channels are rounded to the same: at each step from one result to the next both sides
-    are; in float64, where that is exact.
+def same(c: np.ndarray, b: np.ndarray, ones: np.ndarray, added: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
+    """Of which channels all sums are rounded to the same: at each step from one result to the next both sides are; in
+    float64, where that is exact.
     """
     c, b, ones, added = (each.astype("float64")[:, None, None] for each in (c, b, ones, added))
     k = np.arange(*limits, dtype="float64")[None, :, None]
     sums = np.ceil((k + 0.5 - b) / c) + np.arange(-NEAR, NEAR + 1)
     fraction = np.maximum(MANTISSA - np.frexp(c)[1], np.where(b, MANTISSA - np.frexp(b)[1], 0))  # bits
-    largest = np.maximum(abs(c * sums) + abs(b), abs(added))
-    if (largest * 2.0**fraction > EXACT).any():
-        return False
+    exact = np.maximum(abs(c * sums) + abs(b), abs(added)) * 2.0**fraction <= EXACT
     above, also = (
         np.rint((c * x + bias).astype("float32")) > k for x, bias in ((sums, b), (ONES + ones + sums, added))
     )
-    found = not above[..., 0].any() and above[..., -1].all()
-    return bool(found and (above == also).all())
+    return (exact & (above == also)).all(axis=(1, 2)) & ~above[..., 0].any(axis=1) & above[..., -1].all(axis=1)
 
 
 def first_multiple(a: int, modulus: int, low: int, high: int) -> int | None:
