@@ -33,6 +33,8 @@ def begun(
         np.broadcast_to(next(given) if number is None else np.float32(number), most.shape).astype("float32")
         for number in (*rounding.coefficients, rounding.bias)
     )
+    if (coefficient <= 0).any():
+        return None
     ones, added = np.zeros(len(most), "int64"), np.zeros(len(most))
     left = np.arange(len(most))
     for farther in FARTHER:
@@ -48,11 +50,11 @@ def begun(
 
 
 def beginning(coefficient: np.float32, bias: np.float32, most: int, farther: int) -> tuple[int, float]:
-    """(d, B) of a channel, of which c (M + d) + B is next to its bias: so many times farther than the best is expected to
-    be. No numbers where there are none.
+    """(d, B) of a channel, of which c (M + d) + B is next to its bias: so many times farther than the best is expected
+    to be. No numbers where there are none.
     """
     room, nothing = SMALL_SUM - int(most) - 1, (0, np.nan)
-    if room <= 0 or coefficient <= 0:
+    if room <= 0:
         return nothing
     ratios = [float(number).as_integer_ratio() for number in (coefficient, bias)]
     unit = max(bottom for _, bottom in ratios)
