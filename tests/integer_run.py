@@ -15,6 +15,7 @@ from zeros import keep_blocks
 
 from tvm_sched import targets
 from tvm_sched.kernels.base import Form, Kernel
+from tvm_sched.kernels.integer.begun_sums import begun
 from tvm_sched.kernels.integer.dots import dot_of
 from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_stem, planar_winograd, taps
 from tvm_sched.kernels.integer.rounding import Rounding
@@ -127,9 +128,17 @@ def some_rounding(layer: Layer, seed: int, each: bool, fits: bool = True) -> tup
     coefficient = (rng.uniform(50, 90, layer.out_channels) / spread).astype("float32")
     bias = rng.uniform(limits.min, limits.max, layer.out_channels).astype("float32")
     low, high = limits.min + int(rng.integers(0, 20)), limits.max - int(rng.integers(0, 20))
+    least, most = (limits.min, limits.max) if seed % 2 else (low, high)
+    small = seed % 3 > 0 and is_small(layer, coefficient)
     if each:
-        return Rounding((None,), None, (low, high), layer.dtype, fits), [coefficient, bias]
-    return Rounding((float(coefficient[0]),), float(bias[0]), (low, high), layer.dtype, fits), []
+        return Rounding((None,), None, (least, most), layer.dtype, fits, small=small), [coefficient, bias]
+    return Rounding((float(coefficient[0]),), float(bias[0]), (least, most), layer.dtype, fits, small=small), []
+
+
+def is_small(layer: Layer, coefficient: np.ndarray) -> bool:
+    """Whether sums of int8 are less than 2^22, and what they become than 2^15, a residual and a bias included."""
+    most = 128 * abs(layer.weight.astype("int64")).reshape(layer.out_channels, -1).sum(axis=1)
+    return layer.dtype == "int8" and most.max() < 1 << 22 and (most.max() * coefficient.max()) < 32000
 
 
 def with_residual(
@@ -237,6 +246,8 @@ def function_of(
         rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
         if rounding == "residual":
             rounds, tensors = with_residual(rounds, tensors, layer, case.seed)
-        total, arrays = expected_rounding(total, rounds, tensors), [*arrays, *tensors]
+        total = expected_rounding(total, rounds, tensors)
+        rounds, tensors = (case.seed % 2 and begun(rounds, tensors, layer.weight)) or (rounds, tensors)
+        arrays = [*arrays, *tensors]
     image, *weights = inputs = [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
     return Function(form, function(inputs, computed(form, image, weights, rounds)), arrays, total, target)

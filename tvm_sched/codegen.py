@@ -17,6 +17,8 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_sched.passes.graph.hoist_constants import PREPARE, mains
 from tvm_sched.passes.graph.relax_tools import is_op
+from tvm_sched.passes.integer.aarch64.begin_sums import begin_sums
+from tvm_sched.passes.integer.aarch64.begin_with_ones import begin_with_ones
 from tvm_sched.passes.integer.copy_bytes import copy_bytes
 from tvm_sched.passes.integer.interleave_bytes import interleave_bytes
 from tvm_sched.passes.integer.look_up_bytes import look_up_bytes
@@ -55,6 +57,8 @@ LOWERING = (
     CodePhase("interleave_bytes", each(interleave_bytes)),
     # Bytes are looked up in tables by vectors.
     CodePhase("look_up_bytes", each(look_up_bytes)),
+    # Sums begin with what is added to them in the end.
+    CodePhase("begin_sums", each(begin_sums)),
     # Pixels are addressed by one number where loops count them so.
     CodePhase("flatten_indices", each(flatten_indices)),
     # Of an address only the loaded index is left in the loop.
@@ -75,6 +79,8 @@ FINISHING = (
     CodePhase("import_code", each(import_code)),
     # Clipped vectors become bytes by saturation.
     CodePhase("narrow_bytes", each(narrow_bytes)),
+    # Sums begin with what makes them fractions.
+    CodePhase("begin_with_ones", each(begin_with_ones)),
     # Functions inside the network do not test their arguments.
     CodePhase("skip_argument_checks", each(skip_argument_checks)),
     # Long sums of half precision become sums of blocks.

@@ -22,7 +22,7 @@ CHANNELS = 2  # times the kept ones, where block rows have their own
 
 def rounding_of(dot: Dot) -> Rounding:
     """By numbers of each channel, to all of the activations' type."""
-    return Rounding((None,), None, RANGES[dot.activation], dot.activation, fits=True)
+    return Rounding((None,), None, RANGES[dot.activation], dot.activation, fits=True, small=dot.activation == "int8")
 
 
 def planar(

@@ -342,5 +342,5 @@ NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "block_cycles": "LLVM's model of the Neoverse N1: a load, an addition and a store, which take its two vector pipes",
     "in_order_load_share": "what fits the step of an in-order core to LLVM's model of it",
     "added_dot_factor": "a loop of 12 such products in registers on Zen 5, of 8 bytes each",
-    "weights_apart_factor": "LLVM's model of the A76: such weights are spread, and spill",
+    "weights_apart_factor": "LLVM's model of the A76: such weights are spread, each by an instruction",
 }

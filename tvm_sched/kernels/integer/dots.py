@@ -37,7 +37,8 @@ from tvm_sched.kernels.rewrites.arguments import strided
 from tvm_sched.targets import Target
 
 PREFIX, OF_OUTPUTS = "dot_", "dot_of_outputs_"  # of the intrinsics' names
-NAME = re.compile(f"({OF_OUTPUTS}|{PREFIX})" + r"([a-z_]+?)(?:_(\d+))?")
+NAME = re.compile(f"({OF_OUTPUTS}|{PREFIX})" + r"([a-z_]+?)(?:_(\d+)(?:x(\d+))?)?")
+SUMS_AXES = 4  # of `planar_conv2d`'s: images, outputs, tiles, positions
 CALL = "subp.dot."  # with the name of a dot product: an external function that nothing links
 
 
@@ -56,6 +57,7 @@ class Dot:
     adds: bool = True  # whether the instruction adds to the sums itself
     sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
+    latency: int | None = None  # cycles until the next one may add to its sums; None: a multiply-add's
 
     @property
     def stored(self) -> str:
@@ -79,10 +81,10 @@ class Dot:
 VNNI = Dot("vnni", 16, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",))
 HALF_VNNI = Dot("half_vnni", 8, 4, "uint8", "uint8", "int8", "llvm.x86.avx512.vpdpbusd.256", ("avxvnni", "avx512vnni"))
 WIDE_MADD = Dot(
-    "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False
+    "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False, latency=1
 )
-MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False)
-SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4)
+MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False, latency=1)
+SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4, latency=2)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
 BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", (FEATURE,), sums="float32")
 DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}
@@ -165,21 +167,24 @@ def sum_up(
         sch.unroll(loop)
     if dot.group > 1:
         sch.vectorize(lane)
-        name = outputs_intrinsic(dot) if of_outputs else tensor_intrinsic(dot, dot.outputs if few else 1)
+        axes = len(sch.get(product).writes[0].region) - SUMS_AXES
+        name = outputs_intrinsic(dot) if of_outputs else tensor_intrinsic(dot, dot.outputs if few else 1, 1 + axes)
         sch.tensorize(few or pixel, name)
 
 
-def tensor_intrinsic(dot: Dot, outputs: int = 1) -> str:
+def tensor_intrinsic(dot: Dot, outputs: int = 1, between: int = 1) -> str:
     """The name, for `Schedule.tensorize`, of one vector's dot product with the weights of so many outputs; it is made
     when first asked for.
 
-    `x [lanes * group]` and `w [outputs, group]` in memory, `sums [outputs, 1, lanes]` in registers.
+    `x [lanes * group]` and `w [outputs, group]` in memory, `sums [outputs, 1, lanes]` in registers, with so many axes
+    of 1 `between`.
     """
-    name = f"{PREFIX}{dot.name}_{outputs}"
+    several = outputs > 1 and between > 1
+    name = f"{PREFIX}{dot.name}_{outputs}x{between}" if several else f"{PREFIX}{dot.name}_{outputs}"
     if TensorIntrin.get(name, allow_missing=True) is None:
         both = (
-            function(dot, outputs, "description", loops),
-            function(dot, outputs, "implementation", vectors),
+            function(dot, outputs, between, "description", loops),
+            function(dot, outputs, between, "implementation", vectors),
         )
         TensorIntrin.register(name, *both)
     return name
@@ -209,12 +214,12 @@ def make_needed(trace: list) -> None:
             if named[1] == OF_OUTPUTS:
                 outputs_intrinsic(DOTS[named[2]])
             else:
-                tensor_intrinsic(DOTS[named[2]], int(named[3]))
+                tensor_intrinsic(DOTS[named[2]], int(named[3]), int(named[4] or 1))
 
 
-def function(dot: Dot, outputs: int, name: str, body) -> PrimFunc:
+def function(dot: Dot, outputs: int, between: int, name: str, body) -> PrimFunc:
     """A function of w, x and sums for so many outputs of a vector of pixels."""
-    few = (outputs, 1) if outputs > 1 else ()
+    few = (outputs, *[1] * between) if outputs > 1 else ()
     sizes = {"w": (*few[:1], dot.group), "x": (dot.lanes * dot.group,), "sums": (*few, dot.lanes)}
     return arguments_of(dot, name, sizes, lambda dot, *buffers: body(dot, outputs, *buffers), w_dtype=dot.w)
 
@@ -249,7 +254,8 @@ def loops(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     with T.grid(outputs, dot.lanes, dot.group) as (o, lane, j), T.sblock("dot"):
         vo, vlane, vj = T.axis.remap("SSR", [o, lane, j])
         product = w[vo, vj].astype("int32") * x[vlane * dot.group + vj].astype("int32")
-        T.buffer_store(sums, sums[vo, 0, vlane] + product, [vo, 0, vlane])
+        place = (vo, *[0] * (len(sums.shape) - 2), vlane)
+        T.buffer_store(sums, sums[place] + product, place)
 
 
 def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
@@ -258,7 +264,7 @@ def vectors(dot: Dot, outputs: int, w: Buffer, x: Buffer, sums: Buffer) -> None:
     first = [0] if outputs == 1 else [0, 0]
     weights = w.vload(first, f"{dot.w}x{outputs * dot.group}")
     for o in range(outputs):
-        place = [] if outputs == 1 else [o, 0]
+        place = [] if outputs == 1 else [o, *[0] * (len(sums.shape) - 2)]
         before = sums.vload([*place, 0], f"{dot.sums}x{dot.lanes}")
         own = list(range(o * dot.group, (o + 1) * dot.group))
         mine = weights if outputs == 1 else Shuffle([weights], own)

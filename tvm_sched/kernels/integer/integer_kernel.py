@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, te
 
-from tvm_sched.kernels.base import Form, Kernel, fusable_call
-from tvm_sched.kernels.integer.rounding import Rounding
+from tvm_sched.kernels.base import Form, Kernel, Problem, fusable_call
+from tvm_sched.kernels.integer.rounding import ONES_BITS, Rounding
 from tvm_sched.kernels.kept_channels import counted
 
 
@@ -24,6 +24,14 @@ class IntegerKernel(Kernel):
     @abstractmethod
     def options(self, form: Form) -> dict[str, Any]:
         """What `compute` takes besides."""
+
+    def arguments(
+        self, problem: Problem, infos: Sequence[tuple[str, tuple[int, ...]]], rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """As of every kernel; what sums begin with are the ones by which they are fractions (`begun_sums.py`)."""
+        arrays = super().arguments(problem, infos, rng)
+        begun = [dtype == "int32" and len(shape) == 1 for dtype, shape in infos]
+        return [np.full_like(array, ONES_BITS) if own else array for array, own in zip(arrays, begun, strict=True)]
 
     def channels(self, builder: relax.BlockBuilder, given: Sequence[relax.Expr], form: Form) -> Sequence[relax.Expr]:
         """What stands behind the weights, if anything does: where it is the indices of kept channels, these as bits."""

@@ -134,7 +134,7 @@ def linear(
         total = sums
         sums = te.compute(
             total.shape,
-            lambda m, o: rounding.of_channel(total[m, o], more, tirx.min(o, out_channels - 1)),
+            lambda m, o: rounding.of_channel(total(m, o), more, tirx.min(o, out_channels - 1)),
             name=ROUNDED,
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_sched.kernels.integer.begun_sums import begun
 from tvm_sched.kernels.integer.bfloats import BITS, floats_of
 from tvm_sched.kernels.integer.planar.planes import TYPES
 from tvm_sched.kernels.integer.rounding import Rounding
@@ -191,8 +192,10 @@ class _Selector(PyExprMutator):
         if not all(adds and term in self.known and shape_of(term) == shape_of(self.bound) for term in terms):
             return {}
         self.done[readers[0]] = self.bound
-        tensors = [constant(as_array(each).reshape(-1)) for each in tensors]
-        return {"rounding": replace(rounding, own=own), "tensors": [*map(self.visit_expr, terms), *tensors]}
+        arrays = [as_array(each).reshape(-1) for each in tensors]
+        weight = plan.form.layer.weight
+        rounding, arrays = begun(rounding, arrays, weight) or (replace(rounding, own=own), arrays)
+        return {"rounding": rounding, "tensors": [*map(self.visit_expr, terms), *map(constant, arrays)]}
 
 
 def convolution_in_words(weight: np.ndarray, stride: tuple, dilation: tuple, groups: int) -> str:

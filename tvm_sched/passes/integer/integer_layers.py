@@ -152,9 +152,8 @@ class _Walk(Values):
         """What a layer's integers stand for. `shape`: of a number for each output channel."""
         tensor = emit_layer(self.builder, made, self.layer)
         scale = (x.scale * weight.scale).reshape(shape if weight.scale.size > 1 else ())
-        return Linear(
-            (Term(tensor, scale, weight.most),), -scale * x.zero_point * weight.rows.sum(axis=1).reshape(shape)
-        )
+        term = Term(tensor, scale, weight.most_of(self.activation))
+        return Linear((term,), -scale * x.zero_point * weight.rows.sum(axis=1).reshape(shape))
 
     def permute_dims(self, call):
         """Of a weight, a matrix: it stays one."""

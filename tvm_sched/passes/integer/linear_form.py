@@ -14,12 +14,13 @@ from math import inf
 import numpy as np
 from tvm import relax, te, tirx
 
-from tvm_sched.kernels.integer.rounding import Rounding, rounded
+from tvm_sched.kernels.integer.rounding import SMALL_RESULT, SMALL_SUM, Rounding, rounded
 from tvm_sched.passes.graph.broadcasts_apart import ELEMENTWISE
 from tvm_sched.passes.graph.relax_tools import constant, dtype_of
 
 INT32 = 1 << 31
 BYTE = 255  # the most that 8 bits hold
+ARM_BYTE = "int8"  # type of activations where additions are faster than conversions
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,12 @@ class Weight:
     @property
     def most(self) -> int:
         """A bound of its sums' magnitude."""
-        return BYTE * int(np.abs(self.rows).sum(axis=1).max(initial=0))
+        return self.most_of("uint8")
+
+    def most_of(self, dtype: str) -> int:
+        """The same where it multiplies numbers of an 8-bit type."""
+        limits = np.iinfo(dtype)
+        return max(-limits.min, limits.max) * int(np.abs(self.rows).sum(axis=1).max(initial=0))
 
 
 def quantised(value: Linear, dtype: str) -> Quantised | None:
@@ -141,13 +147,15 @@ def integers(builder: relax.BlockBuilder, value: Linear, scale: float, zero_poin
     scaled = replace(value, low=-inf, high=inf).times(np.float64(1 / scale))
     scaled = replace(scaled, bias=scaled.bias + zero_point)
     options = {"limits": (int(low), int(high)), "dtype": dtype, "fits": bool(scaled.most < INT32)}
+    sums = [term.most for term in value.terms if dtype_of(term.tensor) == "int32"]
+    small = dtype == ARM_BYTE and max(sums, default=0) < SMALL_SUM and bool(scaled.most < SMALL_RESULT)
     attributes = None
     if len(scaled.terms) <= 2:  # a kernel may do it itself
         *coefficients, bias = (
             float(np.asarray(each).item()) if np.size(each) == 1 else None
             for each in (*(term.coefficient for term in scaled.terms), scaled.bias)
         )
-        attributes = Rounding(tuple(coefficients), bias, **options).attributes
+        attributes = Rounding(tuple(coefficients), bias, **options, small=small).attributes
     return emit(builder, requantize, scaled, attributes, **options)
 
 

@@ -9,8 +9,8 @@ many.
 What the last pack clips to is a byte's own range; narrower limits are left to do before. Four vectors of 16 that go to
 different places, one after the other, are packed together too.
 
-AArch64 narrows with saturation as LLVM has it, but rounds and converts in one instruction (`fcvtns`), of which LLVM
-makes two of its slowest.
+AArch64 narrows with saturation as LLVM has it, of four vectors together (`aarch64/`), but rounds and converts
+in one instruction (`fcvtns`), of which LLVM makes two of its slowest.
 """
 
 import tvm_ffi
@@ -21,9 +21,11 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id, target_has_features
 from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
+from tvm_sched.passes.integer.aarch64.fractions import fraction
+from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, narrowed_together
 
 BYTES, WORDS, PARTS = 64, 32, 4
-LANES, FOURS = 4, 4  # 128-bit lanes of a vector; numbers of a dword in 8 bits
+LANES = 4  # 128-bit lanes of a vector
 INTRINSIC, ROUND, CONVERT = "tirx.call_llvm_pure_intrin", "llvm.lrint", "llvm.aarch64.neon.fcvtns"
 PACK_WORDS = "llvm.x86.avx512.packssdw.512"
 PACK_BYTES = {"uint8": "llvm.x86.avx512.packuswb.512", "int8": "llvm.x86.avx512.packsswb.512"}
@@ -33,7 +35,8 @@ def narrow_bytes(func: PrimFunc) -> PrimFunc:
     """The function with such vectors packed, for a target that can. To run on vectorised loops."""
     target = (func.attrs or {}).get("target") or Target.current()
     if is_aarch64(target):
-        return tvm_ffi.structural_map(func, (ir.Call, converted))
+        rewrites = [(ir.Call, converted), (tirx.Cast, fraction), (tirx.SeqStmt, narrowed_together)]
+        return tvm_ffi.structural_map(func, rewrites)
     if not packs(target):
         return func
     return tvm_ffi.structural_map(func, [(tirx.Cast, packed), (tirx.SeqStmt, stored_together)])
@@ -57,13 +60,14 @@ def converted(rounding: ir.Call) -> Expr:
 
 
 def stored_together(sequence: tirx.SeqStmt):
-    """The statements, in which stores of 16 narrowed numbers are made four at a time. Where a value is computed of what
-    it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes nothing.
+    """The statements, in which stores of 16 narrowed numbers are packed four at a time. Where a value is computed of
+    what it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes
+    nothing.
     """
     made: list = []
     waiting: list = []  # (store, what its numbers are narrowed from)
     for statement in sequence.seq:
-        found = narrowed(statement.value) if isinstance(statement, tirx.BufferStore) else None
+        found = saturating(statement.value) if isinstance(statement, tirx.BufferStore) else None
         if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS and not binds(found[0]):
             if waiting and (waiting[0][1][1:] != found[1:] or not waiting[0][0].buffer.same_as(statement.buffer)):
                 made, waiting = [*made, *(store for store, _ in waiting)], []
@@ -78,11 +82,10 @@ def stored_together(sequence: tirx.SeqStmt):
     return tirx.SeqStmt(made) if len(made) > 1 else made[0]
 
 
-def binds(value: Expr) -> bool:
-    """Whether an expression names a part of itself: one name cannot stand for two values."""
-    found: list = []
-    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
-    return bool(found)
+def saturating(value: Expr) -> tuple[Expr, tuple[int, int], str] | None:
+    """(number, limits, dtype) of what was narrowed and may need to be clipped to 16 bits; None of anything else."""
+    found = narrowed(value)
+    return None if found is None or found[-1] else found[:-1]
 
 
 def four_at_once(waiting: list) -> list:
@@ -103,7 +106,7 @@ def four_at_once(waiting: list) -> list:
 
 def packed(cast: tirx.Cast) -> Expr:
     """What `narrow` gave, of 64 numbers, by packs; any other cast as it is."""
-    found = narrowed(cast) if int(cast.ty.dtype.lanes) == BYTES else None
+    found = saturating(cast) if int(cast.ty.dtype.lanes) == BYTES else None
     if found is None:
         return cast
     whole, limits, dtype = found

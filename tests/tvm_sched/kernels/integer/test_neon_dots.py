@@ -26,12 +26,22 @@ def assembly_of(case: Convolution, target: str, rounding: str) -> str:
 
 
 @pytest.mark.parametrize("target", ["cortex-a76", "cortex-a72"])
-def test_sums_are_rounded_as_they_are_converted_and_channels_interleaved_in_registers(target):
+def test_sums_are_rounded_as_they_are_converted_and_channels_interleaved_by_stores(target):
     assembly = assembly_of(Convolution(128, 128, (28, 28), (1, 1), density=0.25), target, "each")
     assert "fcvtns" in assembly and "frintx" not in assembly
     assert "tbl" not in assembly  # bytes looked up across registers
-    zips = [loop for loop in innermost_loops(assembly) if sum("\tzip" in line for line in loop.body) >= 16]
-    assert (len(zips) == 1) == (target == "cortex-a76") and all(loop.stack == 0 for loop in zips)
+    loops = [loop for loop in innermost_loops(assembly) if any("\tst4\t" in line for line in loop.body)]
+    assert (len(loops) == 1) == (target == "cortex-a76") and all(loop.stack == 0 for loop in loops)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_small_sums_are_rounded_by_additions_four_vectors_at_a_time(size):
+    case = Convolution(128, 128, (28, 28), (size, size), padding=(size // 2,) * 4, density=0.25, seed=1)
+    assembly = assembly_of(case, "cortex-a76", "each")
+    assert not re.search(r"\t(scvtf|fcvtns|xtn)\t", assembly)
+    assert not re.search(r"\tadd\tv", assembly)  # sums began with what is added to them
+    vectors, narrowed = (len(re.findall(rf"\t{name}2?\t", assembly)) for name in ("fmla", "sqxtn"))
+    assert 0 < narrowed < vectors
 
 
 @pytest.mark.parametrize("rounding", ["", "each"])

@@ -111,7 +111,7 @@ def conv2d(
         total, residual = sums, None if added is None else residual_runs(added, runs, layout)
 
         def of_run(b, o, t, i):
-            other = residual[b, o, t, i] if residual is not None else None
+            other = residual(b, o, t, i) if residual is not None else None
             return rounding.of_channel(total(b, o, t, i), more, tirx.min(o, out_channels - 1), other)
 
         sums = te.compute(runs, of_run, name=ROUNDED)

@@ -54,7 +54,9 @@ def tiles(problem: TapsProblem, target: Target, most: int = 12) -> list[StemTile
 def cycles(problem: TapsProblem, tile: StemTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles on the target's cores."""
     vectors = tile.vectors * problem.begun
-    step = taps.step_cycles(problem, vectors * tile.outputs, vectors, tile.outputs, target)
+    by_lane = problem.by_lane and tile.outputs % problem.dot.outputs == 0
+    weights = tile.outputs // problem.dot.outputs if by_lane else tile.outputs
+    step = taps.step_cycles(problem, vectors * tile.outputs, vectors, weights, target)
     steps = problem.inputs * taps.taps(problem)
     register_tiles = ceil(problem.vectors / vectors) * problem.outputs / tile.outputs
     product = register_tiles * (steps * step + target.costs.tile_cycles)
@@ -90,7 +92,10 @@ def schedule(sch: Schedule, tile: StemTile, target: Target) -> None:
     sch.unroll(u)
     if taps.taps(problem) * tile.outputs * tile.vectors * problem.begun <= UNROLLED:
         sch.unroll(r)
-    sum_up(sch, stages.product, c, [o, f, i], pixel, problem.dot)
+    if problem.by_lane:
+        sum_up(sch, stages.product, c, [f, i], pixel, problem.dot, o)
+    else:
+        sum_up(sch, stages.product, c, [o, f, i], pixel, problem.dot)
     finish(sch, target)
 
 

@@ -12,7 +12,6 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import Dot, Summing, arithmetic_cycles, sum_up
-from tvm_sched.kernels.integer.interleave import FOUR
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
 from tvm_sched.kernels.integer.planar.planes import STORED, Layout, copy_padded, copy_whole, divided, read_whole_runs
@@ -36,7 +35,6 @@ from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import LINE
 
 UNROLLED_TAPS = 9  # of a kernel; the rows of a larger one are a loop
-ADDITION = 1  # cycles from one addition of integers to the next
 SHORT = 160  # dot products of a register tile that LLVM makes code without a loop of
 
 
@@ -93,18 +91,18 @@ def product_cycles(problem: PlanarProblem, tile: PlanarTile, target: Target, fma
         step = register_tile.together(step, tile.vectors * pixels / second)
     if problem.groups * taps * weights > near:
         step = register_tile.together(step, max(min(weights, LINE), weights * tile.outputs / conv.n) / second)
-    if target.scalar_operand == "lane" and dot.group == FOUR and tile.outputs != FOUR:
-        step *= costs.weights_apart_factor
     register_tiles = layout.tiles * layout.run // dot.lanes // tile.vectors * conv.block_rows * conv.n // tile.outputs
     return register_tiles * (problem.groups * taps * step + costs.tile_cycles)
 
 
 def step_cycles(dot: Dot, outputs: int, vectors: int, target: Target, fma_cycles: float | None) -> float:
     """Of a register tile of so many outputs by vectors of positions: the dot products of one group of channels."""
-    costs, latency = target.costs, target.fma_latency if dot.adds else ADDITION
-    arithmetic = arithmetic_cycles(dot, outputs * vectors, target, fma_cycles)
+    costs, arithmetic = target.costs, arithmetic_cycles(dot, outputs * vectors, target, fma_cycles)
     loads = vectors / costs.vector_loads_per_cycle + outputs / costs.scalar_loads_per_cycle
-    return max(register_tile.together(arithmetic, latency, 0.0), loads)
+    if fma_cycles:  # of the main loop as it is
+        return max(arithmetic, loads)
+    step = max(register_tile.together(arithmetic, dot.latency or target.fma_latency, 0.0), loads)
+    return step * costs.weights_apart_factor if dot.outputs > 1 and outputs % dot.outputs else step
 
 
 def interleave_cycles(problem: PlanarProblem, target: Target) -> float:

@@ -6,8 +6,8 @@
 A dot product takes J bytes side by side in memory (`dots.py`), here J taps of a row, whose weights are filled up by
 zeros: lane i of a vector has those of output pixel F*i, F = J / stride, and a vector that starts `stride` bytes further
 on those of F*i + 1. So nothing is rearranged before the products; F vectors of sums are interleaved afterwards.
-`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]`, `y [B, O, H', W']` int32, or 8 bits where the layer
-rounds; or bits of bfloat16, and y float32.
+`x [B, C, H, W]`, `weight [O, C or 1, R, U, J]` (or `[C, R, U, O, J]`), `y [B, O, H', W']` int32, or 8 bits where the
+layer rounds; or bits of bfloat16, and y float32.
 """
 
 from collections.abc import Iterator
@@ -89,6 +89,13 @@ class TapsProblem:
         """Of an image's sums, of one output channel."""
         return self.layout.tiles * self.layout.run // self.dot.lanes
 
+    @property
+    def by_lane(self) -> bool:
+        """Whether weights of several outputs, which read the same inputs, lie side by side, as a dot product takes
+        them.
+        """
+        return self.dot.outputs > 1 and self.inputs > 1 and self.outputs % self.dot.outputs == 0
+
     def attributes(self) -> dict:
         """As attributes of the block of products."""
         return self.layout.attributes() | {DOT: self.dot.name, SIZES: [self.batch, self.outputs, self.inputs]}
@@ -113,11 +120,12 @@ def problems(layer: Layer, inputs: int, target: Target) -> Iterator[TapsProblem]
 
 
 def packed(weight: np.ndarray, problem: TapsProblem) -> np.ndarray:
-    """`[O, C, R, U, J]` of a weight `[O, C, R, Q]`."""
+    """`[O, C, R, U, J]` of a weight `[O, C, R, Q]`; `[C, R, U, O, J]` where dot products take it by lane."""
     outputs, inputs, rows, taps = weight.shape
     group, parts = problem.dot.group, problem.parts
     filled = np.pad(weight, [(0, 0), (0, 0), (0, 0), (0, parts * group - taps)])
-    return problem.dot.weights(filled.reshape(outputs, inputs, rows, parts, group))
+    made = problem.dot.weights(filled.reshape(outputs, inputs, rows, parts, group))
+    return made.transpose(1, 2, 3, 0, 4) if problem.by_lane else made
 
 
 def conv2d(
@@ -136,7 +144,8 @@ def conv2d(
     layout, dot, begun = problem.layout, problem.dot, problem.begun
     batch, channels, _, _ = (int(extent) for extent in x.shape)
     own = problem.inputs < channels  # each output has a channel of its own
-    extents = (int(extent) for extent in weight.shape[1:])
+    extents = [int(extent) for extent in weight.shape]
+    del extents[3 if problem.by_lane else 0]
 
     def pixel(b, c, phase, m):
         row = m // problem.columns * layout.stride[0] + phase - layout.padding[0]
@@ -149,7 +158,8 @@ def conv2d(
         at = (t * layout.step + layout.offset(r, 0)) * layout.stride[1]
         at += (i + u) * dot.group + f * layout.stride[1] + j
         number = planes(b, o if own else c, layout.phase(r, 0)[0], at)
-        return te.sum(dot.wide(weight(o, c, r, u, j)) * dot.wide(number), axis=[c, r, u, j])
+        place = (c, r, u, o, j) if problem.by_lane else (o, c, r, u, j)
+        return te.sum(dot.wide(weight(*place)) * dot.wide(number), axis=[c, r, u, j])
 
     attributes = problem.attributes() | (marks or {})
     shape = (batch, problem.outputs, layout.tiles, begun, layout.run // begun)
