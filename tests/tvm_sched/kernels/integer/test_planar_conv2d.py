@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_run import CONV2D, TARGETS, Convolution, form_of, function_of
+from integer_run import CONV2D, TARGETS, WINOGRAD, Convolution, form_of, function_of
 from te_run import replays, scheduled, tiles
 
 from tvm_sched import codegen
@@ -175,3 +175,18 @@ def test_a_recorded_schedule_applies_in_a_fresh_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(sch.mod["main"].body).strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"), [("x86-avx512-vnni", CONV2D), ("x86-avx2", CONV2D), ("x86-avx2", WINOGRAD)]
+)
+def test_threads_share_the_block_rows_of_an_image_that_is_one_tile(name, kernel):
+    target = replace(TARGETS[name], cores=2)
+    few = function_of(Convolution(16, 64, (7, 7), padding=(1, 1, 1, 1)), target, kernel, rounding="residual")
+    many = function_of(Convolution(16, 16, (28, 28), padding=(1, 1, 1, 1)), target, kernel)
+    assert [each.form.problem.shares_block_rows(target) for each in (few, many)] == [True, False]
+    few.check()
+    loops = [
+        loop for loop in scheduled(kernel, few.mod, target).mod["main"].script().splitlines() if "T.parallel" in loop
+    ]
+    assert [int(loop.split("parallel(")[1].split(")")[0]) for loop in loops][1:] == [few.form.problem.groups, 4]

@@ -8,6 +8,8 @@ from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.fusion import find_block
 from tvm_sched.kernels.integer.dots import DOTS, Dot
 from tvm_sched.kernels.integer.planar.planes import Layout
+from tvm_sched.kernels.rewrites.loops import share
+from tvm_sched.targets import Target
 
 NAME = "planar_conv2d"  # the block of products; the other stages' blocks are named after what they make
 STAGES = ("planes", "interleaved", "turned", "residual", "rounded", "result")
@@ -23,6 +25,21 @@ class PlanarProblem:
     layout: Layout
     dot: Dot
     groups: int
+
+    def shares_block_rows(self, target: Target) -> bool:
+        """Whether threads share block rows, and before them the channels that these read, rather than an image's tiles:
+        where all block rows read the same and there are too few tiles for equal shares.
+        """
+        conv = self.conv
+        tiles = share(conv.batch * self.layout.tiles, target.cores)
+        return not conv.indexed and share(conv.block_rows, target.cores) < tiles
+
+    def busiest(self, target: Target) -> float:
+        """The busiest core's share of the work."""
+        conv, tiles = self.conv, self.conv.batch * self.layout.tiles
+        if self.shares_block_rows(target):
+            return share(conv.block_rows, target.cores)
+        return share(tiles * (conv.block_rows if conv.indexed else 1), target.cores)
 
     def attributes(self) -> dict:
         """As attributes of the block of products."""

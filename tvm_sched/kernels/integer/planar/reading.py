@@ -11,7 +11,7 @@ from tvm.s_tir.schedule import SBlockRV
 from tvm_sched.kernels.integer.dots import Dot
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, padded_pixel
-from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES
+from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES, PlanarProblem
 from tvm_sched.kernels.ranking import divisors
 
 UNROLLED = 256  # pixels that are interleaved by code without a loop
@@ -60,9 +60,10 @@ def interleaved(
     return te.compute(shape, grouped, name=INTERLEAVED)
 
 
-def schedule_reading(sch: Schedule, together: SBlockRV, planes: SBlockRV | None, layout: Layout, dot: Dot) -> None:
+def schedule_reading(sch: Schedule, together: SBlockRV, planes: SBlockRV | None, problem: PlanarProblem) -> None:
     """Interleaves by vectors, and copies the planes, which threads share."""
-    _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), dot.group])
+    layout = problem.layout
+    _, m, _ = sch.split(sch.get_loops(together)[-1], [None, piece(layout.reach), problem.dot.group])
     if layout.copied:
         interleave(sch, m, layout.stride[1])
     else:

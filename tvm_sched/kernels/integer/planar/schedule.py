@@ -131,7 +131,7 @@ def cycles(problem: PlanarProblem, tile: Tile, target: Target, fma_cycles: float
     weights = conv.block_rows * problem.groups * taps * conv.n * 4
     again = layout.tiles * weights / costs.l2_bytes_per_cycle if tile.pixels_stay and weights > target.l1_bytes else 0
     total = product + stored + interleave_cycles(problem, target) + again + copy_cycles(problem, target)
-    return conv.batch * total / target.cores
+    return conv.batch * total * problem.busiest(target)
 
 
 def store_cycles(problem: PlanarProblem, tile: Tile, target: Target) -> float:
@@ -211,10 +211,15 @@ def schedule(sch: Schedule, tile: Tile, target: Target) -> None:
     read_interleaved(sch, product, problem, whole=True)
     sch.compute_at(together, outer[-1] if conv.indexed else outer[0], preserve_unit_loops=True)
     read_interleaved(sch, product, problem, whole=False)
-    schedule_reading(sch, together, planes, layout, dot)
+    *_, groups, _, _, _ = sch.get_loops(together)
+    schedule_reading(sch, together, planes, problem)
 
     # 4. Threads; then the zeroing leaves the sum, and what is left of it is dot products.
-    sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
+    if problem.shares_block_rows(target):
+        sch.parallel(groups)
+        sch.parallel(block_row)
+    else:
+        sch.parallel(sch.fuse(image, outer[0]) if not conv.indexed else sch.fuse(image, *outer))
     if isinstance(tile, OutputsTile) and outputs.taps_are_steps(problem, tile, target):
         keep_rolled(sch, summing.column)
     else:

@@ -96,7 +96,7 @@ def cycles(problem: PlanarProblem, tile: PlanarWinogradTile, target: Target, fma
     transforms = costs.transform_instructions * moved / target.fma_per_cycle**0.5
     stored = vectors * F.m**2 * channels * costs.buffered_store_cycles
     total = product + transforms + stored + interleave_cycles(problem, target) + copy_cycles(problem, target)
-    return conv.batch * total / target.cores
+    return conv.batch * total * problem.busiest(target)
 
 
 def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
@@ -181,10 +181,14 @@ def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
     unrolled_vector(sch, sch.get_loops(half_input)[-3:])
     read_interleaved(sch, half_input, problem)
     sch.compute_at(together, k_read, preserve_unit_loops=True)
-    schedule_reading(sch, together, planes, layout, dot)
+    schedule_reading(sch, together, planes, problem)
 
-    # 5. Threads share tiles, and block rows where each reads channels of its own.
-    sch.parallel(sch.fuse(image, tiles) if not conv.indexed else sch.fuse(image, tiles, block_row))
+    # 5. Threads share tiles, and block rows where each reads channels of its own; or the two stages of a tile.
+    if problem.shares_block_rows(target):
+        sch.parallel(k_read)
+        sch.parallel(block_row)
+    else:
+        sch.parallel(sch.fuse(image, tiles) if not conv.indexed else sch.fuse(image, tiles, block_row))
     prefetch_weights(sch, k)
     sum_up(sch, product, k, [vector], pixel, dot, output)
     finish(sch, target)
