@@ -57,7 +57,6 @@ from tvm_sched.targets import Target
 MOST_POSITIONS = 256  # 2x2 tiles that are computed together
 MOST_LAYOUTS = 4  # of a layer, that are looked at
 INT32 = 1 << 31
-LARGEST_INPUT = 4 * 255  # of a transformed pixel
 SCALE = 4  # what comes out is so many times the sums
 
 
@@ -179,13 +178,12 @@ def layouts(layer: Layer, dot: Dot) -> list[Layout]:
 
 
 def fits(layer: Layer) -> bool:
-    """Whether all that is added up fits 32 bits, from the layer's own weights."""
-    matrix = np.array(F.weight) * 2
-    weight = np.abs(layer.weight.astype("int64"))
-    transformed = np.abs(np.einsum("pr,ocrs,qs->ocpq", matrix, layer.weight.astype("float64"), matrix))
-    sums = transformed.sum(axis=1).max(initial=0) * LARGEST_INPUT
-    outputs = weight.sum(axis=(1, 2, 3)).max(initial=0) * 255 * SCALE
-    return max(sums, outputs) < INT32
+    """Whether all that is added up fits 32 bits, from the layer's own weights. Along an axis a product, and a sum of
+    products on the way to an output, is at most 2 * 255 times the sum of the kernel's numbers without their signs:
+    where numbers of a kernel are added, pixels are too, and where they stand alone, twice, one pixel is taken from
+    another.
+    """
+    return int(np.abs(layer.weight.astype("int64")).sum(axis=(1, 2, 3)).max(initial=0)) * 255 * SCALE < INT32
 
 
 class PlanarWinograd(IntegerKernel):
