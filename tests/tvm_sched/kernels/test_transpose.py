@@ -35,6 +35,7 @@ assert "tvm_sched.kernels.rewrites.transpose" in names
 
 REPLAY = f"""
 import sys
+sys.modules["torch"] = None  # half of the start, and not needed
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]}
 from test_pixel_lanes_conv2d import ONE_CORE, Layer
 from tvm_sched.records.fastest import BestRecords
