@@ -164,7 +164,7 @@ def residual_runs(residual: te.Tensor, runs: tuple[int, ...], layout: Layout) ->
     return te.compute((batch, channels, tiles, pixels), number, name=RESIDUAL)
 
 
-def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
+def layouts(layer: Layer, dot: Dot) -> list[Layout]:
     """Those that leave the fewest positions computed for nothing, larger tiles first."""
     _, *output = layer.image
     height, width = output
@@ -175,12 +175,14 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
         layer.stride,
         layer.padding[:2],
         layer.dilation,
-        lanes,
+        dot.lanes,
     )
     if layer.kernel == (1, 1):
         found = [Layout(*fixed, 0, pixels) for pixels in divisors(height * width, MOST_PIXELS)]
     else:
         found = [Layout(*fixed, rows) for rows in divisors(height, height)]
+        if dot.outputs > 1 and layer.stride == (1, 1):  # where no records know a layer by its layout
+            found = [replace(each, shared=1) for each in found]
         found = [each for each in found if each.run <= MOST_PIXELS] or found[:1]
     return sorted(found, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS]
 
@@ -207,7 +209,7 @@ class PlanarConv2d(IntegerKernel):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
         transposing = pixels * numbers * target.costs.planes_cycles / target.cores if layer.linear else 0.0
-        positions = layouts(layer, target, dot.lanes)
+        positions = layouts(layer, dot)
         for n in pattern.SIZES:
             found = list(positions)
             if outputs.takes(n, layer.out_channels, dot):
