@@ -42,9 +42,7 @@ def test_small_sums_are_rounded_by_additions_four_vectors_at_a_time(size, seed):
     assembly = assembly_of(case, "cortex-a76", "each")
     assert not re.search(r"\t(scvtf|fcvtns|xtn)\t", assembly)
     assert not re.search(r"\tadd\tv", assembly)  # sums began with what is added to them
-    vectors, narrowed, additions = (
-        len(re.findall(rf"\t{name}2?\t", assembly)) for name in ("fmla", "sqxtn", "fadd")
-    )
+    vectors, narrowed, additions = (len(re.findall(rf"\t{name}2?\t", assembly)) for name in ("fmla", "sqxtn", "fadd"))
     assert 0 < narrowed < vectors
     assert (additions <= vectors) == (seed == 1)  # where they began as fractions
 
