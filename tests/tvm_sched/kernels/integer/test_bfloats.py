@@ -108,7 +108,7 @@ def test_layers_equal_float64_of_the_rounded_numbers(shape, layers):
 def test_lanes_over_outputs_serve_bfloat16_too():
     weight = torch.randn(32, 40, 1, 1, generator=torch.Generator().manual_seed(0)).numpy()
     layer = Layer("convolution", weight, (1, 7, 7, 32), 40, dtype="uint16", input_image=(7, 7))
-    layouts = planar_conv2d.single_layouts(planar_conv2d.layouts(layer, TARGET, BFLOAT.lanes), TARGET)
+    layouts = planar_conv2d.single_layouts(planar_conv2d.layouts(layer, TARGET, BFLOAT), TARGET)
     form = next(each for each in planar_conv2d.KERNEL.forms(layer, TARGET) if each.n == 16)
     form = replace(form, problem=planar_conv2d.planar_problem(layer, 16, BFLOAT, layouts[0]))
     x = np.random.default_rng(0).standard_normal((1, 40, 7, 7)).astype("float32")

@@ -11,6 +11,7 @@ from te_run import scheduled
 from tvm_sched import codegen
 from tvm_sched.estimation.machine_model import Loop, innermost_loops
 
+RESIDUAL_OF_BYTES = 2  # a seed of `integer_run.with_residual`
 DOT = re.compile(r"\tsdot\tv\d+\.4s, v\d+\.16b, v\d+\.(?:4b\[\d\]|16b)$")
 
 
@@ -34,14 +35,22 @@ def test_sums_are_rounded_as_they_are_converted_and_channels_interleaved_by_stor
     assert (len(loops) == 1) == (target == "cortex-a76") and all(loop.stack == 0 for loop in loops)
 
 
+@pytest.mark.parametrize("seed", [1, 4])
 @pytest.mark.parametrize("size", [1, 3])
-def test_small_sums_are_rounded_by_additions_four_vectors_at_a_time(size):
-    case = Convolution(128, 128, (28, 28), (size, size), padding=(size // 2,) * 4, density=0.25, seed=1)
+def test_small_sums_are_rounded_by_additions_four_vectors_at_a_time(size, seed):
+    case = Convolution(128, 128, (28, 28), (size, size), padding=(size // 2,) * 4, density=0.25, seed=seed)
     assembly = assembly_of(case, "cortex-a76", "each")
     assert not re.search(r"\t(scvtf|fcvtns|xtn)\t", assembly)
     assert not re.search(r"\tadd\tv", assembly)  # sums began with what is added to them
-    vectors, narrowed = (len(re.findall(rf"\t{name}2?\t", assembly)) for name in ("fmla", "sqxtn"))
+    vectors, narrowed, additions = (len(re.findall(rf"\t{name}2?\t", assembly)) for name in ("fmla", "sqxtn", "fadd"))
     assert 0 < narrowed < vectors
+    assert (additions <= vectors) == (seed == 1)  # where they began as fractions
+
+
+def test_a_residual_of_bytes_becomes_fractions_without_conversions():
+    case = Convolution(64, 64, (14, 14), (1, 1), density=0.5, seed=RESIDUAL_OF_BYTES)
+    assembly = assembly_of(case, "cortex-a76", "residual")
+    assert not re.search(r"\t(scvtf|fcvtns|sshll2?|xtn)\t", assembly)
 
 
 @pytest.mark.parametrize("rounding", ["", "each"])

@@ -75,7 +75,7 @@ def test_random_layers_with_lanes_over_outputs(seed):
     case = replace(case, out_channels=case.groups * max(case.out_channels // case.groups, case.n))
     dot = dot_of(target)
     layer = case.layer(dot.activation, case.weight)
-    found = planar_conv2d.layouts(layer, target, dot.lanes)
+    found = planar_conv2d.layouts(layer, target, dot)
     found = planar_conv2d.single_layouts(found, target)
     problem = planar_conv2d.planar_problem(layer, case.n, dot, found[seed % len(found)])
     form = replace(form_of(CONV2D, layer, target, case.n), problem=problem)
@@ -105,6 +105,8 @@ def test_the_largest_sums_do_not_saturate(name, weight):
         ("x86-avx512-vnni", "residual", Convolution(12, 64, (14, 14), (3, 3), padding=(1, 1, 1, 1), batch=2, n=32)),
         ("x86-avx2", "", Convolution(10, 32, (6, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("x86-avx2", "each", Convolution(10, 16, (9, 9), (3, 3), (2, 2), (1, 1, 1, 1))),
+        ("cortex-a76", "residual", Convolution(10, 16, (14, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
+        ("cortex-a76", "each", Convolution(10, 16, (6, 9), (3, 5), padding=(1, 3, 1, 0), seed=1)),
     ],
 )
 def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
@@ -113,7 +115,7 @@ def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
     layer = case.layer(dot.activation, case.weight)
     form = form_of(CONV2D, layer, target, case.n)
     seen = 0
-    layouts = planar_conv2d.layouts(layer, target, dot.lanes)
+    layouts = planar_conv2d.layouts(layer, target, dot)
     if outputs.takes(case.n, case.out_channels, dot):
         layouts = [layouts[0], *planar_conv2d.single_layouts(layouts, target)[:2]]
     for layout in layouts:

@@ -145,7 +145,7 @@ def residual_runs(residual: te.Tensor, runs: tuple[int, ...], layout: Layout) ->
     return te.compute((batch, channels, tiles, pixels), number, name=RESIDUAL)
 
 
-def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
+def layouts(layer: Layer, target: Target, dot: Dot) -> list[Layout]:
     """Those that leave the fewest positions computed for nothing, larger tiles first; where registers are few, those
     whose runs are whole pairs of vectors too: register tiles there are of few outputs, and read the fewest by pairs.
     """
@@ -158,15 +158,17 @@ def layouts(layer: Layer, target: Target, lanes: int) -> list[Layout]:
         layer.stride,
         layer.padding[:2],
         layer.dilation,
-        lanes,
+        dot.lanes,
     )
     if layer.kernel == (1, 1):
         found = [Layout(*fixed, 0, pixels) for pixels in divisors(height * width, MOST_PIXELS)]
     else:
         found = [Layout(*fixed, rows) for rows in divisors(height, height)]
+        if dot.outputs > 1 and layer.stride == (1, 1):  # where no records know a layer by its layout
+            found = [replace(each, shared=1) for each in found]
         found = [each for each in found if each.run <= MOST_PIXELS] or found[:1]
     few = target.registers <= FEW_REGISTERS
-    paired = [replace(each, lanes=2 * lanes) for each in found if few and each.run % (2 * lanes)]
+    paired = [replace(each, lanes=2 * dot.lanes) for each in found if few and each.run % (2 * dot.lanes)]
     found, paired = (
         sorted(some, key=lambda each: (each.tiles * each.run, each.tiles))[:MOST_LAYOUTS] for some in (found, paired)
     )
@@ -195,7 +197,7 @@ class PlanarConv2d(IntegerKernel):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels
         transposing = pixels * numbers * target.costs.planes_cycles / target.cores if layer.linear else 0.0
-        positions = layouts(layer, target, dot.lanes)
+        positions = layouts(layer, target, dot)
         for n in pattern.SIZES:
             found = list(positions)
             if outputs.takes(n, layer.out_channels, dot):

@@ -4,7 +4,7 @@ A plane holds one channel, padding included; with a stride every stride-th of it
 phase. What is interleaved of it is, of every column phase, a run of `pitch` pixels a row. Output pixel (h, w) then is
 position `h * pitch + w` of the run, and what it takes at a kernel's position is the same number of pixels further on:
 so that a vector of outputs reads a vector of inputs, across the ends of rows too. The positions between two rows are
-computed for nothing.
+computed for nothing: with stride 1 their margins may be one.
 
 The image is computed in tiles of whole rows; one that a 1x1 kernel reads has no rows, and its tiles are any number of
 pixels that divides it.
@@ -59,6 +59,7 @@ class Layout:
     single: int = (
         0  # pixels that a tile computes one by one, lanes running over outputs; 0 where they run over positions
     )
+    shared: int = 0  # 1 where a row's margin on the right is the next one's on the left
 
     @property
     def flat(self) -> bool:
@@ -84,7 +85,10 @@ class Layout:
     @property
     def pitch(self) -> int:
         """Positions from one row of a run to the next."""
-        return self.output[1] + (self.kernel[1] - 1) * self.dilation[1] // self.stride[1]
+        beyond, left = (self.kernel[1] - 1) * self.dilation[1] // self.stride[1], self.padding[1]
+        if self.shared:
+            return max(self.output[1] + max(0, beyond - left), left + self.image[1])
+        return self.output[1] + beyond
 
     @property
     def tiles(self) -> int:
@@ -158,7 +162,8 @@ class Layout:
         """As an attribute of a TIR block."""
         pairs = (self.image, self.output, self.kernel, self.stride, self.padding, self.dilation)
         return {
-            LAYOUT: [number for pair in pairs for number in pair] + [self.lanes, self.rows, self.pixels, self.single]
+            LAYOUT: [number for pair in pairs for number in pair]
+            + [self.lanes, self.rows, self.pixels, self.single, *[self.shared] * (self.shared > 0)]
         }
 
     @staticmethod
