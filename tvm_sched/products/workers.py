@@ -7,45 +7,25 @@ its caller has ended.
 
 import fcntl
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
+from subp_contract.child_process import serving
 from tvm_sched.products.product import Product, folder
 
 IDLE_SECONDS = 10.0
 MOST_WORKERS = 8  # each takes some 300 MiB
-SERVE = """
-import sys
-from multiprocessing.connection import Connection
-own = Connection(int(sys.argv[1]))
-sys.path[:] = own.recv()
-sys.modules["torch"] = None  # that TVM would load, where it is found: half of a worker's start
-from tvm_sched.products import workers
-workers.serve(own)
-"""
 
 
 class Worker:
     """A process that builds. Raises OSError or EOFError where it has ended, or ends meanwhile."""
 
     def __init__(self) -> None:
-        self.connection, its_end = Pipe()
-        with its_end:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(its_end.fileno())],
-                pass_fds=[its_end.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        self.connection.send(sys.path)
+        self.process, self.connection = serving(__name__)
 
     def build(self, product: Product) -> None:
         """Into its file, where that can be."""

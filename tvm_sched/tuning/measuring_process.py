@@ -1,38 +1,16 @@
-"""A process of its own that times kernels on this machine: it does not survive a crash or a hang of a kernel, we do.
+"""A process of its own that times kernels on this machine: it does not survive a crash or a hang of a kernel, we do."""
 
-It does not load PyTorch, which TVM imports where it is found: more than half of the time until it measures.
-"""
-
-import subprocess
-import sys
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-SERVE = """
-import sys
-from multiprocessing.connection import Connection
-own = Connection(int(sys.argv[1]))
-sys.path[:], threads = own.recv()
-sys.modules["torch"] = None
-from tvm_sched.tuning import measuring_process
-measuring_process.serve(own, threads)
-"""
+from subp_contract.child_process import serving
 
 
 class MeasuringProcess:
     """Measures on so many threads."""
 
     def __init__(self, threads: int):
-        self.connection, its_end = Pipe()
-        with its_end:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(its_end.fileno())],
-                pass_fds=[its_end.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        self.connection.send((sys.path, threads))
+        self.process, self.connection = serving(__name__)
+        self.connection.send(threads)
 
     def seconds(self, library: str, arguments: str, timeout_s: float) -> list[float] | str:
         """Of each timed call of a library's kernel on the arguments in a file, or why there are none. Raises
@@ -50,14 +28,14 @@ class MeasuringProcess:
         self.process.wait()
 
 
-def serve(connection: Connection, threads: int) -> None:
-    """What the process does, until its caller has ended."""
+def serve(connection: Connection) -> None:
+    """What the process does, until its caller has ended: it hears of the threads, then of kernels."""
     import tvm
 
     from tvm_sched import runtime
     from tvm_sched.tuning import timing
 
-    runtime.begin_measuring(threads)
+    runtime.begin_measuring(connection.recv())
     while True:
         try:
             library, arguments = connection.recv()

@@ -28,12 +28,13 @@ READ, SECOND_LEVEL, DATA = 0, 2, 1  # arguments of llvm.prefetch
 
 def insert_prefetches(func: PrimFunc) -> PrimFunc:
     """The function with prefetches in its marked loops."""
+    loops: list = []
+    tvm_ffi.structural_walk(func.body, (tirx.For, loops.append), order="post")
+    if not any(PREFETCH in loop.annotations for loop in loops):
+        return func
     arguments, analyzer = set(func.params), Analyzer()
-    tvm_ffi.structural_walk(
-        func.body,
-        (tirx.For, lambda loop: analyzer.bind(loop.loop_var, ir.Range.from_min_extent(loop.min, loop.extent))),
-        order="post",
-    )
+    for loop in loops:
+        analyzer.bind(loop.loop_var, ir.Range.from_min_extent(loop.min, loop.extent))
 
     def rewrite(loop):
         if PREFETCH not in loop.annotations:

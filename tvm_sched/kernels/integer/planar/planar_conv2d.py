@@ -38,7 +38,7 @@ from tvm_sched.kernels.integer.planar.problem import (
     PlanarProblem,
     problem_of,
 )
-from tvm_sched.kernels.integer.planar.reading import interleaved, planes_of
+from tvm_sched.kernels.integer.planar.reading import interleaved, operands, planes_of
 from tvm_sched.kernels.integer.planar.schedule import cycles, schedule, tiles
 from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.layer import Layer
@@ -64,8 +64,7 @@ def conv2d(
     """The algorithm, free of any order. `more`: indices, where the problem has them, then what `rounding` takes, a
     residual `[B, O, H', W']` first if it adds one; `marks` become attributes of the block of products.
     """
-    indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
-    added, more = (more[0], more[1:]) if rounding and rounding.adds else (None, more)
+    indices, added, more = operands(more, problem, rounding)
     layout, dot = problem.layout, problem.dot
     batch = int(x.shape[0])
     block_rows, groups, kernel_h, kernel_w, n, group = (int(extent) for extent in data.shape)
@@ -216,7 +215,7 @@ class PlanarConv2d(IntegerKernel):
 
     def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
         dot = form.problem.dot
-        if dot.w in (BITS, dot.stored):
+        if dot.w == dot.stored:
             return data
         names = {"primfunc_name_hint": "planar_weight", "primfunc_attrs": OPAQUE}
         return builder.emit_te(widened, data, dot.w, **names)

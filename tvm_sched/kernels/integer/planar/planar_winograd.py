@@ -25,12 +25,12 @@ from tvm import relax, te, tirx
 from tvm.s_tir import Schedule
 
 from subp_contract import pattern
-from tvm_sched.kernels.base import OPAQUE, Form, least_cycles, with_channels
-from tvm_sched.kernels.integer.dots import Dot, dot_for, in_groups
-from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
+from tvm_sched.kernels.base import OPAQUE, Form, least_cycles
+from tvm_sched.kernels.integer.dots import Dot, dot_for
+from tvm_sched.kernels.integer.planar.planar_conv2d import PlanarConv2d, planar_problem
 from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.planar.problem import PlanarProblem, problem_of
-from tvm_sched.kernels.integer.planar.reading import interleaved, planes_of
+from tvm_sched.kernels.integer.planar.reading import interleaved, operands, planes_of
 from tvm_sched.kernels.integer.planar.winograd_schedule import (
     HALF_INPUT,
     HALF_OUTPUT,
@@ -65,17 +65,17 @@ def transform_weight(data: te.Tensor) -> te.Tensor:
     block_rows, groups, taps, _, n, group = data.shape
     doubled = [[int(2 * number) for number in row] for row in F.weight]  # 2G
 
-    def row(p, values: list):
+    def transformed(p, values: list):
         return pick(p, [sum(v * f for v, f in zip(values, row, strict=True) if f) for row in doubled]).astype("int16")
 
     half = te.compute(
         (block_rows, F.size, taps, groups, n, group),
-        lambda g, p, s, k, lane, j: row(p, [data(g, k, r, s, lane, j).astype("int16") for r in range(F.taps)]),
+        lambda g, p, s, k, lane, j: transformed(p, [data(g, k, r, s, lane, j).astype("int16") for r in range(F.taps)]),
         name="half_weight",
     )
     return te.compute(
         (block_rows, F.size, F.size, groups, n, group),
-        lambda g, p, q, k, lane, j: row(q, [half(g, p, s, k, lane, j) for s in range(F.taps)]),
+        lambda g, p, q, k, lane, j: transformed(q, [half(g, p, s, k, lane, j) for s in range(F.taps)]),
         name="whole_weight",
     )
 
@@ -91,8 +91,7 @@ def conv2d(
     marks: dict | None = None,
 ) -> te.Tensor:
     """The algorithm, free of any order; `weight` is U, the others as `planar_conv2d.conv2d` takes them."""
-    indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
-    added, more = (more[0], more[1:]) if rounding and rounding.adds else (None, more)
+    indices, added, more = operands(more, problem, rounding)
     layout, dot, group = problem.layout, problem.dot, problem.dot.group
     batch = int(x.shape[0])
     block_rows, e, _, groups, n, _ = (int(extent) for extent in weight.shape)
@@ -186,11 +185,10 @@ def fits(layer: Layer) -> bool:
     return int(np.abs(layer.weight.astype("int64")).sum(axis=(1, 2, 3)).max(initial=0)) * 255 * SCALE < INT32
 
 
-class PlanarWinograd(IntegerKernel):
+class PlanarWinograd(PlanarConv2d):
     """Takes 3x3 kernels of stride 1 where dot products multiply int16."""
 
     name = NAME
-    adds = True
     compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
@@ -200,19 +198,9 @@ class PlanarWinograd(IntegerKernel):
             return
         found = layouts(layer, dot)
         for n in pattern.SIZES:
-            conv = layer.problem(n)
-            problems = [PlanarProblem(conv, layout, dot, ceil(conv.kept / dot.group)) for layout in found]
+            problems = [planar_problem(layer, n, dot, layout) for layout in found]
             problem = min(problems, key=lambda each: least_cycles(self, each, target))
             yield Form(self, layer, problem, n, f"planar winograd {F}", least_cycles(self, problem, target), rank=1)
-
-    def pack(self, form: Form) -> list[np.ndarray]:
-        problem = form.problem
-        data, indices = pattern.pack(form.layer.ungrouped, form.kept, form.n)
-        data, indices = in_groups(data, indices, problem.groups, problem.dot.group)
-        return [np.ascontiguousarray(data.transpose(0, 1, 3, 4, 5, 2)), *indices]
-
-    def options(self, form: Form) -> dict[str, Any]:
-        return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}
 
     def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
         names = {"primfunc_name_hint": "planar_winograd_weight", "primfunc_attrs": OPAQUE}
@@ -224,9 +212,6 @@ class PlanarWinograd(IntegerKernel):
     tiles = staticmethod(tiles)
     cycles = staticmethod(cycles)
     schedule = staticmethod(schedule)
-
-    def arguments(self, problem: PlanarProblem, infos, rng: np.random.Generator) -> list[np.ndarray]:
-        return with_channels(super().arguments(problem, infos, rng), infos, problem.conv.channels, rng)
 
 
 KERNEL = PlanarWinograd()

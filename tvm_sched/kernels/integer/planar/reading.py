@@ -2,6 +2,7 @@
 side by side.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -12,9 +13,19 @@ from tvm_sched.kernels.integer.dots import Dot
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar.planes import Layout, copy_padded, padded_pixel
 from tvm_sched.kernels.integer.planar.problem import INTERLEAVED, PLANES, PlanarProblem
+from tvm_sched.kernels.integer.rounding import Rounding
 from tvm_sched.kernels.ranking import divisors
 
 UNROLLED = 256  # pixels that are interleaved by code without a loop
+
+
+def operands(
+    more: Sequence[te.Tensor], problem: PlanarProblem, rounding: Rounding | None
+) -> tuple[te.Tensor | None, te.Tensor | None, Sequence[te.Tensor]]:
+    """(indices, residual, what else `rounding` takes) of what a kernel's compute is given behind its weights."""
+    indices, more = (more[0], more[1:]) if problem.conv.indexed else (None, more)
+    residual, more = (more[0], more[1:]) if rounding and rounding.adds else (None, more)
+    return indices, residual, more
 
 
 def planes_of(x: te.Tensor, layout: Layout, zero_point: int) -> te.Tensor | None:
