@@ -66,7 +66,7 @@ def test_a_network_of_timm(run):
 
 def test_a_pruned_file_of_onnx(run):
     told = run("pruned_onnx")
-    assert len(re.findall("density 0.25 .* 1x8", told)) == 2
+    assert len(re.findall("density 0.25 .* 1x(8|16)", told)) == 2  # two block rows as one, where that is faster
     assert number("largest difference: (.*)", told) < 1e-5
 
 

@@ -29,9 +29,9 @@ def interleave_bytes(func: PrimFunc) -> PrimFunc:
 
 def rewritten(loop: tirx.For, packing: bool, most: int = MOST):
     """A marked loop `for p: for j: out[..., p * group + j] = x[...]`, or of what is computed of several x, by vectors.
-    For a group of four, p is a multiple of the numbers in a 128-bit lane; a vector of bytes is of `most` pixels at
-    most, of 16 for AArch64, which interleaves four of them as it stores them. Numbers of 32 bits that are narrowed on
-    the way (`rounding.narrow`), two or four vectors of 16, are so by packs where the CPU has them (`packing`).
+    A vector of bytes is of `most` pixels at most, of 16 for AArch64, which interleaves four of them as it stores them.
+    Numbers of 32 bits that are narrowed on the way (`rounding.narrow`), two or four vectors of 16, are so by packs
+    where the CPU has them (`packing`).
     """
     if INTERLEAVE not in loop.annotations:
         return loop
@@ -76,9 +76,9 @@ def rewritten(loop: tirx.For, packing: bool, most: int = MOST):
             stores.append(tirx.BufferStore(store.buffer, vector, [*rest, tirx.Ramp(last, 1, width * group)]))
             continue
         planes = [narrow(plane, *narrowing[1:]) for plane in planes] if narrowing else planes
+        *rest, last = at(store.indices, first, 0)
         for i, vector in enumerate(interleaved(planes)):
-            *rest, last = at(store.indices, first + i * width // group, 0)
-            place = [*rest, tirx.Ramp(last, 1, width)]
+            place = [*rest, tirx.Ramp(last + i * width, 1, width)]
             wide = vector.astype(vector_type(store.buffer.dtype, width))
             stores.append(tirx.BufferStore(store.buffer, wide, place))
     return tirx.SeqStmt(stores) if len(stores) > 1 else stores[0]

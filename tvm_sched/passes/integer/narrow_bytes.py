@@ -22,7 +22,7 @@ from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
 from tvm_sched.passes.integer.aarch64.fractions import fraction
-from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, narrowed_together
+from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, names_a_number, narrowed_together
 
 BYTES, WORDS, PARTS = 64, 32, 4
 LANES = 4  # 128-bit lanes of a vector
@@ -75,7 +75,7 @@ def stored_together(sequence: tirx.SeqStmt):
             if len(waiting) == PARTS:
                 made, waiting = [*made, *four_at_once(waiting)], []
         else:
-            if not isinstance(statement, tirx.Bind):
+            if not names_a_number(statement):
                 made, waiting = [*made, *(store for store, _ in waiting)], []
             made.append(statement)
     made += [store for store, _ in waiting]

@@ -84,6 +84,23 @@ def test_random_layers_with_lanes_over_outputs(seed):
     function.check(possible[seed // 3 % len(possible)])
 
 
+@pytest.mark.parametrize("name", ["x86-avx512-vnni", "avx-vnni", "x86-avx2", "cortex-a76"])
+@pytest.mark.parametrize("image", [(1, 1), (1, 3), (2, 2)])
+def test_images_of_fewer_pixels_than_a_vector_has(name, image):
+    """Each step of such a layer is one statement or two, and nothing but their order keeps one behind another."""
+    target, case = TARGETS[name], Convolution(16, 32, image, (1, 1), batch=2, n=16)
+    dot = dot_of(target)
+    layer = case.layer(dot.activation, case.weight)
+    form, layouts = form_of(CONV2D, layer, target, case.n), planar_conv2d.layouts(layer, target, dot)
+    if outputs.takes(case.n, case.out_channels, dot):
+        layouts = [layouts[0], *planar_conv2d.single_layouts(layouts, target)]
+    for layout in layouts:
+        problem = planar_conv2d.planar_problem(layer, case.n, dot, layout)
+        function = function_of(case, target, rounding="each", form=replace(form, problem=problem))
+        for tile in tiles(CONV2D, function.mod, target):
+            function.check(tile)
+
+
 @pytest.mark.parametrize("name", ["x86-avx2", "host"])
 @pytest.mark.parametrize("weight", [127, -127])
 def test_the_largest_sums_do_not_saturate(name, weight):

@@ -3,7 +3,7 @@ by itself, where a vector of 16 takes little more than one of four.
 """
 
 import tvm_ffi
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.ir import Expr
 from tvm.sym import Analyzer
 from tvm.tirx import Shuffle
@@ -26,7 +26,7 @@ def narrowed_together(sequence: tirx.SeqStmt):
                 made, waiting = [*made, *together(waiting)], []
             waiting.append(statement)
         else:
-            if not isinstance(statement, tirx.Bind):
+            if not names_a_number(statement):
                 made, waiting = [*made, *together(waiting)], []
             made.append(statement)
     made += together(waiting)
@@ -92,8 +92,20 @@ def apart(stores: list[tirx.BufferStore]) -> list:
     ]
 
 
+def names_a_number(statement: tirx.Stmt) -> bool:
+    """Whether a statement only names what it computes of numbers at hand. One that loads may load what a store before
+    it has written, under whatever name: buffers that are not needed at one time share memory.
+    """
+    return isinstance(statement, tirx.Bind) and not holds(statement.value, ir.TensorLoad)
+
+
 def binds(value: Expr) -> bool:
     """Whether an expression names a part of itself: one name cannot stand for two values."""
+    return holds(value, tirx.Let)
+
+
+def holds(value: Expr, kind: type) -> bool:
+    """Whether an expression of that kind is a part of this one."""
     found: list = []
-    tvm_ffi.structural_walk(value, (tirx.Let, found.append), order="post")
+    tvm_ffi.structural_walk(value, (kind, found.append), order="post")
     return bool(found)
