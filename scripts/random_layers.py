@@ -61,6 +61,9 @@ class Problem:
         return (self.batch, channels, *self.image) if self.image else (self.batch, channels)
 
 
+EXTENTS = st.integers(1, 3) | st.integers(1, 11)  # of an image: as often fewer pixels than a vector has
+
+
 def problems() -> st.SearchStrategy[Problem]:
     """Layers of up to 24 channels and 40 outputs a group, and images of up to 11x11 pixels, or as the kernel needs."""
     pairs = st.tuples
@@ -70,7 +73,7 @@ def problems() -> st.SearchStrategy[Problem]:
         channels=st.integers(1, 24),
         outputs=st.integers(1, 40),
         groups=st.sampled_from([1, 1, 1, 2, 3]),
-        image=st.none() | pairs(st.integers(1, 11), st.integers(1, 11)),
+        image=st.none() | pairs(EXTENTS, EXTENTS),
         kernel=st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (7, 2)]),
         stride=pairs(st.integers(1, 3), st.integers(1, 3)) | st.just((1, 1)),
         padding=pairs(st.integers(0, 3), st.integers(0, 3)),
