@@ -9,3 +9,8 @@ for variable in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):  # before anything impor
     os.environ[variable] = "1"
 
 gc.set_threshold(*gc.get_threshold()[:2], 100)  # full collections: of a million objects, a fifth of the imports' time
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: what waits, for a process, a time limit or a board, leaves its core to others."""
+    return len(os.sched_getaffinity(0)) + 1

@@ -69,6 +69,19 @@ def test_every_layout_gives_the_same_numbers(case, rounding):
     assert len(layouts) > 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("image", [(1, 1), (2, 1), (5, 2), (9, 1), (1, 3), (3, 4), (16, 1)])
+def test_images_of_fewer_pixels_than_a_vector_has(name, image):
+    """Rows behind the image fill up a vector: what they read must be there."""
+    target, case = TARGETS[name], Convolution(6, 16, image, padding=AROUND, density=0.5)
+    made = function_of(case, target, WINOGRAD, "each")
+    layout = WINOGRAD.problem(Schedule(made.mod)).layout
+    rows = run_of(layout) // row_of(layout)
+    last = (rows - 1) * layout.pitch + (run_of(layout) - 1) % row_of(layout) + layout.offset(3, 3)
+    assert last < layout.reach
+    made.check()
+
+
 def test_rows_that_fill_vectors_have_no_gaps():
     def layout(size: int):
         case = Convolution(4, 16, (size, size), padding=AROUND)

@@ -35,10 +35,14 @@ HALF_INPUT, INPUT, HALF_OUTPUT, OUTPUT, MIXED, RESIDUAL, ROUNDED, RESULT = (f"{N
 
 def row_of(layout: Layout) -> int:
     """Positions from one row of 2x2 tiles to the next: none is left between rows that are whole vectors, or of which
-    so many are one; others lie as those of the pixels do.
+    so many are one, if the rows that fill up the last vector are read too; others lie as those of the pixels do.
     """
-    width = layout.output[1]
-    return width if width % layout.lanes == 0 or layout.lanes % width == 0 else layout.pitch
+    width, lanes = layout.output[1], layout.lanes
+    if width % lanes and lanes % width:
+        return layout.pitch
+    rows = up(layout.rows * width, lanes) // width
+    last = (rows - 1) * layout.pitch + width - 1 + layout.offset(*(taps - 1 for taps in layout.kernel))
+    return width if last < layout.reach else layout.pitch
 
 
 def run_of(layout: Layout) -> int:
