@@ -5,10 +5,12 @@
     python scripts/check_kernels.py --layers 5000 --precision int8 --seed 1
     python scripts/check_kernels.py --target cortex-a76 --precision float16
     python scripts/check_kernels.py --target cortex-a76 --emulated --layers 20
+    python scripts/check_kernels.py --bounds --layers 300
 
 `scripts/random_layers.py` says what is drawn; `stored` is float32 with weights of 16 bits. For a target that this
 machine does not run, the same scheduled functions are run in its own instructions; --emulated runs the target's, under
-QEMU, on one thread (`scripts/emulated_layers.py`). Prints how many layers each kernel
+QEMU, on one thread (`scripts/emulated_layers.py`). With --bounds the code also tests that each access of memory is
+inside its buffer (`scripts/memory_bounds.py`). Prints how many layers each kernel
 computed. The first wrong one is made as small as it goes and printed; exit code 1. Needs the package's extra 'test'.
 """
 
@@ -16,11 +18,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 from emulated_layers import Board
 from hypothesis import HealthCheck, given, seed, settings
+from memory_bounds import bounds_checked
 from random_layers import MOST, Problem, networks, require_right
 
 PRECISIONS = ("float32", "stored", "int8", "float16")
@@ -35,16 +39,19 @@ COMPILED = PRECISIONS[:3]  # by default; float16 is for ARM CPUs
     "--threads", default=1, show_default=True, type=click.IntRange(1), help="Each number up to this one is run."
 )
 @click.option("--emulated", is_flag=True, help="Run the target's own code under QEMU, of an ARM CPU.")
+@click.option("--bounds", is_flag=True, help="Test that each access of memory is inside its buffer.")
 @click.option("--seed", "number", default=0, show_default=True, help="Of what is drawn.")
-def command(layers: int, words: tuple[str, ...], target: str, threads: int, emulated: bool, number: int) -> None:
+def command(
+    layers: int, words: tuple[str, ...], target: str, threads: int, emulated: bool, bounds: bool, number: int
+) -> None:
     """Hold random layers, in random forms of every kernel, against PyTorch in float64."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, bounds_checked() if bounds else nullcontext():
         board = Board(target, Path(folder)) if emulated else None
         for word in words or COMPILED:
             start = time.monotonic()
             try:
                 kernels = checked(layers, word, target, threads, number, board)
-            except AssertionError as error:
+            except (AssertionError, IndexError) as error:
                 sys.exit(f"{word}: {error}")
             told = ", ".join(f"{name} {count}" for name, count in kernels.most_common())
             print(f"{word}: {kernels.total()} layers right in {time.monotonic() - start:.0f} s ({told})", flush=True)
