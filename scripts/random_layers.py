@@ -248,10 +248,12 @@ def drawn(ranked: Sequence[Plan], number: int) -> Plan:
 
 
 def rounding_of(plan: Plan | None) -> float:
-    """The error of its sums, in multiples of the direct kernel's; that of stored weights is none here."""
-    if plan is None:
+    """The error of its sums, in multiples of the direct kernel's. Weights that are stored in 16 bits have none here, but
+    transformed ones, which are rounded once more.
+    """
+    if plan is None or (plan.form.weights and plan.form.details is None):
         return 1.0
-    return getattr(plan.form.details, "rounding", 1.0) if plan.form.weights else plan.form.rounding
+    return plan.form.rounding
 
 
 def compiled(
