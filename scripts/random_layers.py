@@ -248,8 +248,8 @@ def drawn(ranked: Sequence[Plan], number: int) -> Plan:
 
 
 def rounding_of(plan: Plan | None) -> float:
-    """The error of its sums, in multiples of the direct kernel's. Weights that are stored in 16 bits have none here, but
-    transformed ones, which are rounded once more.
+    """The error of its sums, in multiples of the direct kernel's. Of weights that are stored in 16 bits only those that
+    are transformed have an error here, as they are rounded once more.
     """
     if plan is None or (plan.form.weights and plan.form.details is None):
         return 1.0
