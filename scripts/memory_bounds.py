@@ -63,6 +63,8 @@ def accesses(expr: Expr, guard: Expr) -> Iterator[tuple[str, Expr]]:
     if called == CHOICE:
         condition, one, other = expr.args
         yield from accesses(condition, guard)
+        if condition.ty.dtype.lanes > 1:  # one for each lane, of which each loads by itself
+            return
         yield from accesses(one, tirx.all(guard, condition))
         yield from accesses(other, tirx.all(guard, tirx.Not(condition)))
         return
