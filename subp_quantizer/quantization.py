@@ -12,7 +12,8 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from subp_contract.errors import UserError
-from subp_quantizer.quantizer import WEIGHT_BITS, BlockQuantizer
+from subp_quantizer import WEIGHT_BITS
+from subp_quantizer.quantizer import BlockQuantizer
 from subp_quantizer.sites import LAYERS, Kind, chosen
 from subp_quantizer.torchao_import import conv2d_alone, quantize_pt2e
 

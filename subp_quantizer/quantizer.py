@@ -9,10 +9,11 @@ from collections.abc import Collection
 import torch
 from torch import fx
 
+from subp_quantizer import WEIGHT_BITS
 from subp_quantizer.sites import Choice, Edge, Kind, chosen
 from subp_quantizer.torchao_import import fake_quantize, observer, quantizer
 
-ACTIVATION, WEIGHT_BITS = (0, 255), (7, 8)
+ACTIVATION = (0, 255)
 # While training, a weight's range is that of its present values, an activation's a moving average over batches.
 PRESENT = 1.0
 
