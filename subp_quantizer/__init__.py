@@ -9,3 +9,5 @@
 way above. May import PyTorch, torchao and `subp_contract`; must not import either half, nor TVM. It is no part of
 `subp_contract`, which knows no PyTorch.
 """
+
+WEIGHT_BITS = (7, 8)  # that weights may have

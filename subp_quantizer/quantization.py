@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from subp_contract.errors import UserError
+from subp_quantizer import WEIGHT_BITS
 from subp_quantizer.quantizer import BlockQuantizer
 from subp_quantizer.sites import LAYERS, Kind, chosen
 from subp_quantizer.torchao_import import conv2d_alone, quantize_pt2e
@@ -19,14 +20,18 @@ from subp_quantizer.torchao_import import conv2d_alone, quantize_pt2e
 DEQUANTIZE = "quantized_decomposed::dequantize_per_channel"
 
 
-def prepared(program: ExportedProgram, qat: bool = False, wide: Collection[str] = ()) -> fx.GraphModule:
+def prepared(
+    program: ExportedProgram, qat: bool = False, wide: Collection[str] = (), weight_bits: int = max(WEIGHT_BITS)
+) -> fx.GraphModule:
     """The program as a module of its own, whose calls observe what is to be quantised; batch norms behind convolutions
     are folded. With `qat` a module to train, of a program that was exported in training mode: it rounds as the
     quantised one will, batch norms learn on, and its gradients pass straight through the rounding. `wide`: names of the
-    first operators of sites that stay in float32.
+    first operators of sites that stay in float32. `weight_bits`: 8, or 7 for weights of -63 to 63.
 
-    Raises UserError where nothing of the network is computed in 8 bits.
+    Raises UserError where nothing of the network is computed in 8 bits, and for another number of bits.
     """
+    if weight_bits not in WEIGHT_BITS:
+        raise UserError(f"weights have 7 or 8 bits, not {weight_bits!r}")
     module = copied(program.module(check_guards=False))
     if not any(choice.site.kind is Kind.LAYER for choice in chosen(module.graph, wide)):
         raise UserError(
@@ -34,7 +39,7 @@ def prepared(program: ExportedProgram, qat: bool = False, wide: Collection[str] 
         )
     prepare = quantize_pt2e.prepare_qat_pt2e if qat else quantize_pt2e.prepare_pt2e
     with conv2d_alone():
-        return prepare(module, BlockQuantizer(qat, wide))
+        return prepare(module, BlockQuantizer(qat, wide, weight_bits))
 
 
 def converted(

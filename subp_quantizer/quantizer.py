@@ -1,7 +1,7 @@
 """Tells torchao what to quantise: weights int8 per output channel, symmetric; activations uint8 per tensor, affine.
 
 A symmetric weight has 0 exactly, so blocks of zeros stay blocks of zeros. Activations use all of 0 to 255, weights
--127 to 127.
+-127 to 127, or, of 7 bits, -63 to 63: CPUs that add the products of two bytes in 16 bits saturate with larger ones.
 """
 
 from collections.abc import Collection
@@ -9,25 +9,26 @@ from collections.abc import Collection
 import torch
 from torch import fx
 
+from subp_quantizer import WEIGHT_BITS
 from subp_quantizer.sites import Choice, Edge, Kind, chosen
 from subp_quantizer.torchao_import import fake_quantize, observer, quantizer
 
-WEIGHT, ACTIVATION = (-127, 127), (0, 255)
+ACTIVATION = (0, 255)
 # While training, a weight's range is that of its present values, an activation's a moving average over batches.
 PRESENT = 1.0
 
 
-def weight_spec(qat: bool) -> "quantizer.QuantizationSpec":
-    """Of a weight `[O, ...]`."""
+def weight_spec(qat: bool, bits: int) -> "quantizer.QuantizationSpec":
+    """Of a weight `[O, ...]`, as int8 of which so many bits are used."""
     if qat:
         made = fake_quantize.FusedMovingAvgObsFakeQuantize.with_args(
             observer=observer.MovingAveragePerChannelMinMaxObserver, averaging_constant=PRESENT
         )
     else:
         made = observer.PerChannelMinMaxObserver
-    low, high = WEIGHT
+    high = 2 ** (bits - 1) - 1
     return quantizer.QuantizationSpec(
-        torch.int8, made, low, high, qscheme=torch.per_channel_symmetric, ch_axis=0, is_dynamic=False
+        torch.int8, made, -high, high, qscheme=torch.per_channel_symmetric, ch_axis=0, is_dynamic=False
     )
 
 
@@ -42,13 +43,13 @@ def activation_spec(qat: bool) -> "quantizer.QuantizationSpec":
 
 class BlockQuantizer(quantizer.Quantizer):
     """torchao's interface to the sites of a graph (`sites.chosen`, which takes `wide`), for calibration or for training
-    (`qat`).
+    (`qat`), with weights of so many bits.
     """
 
-    def __init__(self, qat: bool = False, wide: Collection[str] = ()):
+    def __init__(self, qat: bool = False, wide: Collection[str] = (), weight_bits: int = max(WEIGHT_BITS)):
         super().__init__()
         self.wide = wide
-        self.weight, self.activation = weight_spec(qat), activation_spec(qat)
+        self.weight, self.activation = weight_spec(qat, weight_bits), activation_spec(qat)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Annotates the nodes of every site."""

@@ -47,13 +47,14 @@ class Convolution:
     density: float = 1.0
     zero_point: int = 3
     seed: int = 0
+    largest: int = 127  # of a weight
 
     @property
     def weight(self) -> np.ndarray:
-        """int8 `[O, C / groups, kh, kw]`, from -127 to 127, with 1xN zeros."""
+        """int8 `[O, C / groups, kh, kw]`, from -`largest` to `largest`, with 1xN zeros."""
         channels = self.channels // self.groups
         drawn = np.random.default_rng(self.seed).integers(
-            -127, 127, (self.out_channels, channels, *self.kernel), "int8", endpoint=True
+            -self.largest, self.largest, (self.out_channels, channels, *self.kernel), "int8", endpoint=True
         )
         return keep_blocks(drawn, self.n, max(1, round(self.density * channels)), self.seed)
 
@@ -222,7 +223,7 @@ def packed(form: Form, target: Target) -> list[np.ndarray]:
     if form.kernel is WINOGRAD:
         data = transformed(data)
     elif form.kernel is CONV2D:
-        data = dot_of(target).weights(data)
+        data = form.problem.dot.weights(data)
     return [data, *others]
 
 

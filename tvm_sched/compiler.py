@@ -124,8 +124,10 @@ def compile(
     def compiled(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple["Built", "Verdict", dict]:
         """The network as code for one example, what its check found, and its manifest."""
         network, inputs = network_of(module, inputs)
+        told_of_numbers = [decision] if decision else []
         if numbers.before:
-            network = numbers.before(network, examples_of_use, inputs, kwargs)
+            given, network = network, numbers.before(network, examples_of_use, inputs, kwargs)
+            told_of_numbers += [numbers.note] if numbers.note and network is not given else []
         if isinstance(network, ExportedProgram):
             network = torch_export.fixed(network, inputs, kwargs)
         imported = torch_export.in_parts(network, inputs, kwargs, target.l2_bytes)
@@ -139,7 +141,7 @@ def compile(
         reached(CHECKED)
         told = against_torch.told(verdict, relative_of(numbers.word, built.lowered.choices))
         word = "int8" if is_quantised(imported.program) else numbers.word
-        words = {"precision": word, "weights": weights, "decision": decision}
+        words = {"precision": word, "weights": weights, "decision": "; ".join(told_of_numbers)}
         return built, verdict, make_manifest(target, against_torch.imported, built, check=told, dense=dense, **words)
 
     with quiet(), older_objects_uncollected():

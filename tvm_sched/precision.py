@@ -18,7 +18,7 @@ from typing import Any
 from tvm import IRModule
 
 from subp_contract.errors import UserError
-from tvm_sched.kernels.integer.dots import BFLOAT, has
+from tvm_sched.kernels.integer.dots import BFLOAT, has, weight_bits
 from tvm_sched.passes.precision.bfloat16 import bfloat16
 from tvm_sched.passes.precision.half_precision import half_precision
 from tvm_sched.targets import Target
@@ -38,21 +38,28 @@ class Precision:
     before: Before | None = None
     within: Within | None = None
     weights: str | None = None  # dtype in which layers that stay in float32 may store theirs
+    note: str = ""  # what there is to say of a network that `before` has quantised
     cpu_flags: tuple[str, ...] = ()  # that its code needs beside the target's, in Linux's words
 
 
+SEVEN = "weights of 7 bits, which this target multiplies up to twice as fast; quantise before compiling for 8"
 FLOAT32 = Precision("float32")
 FLOAT16 = Precision("float16", within=half_precision, cpu_flags=("fphp", "asimdhp"))
 BFLOAT16 = Precision("bfloat16", within=bfloat16, weights="bfloat16", cpu_flags=("avx512_bf16",))
 
 
-def _in_8_bits(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
-    from tvm_sched.frontend.calibration import in_8_bits  # at once it would import PyTorch's export
+def int8(weight_bits: int = 8, wide: Collection[str] = ()) -> Precision:
+    """Integers, but for the sites that are `wide`; a network that is not quantised yet gets weights of so many bits."""
 
-    return in_8_bits(network, calibration, inputs, kwargs)
+    def before(network: Any, calibration: Iterable[Any] | None, inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
+        from tvm_sched.frontend.calibration import in_8_bits  # at once it would import PyTorch's export
+
+        return in_8_bits(network, calibration, inputs, kwargs, wide, weight_bits)
+
+    return Precision("int8", before, note=SEVEN if weight_bits == 7 else "")
 
 
-INT8 = Precision("int8", before=_in_8_bits)
+INT8 = int8()
 
 
 def with_flags(target: Target, precision: Precision) -> Target:
@@ -82,4 +89,4 @@ def of(word: str, target: Target) -> Precision:
                 "as x86-avx512-bf16; choose precision float32, or weights='bfloat16' to store weights so"
             )
         return BFLOAT16
-    return INT8
+    return int8(weight_bits(target))

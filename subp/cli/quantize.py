@@ -23,10 +23,19 @@ from subp.cli.options.types import SEED, OutputFile, not_an_input
 @click.option(
     "--batches", type=click.IntRange(1), default=32, show_default=True, help="Batches of 16 images to calibrate on."
 )
+@click.option(
+    "--weight-bits",
+    type=click.Choice(["7", "8"]),
+    default="8",
+    show_default=True,
+    help="Of weights; x86 CPUs without VNNI compute up to twice as fast with 7.",
+)
 @click.option("--draw", type=SEED, default=0, show_default=True, help="Seed of the choice of images.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")
 @click.option("-o", "--output", type=OutputFile(".pt2"), required=True, help="The .pt2 file to write.")
-def command(model: str, settings: dict, data: str, batches: int, draw: int, download: bool, output: Path) -> None:
+def command(
+    model: str, settings: dict, data: str, batches: int, weight_bits: str, draw: int, download: bool, output: Path
+) -> None:
     """Quantise MODEL: weights to int8 by output channel, whose zeros stay zeros, activations to uint8 in the ranges
     that they take on the images of --calibrate, prepared as at evaluation.
 
@@ -39,7 +48,7 @@ def command(model: str, settings: dict, data: str, batches: int, draw: int, down
     network, metadata = load_network(model, settings)
     with working(f"reading {data}"):
         inputs = quantised.calibration(data, network, metadata, batches, draw, download)
-    program = quantised.quantize(network, tracked(f"quantising {model}")(inputs))
+    program = quantised.quantize(network, tracked(f"quantising {model}")(inputs), int(weight_bits))
     quantised.save(program, metadata, output)
     write_resolved(output, click.get_current_context())
     size, count = output.stat().st_size / 1e6, sum(map(len, inputs))

@@ -26,7 +26,7 @@ CALIBRATION_IMAGES = 512
 QAT_LR = 0.05  # of the training's highest rate, in the one epoch that trains for 8 bits
 COLUMNS = (
     *("cell", "data", "size", "train_images", "network", "n", "sparsity", "epochs", "seed", "options"),
-    *("float32", "float16", "int8_calibrated", "int8_qat"),
+    *("float32", "float16", "int8_calibrated", "int8_qat", "int8_7_bits"),
 )
 
 
@@ -36,6 +36,7 @@ def accuracies(cell: Cell, root: Path, work: Path, progress: Progress | None = N
     float16:          weights and the result of every operator rounded to it, sums in float32
     int8_calibrated:  by `tvm_sched.quantize`, on CALIBRATION_IMAGES of the training images
     int8_qat:         after one more epoch, that trains for 8 bits
+    int8_7_bits:      calibrated too, with weights of 7 bits
     root, work:       folders of the data sets and of trainings; one that was cut off goes on
     """
     data = experiments.load(cell, root)
@@ -53,6 +54,7 @@ def accuracies(cell: Cell, root: Path, work: Path, progress: Progress | None = N
         "float16": experiments.accuracy(InFloat16(model), data),
         "int8_calibrated": experiments.accuracy(calibrated(model, data, cell.seed), data),
         "int8_qat": experiments.accuracy(trained_for_8_bits(cell, data, folder / trainer.MODEL, progress), data),
+        "int8_7_bits": experiments.accuracy(calibrated(model, data, cell.seed, 7), data),
     }
 
 
@@ -64,10 +66,10 @@ def config_of(cell: Cell) -> Config:
     return Config.of(named | dict(cell.options))
 
 
-def calibrated(model: nn.Module, data: Data, seed: int) -> nn.Module:
+def calibrated(model: nn.Module, data: Data, seed: int, weight_bits: int = 8) -> nn.Module:
     """The network in 8 bits, for any number of images, its ranges those of training images."""
     inputs = quantised.chosen(data, CALIBRATION_IMAGES, quantised.BATCH, seed)
-    return tvm_sched.quantize(model, inputs).module(check_guards=False)
+    return tvm_sched.quantize(model, inputs, weight_bits=weight_bits).module(check_guards=False)
 
 
 def trained_for_8_bits(cell: Cell, data: Data, weights: Path, progress: Progress | None = None) -> nn.Module:

@@ -121,9 +121,9 @@ def require_classes(data: str, found: list[str], wanted: list[str]) -> None:
     )
 
 
-def quantize(network: Network, inputs: Iterable[Tensor]) -> ExportedProgram:
+def quantize(network: Network, inputs: Iterable[Tensor], weight_bits: int = 8) -> ExportedProgram:
     """`tvm_sched.quantize`, for inputs of the network's own batch."""
-    return tvm_sched.quantize(network.module, inputs, network.only_input())
+    return tvm_sched.quantize(network.module, inputs, network.only_input(), weight_bits=weight_bits)
 
 
 def save(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ from subp.data.policies import AUTO_AUGMENT
 from subp.pruning.methods import DENSE, METHODS
 from subp.pruning.settings import WAYS, PruningOptions, flat, nested
 from subp_contract.errors import require
+from subp_quantizer import WEIGHT_BITS
 
 AMP = {"bf16": "bfloat16", "fp16": "float16"}  # -> PyTorch's names
 DOT_PRODUCT = 4  # channels that int8 kernels multiply at a time
@@ -40,6 +41,7 @@ class Config(PruningOptions):
     channels_last: bool = False
     compile: bool = False
     qat: int = 0  # the last of the epochs, which train for 8 bits
+    weight_bits: int = 8  # of weights there: 8, or 7
     sparse_compute: str | None = None  # a name in WAYS, to leave pruned blocks out of the products
     workers: int = 0
     device: str = "cpu"
@@ -58,6 +60,7 @@ class Config(PruningOptions):
             self.warmup_epochs <= self.epochs,
             f"warmup_epochs = {self.warmup_epochs}: there are only {self.epochs} epochs",
         )
+        require(self.weight_bits in WEIGHT_BITS, f"weight_bits = {self.weight_bits}: weights have 7 or 8 bits")
         require(self.qat <= self.epochs, f"qat = {self.qat}: there are only {self.epochs} epochs")
         require(
             not self.qat or self.end is None or self.end < self.float_epochs or not self.float_epochs,

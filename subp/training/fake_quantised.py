@@ -24,14 +24,16 @@ class FakeQuantised(nn.Module):
 
     model:    a folded network, in any mode; left as it is
     example:  images [2 or more, C, H, W] on the model's device; it then takes any number of that size
+    weight_bits: 8, or 7 for weights of -63 to 63
 
     Raises UserError where torch.export cannot trace the model, or nothing of it is computed in 8 bits.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, weight_bits: int = 8) -> None:
         super().__init__()
         self.example = example
-        self.network: fx.GraphModule = quantization.prepared(_exported(model, example, training=True), qat=True)
+        program = _exported(model, example, training=True)
+        self.network: fx.GraphModule = quantization.prepared(program, qat=True, weight_bits=weight_bits)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> logits [B, classes]."""

@@ -220,7 +220,8 @@ class TrainingRun:
             self._density = self.history[-1]["density"] if self.history else self.sparsifier.density
         self.folded = self._fold(self.delivered if self.history else self.model)
         self.precision = Precision(None, config.channels_last, ranks.device)
-        network = FakeQuantised(self.folded, self.precision.place(torch.zeros(2, *self.data.preprocessing.shape)))
+        example = self.precision.place(torch.zeros(2, *self.data.preprocessing.shape))
+        network = FakeQuantised(self.folded, example, self.config.weight_bits)
         if state:
             network.load(state, "the weights of the run to resume")
         self.optimizer = torch.optim.SGD(parameter_groups(network, config.weight_decay), lr=config.lr, momentum=0.9)

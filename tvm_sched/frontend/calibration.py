@@ -26,6 +26,7 @@ def quantize(
     calibration: Iterable[Any],
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
+    weight_bits: int = 8,
 ) -> ExportedProgram:
     """Quantises a network to 8 bits: weights to int8 by output channel, symmetrically, so that zeros stay zeros;
     activations to uint8 by tensor, in the ranges that they take in calibration. `sites` of `subp_quantizer` says which.
@@ -34,13 +35,15 @@ def quantize(
     calibration:    batches of inputs, some hundred examples as a rule: each a tensor, or a tuple of the positional
                     arguments; prepared as for the network in use. Where a batch may be of any size, so may they
     example_inputs, example_kwargs: of the program, as `compile` takes them; by default the first batch
+    weight_bits:    8, or 7, which uses -63 to 63: x86 CPUs without VNNI multiply such weights up to twice as fast, and
+                    `compile` of a float32 network takes them there
 
     Returns a program with quantise/dequantise pairs, for `compile` or `torch.export.save`. Where the network takes
     batches of any size it does too, and `compile` fixes that by its own example.
     Raises UserError for no calibration data, for numbers that are not finite, for inputs that the network does not
-    take, and for a network in which nothing is quantised, or that is quantised already.
+    take, for a network in which nothing is quantised, or that is quantised already, and for other `weight_bits`.
     """
-    return quantised_but(module, calibration, example_inputs, example_kwargs)
+    return quantised_but(module, calibration, example_inputs, example_kwargs, weight_bits=weight_bits)
 
 
 def quantised_but(
@@ -49,6 +52,7 @@ def quantised_but(
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None,
     wide: Collection[str] = (),
+    weight_bits: int = 8,
 ) -> ExportedProgram:
     """As `quantize`; `wide` as `calibrated` takes it."""
     batches = numbered(calibration)
@@ -57,11 +61,15 @@ def quantised_but(
     if example_inputs is not None or example_kwargs:
         example = torch_export.arguments(example_inputs, example_kwargs)
     network, _ = network_of(module, example[0])
-    return calibrated(float_program(network, example), chain([first], batches), example, wide)
+    return calibrated(float_program(network, example), chain([first], batches), example, wide, weight_bits)
 
 
 def calibrated(
-    program: ExportedProgram, batches: Iterable[Call], example: Call, wide: Collection[str] = ()
+    program: ExportedProgram,
+    batches: Iterable[Call],
+    example: Call,
+    wide: Collection[str] = (),
+    weight_bits: int = 8,
 ) -> ExportedProgram:
     """A float32 program in 8 bits, but for the sites whose first operators' names are `wide`. `batches`: as of
     `numbered`. Raises UserError where the program does not take one.
@@ -69,7 +77,7 @@ def calibrated(
     from subp_quantizer import quantization
 
     open_batch = torch_export.is_open(program)
-    prepared = quantization.prepared(program, wide=wide)
+    prepared = quantization.prepared(program, wide=wide, weight_bits=weight_bits)
     wanted = _leaves(example)
     with torch.no_grad():
         for number, batch in enumerate(batches, 1):
@@ -130,10 +138,10 @@ def in_8_bits(
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None,
     wide: Collection[str] = (),
+    weight_bits: int = 8,
 ) -> torch.nn.Module | ExportedProgram:
     """A network for `precision="int8"`: as it is where it is quantised already, else quantised but for the sites that
-    are `wide`. Raises UserError where
-    that takes calibration data and there is none.
+    are `wide`. Raises UserError where that takes calibration data and there is none.
     """
     if isinstance(network, ExportedProgram) and is_quantised(network):
         return network
@@ -142,7 +150,7 @@ def in_8_bits(
             "precision int8 takes calibration data: give some batches of the network's inputs (calibration=, or "
             "--calibrate DATA on the command line), or a network that is quantised already"
         )
-    return quantised_but(network, calibration, example_inputs, example_kwargs, wide)
+    return quantised_but(network, calibration, example_inputs, example_kwargs, wide, weight_bits)
 
 
 def is_quantised(program: ExportedProgram) -> bool:

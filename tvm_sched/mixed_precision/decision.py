@@ -7,7 +7,6 @@ decision.told        # why, in a line
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.export import ExportedProgram
 from subp_quantizer.sites import Kind, Site, found
 from tvm_sched import precision as precisions
 from tvm_sched.frontend import calibration as calibrating
+from tvm_sched.kernels.integer.dots import weight_bits
 from tvm_sched.mixed_precision.costs import Cycles, layer_cycles, site_costs, size, values_of
 from tvm_sched.mixed_precision.cut import Cost, cycles, in_8_bits
 from tvm_sched.pipeline import Compilation
@@ -61,7 +61,9 @@ def decide(
     if batches is None or not any(site.kind is Kind.LAYER for site in sites):
         return told(choices, "" if batches else "; int8 takes calibration data")
     first = list(islice(calibrating.numbered(batches), 1))
-    int8 = layer_cycles(calibrating.calibrated(program, first, example), example, compilation)
+    bits = weight_bits(compilation.target)
+    quantised = calibrating.calibrated(program, first, example, weight_bits=bits)
+    int8 = layer_cycles(quantised, example, compilation)
     return told(choices[1:] + divided(program, sites, int8, float32, example, compilation), "")
 
 
@@ -85,15 +87,18 @@ def divided(
     costs = dict(enumerate(site_costs(sites, int8, float32, share, target)))
     values = values_of(graph, sites, share, target)
     every = set(costs)
-    choices = [(cycles(costs, values, set()), FLOAT32, "float32"), (cycles(costs, values, every), INT8, "int8")]
+    bits = weight_bits(target)
+    choices = [
+        (cycles(costs, values, set()), FLOAT32, "float32"),
+        (cycles(costs, values, every), precisions.int8(bits), "int8"),
+    ]
     best = in_8_bits(doubted(costs, choices[0][0] < choices[1][0]), values)
     layers = {number for number, site in enumerate(sites) if site.kind is Kind.LAYER}
     mixed = cycles(costs, values, best)
     if 0 < len(best & layers) < len(layers) and mixed < (1 - MARGIN) * min(choice[0] for choice in choices):
         wide = frozenset(sites[number].head.name for number in every - best)
-        before = partial(calibrating.in_8_bits, wide=wide)
         words = f"int8 in {len(best & layers)} of {len(layers)} layers, float32 in the others"
-        choices.append((mixed, replace(INT8, before=before), words))
+        choices.append((mixed, precisions.int8(bits, wide), words))
     return choices
 
 

@@ -58,16 +58,19 @@ class Reference:
         except Exception:  # of any kind: that the network departs is told in any case
             return ""
 
-    def in_type(self, inputs: Sequence[np.ndarray], dtype: torch.dtype) -> list[np.ndarray] | None:
+    def in_type(
+        self, inputs: Sequence[np.ndarray], dtype: torch.dtype, noise: int | None = None
+    ) -> list[np.ndarray] | None:
         """The outputs with all weights and floating-point inputs in that type; None where that cannot be, or where
-        PyTorch is not what answers. In float64 a quantised program computes so what it quantises.
+        PyTorch is not what answers. In float64 a quantised program computes so what it quantises; `noise`: the seed of
+        what this is changed by (`PrecisePairs`).
         """
         if self.own is not None:
             return None
         try:
             network = copy.deepcopy(eager(self.network)).to(dtype)
             tensors = [x.to(dtype) if x.is_floating_point() else x for x in map(own_tensor, inputs)]
-            with PrecisePairs() if dtype == torch.float64 else nullcontext():
+            with PrecisePairs(noise) if dtype == torch.float64 else nullcontext():
                 return [to_array(each) for each in self.run(network, tensors)]
         except Exception:  # of any kind: the network's own code runs, and it may name its precision
             return None

@@ -8,6 +8,7 @@ from torch import nn
 
 import tvm_sched
 from subp_contract.errors import UserError
+from tvm_sched import precision, targets
 from tvm_sched.deploy.manifest import limits
 
 SHAPE = (2, 3, 8, 8)
@@ -52,6 +53,24 @@ def test_a_signed_network_with_shuffle_and_split():
     np.testing.assert_allclose(expected, in_float, atol=0.1 * np.abs(in_float).max())
     zero_points = [node.args[2] for node in operators(made) if named(node) == "quantize_per_tensor"]
     assert all(zero_points[:2])  # hardswish has negative numbers too
+
+
+def test_weights_of_7_bits():
+    program = tvm_sched.quantize(block(), batches(2, *SHAPE), weight_bits=7)
+    weights = [each for each in program.state_dict.values() if each.dtype == torch.int8]
+    assert weights and all(each.abs().max() == 63 for each in weights)
+    with pytest.raises(UserError, match="7 or 8 bits, not 6"):
+        tvm_sched.quantize(block(), batches(1, *SHAPE), weight_bits=6)
+
+
+@pytest.mark.parametrize(("target", "largest"), [("x86-avx2", 63), ("x86-avx512", 63), ("x86-avx512-vnni", 127)])
+def test_what_compile_quantises_has_the_bits_that_the_target_multiplies_fastest(target, largest):
+    x, *_ = data = batches(2, *SHAPE)
+    numbers = precision.of("int8", targets.get(target))
+    program = numbers.before(block(), data, x, None)
+    assert max(each.abs().max() for each in program.state_dict.values() if each.dtype == torch.int8) == largest
+    made = tvm_sched.compile(block(), x, target=target, precision="int8", calibration=data, threads=1)
+    assert made.manifest["layers"][0]["precision"] == "int8"
 
 
 def test_the_network_stays_as_it_is():

@@ -8,7 +8,8 @@ pixel's, goes to all lanes. What differs from one CPU to another is the length o
 widened to before:
 
     vnni    vpdpbusd             4   uint8 x int8        AVX-512 VNNI, and AVX-VNNI with half as many lanes
-    madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2: exact, where sums of two products of 8 bits saturate
+    bytes   vpmaddubsw, vpmaddwd, vpaddd    4   uint8 x int8    AVX2, weights of at most 64: two products fit 16 bits
+    madd    vpmaddwd, vpaddd     2   int16 x int16       AVX2, any weights: exact, where such sums of two saturate
     sdot    sdot                 4   int8 x int8         ARMv8.2 dotprod
     mlal    smlal                1   int16 x int16       NEON: no intrinsic, LLVM finds it
     bfloat  vdpbf16ps            2   bfloat16, as bits   AVX512-BF16: sums of float32
@@ -33,6 +34,7 @@ from tvm.target.codegen import target_has_features
 from tvm.tirx import Buffer, PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.bfloats import BITS, FEATURE, bits_of, of_lanes, to_float
+from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.rewrites.arguments import strided
 from tvm_sched.targets import Target
 
@@ -57,6 +59,7 @@ class Dot:
     adds: bool = True  # whether the instruction adds to the sums itself
     sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
+    multiplications: int = 1  # instructions a product takes; the second of two adds up pairs of what the first gives
     latency: int | None = None  # cycles until the next one may add to its sums; None: a multiply-add's
 
     @property
@@ -84,10 +87,19 @@ WIDE_MADD = Dot(
     "wide_madd", 16, 2, "uint8", "int16", "int16", "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",), adds=False, latency=1
 )
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False, latency=1)
+WIDE_BYTES, BYTES = (
+    Dot(name, lanes, 4, "uint8", "uint8", "int8", intrinsic, (feature,), adds=False, multiplications=2, latency=1)
+    for name, lanes, intrinsic, feature in (
+        ("wide_bytes", 16, "llvm.x86.avx512.pmaddubs.w.512", "avx512bw"),
+        ("bytes", 8, "llvm.x86.avx2.pmadd.ub.sw", "avx2"),
+    )
+)
 SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4, latency=2)
 MLAL = Dot("mlal", 4, 1, "int8", "int16", "int16")
 BFLOAT = Dot("bfloat", 16, 2, BITS, BITS, BITS, "subp_dot_of_bfloats", (FEATURE,), sums="float32")
-DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, SDOT, MLAL, BFLOAT)}
+DOTS = {dot.name: dot for dot in (VNNI, HALF_VNNI, WIDE_MADD, MADD, WIDE_BYTES, BYTES, SDOT, MLAL, BFLOAT)}
+OF_SMALL = {WIDE_MADD: WIDE_BYTES, MADD: BYTES}  # what takes the place of the one where weights are small
+SMALL = 64  # 2 * 64 * 255 fits int16
 
 
 @cache
@@ -100,9 +112,22 @@ def dot_of(target: Target) -> Dot:
     return first if has(first, target.tvm()) else last
 
 
-def dot_for(dtype: str, target: Target) -> Dot:
-    """The dot product of layers whose data have that type."""
-    return BFLOAT if dtype == BITS else dot_of(target)
+def dot_for(layer: Layer, target: Target) -> Dot:
+    """The dot product of a layer's numbers: of bytes also where the CPU adds pairs in 16 bits, if its weights are such
+    that these do not saturate.
+    """
+    if layer.dtype == BITS:
+        return BFLOAT
+    dot = dot_of(target)
+    if layer.dtype != dot.activation or dot not in OF_SMALL:
+        return dot
+    small = layer.weight.max(initial=0) <= SMALL and layer.weight.min(initial=0) >= -SMALL
+    return OF_SMALL[dot] if small else dot
+
+
+def weight_bits(target: Target) -> int:
+    """Bits of weights by which the target computes fastest: 7 are small enough for `OF_SMALL`."""
+    return 7 if dot_of(target) in OF_SMALL else 8
 
 
 def has(dot: Dot, target) -> bool:
@@ -114,7 +139,8 @@ def arithmetic_cycles(dot: Dot, count: float, target: Target, fma_cycles: float 
     """Cycles of so many dot products of a vector, by their instructions alone; `fma_cycles`: those of a multiply-add,
     where they are known.
     """
-    return count * (fma_cycles or 1 / target.fma_per_cycle) * (1.0 if dot.adds else target.costs.added_dot_factor)
+    each = dot.multiplications * (fma_cycles or 1 / target.fma_per_cycle)
+    return count * each * (1.0 if dot.adds else target.costs.added_dot_factor)
 
 
 def in_groups(
@@ -313,6 +339,10 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
         return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `passes/tir/import_code`
     if dot.adds:
         return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
+    if dot.multiplications > 1:
+        (wide,) = (wide for wide, narrow in OF_SMALL.items() if narrow == dot)
+        pairs = tirx.call_llvm_pure_intrin(f"int16x{2 * dot.lanes}", dot.intrinsic, *both)
+        both, dot = (pairs, tirx.Broadcast(tirx.const(1, "int16"), 2 * dot.lanes)), wide
     return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
 
 

@@ -25,7 +25,7 @@ from tvm_sched.kernels.base import Form, least_cycles, with_channels
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import transform_axes
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
-from tvm_sched.kernels.integer.dots import DOTS, Dot, arithmetic_cycles, dot_of, in_groups, sum_up
+from tvm_sched.kernels.integer.dots import DOTS, Dot, arithmetic_cycles, dot_for, in_groups, sum_up
 from tvm_sched.kernels.integer.integer_kernel import IntegerKernel
 from tvm_sched.kernels.integer.planar.planes import up
 from tvm_sched.kernels.integer.planar.problem import DOT
@@ -234,7 +234,7 @@ class IntegerLinear(IntegerKernel):
     compute = staticmethod(linear)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_of(target)
+        dot = dot_for(layer, target)
         if not layer.linear or layer.dtype != dot.activation or len(layer.output) < 2:
             return
         for n in pattern.SIZES:

@@ -13,7 +13,7 @@ from integer_run import CONV2D, TARGETS, WINOGRAD, Convolution, form_of, functio
 from te_run import replays, scheduled, tiles
 
 from tvm_sched import codegen
-from tvm_sched.kernels.integer.dots import dot_of
+from tvm_sched.kernels.integer.dots import OF_SMALL, SMALL, dot_for, dot_of
 from tvm_sched.kernels.integer.planar import outputs, planar_conv2d
 from tvm_sched.kernels.integer.planar.schedule import PlanarTile
 from tvm_sched.records.database import Records
@@ -101,6 +101,35 @@ def test_images_of_fewer_pixels_than_a_vector_has(name, image):
             function.check(tile)
 
 
+@pytest.mark.parametrize("seed", range(200, 212))
+def test_random_layers_of_small_weights(seed):
+    """Two of their products are added up in 16 bits."""
+    target = TARGETS[("x86-avx2", "x86-avx512")[seed % 2]]
+    case = replace(random_case(seed), largest=SMALL, n=(16, 4)[seed // 2 % 2])
+    case = replace(case, out_channels=case.groups * max(case.out_channels // case.groups, case.n))
+    layer = case.layer("uint8", case.weight)
+    dot = dot_for(layer, target)
+    assert dot in OF_SMALL.values()
+    found = planar_conv2d.layouts(layer, target, dot)
+    if outputs.takes(case.n, case.out_channels, dot):
+        found = [found[0], *planar_conv2d.single_layouts(found, target)]
+    problem = planar_conv2d.planar_problem(layer, case.n, dot, found[seed % len(found)])
+    form = replace(form_of(CONV2D, layer, target, case.n), problem=problem)
+    function_of(case, target, rounding=ROUNDINGS[seed % 4], form=form).check()
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512"])
+@pytest.mark.parametrize(("weight", "group"), [(64, 4), (-64, 4), (65, 2)])
+def test_sums_in_16_bits_are_taken_only_where_they_fit(name, weight, group):
+    case = Convolution(64, 16, (4, 8), (1, 1))
+    target, weights = TARGETS[name], np.full((16, 64, 1, 1), weight, "int8")
+    function = function_of(case, target, weight=weights)
+    assert function.form.problem.dot.group == group
+    function.arrays[0][:] = 255
+    function.result[:] = 64 * 255 * weight
+    function.check()
+
+
 @pytest.mark.parametrize("name", ["x86-avx2", "host"])
 @pytest.mark.parametrize("weight", [127, -127])
 def test_the_largest_sums_do_not_saturate(name, weight):
@@ -145,19 +174,21 @@ def test_every_tile_and_layout_gives_the_same_numbers(name, rounding, case):
 
 
 @pytest.mark.parametrize(
-    ("name", "instruction"),
+    ("name", "instruction", "largest"),
     [
-        ("x86-avx2", "vpmaddwd"),
-        ("avx-vnni", "vpdpbusd"),
-        ("x86-avx512", "vpmaddwd"),
-        ("x86-avx512-vnni", "vpdpbusd"),
-        ("cortex-a76", "sdot"),
-        ("cortex-a72", "smlal"),
+        ("x86-avx2", "vpmaddwd", 127),
+        ("x86-avx2", "vpmaddubsw", 63),
+        ("avx-vnni", "vpdpbusd", 127),
+        ("x86-avx512", "vpmaddwd", 127),
+        ("x86-avx512", "vpmaddubsw", 63),
+        ("x86-avx512-vnni", "vpdpbusd", 63),
+        ("cortex-a76", "sdot", 127),
+        ("cortex-a72", "smlal", 127),
     ],
 )
-def test_dot_products_are_the_cpus_own_instructions(name, instruction):
+def test_dot_products_are_the_cpus_own_instructions(name, instruction, largest):
     target = TARGETS[name]
-    function = function_of(Convolution(8, 16, (8, 8), (1, 1)), target)
+    function = function_of(Convolution(8, 16, (8, 8), (1, 1), largest=largest), target)
     assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target).mod, target))
     lines = [line for line in assembly.splitlines() if f"\t{instruction}" in line]
     assert lines

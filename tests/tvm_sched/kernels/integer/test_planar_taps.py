@@ -1,5 +1,7 @@
 """Depthwise and first layers of 8-bit integers, whose dot products take taps side by side, against NumPy."""
 
+from dataclasses import replace
+
 import pytest
 from integer_run import DEPTHWISE, STEM, TARGETS, Convolution, form_of, function_of
 from te_run import tiles
@@ -24,6 +26,9 @@ def depthwise(channels, image, kernel, stride=(1, 1), dilation=(1, 1), **more):
         ("x86-avx2", "each", depthwise(8, (14, 14), (3, 3), seed=4)),
         ("x86-avx2", "one", depthwise(6, (11, 10), (5, 5), (2, 2), seed=5)),
         ("x86-avx2", "", depthwise(3, (9, 8), (7, 7), dilation=(2, 1), batch=2, seed=6)),
+        ("x86-avx2", "each", replace(depthwise(8, (14, 13), (3, 3), seed=14), largest=64)),
+        ("x86-avx2", "", replace(depthwise(3, (9, 8), (5, 5), (2, 2), seed=15), largest=63)),
+        ("x86-avx512", "one", replace(depthwise(4, (9, 9), (7, 7), seed=16), largest=63)),
         ("x86-avx512", "each", depthwise(4, (7, 7), (3, 3), (2, 2), seed=7)),
         ("x86-avx512", "", depthwise(4, (10, 13), (5, 5), dilation=(3, 1), seed=8)),
         ("cortex-a76", "each", depthwise(4, (10, 10), (3, 3), (2, 2), seed=9)),
@@ -42,6 +47,7 @@ def test_depthwise_layers(name, rounding, case):
     [
         ("host", "each", Convolution(3, 16, (17, 17), (7, 7), (2, 2), (3, 3, 3, 3))),
         ("x86-avx2", "each", Convolution(3, 24, (16, 16), (3, 3), (2, 2), (1, 1, 1, 1), seed=1)),
+        ("x86-avx2", "each", Convolution(3, 24, (16, 15), (7, 7), (2, 2), (3, 3, 3, 3), seed=5, largest=64)),
         ("x86-avx512", "", Convolution(1, 10, (9, 12), (3, 3), padding=(1, 1, 1, 1), batch=2, seed=2)),
         ("cortex-a76", "one", Convolution(4, 8, (12, 12), (5, 5), (4, 4), (2, 2, 1, 1), seed=3)),
         ("cortex-a72", "each", Convolution(2, 8, (7, 8), (3, 3), padding=(0, 1, 2, 0), seed=4)),

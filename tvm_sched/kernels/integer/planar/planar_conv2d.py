@@ -191,7 +191,7 @@ class PlanarConv2d(IntegerKernel):
     compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_for(layer.dtype, target)
+        dot = dot_for(layer, target)
         if layer.dtype != dot.activation or (layer.linear and layer.image[-1] < dot.lanes):
             return
         pixels, numbers = prod(layer.image), layer.channels + layer.out_channels

@@ -26,7 +26,7 @@ from tvm.s_tir import Schedule
 
 from subp_contract import pattern
 from tvm_sched.kernels.base import OPAQUE, Form, least_cycles
-from tvm_sched.kernels.integer.dots import Dot, dot_for
+from tvm_sched.kernels.integer.dots import Dot, dot_of
 from tvm_sched.kernels.integer.planar.planar_conv2d import PlanarConv2d, planar_problem
 from tvm_sched.kernels.integer.planar.planes import Layout, divided, padded_pixel, up
 from tvm_sched.kernels.integer.planar.problem import PlanarProblem, problem_of
@@ -192,7 +192,7 @@ class PlanarWinograd(PlanarConv2d):
     compute = staticmethod(conv2d)
 
     def forms(self, layer: Layer, target: Target) -> Iterator[Form]:
-        dot = dot_for(layer.dtype, target)
+        dot = dot_of(target)
         plain = layer.kernel == (F.taps, F.taps) and layer.stride == layer.dilation == (1, 1) and not layer.linear
         if layer.dtype != dot.activation or dot.x != "int16" or not plain or not fits(layer):
             return

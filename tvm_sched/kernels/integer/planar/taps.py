@@ -108,7 +108,7 @@ class TapsProblem:
 
 def problems(layer: Layer, inputs: int, target: Target) -> Iterator[TapsProblem]:
     """In every tile of rows, for layers whose taps lie side by side and whose stride divides a group of them."""
-    dot = dot_for(layer.dtype, target)
+    dot = dot_for(layer, target)
     if layer.linear or layer.dtype != dot.activation or layer.dilation[1] > 1 or dot.group % layer.stride[1]:
         return
     batch, height, width = layer.image
