@@ -25,6 +25,7 @@ from tvm_sched.kernels.rewrites.transpose import COLS, transpose
 from tvm_sched.targets import Target
 
 TURNED_COLS = 4 * COLS  # outputs that are turned over together
+MOST_ADDED = 18  # sums of a register tile whose products do not add themselves: of 25 each took 1.1 times as long
 MOST_UNROLLED = 4  # register tiles of an image that are code of their own, as they begin within a row
 
 
@@ -50,12 +51,14 @@ def takes(n: int, out_channels: int, dot: Dot) -> bool:
 def tiles(problem: PlanarProblem, target: Target) -> list[OutputsTile]:
     """Those that fit the registers."""
     layout, vectors = problem.layout, problem.conv.n // problem.dot.lanes
+    most = target.registers if problem.dot.adds else MOST_ADDED
     return [
         OutputsTile(pixels, each, stay)
         for pixels in divisors(layout.single, target.registers)
         for each in divisors(vectors, vectors)
         for stay in ((True, False) if problem.conv.indexed else (True,))
-        if pixels * each + each + 1 <= target.registers
+        if pixels * each <= most
+        and pixels * each + each + 1 <= target.registers
         and (in_rows(problem, pixels) or layout.single // pixels <= MOST_UNROLLED)
     ]
 
