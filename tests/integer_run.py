@@ -217,13 +217,13 @@ def transformed(data: np.ndarray) -> np.ndarray:
     return np.einsum("pr,gkrslj,qs->gpqklj", matrix, data.astype("int64"), matrix).astype("int16")
 
 
-def packed(form: Form, target: Target) -> list[np.ndarray]:
+def packed(form: Form) -> list[np.ndarray]:
     """What the form's kernel packs, as its function takes it: weights as they are multiplied."""
     data, *others = form.kernel.pack(form)
     if form.kernel is WINOGRAD:
         data = transformed(data)
     elif form.kernel is CONV2D:
-        data = form.problem.dot.weights(data)
+        data = data.astype(form.problem.weights)
     return [data, *others]
 
 
@@ -242,7 +242,7 @@ def function_of(
     layer = case.layer(dtype, case.weight if weight is None else weight)
     form = form or form_of(kernel, layer, target, case.n)
     x = case.x(dtype)
-    total, arrays, rounds = sums(x, layer), [x, *packed(form, target)], None
+    total, arrays, rounds = sums(x, layer), [x, *packed(form)], None
     if rounding:
         rounds, tensors = some_rounding(layer, case.seed, rounding != "one", fits=case.seed % 2 == 0)
         if rounding == "residual":

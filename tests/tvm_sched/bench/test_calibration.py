@@ -22,8 +22,8 @@ COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cy
 OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles"}
 UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
-OVER_OUTPUTS = ("turn_cycles", "tap_cycles")  # of dot products that take vectors of outputs: VNNI
-UNFIT += [(name, figure) for name in ("x86-avx512", "x86-avx2", "cortex-a76") for figure in OVER_OUTPUTS]
+OVER_OUTPUTS = ("turn_cycles", "tap_cycles")  # of dot products that take vectors of outputs: those of x86
+UNFIT += [("cortex-a76", figure) for figure in OVER_OUTPUTS]
 UNFIT += [(name, "packed_store_cycles") for name in ("x86-avx2", "cortex-a76")]  # too few registers, or too short
 CASES = [
     (name, figure)

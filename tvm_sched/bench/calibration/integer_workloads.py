@@ -35,7 +35,7 @@ def planar(
     )
     problem = PlanarProblem(conv, layout, dot, ceil(kept / dot.group))
     inputs = [placeholder((1, channels, *layout.image), dot.activation)]
-    inputs += [placeholder((block_rows, problem.groups, *layout.kernel, n, dot.group), dot.w)]
+    inputs += [placeholder((block_rows, problem.groups, *layout.kernel, n, dot.group), problem.weights)]
     inputs += [placeholder((block_rows, problem.groups * dot.group), "int32")] if indexed else []
     inputs += [placeholder((block_rows * n,)) for _ in range(2)]
     y = planar_conv2d.conv2d(*inputs, problem=problem, out_channels=block_rows * n, rounding=rounding_of(dot))

@@ -42,7 +42,7 @@ class Sum:
         self.dtype, self.target = dot_of(target).activation, target
         layer = case.layer(self.dtype, case.weight)
         self.form = form_of(kernel, layer, target, case.n)
-        self.arrays = [case.x(self.dtype), *packed(self.form, target)]
+        self.arrays = [case.x(self.dtype), *packed(self.form)]
         self.expected = sums(self.arrays[0], layer)
         self.inputs = [te.placeholder(array.shape, str(array.dtype)) for array in self.arrays]
         self.te = computed(self.form, self.inputs[0], self.inputs[1:])

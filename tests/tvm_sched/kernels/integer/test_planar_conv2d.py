@@ -15,6 +15,7 @@ from te_run import replays, scheduled, tiles
 from tvm_sched import codegen
 from tvm_sched.kernels.integer.dots import OF_SMALL, SMALL, dot_for, dot_of
 from tvm_sched.kernels.integer.planar import outputs, planar_conv2d
+from tvm_sched.kernels.integer.planar.outputs import OutputsTile
 from tvm_sched.kernels.integer.planar.schedule import PlanarTile
 from tvm_sched.records.database import Records
 
@@ -68,9 +69,9 @@ def test_random_layers(seed):
     function_of(random_case(seed), target, rounding=ROUNDINGS[seed // len(TARGETS) % 4]).check()
 
 
-@pytest.mark.parametrize("seed", (*range(100, 108), 124))
+@pytest.mark.parametrize("seed", (*range(100, 112), 124))
 def test_random_layers_with_lanes_over_outputs(seed):
-    target = TARGETS[("x86-avx512-vnni", "avx-vnni", "host")[seed % 3]]
+    target = TARGETS[("x86-avx512-vnni", "x86-avx2", "host", "x86-avx512", "avx-vnni")[seed % 5]]
     case = replace(random_case(seed), n=(16, 32)[seed // 2 % 2])
     case = replace(case, out_channels=case.groups * max(case.out_channels // case.groups, case.n))
     dot = dot_of(target)
@@ -84,7 +85,7 @@ def test_random_layers_with_lanes_over_outputs(seed):
     function.check(possible[seed // 3 % len(possible)])
 
 
-@pytest.mark.parametrize("name", ["x86-avx512-vnni", "avx-vnni", "x86-avx2", "cortex-a76"])
+@pytest.mark.parametrize("name", ["x86-avx512-vnni", "avx-vnni", "x86-avx512", "x86-avx2", "cortex-a76"])
 @pytest.mark.parametrize("image", [(1, 1), (1, 3), (2, 2)])
 def test_images_of_fewer_pixels_than_a_vector_has(name, image):
     """Each step of such a layer is one statement or two, and nothing but their order keeps one behind another."""
@@ -151,6 +152,8 @@ def test_the_largest_sums_do_not_saturate(name, weight):
         ("x86-avx512-vnni", "residual", Convolution(12, 64, (14, 14), (3, 3), padding=(1, 1, 1, 1), batch=2, n=32)),
         ("x86-avx2", "", Convolution(10, 32, (6, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("x86-avx2", "each", Convolution(10, 16, (9, 9), (3, 3), (2, 2), (1, 1, 1, 1))),
+        ("x86-avx2", "residual", Convolution(10, 48, (7, 7), (1, 1), density=0.5)),
+        ("x86-avx512", "residual", Convolution(10, 32, (14, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("cortex-a76", "residual", Convolution(10, 16, (14, 7), (3, 3), padding=(1, 1, 1, 1), density=0.5)),
         ("cortex-a76", "each", Convolution(10, 16, (6, 9), (3, 5), padding=(1, 3, 1, 0), seed=1)),
     ],
@@ -194,6 +197,25 @@ def test_dot_products_are_the_cpus_own_instructions(name, instruction, largest):
     assert lines
     if name in ("x86-avx512", "x86-avx512-vnni"):
         assert all("zmm" in line for line in lines)
+
+
+def test_a_register_tile_widens_its_weights_once():
+    target, case = TARGETS["x86-avx2"], Convolution(256, 16, (5, 10), (1, 1))
+    dot = dot_of(target)
+    layer = case.layer(dot.activation, case.weight)
+    (layout,) = (
+        each
+        for each in planar_conv2d.single_layouts(planar_conv2d.layouts(layer, target, dot), target)
+        if each.single == case.image[0] * case.image[1]
+    )
+    form = replace(
+        form_of(CONV2D, layer, target, case.n), problem=planar_conv2d.planar_problem(layer, case.n, dot, layout)
+    )
+    function = function_of(case, target, form=form)
+    tile = OutputsTile(5, 2, pixels_stay=True)
+    assembly = codegen.assembly(codegen.build(scheduled(CONV2D, function.mod, target, tile).mod, target))
+    counts = [assembly.count(f"\t{each}\t") for each in ("vpmaddwd", "vpbroadcastd", "vpmovsxbw")]
+    assert counts == [10, 5, 2]
 
 
 def test_a_short_sum_leaves_what_it_reads_in_the_first_cache():

@@ -3,7 +3,8 @@
     S[b, g, t, p, l]    = sum_{k, r, q, j} data[g, k, r, q, l, j] * X[b, g, t, k, (position(p) + offset(r, q))*J + j]
     T[b, t, g*N + l, p] = round(S[b, g, t, p, l])                     g and t are one axis of S
 
-The weights of a vector of outputs lie side by side; J channels of one pixel go to all its lanes. So pixels are taken
+The weights of a vector of outputs lie side by side, 8-bit ones as they are stored: those that are multiplied as int16
+are widened once for all pixels of a register tile. J channels of one pixel go to all lanes. So pixels are taken
 one by one, and none between two rows of the interleaved image: a 7x7 image takes 49 or 50 steps where vectors of pixels
 take 64. In exchange what they give is turned over, 16 by 16: bytes, or, where a residual is added, the sums before they
 are rounded, which costs a few cycles a vector of them and needs long sums.
@@ -24,6 +25,7 @@ from tvm_sched.kernels.rewrites.transpose import COLS, transpose
 from tvm_sched.targets import Target
 
 TURNED_COLS = 4 * COLS  # outputs that are turned over together
+MOST_ADDED = 18  # sums of a register tile whose products do not add themselves: of 25 each took 1.1 times as long
 MOST_UNROLLED = 4  # register tiles of an image that are code of their own, as they begin within a row
 
 
@@ -41,20 +43,22 @@ class OutputsTile:
 
 
 def takes(n: int, out_channels: int, dot: Dot) -> bool:
-    """Whether a block's outputs are whole vectors, whose weights the dot product takes as they are stored."""
+    """Whether a block's outputs are whole vectors, whose weights the dot product takes as one."""
     whole = n <= out_channels and n % dot.lanes == 0 and n % TURNED_COLS == 0
-    return whole and dot.w == dot.stored and dot.outputs == 1
+    return whole and dot.group > 1 and dot.outputs == 1
 
 
 def tiles(problem: PlanarProblem, target: Target) -> list[OutputsTile]:
     """Those that fit the registers."""
     layout, vectors = problem.layout, problem.conv.n // problem.dot.lanes
+    most = target.registers if problem.dot.adds else MOST_ADDED
     return [
         OutputsTile(pixels, each, stay)
         for pixels in divisors(layout.single, target.registers)
         for each in divisors(vectors, vectors)
         for stay in ((True, False) if problem.conv.indexed else (True,))
-        if pixels * each + each + 1 <= target.registers
+        if pixels * each <= most
+        and pixels * each + each + 1 <= target.registers
         and (in_rows(problem, pixels) or layout.single // pixels <= MOST_UNROLLED)
     ]
 
@@ -78,9 +82,13 @@ def product_cycles(problem: PlanarProblem, tile: OutputsTile, target: Target, fm
     """Of an image's register tiles, their sums turned over included."""
     conv, dot, layout, costs = problem.conv, problem.dot, problem.layout, target.costs
     sums, steps = tile.pixels * tile.vectors, problem.groups * prod(conv.kernel)
-    arithmetic = arithmetic_cycles(dot, sums, target, fma_cycles)
-    loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / costs.scalar_loads_per_cycle
-    step = max(register_tile.together(arithmetic, target.fma_latency), loads)
+    widened = tile.vectors / 2 if dot.w != dot.stored else 0.0  # an instruction, where a product that is added is two
+    arithmetic = arithmetic_cycles(dot, sums + widened, target, fma_cycles)
+    # Taps find a pixel's line in the first cache; behind the additions that shows.
+    near = not dot.adds and prod(conv.kernel) > 1
+    scalar_loads_per_cycle = target.loads_per_cycle if near else costs.scalar_loads_per_cycle
+    loads = tile.vectors / costs.vector_loads_per_cycle + tile.pixels / scalar_loads_per_cycle
+    step = max(register_tile.together(arithmetic, dot.latency or target.fma_latency), loads)
     step += costs.tap_cycles if taps_are_steps(problem, tile, target) else 0.0
     weights = tile.vectors * dot.lanes * dot.group * dot.number_bytes  # bytes of a step
     if steps * weights > costs.cache_share * target.l1_bytes:  # each register tile gets them from the second cache

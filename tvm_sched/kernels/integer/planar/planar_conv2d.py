@@ -214,11 +214,11 @@ class PlanarConv2d(IntegerKernel):
         return [dot.weights(data) if dot.w == BITS else np.ascontiguousarray(data), *indices]
 
     def multiplied(self, builder: relax.BlockBuilder, data: relax.Expr, form: Form) -> relax.Expr:
-        dot = form.problem.dot
-        if dot.w == dot.stored:
+        dtype = form.problem.weights
+        if dtype == form.problem.dot.stored:
             return data
         names = {"primfunc_name_hint": "planar_weight", "primfunc_attrs": OPAQUE}
-        return builder.emit_te(widened, data, dot.w, **names)
+        return builder.emit_te(widened, data, dtype, **names)
 
     def options(self, form: Form) -> dict[str, Any]:
         return {"out_channels": form.layer.out_channels, "zero_point": form.layer.zero_point}

@@ -26,6 +26,11 @@ class PlanarProblem:
     dot: Dot
     groups: int
 
+    @property
+    def weights(self) -> str:
+        """dtype of the weights in memory as the products read them: a vector for several pixels is widened there."""
+        return self.dot.stored if self.layout.single else self.dot.w
+
     def shares_block_rows(self, target: Target) -> bool:
         """Whether threads share block rows, and before them the channels that these read, rather than an image's tiles:
         where all block rows read the same and there are too few tiles for equal shares.
