@@ -63,6 +63,11 @@ class Dot:
     latency: int | None = None  # cycles until the next one may add to its sums; None: a multiply-add's
 
     @property
+    def constants(self) -> int:
+        """Registers that hold what a product takes besides its factors: ones, by which pairs are added up."""
+        return self.multiplications - 1
+
+    @property
     def stored(self) -> str:
         """dtype of weights that lie side by side for a vector of outputs."""
         return BITS if self.w == BITS else "int8"

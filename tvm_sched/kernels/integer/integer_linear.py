@@ -156,7 +156,7 @@ def tiles(problem: LinearProblem, target: Target, most: int = 16) -> list[Linear
         LinearTile(rows, block_rows)
         for rows in divisors(problem.computed, MOST_ROWS)
         for block_rows in divisors(problem.conv.block_rows, MOST_BLOCK_ROWS)
-        if problem.vectors * (rows * block_rows + 1) + rows <= target.registers
+        if problem.vectors * (rows * block_rows + 1) + rows + problem.dot.constants <= target.registers
     ] or [LinearTile(1, 1)]
 
     def preference(tile: LinearTile) -> tuple:

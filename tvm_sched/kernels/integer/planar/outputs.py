@@ -58,7 +58,7 @@ def tiles(problem: PlanarProblem, target: Target) -> list[OutputsTile]:
         for each in divisors(vectors, vectors)
         for stay in ((True, False) if problem.conv.indexed else (True,))
         if pixels * each <= most
-        and pixels * each + each + 1 <= target.registers
+        and pixels * each + each + 1 + problem.dot.constants <= target.registers
         and (in_rows(problem, pixels) or layout.single // pixels <= MOST_UNROLLED)
     ]
 

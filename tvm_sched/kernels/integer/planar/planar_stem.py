@@ -42,7 +42,7 @@ def tiles(problem: TapsProblem, target: Target, most: int = 12) -> list[StemTile
         StemTile(outputs, vectors)
         for outputs in divisors(problem.outputs, target.registers)
         for vectors in divisors(taps.positions_of(problem), target.registers)
-        if vectors * problem.begun * (outputs + 1) + 1 <= target.registers
+        if vectors * problem.begun * (outputs + 1) + 1 + problem.dot.constants <= target.registers
     ] or [StemTile(1, 1)]
 
     def preference(tile: StemTile) -> tuple:

@@ -75,7 +75,7 @@ def of_pixels(problem: PlanarProblem, target: Target) -> list[PlanarTile]:
         for outputs in divisors(problem.conv.n, problem.conv.n)
         for each in divisors(vectors, target.registers)
         for stay in ((True, False) if problem.conv.indexed else (True,))
-        if outputs * each + each + 2 <= target.registers
+        if outputs * each + each + 2 + problem.dot.constants <= target.registers
     ]
 
 
