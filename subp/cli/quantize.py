@@ -28,7 +28,7 @@ from subp.cli.options.types import SEED, OutputFile, not_an_input
     type=click.Choice(["7", "8"]),
     default="8",
     show_default=True,
-    help="Of weights; x86 CPUs without VNNI compute up to twice as fast with 7.",
+    help="Bits of a weight; x86 CPUs without VNNI compute up to twice as fast with 7.",
 )
 @click.option("--draw", type=SEED, default=0, show_default=True, help="Seed of the choice of images.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch its data set if the folder lacks it.")

@@ -35,7 +35,7 @@ _OPTIONS = (
     ),
     setting(
         "--weight-bits",
-        "Of weights in the epochs of --qat, 8 or 7; x86 CPUs without VNNI compute up to twice as fast with 7.",
+        "Bits of a weight in the epochs of --qat, 8 or 7; x86 CPUs without VNNI compute up to twice as fast with 7.",
         type=int,
     ),
     setting(
