@@ -66,7 +66,12 @@ def transform_weight(data: te.Tensor) -> te.Tensor:
     doubled = [[int(2 * number) for number in row] for row in F.weight]  # 2G
 
     def transformed(p, values: list):
-        return pick(p, [sum(v * f for v, f in zip(values, row, strict=True) if f) for row in doubled]).astype("int16")
+        made = [sum(v * f for v, f in zip(values, row, strict=True) if f) for row in doubled]
+        chosen = made[-1]
+        # No `Select`, which loads for all rows: with indices that TVM has simplified for one, beside the weights.
+        for row, number in reversed(list(enumerate(made[:-1]))):
+            chosen = tirx.if_then_else(p == row, number, chosen)
+        return chosen.astype("int16")
 
     half = te.compute(
         (block_rows, F.size, taps, groups, n, group),
