@@ -7,6 +7,7 @@ import click
 from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.types import SEED, OutputFile, not_an_input
+from subp_quantizer import WEIGHT_BITS
 
 
 @click.command("quantize", short_help="Quantise MODEL to 8 bits, calibrated on images, as a .pt2.")
@@ -25,7 +26,7 @@ from subp.cli.options.types import SEED, OutputFile, not_an_input
 )
 @click.option(
     "--weight-bits",
-    type=click.Choice(["7", "8"]),
+    type=click.Choice(list(map(str, WEIGHT_BITS))),
     default="8",
     show_default=True,
     help="Bits of a weight; x86 CPUs without VNNI compute up to twice as fast with 7.",

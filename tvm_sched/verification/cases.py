@@ -43,14 +43,18 @@ class Case:
         """PyTorch's outputs in double precision, where the network allows it."""
         return self.reference.in_type(self.inputs, torch.float64)
 
-    def rounding(self, output: int) -> list[np.ndarray]:
-        """How far from float64 rounding takes an output, element by element: PyTorch in the network's own precision,
-        and rounding as it might be instead where numbers are quantised.
+    @cached_property
+    def rounded(self) -> list[list[np.ndarray]]:
+        """The outputs as rounding makes them: PyTorch's in the network's own precision, and in double precision with
+        what is quantised changed by so much.
         """
-        assert self.in_float64 is not None
         runs = [self.reference.in_type(self.inputs, torch.float64, seed) for seed in SEEDS]
-        values = [self.expected, *(run for run in runs if run is not None)]
-        return [absolute_errors(each[output], self.in_float64[output]) for each in values]
+        return [self.expected, *(run for run in runs if run is not None)]
+
+    def rounding(self, output: int) -> list[np.ndarray]:
+        """How far from float64 rounding takes an output, element by element, in each of these runs."""
+        assert self.in_float64 is not None
+        return [absolute_errors(each[output], self.in_float64[output]) for each in self.rounded]
 
     @cached_property
     def allowed(self) -> list[float]:

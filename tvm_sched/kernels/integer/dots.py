@@ -20,7 +20,7 @@ arithmetic where the code is for another CPU than the schedule: so that a check 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -59,13 +59,18 @@ class Dot:
     adds: bool = True  # whether the instruction adds to the sums itself
     sums: str = "int32"
     outputs: int = 1  # whose weights come in one vector, of which an instruction takes a lane
-    multiplications: int = 1  # instructions a product takes; the second of two adds up pairs of what the first gives
+    pairs: str = ""  # LLVM's name of a second multiplication, by ones, that adds up pairs of what the first one gives
     latency: int | None = None  # cycles until the next one may add to its sums; None: a multiply-add's
 
     @property
     def constants(self) -> int:
         """Registers that hold what a product takes besides its factors: ones, by which pairs are added up."""
-        return self.multiplications - 1
+        return 1 if self.pairs else 0
+
+    @property
+    def multiplications(self) -> int:
+        """Instructions that multiply."""
+        return 2 if self.pairs else 1
 
     @property
     def stored(self) -> str:
@@ -93,10 +98,10 @@ WIDE_MADD = Dot(
 )
 MADD = Dot("madd", 8, 2, "uint8", "int16", "int16", "llvm.x86.avx2.pmadd.wd", ("avx2",), adds=False, latency=1)
 WIDE_BYTES, BYTES = (
-    Dot(name, lanes, 4, "uint8", "uint8", "int8", intrinsic, (feature,), adds=False, multiplications=2, latency=1)
-    for name, lanes, intrinsic, feature in (
-        ("wide_bytes", 16, "llvm.x86.avx512.pmaddubs.w.512", "avx512bw"),
-        ("bytes", 8, "llvm.x86.avx2.pmadd.ub.sw", "avx2"),
+    replace(wide, name=name, group=4, x="uint8", w="int8", intrinsic=intrinsic, pairs=wide.intrinsic)
+    for wide, name, intrinsic in (
+        (WIDE_MADD, "wide_bytes", "llvm.x86.avx512.pmaddubs.w.512"),
+        (MADD, "bytes", "llvm.x86.avx2.pmadd.ub.sw"),
     )
 )
 SDOT = Dot("sdot", 4, 4, "int8", "int8", "int8", "llvm.aarch64.neon.sdot", ("dotprod",), outputs=4, latency=2)
@@ -344,11 +349,11 @@ def instruction(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
         return tirx.call_pure_extern(before.ty.dtype, dot.intrinsic, before, *both)  # see `passes/tir/import_code`
     if dot.adds:
         return tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, before, *both)
-    if dot.multiplications > 1:
-        (wide,) = (wide for wide, narrow in OF_SMALL.items() if narrow == dot)
-        pairs = tirx.call_llvm_pure_intrin(f"int16x{2 * dot.lanes}", dot.intrinsic, *both)
-        both, dot = (pairs, tirx.Broadcast(tirx.const(1, "int16"), 2 * dot.lanes)), wide
-    return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
+    if not dot.pairs:
+        return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.intrinsic, *both)
+    sums = tirx.call_llvm_pure_intrin(f"int16x{2 * dot.lanes}", dot.intrinsic, *both)
+    ones = tirx.Broadcast(tirx.const(1, "int16"), 2 * dot.lanes)
+    return before + tirx.call_llvm_pure_intrin(before.ty.dtype, dot.pairs, sums, ones)
 
 
 def arithmetic(dot: Dot, before: Expr, pixels: Expr, weights: Expr) -> Expr:
