@@ -87,7 +87,7 @@ def with_records(path: Path, number: int) -> int:
         known = kind(path.parent, one_core())
         if (found := known.lookup(task().func)) is not None:
             found.schedule.mod.script()
-        known.forms("a layer")
+        known.form_times.of("a layer")
 
     return function(looked_up)(path, number)
 

@@ -56,8 +56,8 @@ def compile(
     target:         name from `targets.names()`, a file NAME.json, or a Target
     threads:        the schedules share their work among so many (all cores of a host by default), and the artifact
                     runs on them
-    records:        folder of tuning records; by default those shipped for the target, if any; of those made on another
-                    number of threads the ones that give each thread equal work
+    records:        folder of tuning records; by default those shipped for the target, if any; used are those made on
+                    as many threads
     dense:          ignore the zeros, as a baseline
     dump:           folder for the module after each phase of the pipeline, to be read
     check:          hold the compiled network against PyTorch (an ONNX file's against ONNX Runtime, or ONNX's reference

@@ -100,7 +100,7 @@ def narrow(mod: IRModule, compilation: Compilation) -> IRModule:
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 6."""
     records = compilation.records
-    choose = compilation.choose or chooser(None if records is None else records.forms)
+    choose = compilation.choose or (chooser(None) if records is None else records.chooser())
     restrictions, weights = compilation.restrictions, compilation.precision.weights or compilation.weights
     if compilation.precision.weights:  # what is in float32 for its rounding has exact weights
         exact = dict.fromkeys(compilation.wide, EXACT_WEIGHTS)

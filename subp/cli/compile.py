@@ -188,8 +188,6 @@ def batches_of(
 
 def sources(schedules: Counter[str], target: "Target", threads: int, any_records: bool) -> str:
     """Where the kernels' schedules come from, `Artifact.schedules`, in a line."""
-    from tvm_sched.records.recorded import in_words
-
     phrases = {"default": "the analytic default", "record": "records", "estimate": "estimates"}
     counts = sorted(schedules.items(), key=lambda each: each[0] == "default")  # which comes last
     told = [f"{count} by {source.replace(first := source.split()[0], phrases[first])}" for source, count in counts]
@@ -197,4 +195,4 @@ def sources(schedules: Counter[str], target: "Target", threads: int, any_records
     reason = ""
     if set(schedules) == {"default"}:
         reason = "; no tuning record fits" if any_records else "; there are no tuning records for this target"
-    return f"kernels ({target.family}, {in_words(threads)}): {', '.join(told)}{reason}"
+    return f"kernels ({target.family}, {threads} thread{'s' * (threads != 1)}): {', '.join(told)}{reason}"

@@ -96,8 +96,8 @@ class TestCompile:
         ("schedules", "words"),
         [
             ({"default": 2, "record": 18}, "18 of 20 by records, 2 by the analytic default"),
-            ({"record of 1 thread": 9, "record": 1}, "9 of 10 by records of 1 thread, 1 by records"),
-            ({"estimate": 4, "default": 1, "estimate of 4 threads": 1}, "4 of 6 by estimates, 1 by estimates of 4"),
+            ({"record for float32 weights": 9, "record": 1}, "9 of 10 by records for float32 weights, 1 by records"),
+            ({"estimate": 4, "default": 1}, "4 of 5 by estimates, 1 by the analytic default"),
         ],
     )
     def test_where_schedules_come_from_is_told(self, schedules, words):

@@ -200,7 +200,7 @@ class Artifact:
         return [LayerChoice(**row) for row in self.manifest["layers"]]
 
     def schedules(self) -> Counter[str]:
-        """How many of the kernels have their schedule from where: 'record', 'record of 1 thread', 'estimate',
+        """How many of the kernels have their schedule from where: 'record', 'estimate', 'record for float32 weights',
         'default'. Layers that are computed by the same function have one kernel.
         """
         kernels = {layer.function: layer.schedule for layer in self.explain() if layer.function}

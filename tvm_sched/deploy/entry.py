@@ -1,8 +1,8 @@
 """The function of a loaded network that computes it, called with flat lists of NumPy arrays or torch tensors.
 
-Compiled code takes memory that begins at a multiple of 64 bytes. A torch tensor that does is given to it as it is, and
-results are given out as they are; other inputs are copied into buffers. PyTorch is not imported: who gives a tensor of
-it has done so.
+Compiled code takes memory that begins at a multiple of 64 bytes. A torch tensor or large array that does is given to it
+as it is, and results are given out as they are; other inputs are copied into buffers. PyTorch is not imported: who
+gives a tensor of it has done so.
 """
 
 import sys
@@ -18,6 +18,7 @@ from tvm_sched import runtime_library
 from tvm_sched.signature import TensorSpec, numpy_dtype, type_name
 
 ALIGNMENT = 64  # bytes, of buffers that compiled code takes
+WORTH = 64 * 1024  # bytes of an array that are copied no faster than it takes to see that they need not be
 BFLOAT16 = "bfloat16"
 
 
@@ -30,6 +31,7 @@ class Slot:
         self.buffer = aligned((self.rows, *spec.shape[1:]) if parts > 1 else spec.shape, self.dtype)
         self.buffer[...] = spec.range[0] if spec.range else 0  # an index that is valid
         self.tensor = as_tvm(self.buffer)
+        self.large = self.buffer.nbytes >= WORTH and spec.dtype != BFLOAT16
 
     def require(self, x: Any) -> bool:
         """Whether `x` is an array, else a torch tensor. Raises UserError unless it is one on the CPU, of the input's
@@ -53,8 +55,10 @@ class Slot:
         )
 
     def put(self, x: Any) -> Any:
-        """What the function takes for `x`: the buffer, or a torch tensor that can be taken as it is."""
+        """What the function takes for `x`: the buffer, or a tensor or an array that can be taken as it is."""
         if isinstance(x, np.ndarray):
+            if self.large and x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % ALIGNMENT == 0:
+                return as_tvm(x)
             np.copyto(self.buffer, x)
             return self.tensor
         x = x.detach()
@@ -70,12 +74,12 @@ class Entry:
     def __init__(self, main: Callable, prepared: Sequence, inputs: Sequence[TensorSpec], parts: int):
         self.main, self.prepared, self.parts = main, tuple(prepared), parts
         self.slots = [Slot(spec, parts) for spec in inputs]
-        self.main_of_buffers = partial(main, *(slot.tensor for slot in self.slots), *self.prepared)
+        main_of_buffers = partial(main, *(slot.tensor for slot in self.slots), *self.prepared)
         # The first call takes its memory. What the second gives at the same place is not made by a call: an input given
         # back, or a constant.
-        first = self.main_of_buffers()
+        first = main_of_buffers()
         self.has_one_output = hasattr(first, "__dlpack__")
-        first, second = self.listed(first), self.listed(self.main_of_buffers())
+        first, second = self.listed(first), self.listed(main_of_buffers())
         self.shared = [as_numpy(a).ctypes.data == as_numpy(b).ctypes.data for a, b in zip(first, second, strict=True)]
         self.array_of = [
             copied if shared else as_numpy if str(output.dtype) == BFLOAT16 else np.from_dlpack
@@ -97,9 +101,8 @@ class Entry:
 
     def of_arrays(self, given: Sequence) -> list[np.ndarray]:
         """The outputs for arrays."""
-        for slot, x in zip(self.slots, given):  # noqa: B905
-            np.copyto(slot.buffer, x)
-        outputs = self.listed(self.main_of_buffers())
+        taken = [slot.put(x) for slot, x in zip(self.slots, given)]  # noqa: B905
+        outputs = self.listed(self.main(*taken, *self.prepared))
         return [array_of(output) for array_of, output in zip(self.array_of, outputs)]  # noqa: B905
 
     def of_tensors(self, given: Sequence) -> list:

@@ -73,7 +73,7 @@ def known(func: PrimFunc, target: Target, board: Board, records: KnownRecords | 
     problem = kernel.problem(Schedule(workload(func)))
     tile = kernel.tiles(problem, target)[0]
     estimated = total_cycles(kernel, problem, tile, target) / board.ghz / 1e9
-    recorded = records and records.own(func)
+    recorded = records and records.known(func)
     if recorded is None:
         return Known(kernel, estimated)
     return Known(kernel, estimated, recorded.seconds(board.ghz), not recorded.estimated)

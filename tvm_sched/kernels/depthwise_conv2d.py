@@ -22,6 +22,7 @@ from tvm_sched.kernels.base import MOST_TILES, Example, Form, Kernel, Savings, f
 from tvm_sched.kernels.conv_problem import output_size
 from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
+from tvm_sched.kernels.ownership import foreign_cycles
 from tvm_sched.kernels.ranking import rounded
 from tvm_sched.kernels.rewrites.loops import bands, partition, pieces, start_with_product
 from tvm_sched.targets import Target
@@ -107,12 +108,19 @@ def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> 
     if channels % (vector * COPIED) == 0 and overflows(problem, target):
         blocks.append(COPIED)
 
-    def shared(rows: int, copied: int) -> tuple[int, int]:
-        """(bands, parts) of so many rows of tiles; what is copied together is one part."""
-        if not copied:
-            return pieces(problem.batch, rows, ceil(channels / vector), target.cores)
-        parts = channels // vector // copied
-        return bands(rows, ceil(target.cores / problem.batch / parts)), parts
+    def shared(rows: int, copied: int) -> set[tuple[int, int]]:
+        """(bands, parts) of so many rows of tiles: few bands, or a band a row, and the parts of channels that make them
+        equal work. What is copied together is one part.
+        """
+        if copied:
+            parts = channels // vector // copied
+            return {(bands(rows, ceil(target.cores / problem.batch / each)), parts) for each in (1, parts)}
+        few = bands(rows, ceil(target.cores / problem.batch))
+        each = {
+            (count, pieces(problem.batch * count, 1, ceil(channels / vector), target.cores)[1])
+            for count in (1, few, rows)
+        }
+        return each | {(few, 1)}
 
     def preference(tile: DepthwiseTile) -> tuple:
         """Row by row, tall tiles: their sums are stored while others are computed."""
@@ -120,9 +128,10 @@ def tiles(problem: DepthwiseProblem, target: Target, most: int = MOST_TILES) -> 
         return rounded(cycles(problem, tile, target)), loads(problem, tile), tall
 
     found = [
-        DepthwiseTile(rows, cols, *shared(ceil(height / rows), copied), copied)
+        DepthwiseTile(rows, cols, *cut, copied)
         for copied in blocks
         for rows in range(1, min(height, most_sums, 4) + 1)
+        for cut in sorted(shared(ceil(height / rows), copied))
         for cols in range(1, min(width, most_sums // rows) + 1)
     ]
     return sorted(found, key=preference)[:most]
@@ -179,12 +188,25 @@ def cycles(problem: DepthwiseProblem, tile: DepthwiseTile, target: Target, fma_c
     vectors = ceil(problem.channels / vector) * ceil(vector / target.lanes)
     pixels = problem.batch * problem.height * problem.width * vectors
     work = pixels * prod(problem.kernel) * (fma_cycles or 1 / target.fma_per_cycle)
-    if tile.copied:
-        work += pixels * prod(map(min, problem.stride, problem.kernel)) * target.costs.copy_cycles
+    if tile.copied:  # a band with the rows beside it
+        image = problem.height * problem.stride[0]
+        rows, _ = input_size(problem, rows_of_band(problem, tile), problem.width)
+        copied = (
+            problem.batch * tile.bands * min(rows, image) * problem.width * min(problem.stride[1], problem.kernel[1])
+        )
+        work += copied * vectors * target.costs.copy_cycles
     elif overflows(problem, target):
         work *= target.costs.set_overflow_factor
     shares = problem.batch * tile.bands * tile.parts
-    return work * ceil(shares / target.cores) / shares
+    mine = ceil(shares / target.cores) * rows_of_band(problem, tile)  # of the busiest thread
+    whole = problem.batch * problem.height * problem.width
+    foreign = foreign_cycles(whole * problem.channels, whole, problem.batch * tile.bands, target)
+    return work * mine / (problem.batch * problem.height * tile.parts) + foreign
+
+
+def rows_of_band(problem: DepthwiseProblem, tile: DepthwiseTile) -> int:
+    """Of outputs, in a whole band."""
+    return min(problem.height, ceil(problem.height / tile.rows) // tile.bands * tile.rows)
 
 
 def vector_width(channels: int, lanes: int) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import ceil, gcd, prod
 
 from tvm_sched.kernels.conv_problem import ConvProblem
+from tvm_sched.kernels.ownership import foreign_cycles
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.targets import Target
 from tvm_sched.targets.costs import WIDENING
@@ -176,7 +177,10 @@ def cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: float |
     again = weights * groups + band  # touched since the band before
     mine = ceil(images * tile.bands * groups / target.cores)  # passes of the busiest core
     new = min(mine, groups)  # with weights that this core has not read before in this call: a band runs through all
-    return new * pass_cycles(max(again, target.network_bytes)) + (mine - new) * pass_cycles(again)
+    passes = new * pass_cycles(max(again, target.network_bytes)) + (mine - new) * pass_cycles(again)
+    whole = images * height * width
+    outputs = whole * problem.block_rows * problem.n
+    return passes + foreign_cycles(outputs, whole, images * tile.bands, target)
 
 
 def together(*parts: float) -> float:

@@ -204,10 +204,10 @@ def problem_of(sch: Schedule) -> WinogradProblem:
 @lru_cache(maxsize=1 << 12)
 def tiles(problem: WinogradProblem, target: Target, most: int = 24) -> list[WinogradTile]:
     """Bands and register tiles, cheapest estimate first."""
-    found = []
+    found, one_core = [], replace(target, cores=1)
     for rows in divisors(problem.grid[1], problem.grid[1]):
         band = problem.band(rows)
-        for tile in register_tile.candidates(band, target, most=8, among=problem.products.block_rows):
+        for tile in register_tile.candidates(band, one_core, most=8, among=problem.products.block_rows):
             found.append(WinogradTile(rows, tile.cols, tile.block_rows))
     return cheapest(found, problem.products, partial(cycles, problem, target=target), target)[:most]
 

@@ -33,7 +33,7 @@ Cycles = Mapping[str, float]  # by a layer's name
 def layer_cycles(program: ExportedProgram, example: tuple[tuple, Mapping[str, Any]], plain: Compilation) -> Cycles:
     """Estimated cycles of each layer of a program, in the form that it would take for an example (args, kwargs)."""
     found: dict[str, float] = {}
-    choose = plain.choose or chooser(None if plain.records is None else plain.records.forms)
+    choose = plain.choose or (chooser(None) if plain.records is None else plain.records.chooser())
 
     def noted(name: str, layer: Layer, target: Target, restriction: Restriction) -> Plan | None:
         plan = choose(name, layer, target, restriction)

@@ -9,7 +9,7 @@ after space-to-depth; each answers with the forms in which it takes it, and the 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, log2
 
 from tvm_sched.kernels import KERNELS, winograd_conv2d
@@ -98,6 +98,7 @@ NO_WINOGRAD = Restriction(kernels=frozenset({winograd_conv2d.NAME, winograd_lane
 
 
 Measured = Callable[[str], Mapping[str, float]]  # a layer's key -> seconds in its forms, by `Plan.kernel`
+MeasuredOn = Callable[[str], tuple[int, Mapping[str, float]]]  # likewise, with the threads that they were measured on
 # (layer's name, layer, target, restriction) -> its plan; None where no kernel takes it
 Chooser = Callable[[str, Layer, Target, Restriction], Plan | None]
 
@@ -105,19 +106,43 @@ NOISE = 0.03  # relative difference of two times, each the least of several look
 NEAR, OF_A_KIND, MOST = 1.6, 2, 4  # see `alternatives`
 
 
-def chooser(measured: Measured | None) -> Chooser:
+def chooser(measured: Measured | None, on_others: MeasuredOn | None = None) -> Chooser:
     """Chooses by what was measured, where it was."""
-    return lambda name, layer, target, restriction: choose(layer, target, restriction, measured)
+    return lambda name, layer, target, restriction: choose(layer, target, restriction, measured, on_others)
 
 
 def choose(
-    layer: Layer, target: Target, restriction: Restriction = FREE.default, measured: Measured | None = None
+    layer: Layer,
+    target: Target,
+    restriction: Restriction = FREE.default,
+    measured: Measured | None = None,
+    on_others: MeasuredOn | None = None,
 ) -> Plan | None:
-    """The plan that the restriction allows and that is the fastest as far as the layer was measured, else the cheapest
-    by estimate; None where no kernel takes the layer. See `narrowed` for weights of 16 bits.
+    """The plan that the restriction allows and that is the fastest as far as the layer was measured, with as many
+    threads or else with others, see `carried_over`; else the cheapest by estimate. None where no kernel takes the
+    layer. See `narrowed` for weights of 16 bits.
     """
-    ranked = plans_of(layer, target, restriction)
-    return chosen(ranked, measured(layer_key(layer)) if measured else {}) if ranked else None
+    if not (ranked := plans_of(layer, target, restriction)):
+        return None
+    key = layer_key(layer)
+    seconds = measured(key) if measured else {}
+    if not seconds and on_others:
+        threads, others = on_others(key)
+        if others:
+            seconds = carried_over(others, plans_of(layer, replace(target, cores=threads), restriction), ranked)
+    return chosen(ranked, seconds)
+
+
+def carried_over(seconds: Mapping[str, float], before: list[Plan], now: list[Plan]) -> dict[str, float]:
+    """What was measured of a layer's forms, times what the estimates say of the change from the plans `before` to those
+    `now`, which are for another number of threads.
+    """
+    cycles = {plan.kernel: plan.cycles for plan in before}
+    return {
+        plan.kernel: seconds[plan.kernel] * plan.cycles / cycles[plan.kernel]
+        for plan in now
+        if plan.kernel in seconds and plan.kernel in cycles
+    }
 
 
 def chosen(ranked: list[Plan], seconds: Mapping[str, float]) -> Plan:

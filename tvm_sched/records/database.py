@@ -95,27 +95,24 @@ class Records(KnownRecords):
         self.numbers.setdefault(structural_hash(entry.mod), len(self.workloads))
         self.workloads.append(entry)
 
-    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
-        """The best record of `func` on each number of threads that it was measured on, see `settled`; this CPU's model
-        first. `onto` as the base's.
-        """
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> Recorded | None:
+        """The best record of `func`, see `settled`; this CPU's model first. `onto` as the base's."""
         mod, mine = workload(func if onto is None else onto), self.of(known_as(func))
-        found = []
-        for threads in {record[2]["num-cores"] for record in mine}:
-            measured = [record for record in mine if record[2]["num-cores"] == threads]
-            measured = [each for each in measured if not other_version(version_of(each), f"a record in {self.folder}")]
-            if not measured:
-                continue
-            nearest = min({cpu_of(record) for record in measured}, key=lambda cpu: (distance(cpu, self.cpu), cpu))
-            looks = [(json.dumps(record[0]), median(record[1])) for record in measured if cpu_of(record) == nearest]
-            trace, seconds = settled(looks)
-            steps = json.loads(trace)
-            replay, cpu = partial(replayed, mod, steps), "" if nearest == self.cpu else nearest
-            line = next(line for line, (_, each) in enumerate(self.records, 1) if each[0] == steps and each in measured)
-            where = f"line {line} of {self.folder / RECORDS}"
-            own = threads == self.target.cores
-            found.append(Recorded(threads, own, False, seconds, replay, cpu, where=where, trace=steps))
-        return found
+        measured = [
+            record
+            for record in mine
+            if record[2]["num-cores"] == self.target.cores
+            and not other_version(version_of(record), f"a record in {self.folder}")
+        ]
+        if not measured:
+            return None
+        nearest = min({cpu_of(record) for record in measured}, key=lambda cpu: (distance(cpu, self.cpu), cpu))
+        looks = [(json.dumps(record[0]), median(record[1])) for record in measured if cpu_of(record) == nearest]
+        trace, seconds = settled(looks)
+        steps = json.loads(trace)
+        replay, cpu = partial(replayed, mod, steps), "" if nearest == self.cpu else nearest
+        line = next(line for line, (_, each) in enumerate(self.records, 1) if each[0] == steps and each in measured)
+        return Recorded(False, seconds, replay, cpu, where=f"line {line} of {self.folder / RECORDS}", trace=steps)
 
     def has(self, func: PrimFunc) -> bool:
         """As the base's."""

@@ -82,16 +82,13 @@ class BestRecords(KnownRecords):
                 line["where"] = f"line {number} of {file}"
                 self.lines.setdefault(line["workload"], []).append(line)
 
-    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> Recorded | None:
         """As the base's."""
-        nearest: dict[int, dict] = {}
-        for line in sorted(self.lines.get(str(structural_hash(known_as(func))), []), key=self.preference):
-            if other_version(line.get("tvm", ""), line["where"]):
-                continue
-            nearest.setdefault(line["threads"], line)
-        scheduled = func if onto is None else onto
-        mod = workload(scheduled)
-        return [self.recorded(scheduled, mod, line) for line in nearest.values()]
+        lines = self.lines.get(str(structural_hash(known_as(func))), [])
+        for line in sorted((each for each in lines if each["threads"] == self.target.cores), key=self.preference):
+            if not other_version(line.get("tvm", ""), line["where"]):
+                return self.recorded(func if onto is None else onto, line)
+        return None
 
     def has(self, func: PrimFunc) -> bool:
         """As the base's."""
@@ -106,21 +103,12 @@ class BestRecords(KnownRecords):
         """What was measured before what was estimated, this CPU's model before others', the fastest of those."""
         return "trace" not in line, distance(cpu_of(line), self.cpu), line["seconds"]
 
-    def recorded(self, func: PrimFunc, mod: IRModule, line: dict) -> Recorded:
-        """What a line says of its kernel."""
-        threads, tile = line["threads"], line.get("estimated_tile")
-        replay = partial(replayed, mod, line["trace"]) if tile is None else partial(self.tiled, func, mod, tile)
+    def recorded(self, func: PrimFunc, line: dict) -> Recorded:
+        """What a line says, for `func`."""
+        mod, tile, trace = workload(func), line.get("estimated_tile"), line.get("trace")
+        replay = partial(replayed, mod, trace) if tile is None else partial(self.tiled, func, mod, tile)
         cpu = "" if cpu_of(line) == self.cpu else cpu_of(line)
-        return Recorded(
-            threads,
-            threads == self.target.cores,
-            tile is not None,
-            line["seconds"],
-            replay,
-            cpu,
-            where=line["where"],
-            trace=line.get("trace"),
-        )
+        return Recorded(tile is not None, line["seconds"], replay, cpu, where=line["where"], trace=trace)
 
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""

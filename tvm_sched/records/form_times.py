@@ -33,9 +33,7 @@ class Forms(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FormTimes:
-    """Those of one target and number of threads, in `folder`; none where the file is missing. Raises UserError where it
-    is damaged.
-    """
+    """Those of one target, in `folder`; none where the file is missing. Raises UserError where it is damaged."""
 
     def __init__(self, folder: Path, target: Target, cpu: str | None = None, writes: bool = False):
         """cpu: the model that they are asked for, this machine's if None. writes: whether a last line that a kill has
@@ -53,12 +51,22 @@ class FormTimes:
             self.times.setdefault(key(line), {}).update(line["seconds"])
 
     def of(self, layer: str) -> Mapping[str, float]:
-        """Seconds of a layer's forms: on this CPU's model, else on any other of the target's instructions; times of two
-        models are not mixed.
+        """Seconds of a layer's forms with the target's number of threads: on this CPU's model, else on any other of the
+        target's instructions; times of two models are not mixed.
         """
-        if own := self.own(layer):
+        return self.on(self.target.cores, layer)
+
+    def on_others(self, layer: str) -> tuple[int, Mapping[str, float]]:
+        """(threads, what `of` gives for them), of the nearest number of threads that there is anything for."""
+        known = {threads for family, threads, key, _ in self.times if (family, key) == (self.target.family, layer)}
+        nearest = min(known, key=lambda threads: (abs(threads - self.target.cores), threads), default=0)
+        return nearest, self.on(nearest, layer)
+
+    def on(self, threads: int, layer: str) -> Mapping[str, float]:
+        """As `of`, with so many threads."""
+        wanted = self.target.family, threads, layer
+        if own := self.times.get((*wanted, self.cpu), {}):
             return own
-        wanted = self.target.family, self.target.cores, layer
         others = [times for (*where, _), times in self.times.items() if tuple(where) == wanted]
         return max(others, key=len, default={})
 

@@ -1,14 +1,15 @@
-"""What records know of one function, and which of them a number of threads can use.
+"""What records know of one function.
 
-A record is for the threads that it was measured on. `parallel` gives each thread one piece of the loop, so that a
-schedule for others is as good a choice where its loops divide into equal pieces, and a poor one where a thread waits
-for the rest: then the kernel's analytic default, which knows the number of threads, is the better guess.
+A record is for the threads that it was measured on: how threads cut an image is part of its schedule. On others the
+kernel's analytic default is the better guess, which knows how many they are, and how its neighbours are cut
+(`kernels/ownership.py`): two threads run ResNet-18 and MobileNetV1 by it 1 and 5 % faster than by records of one. Of
+the forms of a layer, which threads change less, others' times are used, see `planning.plan.carried_over`.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,24 +17,18 @@ from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc
 
 from subp_contract.errors import Notice, first_line
-from tvm_sched.planning.plan import NOISE
-from tvm_sched.planning.sharing import parallel_loops
+from tvm_sched.planning.plan import NOISE, Chooser, chooser
 from tvm_sched.records import traces
 from tvm_sched.records.form_times import FormTimes
 from tvm_sched.records.problem_key import problem_key
 from tvm_sched.records.wide_twin import wide_twin
 from tvm_sched.targets import Target
 
-# Of ResNet-50, schedules measured on one thread were 1.3 times as slow on sixteen, simulated, as the analytic choice.
-TIMES_THREADS = 8
-
 
 @dataclass(frozen=True)
 class Recorded:
     """A function's schedule on record."""
 
-    threads: int  # that it was measured on, or estimated for
-    own: bool  # whether these are the threads that were asked for
     estimated: bool
     cost: float  # seconds of a call; of an estimate those at 1 GHz
     replay: Callable[[], Schedule]
@@ -60,17 +55,16 @@ class Recorded:
 
     @property
     def words(self) -> str:
-        """What the schedule comes from: 'record', 'estimate', 'record of 1 thread', 'record for float32 weights',
-        'record: made on AMD EPYC'.
+        """What the schedule comes from: 'record', 'estimate', 'record for float32 weights', 'record: made on AMD
+        EPYC'.
         """
         word = "estimate" if self.estimated else "record"
-        threads = "" if self.own else f" of {in_words(self.threads)}"
         weights = " for float32 weights" if self.twin else ""
-        return f"{word}{threads}{weights}" + (f": made on {self.cpu}" if self.cpu else "")
+        return f"{word}{weights}" + (f": made on {self.cpu}" if self.cpu else "")
 
-    def seconds(self, ghz: float) -> float | None:
-        """What a call takes, an estimated one at `ghz`; None where that is known of another number of threads only."""
-        return self.cost / (ghz if self.estimated else 1) if self.own else None
+    def seconds(self, ghz: float) -> float:
+        """What a call takes, an estimated one at `ghz`."""
+        return self.cost / (ghz if self.estimated else 1)
 
 
 class KnownRecords:
@@ -84,18 +78,18 @@ class KnownRecords:
         self.folder, self.target, self.form_times = Path(folder), target, form_times
         self.changed: set[str] = set()  # problems of kernels that were looked up, and are on record as other code
 
-    def forms(self, layer: str) -> Mapping[str, float]:
-        """The measured seconds of a layer in its forms, see `planning.plan.layer_key`; empty where there are none."""
-        return self.form_times.of(layer)
+    def chooser(self) -> Chooser:
+        """Chooses the forms of layers by what was measured of them."""
+        return chooser(self.form_times.of, self.form_times.on_others)
 
-    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> list[Recorded]:
-        """The record of `func` on each number of threads that there is one for, with the target's instructions. `onto`:
-        the function that is to be scheduled so, if another.
+    def known(self, func: PrimFunc, onto: PrimFunc | None = None) -> Recorded | None:
+        """The record of `func` with the target's instructions and number of threads; None if there is none. `onto`: the
+        function that is to be scheduled so, if another.
         """
         raise NotImplementedError
 
     def has(self, func: PrimFunc) -> bool:
-        """Whether there is any record of `func`, usable or not, with the target's instructions."""
+        """Whether there is any record of `func`, of any number of threads, with the target's instructions."""
         raise NotImplementedError
 
     @property
@@ -104,17 +98,25 @@ class KnownRecords:
         raise NotImplementedError
 
     def lookup(self, func: PrimFunc) -> Recorded | None:
-        """The record to schedule `func` by, see `usable`; None if there is none. A function of 16-bit weights may take
-        that of its twin.
+        """The record to schedule `func` by; None if there is none. A function of 16-bit weights may take that of its
+        twin. One that has a fault, or is `wrong`, is told as a Notice and left out.
         """
-        wrong = None if self.wrong is None else partial(self.wrong, func)
-        found = usable(self.known(func), self.target.cores, wrong)
+        found = self.usable(func, self.known(func))
         if found is None and (twin := wide_twin(func)) is not None:
-            twins = [replace(each, twin=True) for each in self.known(twin, func)]
-            found = usable(twins, self.target.cores, wrong)
+            known = self.known(twin, func)
+            found = self.usable(func, known and replace(known, twin=True))
         if found is None and (problem := problem_key(func)) in self.problems and not self.has(func):
             self.changed.add(problem)
         return found
+
+    def usable(self, func: PrimFunc, record: Recorded | None) -> Recorded | None:
+        """The record, if it can be used for `func`."""
+        if record is None or (record.twin and record.fault):  # a twin's schedule need not fit this function
+            return None
+        if why := record.fault or (self.wrong(func, record) if self.wrong else ""):
+            warnings.warn(f"{record.where or 'a record'} is left out: {why}", Notice, stacklevel=2)
+            return None
+        return record
 
     def tell_changed(self) -> None:
         """Warns with a Notice where kernels that were looked up since the last call are on record as other code."""
@@ -129,33 +131,6 @@ class KnownRecords:
             Notice,
             stacklevel=2,
         )
-
-    def own(self, func: PrimFunc) -> Recorded | None:
-        """The record of `func` on as many threads, which tells how long it takes; None if there is none."""
-        return next((each for each in self.known(func) if each.own), None)
-
-
-def usable(known: Iterable[Recorded], threads: int, wrong: Callable[[Recorded], str] | None = None) -> Recorded | None:
-    """Of a function's records, one a number of threads, the one that was asked for, else the nearest, within
-    TIMES_THREADS, that gives each of `threads` threads equal work; what was measured before what was estimated. None if
-    there is none. One that has a fault, or is `wrong`, is told as a Notice and left out.
-    """
-    for each in sorted(known, key=lambda each: (each.estimated, abs(each.threads - threads), each.threads)):
-        if (why := each.fault) and each.twin:  # whose schedule need not fit this function
-            continue
-        suits = not why and (
-            each.own or (near(each.threads, threads) and shares_equally(each.schedule.mod["main"], threads))
-        )
-        if suits and not (why := wrong(each) if wrong else ""):
-            return each
-        if why:
-            warnings.warn(f"{each.where or 'a record'} is left out: {why}", Notice, stacklevel=2)
-    return None
-
-
-def near(threads: int, others: int) -> bool:
-    """Whether a schedule for one number of threads may suit another."""
-    return max(threads, others) <= TIMES_THREADS * min(threads, others)
 
 
 def distance(cpu: str, here: str) -> int:
@@ -174,13 +149,3 @@ def settled(looks: Iterable[tuple[str, float]]) -> tuple[str, float]:
     first, best = next(iter(least)), min(least, key=least.__getitem__)
     chosen = first if least[first] <= least[best] * (1 + NOISE) else best
     return chosen, least[chosen]
-
-
-def shares_equally(func: PrimFunc, threads: int) -> bool:
-    """Whether each parallel loop of a scheduled function divides into equal pieces; one too small to have any does."""
-    return all(loop.extent % threads == 0 for loop in parallel_loops(func))
-
-
-def in_words(threads: int) -> str:
-    """'1 thread', '2 threads'"""
-    return f"{threads} thread{'' if threads == 1 else 's'}"

@@ -95,6 +95,7 @@ class Costs:
     pick_cycles: float = figure(1.2, CYCLES, "of a number that is copied from where an index says")
     planes_cycles: float = figure(1.2, CYCLES, "of a number that goes between planes and channels last")
     barrier_cycles: float = figure(2500, CYCLES, "to set a second thread to work and wait for it")
+    foreign_bytes_per_cycle: float = figure(3.9, BANDWIDTH, "written of lines that another core wrote last")
 
 
 WIDENING = {"float16": "widen_float16_cycles", "bfloat16": "widen_bfloat16_cycles"}  # by the dtype of weights
@@ -131,6 +132,7 @@ ZEN3 = Costs(
     interleave_cycles=2.5,
     pick_cycles=0.834,
     barrier_cycles=2750,
+    foreign_bytes_per_cycle=3.6,  # on AMD Zen 4
 )
 ZEN5 = Costs(
     "AMD Zen 5 (EPYC, AVX-512)",

@@ -6,10 +6,12 @@ from dataclasses import replace
 from math import inf, nan, prod
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tvm
 
 from subp_contract.errors import UserError
-from tvm_sched import runtime, targets
+from tvm_sched import codegen, runtime, targets
 from tvm_sched.bench.calibration import measuring, workloads
 from tvm_sched.bench.calibration.probes import NOT_MEASURED, PROBES
 from tvm_sched.bench.calibration.trials import Trial
@@ -19,7 +21,7 @@ from tvm_sched.targets.sizes import FLOAT
 
 PROBE = {probe.figure: probe for probe in PROBES}
 COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles", "planes_cycles"}
-OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles"}
+OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles", "foreign_bytes_per_cycle"}
 UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
 OVER_OUTPUTS = ("turn_cycles", "tap_cycles")  # of dot products that take vectors of outputs: those of x86
@@ -161,6 +163,21 @@ def test_a_barrier_is_what_a_second_thread_adds_to_a_launch(monkeypatch):
     assert asked.solve(workloads.LAUNCHES * 2600, workloads.LAUNCHES * 100) == 2500
     monkeypatch.setattr(runtime, "most_threads", lambda: 1)
     assert trial("barrier_cycles", "x86-avx512") == "this process may use one thread"
+
+
+def test_foreign_lines_are_half_of_what_threads_write_that_cut_an_image_in_two_ways(monkeypatch):
+    monkeypatch.setattr(runtime, "most_threads", lambda: 2)
+    asked = trial("foreign_bytes_per_cycle", "host")
+    assert [work.threads for work in asked.workloads] == [2, 2]
+    share = prod(workloads.EXCHANGED) * FLOAT / 2  # of a thread
+    alike = workloads.EXCHANGES * 1000
+    assert asked.solve(alike + workloads.EXCHANGES * share / 5, alike) == pytest.approx(5)
+    for work in asked.workloads:
+        tensors = [tvm.runtime.tensor(np.ones_like(each)) for each in work.arguments]
+        codegen.build(work.mod, targets.host()).mod["main"](*tensors)
+        assert (tensors[1].numpy() == 1 + 2 * workloads.EXCHANGES).all()
+    monkeypatch.setattr(runtime, "most_threads", lambda: 1)
+    assert trial("foreign_bytes_per_cycle", "host") == "this process may use one thread"
 
 
 def test_a_target_that_this_machine_cannot_run_is_refused():

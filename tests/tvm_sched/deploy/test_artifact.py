@@ -352,14 +352,14 @@ def test_kernels_are_counted_by_where_their_schedules_come_from(compiled):
     layers = [
         {"function": "conv", "schedule": "record"},
         {"function": "conv", "schedule": "record"},  # another call of the same
-        {"function": "conv1", "schedule": "record of 1 thread"},
+        {"function": "conv1", "schedule": "record for float32 weights"},
         {"function": "dense", "schedule": "default: 1x1 pixels x 1 groups, 1 bands"},
         {"function": "dense1", "schedule": "default: 1x2 pixels x 1 groups, 1 bands"},
         {"function": "", "schedule": "none: folded away"},
     ]
     rows = [compiled.manifest["layers"][0] | layer for layer in layers]
     told = artifacts.Artifact(None, compiled.manifest | {"layers": rows}).schedules()
-    assert told == {"record": 1, "record of 1 thread": 1, "default": 2}
+    assert told == {"record": 1, "record for float32 weights": 1, "default": 2}
 
 
 def test_explain_is_a_table_of_the_layers(compiled):

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import tvm_sched
 from subp_contract.errors import UserError
-from tvm_sched.deploy.entry import ALIGNMENT
+from tvm_sched.deploy.entry import ALIGNMENT, WORTH, aligned, as_numpy
 from tvm_sched.frontend.torch_export import to_array
 
 Result = collections.namedtuple("Result", "mask half")
@@ -197,7 +197,7 @@ class Doubles(nn.Module):
 
 def spied(artifact, monkeypatch):
     """The tensors that the compiled function gets from now on."""
-    artifact(np.zeros((4, 16), "float32"))
+    artifact(np.zeros(artifact.signature.inputs[0].shape, "float32"))
     entry, taken = artifact.shapes[0].entry, []
     function = entry.main
     monkeypatch.setattr(entry, "main", lambda *given: taken.append(given[0]) or function(*given))
@@ -212,6 +212,19 @@ def test_a_torch_tensor_goes_in_and_out_without_a_copy(scaling, monkeypatch):
     assert torch.equal(y, x * 2) and taken[0].data_ptr() == x.data_ptr()
     y[:] = 7  # the caller's own
     assert torch.equal(scaling(x), x * 2)
+
+
+def test_a_large_array_that_begins_where_it_should_goes_in_without_a_copy(monkeypatch):
+    artifact = tvm_sched.compile(Doubles(), torch.zeros(4, WORTH // 16), threads=1)
+    taken = spied(artifact, monkeypatch)
+    whole = aligned((4, WORTH // 16), np.dtype("float32"))
+    whole[...] = np.random.default_rng(0).standard_normal(whole.shape)
+    frozen, elsewhere = whole[:], np.empty(whole.size + 1, "float32")[1:].reshape(whole.shape)
+    frozen.flags.writeable = False
+    elsewhere[...] = whole
+    for x, copied in ((whole, False), (frozen, True), (elsewhere, True), (np.asfortranarray(whole), True)):
+        np.testing.assert_array_equal(artifact(x), whole * 2)
+        assert (as_numpy(taken[-1]).ctypes.data != x.ctypes.data) == copied
 
 
 @pytest.mark.parametrize(

@@ -21,17 +21,17 @@ BOARD = Board(2.0, math.inf, math.inf)
 
 
 class Timed:
-    """Records of the functions whose estimates are among `known`: `times` as long as these."""
+    """Records of the functions whose estimates are among `estimates`: `times` as long as these."""
 
-    def __init__(self, known, times, estimated=False):
-        self.known, self.times, self.estimated = known, times, estimated
+    def __init__(self, estimates, times, estimated=False):
+        self.estimates, self.times, self.estimated = estimates, times, estimated
 
-    def own(self, func):
+    def known(self, func):
         at_1_ghz = known(func, TARGET, replace(BOARD, ghz=1.0), None).estimated
-        if not any(at_1_ghz == pytest.approx(each * BOARD.ghz) for each in self.known):
+        if not any(at_1_ghz == pytest.approx(each * BOARD.ghz) for each in self.estimates):
             return None
         cost = at_1_ghz * self.times / (1 if self.estimated else BOARD.ghz)
-        return Recorded(TARGET.cores, True, self.estimated, cost, replay=None)
+        return Recorded(self.estimated, cost, replay=None)
 
 
 @cache

@@ -140,6 +140,19 @@ def test_threads_get_bands_of_the_image():
     assert tile.bands > 1 and tile.bands * tile.parts % 4 == 0
 
 
+@pytest.mark.parametrize("size", [7, 14])  # not 4 rows and 3, or 8 and 6, or half of the channels of all
+def test_threads_get_equal_runs_of_pixels(size):
+    layer, target = Layer((1, size, size, 96), (3, 3), **SAME), replace(ONE_CORE, cores=2)
+    tile = tiles(depthwise_conv2d.KERNEL, layer.mod, target)[0]
+    assert size % tile.bands == 0 and tile.bands > 1 and tile.bands * tile.parts % 2 == 0
+
+
+def test_channels_that_are_copied_together_are_copied_for_few_bands():
+    layer, target = Layer((1, 14, 14, 512), (3, 3), **SAME), replace(ONE_CORE, cores=2)
+    tile = tiles(depthwise_conv2d.KERNEL, layer.mod, target)[0]
+    assert tile.copied and tile.bands == 2
+
+
 @pytest.mark.parametrize("channels", [96, 61])  # whole vectors, and a last one that is cut short
 def test_threads_share_channels_where_rows_do_not_divide(channels):
     layer, target = Layer((1, 7, 7, channels), (3, 3), **SAME), replace(ONE_CORE, cores=2)

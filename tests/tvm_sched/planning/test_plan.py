@@ -14,6 +14,7 @@ from tvm_sched.planning.plan import (
     NOISE,
     OF_A_KIND,
     alternatives,
+    carried_over,
     choose,
     layer_key,
     plans_of,
@@ -55,6 +56,26 @@ def test_another_form_is_taken_where_it_was_measured_to_be_faster_by_more_than_t
         asked = []
         assert choose(layer(), ONE, measured=lambda key, s=seconds, a=asked: a.append(key) or s).kernel == chosen
         assert asked == [layer_key(layer())]
+
+
+def test_what_other_threads_take_is_carried_over_by_what_the_estimates_say_of_the_change():
+    two = replace(ONE, cores=2)
+    before, now = plans_of(layer(), ONE), plans_of(layer(), two)
+    first, second = (plan.kernel for plan in alternatives(before)[:2])
+    cycles = [{plan.kernel: plan.cycles for plan in plans} for plans in (before, now)]
+    seconds = carried_over({first: 2.0, second: 1.0, "no form of this layer": 0.1}, before, now)
+    assert seconds == {
+        first: pytest.approx(2 * cycles[1][first] / cycles[0][first]),
+        second: pytest.approx(cycles[1][second] / cycles[0][second]),
+    }
+
+    def measured(kernel):
+        return lambda key: (1, {kernel: 1e-9})
+
+    assert choose(layer(), two, on_others=measured(second)).kernel == second
+    own = {first: 1.0, second: 2.0}
+    assert choose(layer(), two, measured=lambda key: own, on_others=measured(second)).kernel == first
+    assert choose(layer(), two, on_others=lambda key: (0, {})).kernel == choose(layer(), two).kernel
 
 
 def test_a_form_that_is_not_allowed_is_not_taken_however_fast():

@@ -225,11 +225,11 @@ def test_a_function_of_16_bit_weights_takes_the_record_of_float32_ones(database,
     monkeypatch.setattr(narrow_weights, "LEAST", 0)
     write_best(database, tmp_path)
     (narrow,) = tasks_of(pipeline.fused(torch_export.from_torch(network(), X), Compilation(TARGET, weights=dtype)))
-    assert BestRecords(tmp_path, TARGET).known(narrow.func) == []
+    assert BestRecords(tmp_path, TARGET).known(narrow.func) is None
     for records in (BestRecords(tmp_path, TARGET), Records(database, TARGET)):
         found = records.lookup(narrow.func)
         assert found.words == "record for float32 weights"
-        assert records.own(narrow.func) is None  # what it takes nobody has measured
+        assert records.known(narrow.func) is None  # what it takes nobody has measured
         schedules = (found.schedule, records.lookup(task.func).schedule)
         loops = [str(sch.mod["main"].body).count("T.vectorized(") for sch in schedules]
         assert loops[0] == loops[1] > 0

@@ -34,6 +34,16 @@ def test_they_are_of_one_number_of_threads_and_one_kind_of_instructions(tmp_path
         assert FormTimes(tmp_path, other, "A").of("layer") == {}
 
 
+def test_the_nearest_number_of_threads_is_found(tmp_path):
+    of = {cores: replace(ONE, cores=cores) for cores in (1, 2, 4, 8)}
+    for cores in (1, 4):
+        FormTimes(tmp_path, of[cores], "A", writes=True).add("layer", {"direct 1x16": 1.0 / cores})
+    for cores, nearest in ((2, 1), (4, 4), (8, 4)):
+        found = FormTimes(tmp_path, of[cores], "A").on_others("layer")
+        assert found == (nearest, {"direct 1x16": 1.0 / nearest})
+    assert FormTimes(tmp_path, of[2], "A").on_others("another") == (0, {})
+
+
 def test_this_cpus_are_preferred_and_never_mixed_with_anothers(tmp_path):
     FormTimes(tmp_path, ONE, "A", writes=True).add("layer", {"direct 1x16": 1e-3, "direct 1x32": 2e-3})
     FormTimes(tmp_path, ONE, "B", writes=True).add("layer", {"direct 1x16": 9e-3})

@@ -188,9 +188,9 @@ def test_compile_without_records_uses_the_defaults():
     assert all(row.schedule.startswith("default: ") for row in artifact.explain())
 
 
-def test_records_of_a_number_of_threads_that_share_them_unequally_are_not_used(tuned):
-    seven = replace(targets.host(), name="seven", cores=7)  # of 8 rows
-    artifact = tvm_sched.compile(*network(), target=seven, records=tuned[0])
+def test_records_of_another_number_of_threads_are_not_used(tuned):
+    two = replace(targets.host(), name="two", cores=2)
+    artifact = tvm_sched.compile(*network(), target=two, records=tuned[0])
     assert all(row.schedule.startswith("default: ") for row in artifact.explain())
 
 

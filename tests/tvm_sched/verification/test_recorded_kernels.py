@@ -43,9 +43,9 @@ def of_other_numbers(schedule):
 
 def test_a_record_with_other_numbers_is_named_and_left_out_without_the_networks_check(records, monkeypatch):
     known = compiler.open_records(records, one_core())
-    (found,) = known.known(task().func)
+    found = known.known(task().func)
     wrong = replace(found, replay=lambda: of_other_numbers(found.schedule), trace=[*found.trace[:1], ["other"]])
-    monkeypatch.setattr(type(known), "known", lambda *_: [wrong])
+    monkeypatch.setattr(type(known), "known", lambda *_: wrong)
     told = f"line 1 of {records}/.* is left out: its kernel's output differs from the default schedule by 2"
     monkeypatch.setattr("tvm_sched.records.traces.fault", lambda trace: "")  # of the trace, which is not replayed
     with pytest.warns(Notice, match=told):
@@ -59,7 +59,7 @@ def test_a_right_one_is_looked_at_once(records, monkeypatch):
     assert known.lookup(task().func) is not None and len(recorded_kernels.known()) == 1
     monkeypatch.setattr(recorded_kernels, "built", None)
     again = RecordedKernels(one_core())
-    (found,) = known.known(task().func)
+    found = known.known(task().func)
     assert again.fault(task().func, found) == ""
     other = replace(found, trace=[found.trace[0], [*found.trace[1], "other"]])
     why = again.fault(task().func, other)

@@ -5,6 +5,7 @@ Most terms are found as differences (`trials.py`). Those of kernels of 8-bit int
 """
 
 from dataclasses import replace
+from math import prod
 
 from subp_contract import pattern
 from tvm_sched import runtime
@@ -309,6 +310,17 @@ def launching(target: Target) -> Trial | str:
     return Trial(works, lambda two, one: (two - one) / workloads.LAUNCHES)
 
 
+def exchanging(target: Target) -> Trial | str:
+    """Two threads that cut an image now by its pixels and now by its channels, of which each then has half of its share
+    from the other; against two that always cut it alike.
+    """
+    if runtime.most_threads() < 2:
+        return "this process may use one thread"
+    works = [workloads.exchanging(target, by_channels=each) for each in (True, False)]
+    foreign = workloads.EXCHANGES * prod(workloads.EXCHANGED) * FLOAT / 2  # bytes of a core, twice a quarter of them
+    return Trial(works, lambda apart, alike: foreign / max(apart - alike, LEAST_CYCLES))
+
+
 PROBES = (  # a probe stands behind those whose figures its own needs
     Probe(
         "l2_bytes_per_cycle", "`transfer` of weights, half the cache of them", lambda t: streaming(t, t.l2_bytes / 2)
@@ -336,6 +348,7 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
     *integer_probes.PROBES,
     Probe("barrier_cycles", "parallel loops of next to nothing, on two threads", launching),
+    Probe("foreign_bytes_per_cycle", "additions to an image that two threads cut in two ways", exchanging),
 )
 NOT_MEASURED = {  # figures that no run of a kernel shows, and why
     "cache_share": "a rule for choosing tiles, no quantity of the CPU",

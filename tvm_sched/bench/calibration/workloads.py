@@ -24,6 +24,8 @@ from tvm_sched.targets import Target
 from tvm_sched.targets.sizes import FLOAT, FLOAT32, LINE
 
 LAUNCHES = 20  # of `launching`
+EXCHANGES = 20  # of `exchanging`
+EXCHANGED = (512, 256)  # pixels by channels of its image: half of a second cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,35 @@ def launching(threads: int) -> Workload:
                     y[i, j] = x[i, j] + y[i, j]
 
     return Workload(IRModule({"main": main}), [np.zeros(shape, "float32") for _ in range(2)], threads=threads)
+
+
+def exchanging(target: Target, *, by_channels: bool) -> Workload:
+    """EXCHANGES times, two threads add to an image in place, each to half of its pixels; before that each to half of
+    them, too, or to half of the channels of all.
+    """
+    from tvm.script import tirx as T
+
+    (pixels, channels), lanes = EXCHANGED, target.lanes
+    rows, columns = (pixels, channels // 2) if by_channels else (pixels // 2, channels)
+    down, right = (0, columns) if by_channels else (rows, 0)  # from one thread's part to the other's
+
+    @T.prim_func(s_tir=True)
+    def main(x: T.Buffer((lanes,), "float32"), y: T.Buffer(EXCHANGED, "float32")):
+        for _ in T.serial(EXCHANGES):
+            for i in T.parallel(2):
+                for p, c in T.grid(rows, columns // lanes):
+                    for lane in T.vectorized(lanes):
+                        y[i * down + p, i * right + c * lanes + lane] = (
+                            y[i * down + p, i * right + c * lanes + lane] + x[lane]
+                        )
+            for i in T.parallel(2):
+                for p, c in T.grid(pixels // 2, channels // lanes):
+                    for lane in T.vectorized(lanes):
+                        y[i * (pixels // 2) + p, c * lanes + lane] = (
+                            y[i * (pixels // 2) + p, c * lanes + lane] + x[lane]
+                        )
+
+    return Workload(IRModule({"main": main}), [np.zeros(lanes, "float32"), np.zeros(EXCHANGED, "float32")], threads=2)
 
 
 def of_schedule(schedule, inputs: Sequence[te.Tensor], output: te.Tensor, target: Target) -> Workload:

@@ -174,7 +174,9 @@ def tiles(problem: LanesProblem, target: Target, most: int = 24) -> list[Winogra
     found = [
         WinogradTile(rows, tile.cols, tile.block_rows)
         for rows in divisors(wide.grid[1], wide.grid[1])
-        for tile in register_tile.candidates(wide.band(rows), target, MOST, among=wide.products.block_rows)
+        for tile in register_tile.candidates(
+            wide.band(rows), replace(target, cores=1), MOST, among=wide.products.block_rows
+        )
         if rows * wide.grid[2] % tile.cols == 0
     ]
     return cheapest(found, wide.products, partial(cycles, problem, target=target), target)[:most]
