@@ -72,6 +72,7 @@ class Costs:
     )
     transposed_store_cycles: float = figure(6, CYCLES, "of a vector transposed back, while the store buffer takes it")
     far_transposed_store_cycles: float = figure(10, CYCLES, "of a vector transposed back, the store buffer being full")
+    spread_cycles: float = figure(0.5, CYCLES, "to spread pixels of several tiles over a vector, for a multiply-add")
     lanes_step_cycles: float = figure(2.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
     # On Zen 4 not measured: by code for it, on Zen 5, what ranks the forms of 39 layers as they were measured (times of
     # the first choices 1.006 times the least).
@@ -125,6 +126,7 @@ ZEN3 = Costs(
     transpose_cycles=0.86,
     transposed_store_cycles=0.708,
     far_transposed_store_cycles=0.708,
+    spread_cycles=0,
     lanes_step_cycles=0,
     integer_store_cycles=2,
     packed_store_cycles=2,
@@ -156,6 +158,7 @@ ZEN5 = Costs(
     transpose_cycles=2.9,
     transposed_store_cycles=2.32,
     far_transposed_store_cycles=3.4,
+    spread_cycles=0,
     lanes_step_cycles=0,
     barrier_cycles=3040,
 )

@@ -22,7 +22,7 @@ from tvm_sched.targets.sizes import FLOAT
 PROBE = {probe.figure: probe for probe in PROBES}
 COPIES = {"moved_bytes_per_cycle", "copy_cycles", "rearrange_cycles", "gather_cycles", "planes_cycles"}
 OF_KERNELS = set(PROBE) - COPIES - {"barrier_cycles", "foreign_bytes_per_cycle"}
-UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor")]  # four lanes
+UNFIT = [("cortex-a76", figure) for figure in ("scalar_loads_per_cycle", "bank_factor", "spread_cycles")]  # four lanes
 UNFIT += [("x86-avx512", figure) for figure in ("vector_loads_per_cycle", "index_loads")]  # a multiply-add a cycle
 OVER_OUTPUTS = ("turn_cycles", "tap_cycles")  # of dot products that take vectors of outputs: those of x86
 UNFIT += [("cortex-a76", figure) for figure in OVER_OUTPUTS]
@@ -44,6 +44,7 @@ ODD = {  # figures that no target here has
     "transpose_cycles": 7,
     "transposed_store_cycles": 9,
     "far_transposed_store_cycles": 13,
+    "spread_cycles": 0.9,
     "lanes_step_cycles": 3,
     "integer_store_cycles": 7,
     "packed_store_cycles": 6,

@@ -13,6 +13,7 @@ from tvm_sched.bench.calibration import integer_probes, workloads
 from tvm_sched.bench.calibration.trials import FEW, MANY, Probe, Trial, intercept, slope
 from tvm_sched.bench.calibration.workloads import Workload
 from tvm_sched.kernels import register_tile
+from tvm_sched.kernels.narrow import winograd_lanes_conv2d
 from tvm_sched.kernels.narrow.pixel_lanes_conv2d import BURST, PixelTile
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
@@ -228,6 +229,18 @@ def transforming(target: Target) -> Trial:
     return Trial([work], lambda cycles: (cycles / GRID_ROWS - products) / vectors * target.fma_per_cycle**0.5)
 
 
+def spreading(target: Target) -> Trial | str:
+    """A step of the products of Winograd with lanes over two tiles, without its multiply-adds or loads."""
+    if target.scalar_operand == "lane":
+        return "where scalars come from lanes tiles are not put side by side"
+    tile = WinogradTile(1, 8, 1)
+    works = [workloads.winograd_lanes(target, tile, F43, together=2, kept=kept) for kept in (FEW, MANY)]
+    hidden = replace(target, costs=replace(target.costs, spread_cycles=0))
+    bound = slope(*(work.kernel.cycles(work.problem, work.tile, hidden) for work in works if work.kernel))
+    each = slope(*(winograd_lanes_conv2d.multiply_adds(work.problem, target) for work in works))
+    return Trial(works, lambda *cycles: max(0.0, (slope(*cycles) - bound) / each))
+
+
 # Lanes over pixels
 
 N = 4  # the narrowest block
@@ -341,6 +354,7 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("store_cycles", "what a sum adds to a register tile outside its loop", storing),
     Probe("tile_cycles", "what else a register tile takes outside its loop", beginning),
     Probe("transform_instructions", "the transforms of a band", transforming),
+    Probe("spread_cycles", "what a multiply-add takes beside its bounds, lanes being two tiles", spreading),
     Probe("loop_cycles", "what a register tile takes outside its loop, lanes being pixels", ending),
     Probe("lanes_step_cycles", "what a step takes beside its bounds, lanes being pixels", stepping),
     Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),

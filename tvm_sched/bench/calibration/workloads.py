@@ -15,7 +15,7 @@ from tvm_sched.bench import peak
 from tvm_sched.kernels import direct_conv2d, space_to_depth, winograd_conv2d
 from tvm_sched.kernels.base import Kernel, Problem, normal
 from tvm_sched.kernels.generic import rules
-from tvm_sched.kernels.narrow import pixel_lanes_conv2d
+from tvm_sched.kernels.narrow import pixel_lanes_conv2d, winograd_lanes_conv2d
 from tvm_sched.kernels.narrow.pixel_lanes_conv2d import PixelTile
 from tvm_sched.kernels.register_tile import Tile
 from tvm_sched.kernels.winograd_conv2d import WinogradTile
@@ -99,6 +99,19 @@ def winograd(
     inputs += [placeholder((block_rows, kept), "int32")]
     y = winograd_conv2d.compute(*inputs, variant=variant, padding=(variant.taps // 2,) * 4)
     return of_kernel(winograd_conv2d.KERNEL, inputs, y, tile, target)
+
+
+def winograd_lanes(target: Target, tile: WinogradTile, variant: Variant, *, together: int, kept: int) -> Workload:
+    """Winograd convolution of 64 channels to a row of groups of tiles, in blocks that fill a vector `together`
+    times.
+    """
+    n, channels = target.lanes // together, 64
+    e, width = variant.size, variant.m * together * tile.cols
+    inputs = [placeholder((1, variant.m, width, channels)), placeholder((e, e, channels // n, kept, n))]
+    inputs += [placeholder((channels // n, kept), "int32")]
+    padding = (variant.taps // 2,) * 4
+    y = winograd_lanes_conv2d.compute(*inputs, variant=variant, together=together, padding=padding)
+    return of_kernel(winograd_lanes_conv2d.KERNEL, inputs, y, tile, target)
 
 
 def of_kernel(kernel: Kernel, inputs: Sequence[te.Tensor], output: te.Tensor, tile, target: Target) -> Workload:

@@ -185,16 +185,25 @@ def tiles(problem: LanesProblem, target: Target, most: int = 24) -> list[Winogra
 def cycles(problem: LanesProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`.
     Pixels are put side by side as they are loaded, outputs taken apart before they are stored, in half the rounds of
-    shuffles that a transposition takes, or as many.
+    shuffles that a transposition takes, or as many. Those of several tiles are spread over a vector for each
+    multiply-add.
     """
     wide, variant = problem.wide, problem.blocks.variant
     inputs = variant.size**2 * problem.blocks.products.channels
     outputs = variant.m**2 * wide.products.block_rows * problem.blocks.products.n
     vectors = problem.blocks.products.width * (inputs + outputs) / target.lanes
     shuffling = vectors * target.costs.transpose_cycles * log2(problem.together) / SHUFFLES
+    if problem.blocks.products.n < target.lanes:
+        shuffling += target.costs.spread_cycles * multiply_adds(problem, target)
     bands = wide.grid[0] * wide.grid[1] // tile.rows
     shares = ceil(bands / target.cores) / bands if bands >= target.cores else 1 / target.cores
     return winograd_conv2d.cycles(wide, tile, target, fma_cycles) + shuffling * shares
+
+
+def multiply_adds(problem: LanesProblem, target: Target) -> float:
+    """Of vectors, in all products."""
+    products, positions = problem.wide.products, problem.blocks.variant.size**2
+    return positions * products.width * products.block_rows * products.kept * products.n / target.lanes
 
 
 def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
