@@ -105,10 +105,10 @@ class BestRecords(KnownRecords):
 
     def recorded(self, func: PrimFunc, line: dict) -> Recorded:
         """What a line says, for `func`."""
-        mod, tile, trace = workload(func), line.get("estimated_tile"), line.get("trace")
-        replay = partial(replayed, mod, trace) if tile is None else partial(self.tiled, func, mod, tile)
+        mod, tile = workload(func), line.get("estimated_tile")
+        replay = partial(replayed, mod, line["trace"]) if tile is None else partial(self.tiled, func, mod, tile)
         cpu = "" if cpu_of(line) == self.cpu else cpu_of(line)
-        return Recorded(tile is not None, line["seconds"], replay, cpu, where=line["where"], trace=trace)
+        return Recorded(tile is not None, line["seconds"], replay, cpu, where=line["where"], trace=line.get("trace"))
 
     def tiled(self, func: PrimFunc, mod: IRModule, numbers: list[int]) -> Schedule:
         """The function scheduled with a tile of these numbers."""

@@ -19,6 +19,7 @@ from tvm_sched.kernels.narrow import winograd_lanes_conv2d
 from tvm_sched.kernels.narrow.winograd_lanes_conv2d import LanesProblem
 from tvm_sched.kernels.rewrites import interleave
 from tvm_sched.kernels.winograd_variants import VARIANTS, Variant
+from tvm_sched.targets.costs import ZEN4, ZEN5
 from tvm_sched.targets.sizes import FLOAT
 
 ONE_CORE = replace(targets.host(), cores=1)
