@@ -15,8 +15,6 @@ from torch.export import Dim, ExportedProgram
 
 from subp.training.quantised import usable
 from subp_contract.errors import UserError, first_line
-from subp_quantizer import quantization
-from subp_quantizer.torchao_import import fake_quantize
 
 
 class FakeQuantised(nn.Module):
@@ -30,6 +28,8 @@ class FakeQuantised(nn.Module):
     """
 
     def __init__(self, model: nn.Module, example: Tensor, weight_bits: int = 8) -> None:
+        from subp_quantizer import quantization  # torchao takes half a second, of every training
+
         super().__init__()
         self.example = example
         program = _exported(model, example, training=True)
@@ -45,6 +45,8 @@ class FakeQuantised(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict) -> "FakeQuantised":
+        from subp_quantizer import quantization
+
         other = object.__new__(type(self))
         nn.Module.__init__(other)
         other.example, other.network = self.example, quantization.copied(self.network)
@@ -80,6 +82,9 @@ class FakeQuantised(nn.Module):
         """A copy that rounds as the quantised network would: batch norms by their running statistics, ranges fixed,
         those of weights by the weights as they are now.
         """
+        from subp_quantizer import quantization
+        from subp_quantizer.torchao_import import fake_quantize
+
         module = quantization.in_evaluation(self.network)
         observers = [each for each in module.modules() if isinstance(each, fake_quantize.FakeQuantizeBase)]
         for observer in observers:
@@ -91,6 +96,8 @@ class FakeQuantised(nn.Module):
 
     def quantised(self) -> nn.Module:
         """The network with int8 weights and quantise/dequantise pairs; for any batch size."""
+        from subp_quantizer import quantization
+
         module = self.evaluated()
         assert isinstance(module, fx.GraphModule)
         return usable(quantization.quantised(module))

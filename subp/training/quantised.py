@@ -8,7 +8,6 @@ import torch.ao.quantization.fx._decomposed  # registers the operators of quanti
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from subp.common import programs
 from subp_contract.errors import require
 
 _PROGRAM = "program"
@@ -23,6 +22,8 @@ def packed(program: ExportedProgram) -> dict[str, Tensor]:
 
 def unpacked(tensors: dict[str, Tensor], path: str | Path) -> ExportedProgram:
     """What was `packed`. Raises UserError, naming the checkpoint's path, where it is damaged or could run code."""
+    from subp.common import programs  # whose imports take a second
+
     require(_PROGRAM in tensors, f"{path} is damaged: it holds no quantised network")
     return programs.read(f"the quantised network in {path}", tensors[_PROGRAM].numpy().tobytes())[0]
 

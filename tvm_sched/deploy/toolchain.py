@@ -117,7 +117,9 @@ def link(output: str, files: list[str], compiler: list[str], manifest: bytes) ->
             '.section .note.GNU-stack,"",%progbits\n'
         )
         # TVM's debug information, of no use without its sources, is a tenth to a fifth of a small network's file.
-        command = [*compiler, "-shared", "-fPIC", "-Wl,--strip-debug", "-o", output, *files, str(source)]
+        # zig would also build its checks of undefined behaviour, and link them.
+        plain = ["-shared", "-fPIC", "-fno-sanitize=undefined"]
+        command = [*compiler, *plain, "-Wl,--strip-debug", "-o", output, *files, str(source)]
         result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": folder})
     if result.returncode:
         said = (result.stderr or result.stdout).strip().splitlines()

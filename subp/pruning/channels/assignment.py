@@ -15,7 +15,6 @@ counts: it keeps at least what sorting does.
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from subp.pruning.channels import rearrange
@@ -67,6 +66,8 @@ def assigned(norms: Sequence[Tensor], kept: Sequence[int], n: int, order: Tensor
 
 
 def _alternated(norms: Sequence[Tensor], kept: Sequence[int], n: int, order: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment
+
     best, most = order, kept_norm(norms, kept, n, order)
     for _ in range(_TURNS):
         gains = sum(

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from subp.pruning.channels.channel_trace import FIXED, Trace, trace
@@ -94,6 +92,9 @@ def find(model: nn.Module, example: Tensor) -> Channels:
 
 def _classes(traced: Trace) -> Tensor:
     """Label -> class: the labels that are tied, directly or through others."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     pairs = torch.cat([torch.zeros(0, 2, dtype=torch.long), *traced.ties]).numpy()
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(traced.count, traced.count))
     return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))

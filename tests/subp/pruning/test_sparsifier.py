@@ -6,9 +6,9 @@ import math
 import os
 import random
 
+import forked_ranks
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 
 from subp import Sparsifier
@@ -255,8 +255,7 @@ def test_weights_that_are_not_finite_are_named():
 
 
 def _rank(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    forked_ranks.join(rank, folder)
     model = network(seed=rank)  # made equal by DistributedDataParallel
     sparsifier = Sparsifier(model, n=8, epochs=3, tau=1.0)
     parallel = nn.parallel.DistributedDataParallel(model)
@@ -270,7 +269,7 @@ def _rank(rank, folder):
 
 
 def test_data_parallel_ranks_have_equal_masks_after_every_step(tmp_path):
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    forked_ranks.run(_rank, tmp_path)
     for epoch in range(3):
         first, second = (torch.load(tmp_path / f"{epoch}.{rank}") for rank in range(2))
         assert equal(first, second)

@@ -1,14 +1,9 @@
-"""A run for test_killed.py, killed again and again: its process forks the training, and the fork is killed (SIGKILL).
-
-python killed_run.py FOLDER SEED        prints in how many pieces, and after which epochs they ended
-"""
+"""A run for test_killed.py, killed again and again: the training is forked, and the fork is killed (SIGKILL)."""
 
 import os
 import random
 import signal
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -53,12 +48,18 @@ def fork(folder):
     resume = (folder / trainer.CHECKPOINT).exists()
     child = os.fork()
     if child == 0:
-        train(folder, resume)
-        os._exit(0)
+        try:
+            train(folder, resume)
+            os._exit(0)
+        finally:
+            os._exit(1)
     return child
 
 
-def main(folder, seed):
+def run(folder, seed):
+    """The epochs after which pieces of the run ended, and the last one's exit code. In `whole` is an uninterrupted run,
+    in `parts` the other.
+    """
     started = time.monotonic()
     train(folder / "whole", resume=False)
     piece = (time.monotonic() - started) / KILLS
@@ -71,9 +72,4 @@ def main(folder, seed):
         file = folder / "parts" / trainer.CHECKPOINT
         ended.append(checkpoint.load(file).metadata["epoch"] if file.exists() else None)
     _, status = os.waitpid(fork(folder / "parts"), 0)
-    print(*ended)
-    sys.exit(os.waitstatus_to_exitcode(status))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    return ended, os.waitstatus_to_exitcode(status)

@@ -1,4 +1,4 @@
-"""Training over two processes, gloo on CPUs, as torchrun starts them."""
+"""Training over two processes, gloo on CPUs; the command as torchrun starts it."""
 
 import json
 import re
@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked_ranks
 import pytest
 import torch
+import two_ranks
 from torch.distributed.run import get_args_parser
 from two_ranks import COMPILING, CONFIG, DAMAGED, DATA, SKIPPING, SPARSE, net
 
@@ -25,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def ranks(tmp_path_factory):
     """(folder, what each of the two processes reports)."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun(str(Path(__file__).with_name("two_ranks.py")), str(folder))
+    forked_ranks.run(two_ranks.main, folder)
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,10 +148,8 @@ def test_jobs_of_a_cluster_train_a_set_of_trials_each(tmp_path):
     plan = experiments.read_plan(tmp_path / "g.json")
     (tmp_path / "g.json").write_text(json.dumps(json.loads((tmp_path / "g.json").read_text()) | {"seeds": [0]}))
     work = ["--output", tmp_path / "r.csv", "--work", tmp_path / "work", "--cluster", "local"]
-    command = [sys.executable, SCRIPTS / "compare_methods.py", tmp_path / "g.json", "--data", tmp_path, *work]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=SCRIPTS.parent)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 jobs, ")
+    told = script("compare_methods.py", tmp_path / "g.json", "--data", tmp_path, *work)
+    assert told.startswith("1 jobs, ")
     rows = rows_of(tmp_path / "r.csv")
     assert [row["judged_on"] for row in rows] == ["validation", "validation", "test"]
     assert {cell.key for cell in plan.cells} == {row["cell"] for row in rows[:2]}

@@ -1,10 +1,8 @@
 """A run that is killed at random moments, and resumed each time, ends as one that is not."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
+import killed_run
 import torch
 
 from subp.training import checkpoint, trainer
@@ -16,10 +14,8 @@ def without_speed(rows):
 
 
 def test_a_run_killed_again_and_again_gives_the_bits_of_the_uninterrupted_one(tmp_path):
-    script = Path(__file__).with_name("killed_run.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path), "0"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.split())) > 1
+    ended, code = killed_run.run(tmp_path, seed=0)
+    assert code == 0 and len(set(ended)) > 1
     for name in (trainer.CHECKPOINT, trainer.MODEL):
         whole, parts = (checkpoint.load(tmp_path / run / name) for run in ("whole", "parts"))
         for part in ("model", "optimizer", "average"):

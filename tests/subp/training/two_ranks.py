@@ -1,14 +1,14 @@
-"""What each process of test_distributed.py does: the processes are started by torchrun."""
+"""What each process of test_distributed.py does."""
 
 import gc
 import hashlib
 import json
 import os
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import forked_ranks
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -70,8 +70,7 @@ def digest(tensors):
     return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors.values())).hexdigest()
 
 
-def main(folder):
-    torch.set_num_threads(1)
+def main(rank, folder):
     steps, masks = Sparsifier.step, []
 
     def step(self, epoch):
@@ -79,8 +78,8 @@ def main(folder):
         masks.append(digest(self.masks))
 
     Sparsifier.step = step
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+    forked_ranks.join(rank, folder)
+    folder = Path(folder)
     gathered = Ranks(rank, 2, torch.device("cpu")).gather([f"of {rank}"])
     result = trainer.train(DATA, CONFIG, model=net(), output=folder / "run")
     trainer.train(DATA, CONFIG, model=net(), output=folder / "run", resume=True)
@@ -99,7 +98,3 @@ def main(folder):
     (folder / f"{rank}.json").write_text(json.dumps(report))
     gc.collect()  # wrappers that outlive the group may keep the process from ending
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
