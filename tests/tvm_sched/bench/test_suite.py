@@ -40,11 +40,11 @@ def test_the_networks_suite_has_a_goal_for_dense_75_and_90_percent():
     cases = suite.read("networks").cases
     goals = {case.name: [case.goals.get(sparsity) for sparsity in (0.0, 0.5, 0.75, 0.9)] for case in cases}
     assert goals == {
-        "resnet18": [0.75, None, 0.20, 0.15],
-        "resnet34": [0.72, None, 0.17, 0.12],
-        "resnet50": [0.95, None, 0.22, 0.14],
-        "mobilenet_v1": [1.05, None, 0.38, 0.24],
-        "mobilenet_v2": [1.15, None, 0.65, 0.50],
+        "resnet18": [0.48, None, 0.18, 0.13],
+        "resnet34": [0.47, None, 0.15, 0.11],
+        "resnet50": [0.8, None, 0.22, 0.14],
+        "mobilenet_v1": [1.05, None, 0.35, 0.23],
+        "mobilenet_v2": [1.15, None, 0.58, 0.45],
     }
     assert all((case.n, case.size, case.batch, case.threads) == (16, 224, 1, 1) for case in cases)
 
