@@ -22,7 +22,7 @@ from tvm.tirx import PrimFunc, Shuffle
 
 from tvm_sched.kernels.integer.rounding import RANGES, narrowed
 from tvm_sched.passes.integer.aarch64.fractions import fraction
-from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, names_a_number, narrowed_together
+from tvm_sched.passes.integer.aarch64.narrow_together import FOURS, binds, gathered, narrowed_together
 
 BYTES, WORDS, PARTS = 64, 32, 4
 LANES = 4  # 128-bit lanes of a vector
@@ -59,27 +59,17 @@ def converted(rounding: ir.Call) -> Expr:
     return parts[0] if len(parts) == 1 else Shuffle(parts, list(range(lanes)))
 
 
-def stored_together(sequence: tirx.SeqStmt):
-    """The statements, in which stores of 16 narrowed numbers are packed four at a time. Where a value is computed of
-    what it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes
-    nothing.
-    """
-    made: list = []
-    waiting: list = []  # (store, what its numbers are narrowed from)
-    for statement in sequence.seq:
-        found = saturating(statement.value) if isinstance(statement, tirx.BufferStore) else None
-        if found and int(statement.value.ty.dtype.lanes) == BYTES // PARTS and not binds(found[0]):
-            if waiting and (waiting[0][1][1:] != found[1:] or not waiting[0][0].buffer.same_as(statement.buffer)):
-                made, waiting = [*made, *(store for store, _ in waiting)], []
-            waiting.append((statement, found))
-            if len(waiting) == PARTS:
-                made, waiting = [*made, *four_at_once(waiting)], []
-        else:
-            if not names_a_number(statement):
-                made, waiting = [*made, *(store for store, _ in waiting)], []
-            made.append(statement)
-    made += [store for store, _ in waiting]
-    return tirx.SeqStmt(made) if len(made) > 1 else made[0]
+def stored_together(sequence: tirx.SeqStmt) -> tirx.Stmt:
+    """The statements, in which stores of 16 narrowed numbers are packed four at a time."""
+    return gathered(sequence, is_quarter, four_at_once, most=PARTS)
+
+
+def is_quarter(statement: tirx.Stmt) -> bool:
+    """Whether a statement stores a quarter of a vector of narrowed numbers."""
+    if not isinstance(statement, tirx.BufferStore) or int(statement.value.ty.dtype.lanes) != BYTES // PARTS:
+        return False
+    found = saturating(statement.value)
+    return found is not None and not binds(found[0])
 
 
 def saturating(value: Expr) -> tuple[Expr, tuple[int, int], str] | None:
@@ -88,18 +78,21 @@ def saturating(value: Expr) -> tuple[Expr, tuple[int, int], str] | None:
     return None if found is None or found[-1] else found[:-1]
 
 
-def four_at_once(waiting: list) -> list:
-    """Statements for four stores."""
-    _, limits, dtype = waiting[0][1]
+def four_at_once(stores: list[tirx.BufferStore]) -> list:
+    """Statements for four stores; fewer stay as they are."""
+    if len(stores) < PARTS:
+        return stores
+    found = [saturating(store.value) for store in stores]
+    _, limits, dtype = found[0]
     together = tirx.Var("narrowed", f"{dtype}x{BYTES}")
-    bind = tirx.Bind(together, saturated([whole for _, (whole, *_) in waiting], limits, dtype))
+    bind = tirx.Bind(together, saturated([whole for whole, *_ in found], limits, dtype))
     size = BYTES // PARTS
     orders = [[lane * size + FOURS * part + i for lane in range(LANES) for i in range(FOURS)] for part in range(PARTS)]
     return [
         bind,
         *(
             tirx.BufferStore(store.buffer, Shuffle([together], order), store.indices)
-            for (store, _), order in zip(waiting, orders, strict=True)
+            for store, order in zip(stores, orders, strict=True)
         ),
     ]
 

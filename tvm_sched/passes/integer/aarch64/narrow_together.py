@@ -2,6 +2,9 @@
 by itself, where a vector of 16 takes little more than one of four.
 """
 
+from collections.abc import Callable
+from math import inf
+
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import Expr
@@ -13,20 +16,30 @@ from tvm_sched.kernels.integer.rounding import narrow, narrowed
 FOURS = 4  # numbers of a vector in 32 bits; vectors that are narrowed together
 
 
-def narrowed_together(sequence: tirx.SeqStmt):
-    """The statements with such stores made together, those side by side in memory first. Where a value is computed of
-    what it goes over, it is so element by element (`passes/graph/write_in_place`): that it waits for others changes
-    nothing.
+def narrowed_together(sequence: tirx.SeqStmt) -> tirx.Stmt:
+    """The statements with such stores made together, those side by side in memory first."""
+    return gathered(sequence, is_narrow, together)
+
+
+def gathered(
+    sequence: tirx.SeqStmt,
+    waits: Callable[[tirx.Stmt], bool],
+    together: Callable[[list[tirx.BufferStore]], list],
+    most: float = inf,
+) -> tirx.Stmt:
+    """The statements, in which stores that may wait do so until there are `most` of them alike, or something else than
+    naming a number comes between, and then are made `together`. Where a value is computed of what it goes over, it is
+    so element by element (`passes/graph/write_in_place`): that it waits for others changes nothing.
     """
     made: list = []
     waiting: list = []
     for statement in sequence.seq:
-        if is_narrow(statement):
-            if waiting and not alike(waiting[0], statement):
+        if waits(statement):
+            if len(waiting) == most or (waiting and not alike(waiting[0], statement)):
                 made, waiting = [*made, *together(waiting)], []
             waiting.append(statement)
         else:
-            if not names_a_number(statement):
+            if len(waiting) == most or not names_a_number(statement):
                 made, waiting = [*made, *together(waiting)], []
             made.append(statement)
     made += together(waiting)
