@@ -82,8 +82,9 @@ def make_whole(folder: Path) -> None:
 def make_records(folder: Path) -> None:
     """A tuning log of the layer, its fastest record and a layer's forms."""
     records = Records(folder, one_core(), create=True)
-    for schedule, seconds in zip(Space(task().func, one_core()).schedules, (3e-3, 1e-3), strict=False):
-        records.add(task().func, schedule, [seconds])
+    space = Space(task().func, one_core())
+    for tile, seconds in zip(space.tiles, (3e-3, 1e-3), strict=False):
+        records.add(task().func, space.schedule(tile), [seconds])
     write_best(folder, folder)
     FormTimes(folder, one_core(), writes=True).add("a layer", {"direct": 1e-3, "winograd": 2e-3})
 

@@ -4,7 +4,11 @@ there are.
 
 import gc
 import os
+import sys
 
+# The workers and the hundred processes that tests start share what one of them has compiled of the sources.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 for variable in ("OMP_NUM_THREADS", "TVM_NUM_THREADS"):  # before anything imports torch or tvm
     os.environ[variable] = "1"
 

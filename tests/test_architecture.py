@@ -59,8 +59,11 @@ def box(module: str) -> str:
     return top if top in SHARED else ".".join([top, *rest[:1]])
 
 
-ARROWS = sorted({(box(module), box(name)) for module, path in MODULES.items() for name in imported(path)})
-ACROSS = [(above, below) for above, below in ARROWS if above != below]
+@pytest.fixture(scope="module")
+def across() -> list[tuple[str, str]]:
+    """(box, another that it imports)"""
+    arrows = sorted({(box(module), box(name)) for module, path in MODULES.items() for name in imported(path)})
+    return [(above, below) for above, below in arrows if above != below]
 
 
 @pytest.mark.parametrize("module", sorted(set(map(box, MODULES)) - {"subp.__main__"}))
@@ -68,18 +71,18 @@ def test_every_box_has_its_place(module):
     assert module in ORDER
 
 
-def test_imports_run_downwards():
-    known = [arrow for arrow in ACROSS if arrow != ("tvm_sched", "tvm_sched.runtime") and arrow[0] in ORDER]
+def test_imports_run_downwards(across):
+    known = [arrow for arrow in across if arrow != ("tvm_sched", "tvm_sched.runtime") and arrow[0] in ORDER]
     wrong = [(above, below) for above, below in known if ORDER.index(above) < ORDER.index(below)]
     assert wrong == []
 
 
-def test_training_and_deployment_meet_in_three_places():
-    assert {above for above, below in ACROSS if above.startswith("subp.") and below.startswith("tvm_sched")} <= set(
+def test_training_and_deployment_meet_in_three_places(across):
+    assert {above for above, below in across if above.startswith("subp.") and below.startswith("tvm_sched")} <= set(
         MEETING
     )
-    assert not [arrow for arrow in ACROSS if arrow[0].startswith("tvm_sched") and arrow[1].startswith("subp.")]
-    assert [arrow for arrow in ACROSS if arrow[0] in SHARED] == [("subp_quantizer", "subp_contract")]
+    assert not [arrow for arrow in across if arrow[0].startswith("tvm_sched") and arrow[1].startswith("subp.")]
+    assert [arrow for arrow in across if arrow[0] in SHARED] == [("subp_quantizer", "subp_contract")]
 
 
 def test_folders_are_small_and_say_what_they_are_for():

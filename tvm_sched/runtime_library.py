@@ -2,6 +2,7 @@
 package around both, which take 1.5 s to import.
 """
 
+import ctypes
 import os
 import sys
 from contextlib import contextmanager
@@ -27,6 +28,20 @@ def ffi() -> Any:
         # Sorting, among others, which the compiler's library brings along where it is loaded.
         tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=paths)
     return tvm_ffi
+
+
+def read_symbols() -> None:
+    """Lets TVM read the names of functions that it shows behind an error. It does so at the first one, of which
+    `import tvm` meets some that it expects, and for all libraries that are there by then: with PyTorch's it takes half
+    a second more. So it only does anything before PyTorch is imported.
+    """
+    package = None if {"torch", "tvm_ffi"} & sys.modules.keys() else find_spec("tvm_ffi")
+    if package and package.origin:
+        for path in (Path(package.origin).parent / "lib").glob("libtvm_ffi.*"):
+            backtrace = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL).TVMFFIBacktrace
+            backtrace.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+            backtrace.restype = ctypes.c_void_p
+            backtrace(None, 0, None, 0)
 
 
 def virtual_machine(executable: Any) -> Any:

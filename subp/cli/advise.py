@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import FOLDER, INPUT_FILE, THREADS, Finite, Fractions, Numbers, OutputFile, target_option
@@ -21,7 +22,7 @@ SIZES = [4, 8, 16, 32, 64]
 SPARSITIES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
 
 
-@click.command()
+@click.command(cls=Compiling)
 @click.argument("model")
 @model_options("size", "code")
 @target_option

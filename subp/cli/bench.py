@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import STDOUT, json_option, write_json
 from subp.cli.options.types import (
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "ncnn", "dense")
 
 
-@click.command("bench", short_help="Measure the latency of NET.SO beside other engines, or of a whole suite.")
+@click.command(
+    "bench", cls=Compiling, short_help="Measure the latency of NET.SO beside other engines, or of a whole suite."
+)
 @click.argument("artifact", metavar="[NET.SO]", type=INPUT_FILE, required=False)
 @click.option(
     "--suite", help="Suite to measure in place of NET.SO: a shipped suite's name, or a JSON file like theirs."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.terminal import bar, show
 from subp.cli.options.types import Finite, OutputFile, target_option
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tvm_sched.bench.engines import Network
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Compiling)
 @target_option
 @click.option(
     "-o",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.config_file import write_resolved
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
@@ -37,7 +38,7 @@ SECONDS = {"export": 1.5, "select_kernels": 1.0, "schedule_functions": 0.3, "mac
 SECONDS_OF_OTHERS = 0.1
 
 
-@click.command("compile", short_help="Compile MODEL for a CPU into one .so.")
+@click.command("compile", cls=Compiling, short_help="Compile MODEL for a CPU into one .so.")
 @click.argument("model")
 @model_options()
 @target_option

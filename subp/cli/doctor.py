@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.output import json_option, write_json
 from subp_contract.errors import CheckFailed
 
@@ -38,7 +39,7 @@ class Finding:
 JOBS = ("train", "host", "arm", "tune", "bench")  # in the order of `looks`
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Compiling)
 @click.option(
     "--tracker", metavar="HOST:PORT", help="Also list the boards that are registered at this TVM RPC tracker."
 )

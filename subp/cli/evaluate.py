@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.model import model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import SEED, THREADS, not_an_input
@@ -19,7 +20,7 @@ SHOWN = 20  # classes, of which the whole confusion matrix fits a terminal
 PAIRS = 10  # mistakes shown of more
 
 
-@click.command(short_help="Accuracy, confusion and images a second of MODEL or NET.SO on DATA.")
+@click.command(cls=Compiling, short_help="Accuracy, confusion and images a second of MODEL or NET.SO on DATA.")
 @click.argument("model", metavar="MODEL|NET.SO")
 @click.argument("data")
 @model_options("size", "batch", "code")

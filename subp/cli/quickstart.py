@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.types import FOLDER
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Report:
     seconds: float = 0.0  # that the whole job took
 
 
-@click.command("quickstart", short_help="Train, deploy and compare dense and sparse networks: the tour.")
+@click.command("quickstart", cls=Compiling, short_help="Train, deploy and compare dense and sparse networks: the tour.")
 @click.option(
     "-o", "--output", type=FOLDER, default=Path("runs/quickstart"), show_default=True, help="Folder for the results."
 )

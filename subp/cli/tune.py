@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from subp.cli.options.compiling import Compiling
 from subp.cli.options.model import load_network, model_options
 from subp.cli.options.output import json_option, write_json
 from subp.cli.options.types import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tvm_sched.tuning.tiles import Named
 
 
-@click.command("tune")
+@click.command("tune", cls=Compiling)
 @click.argument("model", required=False)
 @model_options()
 @target_option

@@ -246,27 +246,30 @@ class Ranks(nn.Module):
         return torch.sort(x, dim=-1)
 
 
-def test_what_a_network_calls_of_tvms_libraries_is_there(tmp_path):
+def test_what_a_network_calls_of_tvms_libraries_is_there_and_pytorch_and_the_compiler_may_follow(network, tmp_path):
+    """Though the runtime came without PyTorch: its tensors are taken and given."""
     x = torch.randn(2, 5)
     tvm_sched.compile(Ranks(), x, threads=1).save(tmp_path / "ranks.so")
     np.save(tmp_path / "x.npy", x.numpy())
-    files = [str(tmp_path / name) for name in ("ranks.so", "x.npy", "y.npz")]
-    code = f"from subp import cli; assert cli.exit_code(['run', *{files[:2]}, '-o', {files[2]!r}]) == 0"
-    subprocess.run([sys.executable, "-c", f"{code}; import tvm; {code}"], check=True)
-    assert np.array_equal(np.load(files[2])["values"], x.sort(-1).values)
-
-
-def test_pytorch_may_follow(network):
-    """Though the runtime came without it: its tensors are taken and given."""
-    path = str(network[1])
+    files = [str(tmp_path / name) for name in ("ranks.so", "x.npy", "y.npz", "again.npz")]
     code = f"""
+import sys
+from subp import cli
 from tvm_sched import runtime_library
-with runtime_library.without_pytorch():
-    runtime_library.ffi()
-import torch, tvm_sched, tvm
+runtime_library.read_symbols()
+assert cli.exit_code(["run", *{files[:2]}, "-o", {files[2]!r}]) == 0
+assert not {{"torch", "tvm"}} & sys.modules.keys()
+import tvm, torch, tvm_sched
 from tvm_sched.signature import check_inputs
-network = tvm_sched.load({path!r})
+try:
+    tvm.ir.Op.get("nothing")
+except AttributeError as error:
+    assert "Operator nothing is not registered" in str(error)
+network = tvm_sched.load({str(network[1])!r})
 inputs = [torch.from_numpy(each) for each in check_inputs(network.signature.inputs, 3)]
 assert torch.equal(network.run_flat(inputs)[0], inputs[0] * 2)
+assert cli.exit_code(["run", *{files[:2]}, "-o", {files[3]!r}]) == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+    for written in files[2:]:
+        assert np.array_equal(np.load(written)["values"], x.sort(-1).values)

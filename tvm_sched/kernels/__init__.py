@@ -21,7 +21,10 @@ from tvm_sched.kernels.base import Kernel, kernel_name
 from tvm_sched.kernels.integer import integer_linear, look_up
 from tvm_sched.kernels.integer.planar import planar_conv2d, planar_depthwise, planar_pool, planar_stem, planar_winograd
 from tvm_sched.kernels.narrow import pixel_lanes_conv2d, planes_conv2d, winograd_lanes_conv2d
+from tvm_sched.kernels.rewrites import kinds
 from tvm_sched.targets import Target
+
+kinds.remember()
 
 KERNELS: list[Kernel] = [
     depthwise_conv2d.KERNEL,

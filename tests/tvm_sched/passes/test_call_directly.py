@@ -59,39 +59,42 @@ def test_an_input_that_code_is_not_made_for_is_refused(x):
         relax.VirtualMachine(built.executable, tvm.cpu())["main"](tvm.runtime.tensor(x))
 
 
-@I.ir_module
-class Between:
+def around_a_builtin() -> IRModule:
     """A builtin of the machine's between two kernels; the first is called in its own right, and by a subroutine."""
 
-    @T.prim_func(private=True, s_tir=True)
-    def twice(x: T.Buffer((64,), "float32"), y: T.Buffer((64,), "float32")):
-        for i in range(64):
-            with T.sblock("y"):
-                v = T.axis.spatial(64, i)
-                y[v] = x[v] * T.float32(2)
+    @I.ir_module
+    class Between:
+        @T.prim_func(private=True, s_tir=True)
+        def twice(x: T.Buffer((64,), "float32"), y: T.Buffer((64,), "float32")):
+            for i in range(64):
+                with T.sblock("y"):
+                    v = T.axis.spatial(64, i)
+                    y[v] = x[v] * T.float32(2)
 
-    @R.function(private=True)
-    def other(x: R.Tensor((64,), "float32")) -> R.Tensor((64,), "float32"):
-        cls = Between
-        y = R.call_tir(cls.twice, (x,), out_ty=R.Tensor((64,), "float32"))
-        return y
+        @R.function(private=True)
+        def other(x: R.Tensor((64,), "float32")) -> R.Tensor((64,), "float32"):
+            cls = Between
+            y = R.call_tir(cls.twice, (x,), out_ty=R.Tensor((64,), "float32"))
+            return y
 
-    @R.function
-    def main(x: R.Tensor((64,), "float32")):
-        cls = Between
-        with R.dataflow():
-            a = R.call_tir(cls.twice, (x,), out_ty=R.Tensor((64,), "float32"))
-            b = R.call_tir(cls.twice, (a,), out_ty=R.Tensor((64,), "float32"))
-            c: R.Tensor((64,), "float32") = cls.other(b)
-            d = R.call_tir(cls.twice, (c,), out_ty=R.Tensor((64,), "float32"))
-            e = R.reshape(d, (8, 8))
-            R.output(b, e)
-        return (b, e, x)
+        @R.function
+        def main(x: R.Tensor((64,), "float32")):
+            cls = Between
+            with R.dataflow():
+                a = R.call_tir(cls.twice, (x,), out_ty=R.Tensor((64,), "float32"))
+                b = R.call_tir(cls.twice, (a,), out_ty=R.Tensor((64,), "float32"))
+                c: R.Tensor((64,), "float32") = cls.other(b)
+                d = R.call_tir(cls.twice, (c,), out_ty=R.Tensor((64,), "float32"))
+                e = R.reshape(d, (8, 8))
+                R.output(b, e)
+            return (b, e, x)
+
+    return Between
 
 
 @pytest.fixture(scope="module")
 def between() -> relax.VirtualMachine:
-    mod, steps = call_directly(lowered(Between))
+    mod, steps = call_directly(lowered(around_a_builtin()))
     assert steps["main"] == [["twice", "twice"], ["twice", "reshape"]]
     return relax.VirtualMachine(codegen.build(mod, targets.host()), tvm.cpu())
 
