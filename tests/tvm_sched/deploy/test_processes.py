@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 CODE = """
 import json, multiprocessing, os, signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor
-import torch, tvm, tvm_sched
+import torch, tvm_sched
 from torch.utils.data import DataLoader
 
 class Outputs(torch.utils.data.Dataset):
@@ -46,6 +46,8 @@ def answer_of(artifact, seed):
     return artifact(inputs(seed))
 
 def seen(artifact):
+    import tvm  # which compiling has imported; a process that is started anew needs it not
+
     numbers = set()
     timed = artifact.timed(lambda _: numbers.add(tvm.get_global_func("runtime.NumThreads")()))
     timed(inputs(0))
