@@ -56,7 +56,7 @@ def test_a_run_goes_on(folder, tmp_path, monkeypatch):
 def test_records_are_compiled_with(folder):
     records = BestRecords(folder, whole_files.one_core())
     assert sum(map(len, records.lines.values())) == len((folder / "best.jsonl").read_text().splitlines())
-    assert records.forms("a layer") == {"direct": 1e-3, "winograd": 2e-3}
+    assert records.form_times.of("a layer") == {"direct": 1e-3, "winograd": 2e-3}
 
 
 def test_a_tuning_log_is_read_and_its_kernel_found_or_missed_in_words(folder):

@@ -104,7 +104,7 @@ def test_what_follows_is_fused(activation, residual):
     assert "global" not in {buffer.scope() for buffer in sch.get(sch.get_sblock("root")).alloc_buffers}
 
 
-@pytest.mark.parametrize("first, cores", enumerate([1, 4]))
+@pytest.mark.parametrize("first, cores", list(enumerate([1, 4])))
 def test_every_tile_gives_the_same_numbers(first, cores):
     layer, target = Layer((1, 6, 7, 16), (3, 3), **SAME), replace(ONE_CORE, cores=cores)
     for tile in tiles(depthwise_conv2d.KERNEL, layer.mod, target)[first::2]:

@@ -75,7 +75,7 @@ def test_channels_that_are_no_whole_vectors(channels, out_channels, size):
     Layer((1, size, size, out_channels), channels, kept=channels // 4).check()
 
 
-@pytest.mark.parametrize("first, cores", enumerate([1, 3]))
+@pytest.mark.parametrize("first, cores", list(enumerate([1, 3])))
 @pytest.mark.parametrize("size", [12, 7])
 def test_every_tile_gives_the_same_numbers(first, cores, size):
     layer, target = Layer((1, size, size, 32), 16, 8, kept=3, residual=True), replace(ONE_CORE, cores=cores)

@@ -100,7 +100,7 @@ def test_an_activation_that_reads_its_input_twice():
     ).check()
 
 
-@pytest.mark.parametrize("first, variant", enumerate([Variant(2, 3), Variant(4, 3)]))
+@pytest.mark.parametrize("first, variant", list(enumerate([Variant(2, 3), Variant(4, 3)])))
 def test_every_knob_gives_the_same_numbers(first, variant):
     layer = Layer((3, 12, 10, 16), 64, kept=6, variant=variant)
     for tile in tiles(winograd_conv2d.KERNEL, layer.mod, ONE_CORE)[first::2]:

@@ -78,7 +78,7 @@ def test_densities(kept):
     Layer((1, 8, 8, 2 * LANES), LANES, kept=kept).check()
 
 
-@pytest.mark.parametrize("first, cores", enumerate([1, 2, 64]))
+@pytest.mark.parametrize("first, cores", list(enumerate([1, 2, 64])))
 def test_every_tile_and_number_of_threads_gives_the_same_numbers(first, cores):
     layer, target = Layer((1, 12, 10, LANES), 2 * LANES), replace(ONE_CORE, cores=cores)
     for tile in tiles(winograd_lanes_conv2d.KERNEL, layer.mod, target)[first::3]:
