@@ -66,6 +66,11 @@ class Compilation:
     memory: Memory | None = None
     steps: Steps = field(default_factory=dict)  # what each 'main' calls
 
+    @property
+    def chosen_by(self) -> Chooser:
+        """What chooses the layers' plans."""
+        return self.choose or (chooser(None) if self.records is None else self.records.chooser())
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -99,13 +104,13 @@ def narrow(mod: IRModule, compilation: Compilation) -> IRModule:
 
 def select(mod: IRModule, compilation: Compilation) -> IRModule:
     """Phase 6."""
-    records = compilation.records
-    choose = compilation.choose or (chooser(None) if records is None else records.chooser())
     restrictions, weights = compilation.restrictions, compilation.precision.weights or compilation.weights
     if compilation.precision.weights:  # what is in float32 for its rounding has exact weights
         exact = dict.fromkeys(compilation.wide, EXACT_WEIGHTS)
         restrictions = replace(restrictions, layers={**exact, **restrictions.layers})
-    selected, choices = select_kernels(mod, compilation.target, compilation.dense, restrictions, choose, weights)
+    selected, choices = select_kernels(
+        mod, compilation.target, compilation.dense, restrictions, compilation.chosen_by, weights
+    )
     wide = {**compilation.wide, **compilation.left.layers}
     compilation.choices = {
         mark: replace(choice, why=f"{choice.why}; {wide[choice.name]}") if choice.name in wide else choice

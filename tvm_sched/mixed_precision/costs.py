@@ -19,7 +19,7 @@ from tvm_sched.frontend import torch_export
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.mixed_precision.cut import Cost, Value
 from tvm_sched.pipeline import Compilation
-from tvm_sched.planning.plan import Plan, Restriction, chooser
+from tvm_sched.planning.plan import Plan, Restriction
 from tvm_sched.targets import Target
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
@@ -33,7 +33,7 @@ Cycles = Mapping[str, float]  # by a layer's name
 def layer_cycles(program: ExportedProgram, example: tuple[tuple, Mapping[str, Any]], plain: Compilation) -> Cycles:
     """Estimated cycles of each layer of a program, in the form that it would take for an example (args, kwargs)."""
     found: dict[str, float] = {}
-    choose = plain.choose or (chooser(None) if plain.records is None else plain.records.chooser())
+    choose = plain.chosen_by
 
     def noted(name: str, layer: Layer, target: Target, restriction: Restriction) -> Plan | None:
         plan = choose(name, layer, target, restriction)
