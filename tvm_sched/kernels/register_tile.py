@@ -214,7 +214,7 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     sums = ceil(problem.n / target.lanes) * tile.rows * tile.cols * tile.block_rows
     # A pixel without an offset is spread over a register, which takes a pipe of the multiply-adds'.
     arithmetic = sums + (target.scalar_operand == "lane" and not problem.indexed)
-    rate = max(target.fma_per_cycle, NARROW_FMAS) if problem.n < target.lanes else target.fma_per_cycle
+    rate = narrow_rate(target) if problem.n < target.lanes else target.fma_per_cycle
     loads = load_cycles(problem, tile, target)
     if fma_cycles:
         step = fma_cycles * sums
@@ -225,6 +225,16 @@ def step_cycles(problem: ConvProblem, tile: Tile, target: Target, fma_cycles: fl
     if problem.weights in WIDENING and not fma_cycles:
         step += getattr(costs, WIDENING[problem.weights]) * ceil(problem.n / target.lanes) * tile.block_rows
     return step * (costs.set_overflow_factor if overflows_a_set(problem, tile, target) else 1)
+
+
+def narrow_rate(target: Target) -> float:
+    """Multiply-adds of less than a vector that start a cycle."""
+    return max(target.fma_per_cycle, NARROW_FMAS)
+
+
+def halves_vectors(target: Target) -> bool:
+    """Whether half vectors are multiplied as fast as whole ones, which the core takes as two halves."""
+    return narrow_rate(target) >= 2 * target.fma_per_cycle
 
 
 def load_cycles(problem: ConvProblem, tile: Tile, target: Target) -> float:

@@ -185,15 +185,15 @@ def tiles(problem: LanesProblem, target: Target, most: int = 24) -> list[Winogra
 def cycles(problem: LanesProblem, tile: WinogradTile, target: Target, fma_cycles: float | None = None) -> float:
     """Estimated cycles of the whole convolution on the target's cores; `fma_cycles` as in `register_tile.cycles`.
     Pixels are put side by side as they are loaded, outputs taken apart before they are stored, in half the rounds of
-    shuffles that a transposition takes, or as many. Those of several tiles are spread over a vector for each
-    multiply-add.
+    shuffles that a transposition takes, or as many. Those of several tiles are spread over a whole vector for
+    each multiply-add.
     """
     wide, variant = problem.wide, problem.blocks.variant
     inputs = variant.size**2 * problem.blocks.products.channels
     outputs = variant.m**2 * wide.products.block_rows * problem.blocks.products.n
     vectors = problem.blocks.products.width * (inputs + outputs) / target.lanes
     shuffling = vectors * target.costs.transpose_cycles * log2(problem.together) / SHUFFLES
-    if problem.blocks.products.n < target.lanes:
+    if problem.blocks.products.n < target.lanes <= wide.products.n:
         shuffling += target.costs.spread_cycles * multiply_adds(problem, target)
     bands = wide.grid[0] * wide.grid[1] // tile.rows
     shares = ceil(bands / target.cores) / bands if bands >= target.cores else 1 / target.cores
@@ -317,12 +317,13 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
 
 
 def takes(conv: ConvProblem, out_channels: int, together: int, target: Target) -> bool:
-    """Whether with so many tiles together, and no fewer, blocks fill a vector, or two where a scalar takes a register.
-    An image of one row has no rows of a tile to speak of. Where scalars come from lanes, loads that spread pixels are
-    not what the machine wants.
+    """Whether with so many tiles together, and no fewer, blocks fill a vector, or two where a scalar takes a register,
+    or half of one where that is as fast and loads spread pixels better. An image of one row has no rows of a tile to
+    speak of. Where scalars come from lanes, loads that spread pixels are not what the machine wants.
     """
+    fewest = target.lanes // 2 if register_tile.halves_vectors(target) else target.lanes
     widest = {"memory": target.lanes, "register": 2 * target.lanes, "lane": 0}[target.scalar_operand]
-    whole = conv.n > 1 and target.lanes <= conv.n * together <= widest and out_channels % conv.n == 0
+    whole = conv.n > 1 and fewest <= conv.n * together <= widest and out_channels % conv.n == 0
     return whole and conv.indexed and min(conv.height, conv.width) > 1
 
 
