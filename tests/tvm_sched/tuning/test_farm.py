@@ -78,12 +78,14 @@ def test_a_board_that_comes_back_is_used_again_and_without_any_the_search_ends_i
         and back.endswith("answers again")
         and "left out until it answers again" in out_again
     )
-    assert len(records(tmp_path)) == 3 and distinct(tmp_path) >= 2  # the default is looked at again
+    kept = len(records(tmp_path))  # a measurement may end before the board is dead
+    assert kept == runner.histories[board.device].measured >= 3
+    assert distinct(tmp_path) >= 2  # the default is looked at again
     sentence = str(caught.value)
     assert "\n" not in sentence and f"{board.device} " in sentence
     assert (
         "no device of key 'one' has answered for 1 s" in sentence
-        and f"3 measurements are kept in {tmp_path}" in sentence
+        and f"{kept} measurements are kept in {tmp_path}" in sentence
     )
 
 
