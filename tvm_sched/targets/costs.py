@@ -70,10 +70,9 @@ class Costs:
     transpose_cycles: float = figure(
         5.5, CYCLES, "of a vector, bound by the way to the second cache as much as by its shuffles"
     )
-    transposed_store_cycles: float = figure(6, CYCLES, "of a vector transposed back, while the store buffer takes it")
-    far_transposed_store_cycles: float = figure(10, CYCLES, "of a vector transposed back, the store buffer being full")
+    transposed_store_cycles: float = figure(6, CYCLES, "of a vector transposed back and stored")
     spread_cycles: float = figure(0.5, CYCLES, "to spread pixels of several tiles over a vector, for a multiply-add")
-    lanes_step_cycles: float = figure(2.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
+    lanes_step_cycles: float = figure(1.5, CYCLES, "of a step with lanes over pixels, besides its multiply-adds")
     # On Zen 4 not measured: by code for it, on Zen 5, what ranks the forms of 39 layers as they were measured (times of
     # the first choices 1.006 times the least).
     integer_store_cycles: float = figure(
@@ -125,7 +124,6 @@ ZEN3 = Costs(
     transform_instructions=1.77,
     transpose_cycles=0.86,
     transposed_store_cycles=0.708,
-    far_transposed_store_cycles=0.708,
     spread_cycles=0,
     lanes_step_cycles=0,
     integer_store_cycles=2,
@@ -157,7 +155,6 @@ ZEN5 = Costs(
     transform_instructions=4.8,
     transpose_cycles=2.9,
     transposed_store_cycles=2.32,
-    far_transposed_store_cycles=3.4,
     spread_cycles=0,
     lanes_step_cycles=0,
     barrier_cycles=3040,
@@ -173,7 +170,6 @@ NEOVERSE_N1 = Costs(
     widen_bfloat16_cycles=0.6,
     transpose_cycles=2,  # 4x4 numbers take 8 shuffles, 4 loads and 4 stores
     transposed_store_cycles=3,
-    far_transposed_store_cycles=3,
     lanes_step_cycles=0,
     # of sums that are known to be small, as most are; of others 2 more: `scvtf` and `fcvtns` take one pipe two cycles
     integer_store_cycles=2.9,

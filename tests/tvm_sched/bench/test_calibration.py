@@ -43,7 +43,6 @@ ODD = {  # figures that no target here has
     "transform_instructions": 8,
     "transpose_cycles": 7,
     "transposed_store_cycles": 9,
-    "far_transposed_store_cycles": 13,
     "spread_cycles": 0.9,
     "lanes_step_cycles": 3,
     "integer_store_cycles": 7,

@@ -26,7 +26,7 @@ class Layer:
     NumPy's result.
     """
 
-    def __init__(self, shape, channels, n=4, kept=None, residual=False, lanes=ONE_CORE.lanes, filled=0):
+    def __init__(self, shape, channels, n=4, kept=None, residual=False, lanes=ONE_CORE.lanes, added=0):
         generator = np.random.default_rng(1)
         *rows, out_channels = shape
         pixels, groups = int(np.prod(rows)), out_channels // n
@@ -36,8 +36,8 @@ class Layer:
         self.arrays = [generator.standard_normal((pixels, channels), "float32"), data, blocks.astype("int32")]
         self.arrays = self.arrays if kept else self.arrays[:2]
         inputs = [te.placeholder(array.shape, str(array.dtype)) for array in self.arrays]
-        filled = filled or (3 if pixels % lanes else 0)
-        y = pixel_lanes_conv2d.compute(*inputs, shape=shape, lanes=lanes, filled=filled)
+        vectors = -(-pixels // lanes) + added
+        y = pixel_lanes_conv2d.compute(*inputs, shape=shape, lanes=lanes, vectors=vectors)
         for extra in ((out_channels,), shape)[: 1 + residual]:
             inputs.append(te.placeholder(extra, "float32"))
             self.arrays.append(generator.standard_normal(extra, "float32"))
@@ -96,14 +96,17 @@ def test_transposed_in_registers(size):
     assert Layer((1, size, size, 32), 16, kept=4).scheduled().mod.script().count("T.Shuffle") > 32
 
 
-@pytest.mark.parametrize("filled", [1, 2, 4])
-def test_bands_that_are_filled_up(filled):
-    Layer((1, 8, 14, 32), 16, kept=5, residual=True, filled=filled).check(target=replace(ONE_CORE, cores=2))
+@pytest.mark.parametrize("added", [1, 2, 3])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_vectors_behind_the_last_pixel(added, cores):
+    layer, target = Layer((1, 7, 15, 32), 16, kept=5, residual=True, added=added), replace(ONE_CORE, cores=cores)
+    for tile in tiles(pixel_lanes_conv2d.KERNEL, layer.mod, target)[::5]:
+        layer.check(tile, target)
 
 
 @pytest.mark.parametrize("pixels", [784, 49])
 def test_an_image_is_filled_up_where_that_is_less_work(pixels):
-    """784 pixels are 49 vectors: without more, bands are of 1, 7 or all of them."""
+    """784 pixels are 49 vectors: without more, tiles are of 1, 7 or all of them."""
     target = replace(targets.get("x86-avx512"), cores=1, fma_per_cycle=2, costs=costs.ZEN5)
     best = pixel_lanes_conv2d.best_filled(ConvProblem(1, 1, pixels, 128, 128, 32, 4), target)
     assert best.filled and best.vectors * 16 < 1.4 * pixels
@@ -160,6 +163,6 @@ def test_outputs_of_a_tile_are_not_spread_over_one_set():
     target = replace(targets.get("x86-avx512"), cores=1, costs=costs.ZEN5)
     for n in (4, 8):
         best, *_ = pixel_lanes_conv2d.KERNEL.tiles(
-            PixelLanesProblem(ConvProblem(1, 1, 784, 128, 512 // n, 32, n), 16), target
+            PixelLanesProblem(ConvProblem(1, 1, 784, 128, 512 // n, 32, n), 16, 49), target
         )
         assert best.vectors < 49

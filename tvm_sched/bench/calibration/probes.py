@@ -246,7 +246,6 @@ def spreading(target: Target) -> Trial | str:
 N = 4  # the narrowest block
 VECTORS = 48  # of pixels, in all
 CHANNELS, OUTPUTS = 32, 48  # so few, and so far from powers of two, that a tile's pixels stay in the first cache
-FAR = 2 * BURST  # vectors in a tile
 
 
 def register_cols(target: Target) -> int:
@@ -259,12 +258,11 @@ def lanes(
     *,
     kept: int,
     cols: int | None = None,
-    vectors: int = BURST,
     channels: int = MANY,
     out_channels: int = OUTPUTS,
 ) -> Workload:
-    """In tiles of `vectors` of pixels, `cols` of them in registers."""
-    tile = PixelTile(vectors, cols or register_cols(target), N)
+    """In tiles of a burst of vectors of pixels, `cols` of them in registers."""
+    tile = PixelTile(BURST, cols or register_cols(target), N)
     sizes = {"pixels": VECTORS * target.lanes, "channels": channels, "out_channels": out_channels, "n": N}
     return workloads.pixel_lanes(target, tile, kept=kept, **sizes)
 
@@ -302,9 +300,9 @@ def transposing(target: Target) -> Trial:
     return Trial(works, lambda twice, once: (twice - once) / (VECTORS * CHANNELS))
 
 
-def transposing_back(target: Target, vectors: int) -> Trial:
+def transposing_back(target: Target) -> Trial:
     """Twice the outputs: what they take outside the loops, without these loops' ends."""
-    pairs = [lanes_pair(target, vectors=vectors, out_channels=outputs) for outputs in (2 * OUTPUTS, OUTPUTS)]
+    pairs = [lanes_pair(target, out_channels=outputs) for outputs in (2 * OUTPUTS, OUTPUTS)]
     loops = target.costs.loop_cycles / (N * register_cols(target))
     return Trial(
         [work for pair in pairs for work in pair],
@@ -358,8 +356,7 @@ PROBES = (  # a probe stands behind those whose figures its own needs
     Probe("loop_cycles", "what a register tile takes outside its loop, lanes being pixels", ending),
     Probe("lanes_step_cycles", "what a step takes beside its bounds, lanes being pixels", stepping),
     Probe("transpose_cycles", "what an input channel adds that is not multiplied", transposing),
-    Probe("transposed_store_cycles", "what an output adds outside loops", lambda t: transposing_back(t, BURST)),
-    Probe("far_transposed_store_cycles", "the same in tiles of more pixels", lambda t: transposing_back(t, FAR)),
+    Probe("transposed_store_cycles", "what an output adds outside loops", transposing_back),
     *integer_probes.PROBES,
     Probe("barrier_cycles", "parallel loops of next to nothing, on two threads", launching),
     Probe("foreign_bytes_per_cycle", "additions to an image that two threads cut in two ways", exchanging),

@@ -1,16 +1,16 @@
 """1x1 convolution over 1xN blocks of few channels: lanes over pixels, since lanes over N would leave most of a vector
 unused.
 
-    V[b, v, c, i]         = x[b*Q + v*L + i, c]                               input, transposed; L lanes
-    M[b, v, g*N + l, i]   = sum_k data[g, k, l] * V[b, v, indices[g, k], i]   a vector of V serves N multiply-adds
-    y[b*Q + v*L + i, o]   = M[b, v, o, i]                                     transposed back
+    V[v, c, i]         = x[v*L + i, c]                                  input, transposed; L lanes
+    M[v, g*N + l, i]   = sum_k data[g, k, l] * V[v, indices[g, k], i]   a vector of V serves N multiply-adds
+    y[v*L + i, o]      = M[v, o, i]                                     transposed back
 
-`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows, in bands of Q. Tiles of pixels
-pass through all stages in cache; bias, residual and activation are applied with lanes over channels, as outputs are
-stored. The image is filled up with zeros to whole bands.
+`x [P, C]`, `data [G, K, 1, 1, N]`, `indices [G, K]` int32, `y [..., G*N]` of P rows. Tiles of pixels pass through all
+stages in cache; bias, residual and activation are applied with lanes over channels, as outputs are stored. Behind the
+last pixel vectors are filled up with that one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd, prod
@@ -33,34 +33,27 @@ from tvm_sched.targets import Target
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
 FILL, INPUT, OUTPUT, RESULT = (f"pixel_lanes_{stage}" for stage in ("fill", "input", "output", "result"))
-LANES, FILLED = "pixel_lanes.lanes", "pixel_lanes.filled"  # attributes of that block
-MOST_FILLED = 16  # vectors of a band of a filled image that are looked at
+SIZES = "pixel_lanes.sizes"  # attribute of that block
+MOST_ADDED = 4  # vectors behind the last pixel, for tiles of other sizes
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
 @dataclass(frozen=True)
 class PixelLanesProblem:
-    """A 1x1 convolution of one row of pixels, `lanes` of which are a vector, filled up to whole bands of `filled`
-    vectors; of 0 where the row is whole vectors, and a tile can be any number of them.
-    """
+    """A 1x1 convolution of one row of pixels, `lanes` of which are a vector, filled up to so many `vectors`."""
 
     conv: ConvProblem
     lanes: int
-    filled: int = 0
+    vectors: int
 
     @property
-    def bands(self) -> int:
-        """Rows of pixels whose vectors are one tile; one where a tile can be any number."""
-        return ceil(self.conv.width / self.filled / self.lanes) if self.filled else 1
-
-    @property
-    def vectors(self) -> int:
-        """Of all bands."""
-        return self.bands * self.filled or self.conv.width // self.lanes
+    def filled(self) -> bool:
+        """Whether there are lanes behind the last pixel."""
+        return self.vectors * self.lanes > self.conv.width
 
     def attributes(self) -> dict:
         """As attributes of the block of products."""
-        return self.conv.attributes() | {LANES: self.lanes} | ({FILLED: self.filled} if self.filled else {})
+        return self.conv.attributes() | {SIZES: [self.lanes, self.vectors]}
 
 
 def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target) -> bool:
@@ -84,46 +77,43 @@ def compute(
     *,
     shape: tuple[int, ...],
     lanes: int,
-    filled: int = 0,
+    vectors: int | None = None,
     marks: dict | None = None,
 ) -> te.Tensor:
-    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector, `filled` vectors a band of
-    an image that is filled up; `marks` become attributes of the block of products.
+    """The algorithm, free of any order. `shape` is that of y; `lanes` pixels are a vector, and there are so many
+    `vectors`, by default as few as hold all pixels; `marks` become attributes of the block of products.
     """
     pixels, channels = (int(extent) for extent in x.shape)
     block_rows, kept, _, _, n = (int(extent) for extent in data.shape)
     conv = ConvProblem(1, 1, pixels, channels, block_rows, kept, n, indexed=indices is not None)
-    problem = PixelLanesProblem(conv, lanes, filled)
-    bands, vectors = problem.bands, problem.vectors // problem.bands
-    length = vectors * lanes  # Q
+    problem = PixelLanesProblem(conv, lanes, vectors or ceil(pixels / lanes))
+    rows = problem.vectors * lanes
     k = te.reduce_axis((0, kept), "k")
 
     def channel(o):
         return indices[o // n, k] if indices is not None else k
 
-    def filling(p, c):
-        return tirx.if_then_else(p < pixels, x[p, c], tirx.const(0, x.dtype))
-
-    def product(b, v, o, i):
-        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, b, v, channel(o), i], axis=k)
+    def product(v, o, i):
+        return te.sum(data[o // n, k, 0, 0, o % n] * transposed[0, v, channel(o), i], axis=k)
 
     def result(*position):
         *axes, o = position
         return output[sum(axis * prod(shape[i + 1 : -1]) for i, axis in enumerate(axes)), o]
 
     attributes = problem.attributes() | (marks or {})
-    rows = x if bands * length == pixels else te.compute((bands * length, channels), filling, name=FILL)
+    if problem.filled:
+        image, last = x, pixels - 1
+
+        def filled(p, c):
+            return tirx.if_then_else(p < pixels, image[p, c], image[last, c])
+
+        x = te.compute((rows, channels), filled, name=FILL)
     # The first axis is for `annotate_buffer_access`, which wants as many axes of a buffer as of the block that reads
     # it.
-    transposed = te.compute(
-        (1, bands, vectors, channels, lanes), lambda _, b, v, c, i: rows[b * length + v * lanes + i, c], name=INPUT
-    )
-    sums = te.compute((bands, vectors, block_rows * n, lanes), product, name=NAME, attrs=attributes)
-    output = te.compute(
-        (bands * length, block_rows * n),
-        lambda p, o: sums[p // length, p % length // lanes, o, p % lanes],
-        name=OUTPUT,
-    )
+    transposed = te.compute((1, problem.vectors, channels, lanes), lambda _, v, c, i: x[v * lanes + i, c], name=INPUT)
+    sums = te.compute((problem.vectors, block_rows * n, lanes), product, name=NAME, attrs=attributes)
+    # More rows than anybody asks for: so they can be divided into bursts of any length.
+    output = te.compute((2 * rows, block_rows * n), lambda p, o: sums[p // lanes, o, p % lanes], name=OUTPUT)
     return te.compute(shape, result, name=RESULT)
 
 
@@ -144,13 +134,14 @@ class PixelTile:
 def problem_of(sch: Schedule) -> PixelLanesProblem:
     """What the function computes."""
     notes = sch.get(find_block(sch, NAME)).annotations
-    return PixelLanesProblem(ConvProblem.of_block(notes), int(notes[LANES]), int(notes.get(FILLED, 0)))
+    lanes, vectors = map(int, notes[SIZES])
+    return PixelLanesProblem(ConvProblem.of_block(notes), lanes, vectors)
 
 
 def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[PixelTile]:
-    """Tiles that fit the registers, cheapest first. A filled band's vectors are one tile."""
+    """Tiles that fit the registers, cheapest first."""
     conv, lanes, vectors = problem.conv, problem.lanes, problem.vectors
-    together = [problem.filled] if problem.filled else divisors(vectors, vectors)
+    together = divisors(vectors, vectors)
     # From beyond the second cache a channel's vectors come one by one: they lie far apart.
     most_near = target.costs.cache_share * target.l2_bytes // (conv.channels * lanes * target.number_bytes)
     found = [
@@ -186,17 +177,16 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     step += costs.lanes_step_cycles
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
-    store = costs.transposed_store_cycles if tile.vectors <= BURST else costs.far_transposed_store_cycles
     rows_apart = tile.vectors * lanes * conv.block_rows * conv.n * target.number_bytes  # what stores are spread over
+    store = costs.transposed_store_cycles
     store *= costs.set_overflow_factor if outputs_overflow_a_set(problem, tile, target) else 1
     store *= costs.set_overflow_factor if rows_apart > costs.cache_share * target.l2_bytes else 1
     transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
-    filling = costs.copy_cycles * per_register * vectors * conv.channels if vectors * lanes > conv.width else 0.0
     if shares_tiles(problem, tile, target):
         shares = vectors // tile.vectors
     else:
         shares = conv.block_rows * conv.n // chunk_of(conv, target)
-    return (product + transposition + filling) / shares * ceil(shares / target.cores)
+    return (product + transposition) / shares * ceil(shares / target.cores)
 
 
 def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
@@ -224,58 +214,42 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     """
     fill, transposed, product, output, result = (find_block(sch, name) for name in (FILL, INPUT, NAME, OUTPUT, RESULT))
     problem = problem_of(sch)
-    conv, lanes, length = problem.conv, problem.lanes, tile.vectors * problem.lanes
+    conv, lanes = problem.conv, problem.lanes
     chunk = chunk_of(conv, target)
     shared = shares_tiles(problem, tile, target)
+    burst = burst_of(problem, tile)
 
-    # 1. Outputs, a chunk of channels at a time: transposed back in registers; of bands that are filled up into memory,
-    # where the epilogue reads no further than the image goes.
+    # 1. Outputs, a chunk of channels at a time, of it a burst of pixels, transposed back in registers.
     epilogue = merge_epilogue(sch, result)
     flatten_pixels(sch, result, epilogue)
     sch.compute_inline(result)
     p, o = sch.get_loops(epilogue)
-    band, p = sch.split(p, [None, length])
-    chunks, o = sch.split(o, [None, chunk])
     height = gcd(chunk, ROWS[-1])
-    if problem.filled:
-        sch.reorder(band, chunks, p, o)
-        sch.vectorize(o)
-        reads = [read.source.name for read in sch.get(epilogue).reads]
-        whole_band = lambda p, o: ((p // length * length, p // length * length + length), (o, o + 1))  # noqa: E731
-        sch.annotate_buffer_access(epilogue, reads.index(OUTPUT), "read", whole_band)
-        sch.compute_at(output, chunks, preserve_unit_loops=True)
-        *_, p, o = sch.get_loops(output)
-        p, p_inner = sch.split(p, [None, COLS])
-        o, o_inner = sch.split(o, [None, height])
-        sch.reorder(p, o, p_inner, o_inner)
-    else:
-        p, p_inner = sch.split(p, [None, COLS])
-        o, o_inner = sch.split(o, [None, height])
-        sch.reorder(band, chunks, p, o, p_inner, o_inner)
-        sch.unroll(p_inner)
-        sch.vectorize(o_inner)
-        sch.compute_at(output, o, preserve_unit_loops=True)
-        sch.set_scope(output, 0, "local")
-        *_, p_inner, _ = sch.get_loops(output)
+    outer, p = sch.split(p, [None, min(tile.vectors * lanes, conv.width)])
+    bursts, p, p_inner = sch.split(p, [None, burst * lanes // COLS, COLS])
+    chunks, o, o_inner = sch.split(o, [None, chunk // height, height])
+    sch.reorder(outer, chunks, bursts, p, o, p_inner, o_inner)
+    sch.unroll(p_inner)
+    sch.vectorize(o_inner)
+    read_whole(sch, epilogue, OUTPUT, lambda p, o: ((p // COLS * COLS, p // COLS * COLS + COLS), (o, o + 1)))
+    sch.compute_at(output, o, preserve_unit_loops=True)
+    sch.set_scope(output, 0, "local")
+    *_, p_inner, _ = sch.get_loops(output)
 
     # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
-    reads = [read.source.name for read in sch.get(product).reads]
-    sch.annotate_buffer_access(
-        product,
-        reads.index(INPUT),
-        "read",
-        lambda b, v, o, i, k: ((0, 1), (b, b + 1), (v, v + 1), (0, conv.channels), (i, i + 1)),
-    )
-    sch.compute_at(product, chunks, preserve_unit_loops=True)
+    read_whole(sch, product, INPUT, lambda v, o, i, k: ((0, 1), (v, v + 1), (0, conv.channels), (i, i + 1)))
+    sch.compute_at(product, bursts, preserve_unit_loops=True)
     if shared:
-        sch.compute_at(transposed, band, preserve_unit_loops=True)
+        sch.compute_at(transposed, outer, preserve_unit_loops=True)
     *_, v, o, lane, k = sch.get_loops(product)
     block_row, row, row_inner = sch.split(o, [None, conv.n // tile.rows, tile.rows])
     v, v_inner = sch.split(v, [None, tile.cols])
     sch.reorder(block_row, row, v, k, row_inner, v_inner, lane)
     in_registers(sch, product, v, [row_inner, v_inner, lane])
-    if tile.vectors % tile.cols:
+    if burst % tile.cols:
         partition(sch, v)
+    if conv.width % (burst * lanes):
+        partition(sch, bursts)
 
     # 3. Inputs, a vector of pixels by a cache line of channels at a time.
     *_, v, c, lane = sch.get_loops(transposed)
@@ -285,19 +259,36 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     sch.reorder(v, c, part, c_inner, lane)
     if fill:
         sch.compute_at(fill, part)
-        split_lanes(sch, sch.get_loops(fill)[-1], target.lanes)
-    sch.tensorize(c_inner, transpose(rows, width, "global"))
-    sch.tensorize(p_inner, transpose(height, COLS, "global" if problem.filled else "local"))
+        sch.set_scope(fill, 0, "local")
+        split_lanes(sch, sch.get_loops(fill)[-1], COLS)  # as they are transposed
+        if shared:
+            partition(sch, v)
+    sch.tensorize(c_inner, transpose(rows, width, "global", source="local" if fill else "global"))
+    sch.tensorize(p_inner, transpose(height, COLS, "local"))
 
     # 4. Threads.
     if shared:
-        sch.parallel(band)
+        sch.parallel(outer)
     else:
         sch.parallel(sch.fuse(v, c))
-        sch.parallel(sch.fuse(band, chunks))
+        sch.parallel(sch.fuse(outer, chunks))
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     finish(sch, target)
+
+
+def burst_of(problem: PixelLanesProblem, tile: PixelTile) -> int:
+    """Vectors of pixels of which a chunk of outputs is multiplied, then stored: whole register tiles, no more than the
+    store buffer takes where these are not. Of several tiles each is divided evenly.
+    """
+    most = max(BURST // tile.cols, 1) * tile.cols
+    return min(tile.vectors, most) if tile.vectors == problem.vectors else max(divisors(tile.vectors, most))
+
+
+def read_whole(sch: Schedule, block: SBlockRV, name: str, region: Callable) -> None:
+    """Says which part of buffer `name` each step of the block asks for."""
+    reads = [read.source.name for read in sch.get(block).reads]
+    sch.annotate_buffer_access(block, reads.index(name), "read", region)
 
 
 def in_registers(sch: Schedule, product: SBlockRV, loop: LoopRV, tile: list[LoopRV]) -> None:
@@ -339,7 +330,7 @@ class PixelLanesConv2d(Kernel):
         if layer.stride != (1, 1):
             x = builder.emit(relax.op.strided_slice(x, [1, 2], [0, 0], shape[1:3], layer.stride))
         x = builder.emit(relax.op.reshape(x, (prod(layer.image), layer.channels)))
-        options = {"shape": layer.output, "lanes": form.problem.lanes, "filled": form.problem.filled, "marks": marks}
+        options = {"shape": layer.output, "lanes": form.problem.lanes, "vectors": form.problem.vectors, "marks": marks}
         return fusable_call(builder, NAME, compute, x, *weights, **options)
 
     problem = staticmethod(problem_of)
@@ -356,7 +347,7 @@ KERNEL = PixelLanesConv2d()
 
 @lru_cache(maxsize=1 << 12)
 def best_filled(conv: ConvProblem, target: Target) -> PixelLanesProblem:
-    """The problem of this convolution in the bands of the cheapest estimate; of equal ones the one filled up least."""
-    sizes = range(1 if conv.width % target.lanes else 0, MOST_FILLED + 1)
-    problems = [PixelLanesProblem(conv, target.lanes, filled) for filled in sizes]
+    """The problem of this convolution in as many vectors as make the cheapest tiles; of equal ones in the fewest."""
+    fewest = ceil(conv.width / target.lanes)
+    problems = [PixelLanesProblem(conv, target.lanes, fewest + added) for added in range(MOST_ADDED + 1)]
     return min(problems, key=lambda problem: rounded(least_cycles(KERNEL, problem, target)))

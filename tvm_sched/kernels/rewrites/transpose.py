@@ -21,6 +21,7 @@ dwords, four rows of each of four columns, and a permutation of dwords puts a co
 """
 
 import re
+from collections.abc import Callable
 
 from tvm.ir import Expr
 from tvm.s_tir import TensorIntrin
@@ -32,21 +33,22 @@ from tvm_sched.kernels.rewrites.arguments import strided
 
 COLS = 4  # numbers of a 128-bit lane: columns that are transposed together
 ROWS = (4, 8)  # numbers of a vector. Sixteen were no faster on Zen 4, whose shuffles of 512 bits take two steps
-NAME = re.compile(r"transpose_(\d+)x(\d+)_(global|local)(?:_(int32|u?int8))?")
+NAME = re.compile(r"transpose_(\d+)x(\d+)_(?:(local)_)?(global|local)(?:_(int32|u?int8))?")
 BYTES = ("uint8", "int8")
 BYTE_COLS = 16  # of a lane
 
 
-def transpose(rows: int, cols: int, scope: str, dtype: str = "float32") -> str:
+def transpose(rows: int, cols: int, scope: str, dtype: str = "float32", source: str = "global") -> str:
     """The name, for `Schedule.tensorize`, of the intrinsic out[j, i] = a[i, j]; it is made when first asked for.
 
-    `a [rows, cols]`, `out [cols, rows]` in `scope` ('global' or 'local'), both of `dtype`, float32, int32 or one of
-    BYTES, and contiguous along their last axis; rows is one of ROWS or 16, cols a multiple of COLS, of bytes of
-    BYTE_COLS.
+    `a [rows, cols]` in the scope `source`, `out [cols, rows]` in `scope` ('global' or 'local'), both of `dtype`,
+    float32, int32 or one of BYTES, and contiguous along their last axis; rows is one of ROWS or 16, cols a multiple of
+    COLS, of bytes of BYTE_COLS.
     """
-    name = f"transpose_{rows}x{cols}_{scope}" + ("" if dtype == "float32" else f"_{dtype}")
+    scopes = scope if source == "global" else f"{source}_{scope}"
+    name = f"transpose_{rows}x{cols}_{scopes}" + ("" if dtype == "float32" else f"_{dtype}")
     if TensorIntrin.get(name, allow_missing=True) is None:
-        both = (body(rows, cols, scope, dtype) for body in (description, implementation))
+        both = (body(rows, cols, scope, dtype, source) for body in (description, implementation))
         TensorIntrin.register(name, *both)
     return name
 
@@ -58,11 +60,11 @@ def make_needed(trace: list) -> None:
     instructions, _ = trace
     for kind, _, attributes, _ in instructions:
         if kind == "Tensorize" and (named := NAME.fullmatch(attributes[0])):
-            rows, cols, scope, dtype = named.groups()
-            transpose(int(rows), int(cols), scope, dtype or "float32")
+            rows, cols, source, scope, dtype = named.groups()
+            transpose(int(rows), int(cols), scope, dtype or "float32", source or "global")
 
 
-def description(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
+def description(rows: int, cols: int, scope: str, dtype: str, source: str) -> PrimFunc:
     """The loops that the intrinsic stands for, as `tensorize` looks for them."""
 
     def loops(a: Buffer, out: Buffer):
@@ -70,10 +72,10 @@ def description(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
             vj, vi = T.axis.remap("SS", [j, i])
             T.buffer_store(out, a[vi, vj], [vj, vi])
 
-    return function("description", rows, cols, scope, dtype, loops)
+    return function("description", rows, cols, scope, dtype, source, loops)
 
 
-def implementation(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
+def implementation(rows: int, cols: int, scope: str, dtype: str, source: str) -> PrimFunc:
     """What `tensorize` puts in their place: a vector store for each column."""
 
     in_lane = BYTE_COLS if dtype in BYTES else COLS
@@ -86,17 +88,17 @@ def implementation(rows: int, cols: int, scope: str, dtype: str) -> PrimFunc:
                 made = column_of_bytes(r, rows, j) if dtype in BYTES else column(r, j)
                 T.buffer_store(out, made, [first + j, T.ramp(T.int32(0), 1, rows)])
 
-    return function("implementation", rows, cols, scope, dtype, stores)
+    return function("implementation", rows, cols, scope, dtype, source, stores)
 
 
-def function(name: str, rows: int, cols: int, scope: str, dtype: str, body) -> PrimFunc:
+def function(name: str, rows: int, cols: int, scope: str, dtype: str, source: str, body: Callable) -> PrimFunc:
     """A function of `a` and `out`, parts of larger buffers, whose root block holds the statements that `body` emits.
 
     By TVM's builder: the decorator `T.prim_func` would read and parse this file's source for each, a tenth of a second.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        a = strided("a", (rows, cols), dtype, "global")
+        a = strided("a", (rows, cols), dtype, source)
         out = strided("out", (cols, rows), dtype, scope)
         with T.sblock("root"):
             T.reads(a[0:rows, 0:cols])
