@@ -105,7 +105,7 @@ ZEN4 = Costs("AMD Zen 4 (EPYC, AVX-512)")
 # Loads by direct 1x1 kernels of 1x12 pixels in blocks of a vector, 57 to 62 % of the peak of multiply-adds, and of 1x6
 # in blocks of two, 93 to 97 %.
 ZEN3 = Costs(
-    "AMD Zen 3 (EPYC, AVX2), its scalar loads; AVX2 code on AMD Zen 5",
+    "AMD Zen 3 (EPYC, AVX2), its scalar loads; AVX2 code on AMD Zen 5, transposed on AMD Zen 4",
     l2_bytes_per_cycle=25.9,
     far_bytes_per_cycle=19.2,
     moved_bytes_per_cycle=20,
@@ -122,8 +122,8 @@ ZEN3 = Costs(
     store_cycles=3,
     loop_cycles=5.6,
     transform_instructions=1.77,
-    transpose_cycles=0.86,
-    transposed_store_cycles=0.708,
+    transpose_cycles=2.5,  # as fits whole layers; in the first cache 1.44
+    transposed_store_cycles=3.5,  # likewise; 1.2
     spread_cycles=0,
     lanes_step_cycles=0,
     integer_store_cycles=2,

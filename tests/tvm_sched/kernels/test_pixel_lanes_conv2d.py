@@ -146,8 +146,21 @@ def test_blocks_of_a_whole_vector(size):
 
 @pytest.mark.skipif(targets.host().arch != "x86_64", reason="runs AVX2 code")
 @pytest.mark.parametrize("size", [8, 7])
-def test_avx2_gives_the_same_numbers(size):
-    Layer((1, size, size, 32), 16, kept=4, residual=True, lanes=8).check(target=targets.get("x86-avx2"))
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_avx2_gives_the_same_numbers(size, lanes):
+    """A vector of pixels is a register, or the two of a line of cache."""
+    Layer((1, size, size, 32), 16, kept=4, residual=True, lanes=lanes).check(target=targets.get("x86-avx2"))
+
+
+@pytest.mark.parametrize("name, lanes", [("x86-avx512", {16}), ("x86-avx2", {8, 16}), ("cortex-a76", {4, 16})])
+def test_a_vector_of_pixels_is_a_register_or_a_line(name, lanes):
+    """Few channels are read from the first cache, of many whole lines from the second."""
+    target = replace(targets.get(name), cores=1)
+    found = {
+        pixel_lanes_conv2d.best_filled(ConvProblem(1, 1, 784, channels, 32, channels // 4, 4), target).lanes
+        for channels in (16, 2048)
+    }
+    assert found == lanes == set(pixel_lanes_conv2d.lane_counts(target))
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -30,11 +30,13 @@ from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, split_lanes, unrolled_vector
 from tvm_sched.kernels.rewrites.transpose import COLS, ROWS, transpose
 from tvm_sched.targets import Target
+from tvm_sched.targets.sizes import LINE
 
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
 FILL, INPUT, OUTPUT, RESULT = (f"pixel_lanes_{stage}" for stage in ("fill", "input", "output", "result"))
 SIZES = "pixel_lanes.sizes"  # attribute of that block
 MOST_ADDED = 4  # vectors behind the last pixel, for tiles of other sizes
+FEWEST_ROWS = 4  # channels that a vector of pixels in registers serves
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
 
@@ -61,6 +63,14 @@ def takes(pixels: int, channels: int, out_channels: int, n: int, target: Target)
     `narrow`.
     """
     return narrow(n, target) and target.lanes <= pixels and channels % COLS == 0 and out_channels % max(n, COLS) == 0
+
+
+def lane_counts(target: Target) -> tuple[int, ...]:
+    """Pixels of a vector: as many as a register has lanes, or as a line of cache holds, so that none of a line is read
+    for channels that are not kept.
+    """
+    line = LINE // target.number_bytes
+    return (target.lanes, line) if target.lanes < line else (target.lanes,)
 
 
 def narrow(n: int, target: Target) -> bool:
@@ -148,13 +158,14 @@ def tiles(problem: PixelLanesProblem, target: Target, most: int = 16) -> list[Pi
         PixelTile(each, cols, rows)
         for each in [each for each in together if each <= most_near] or together[:1]
         for rows in divisors(conv.n, conv.n)
+        if rows >= min(conv.n, FEWEST_ROWS)
         for cols in range(1, min(each, target.registers) + 1)
-        if rows * cols + cols + 1 <= target.registers
+        if (rows * cols + cols) * lanes // target.lanes + 1 <= target.registers
     ]
 
     def preference(tile: PixelTile) -> tuple:
         """Among equals sixteen sums hide all waiting and leave registers for addresses; then whole blocks."""
-        sums = abs(tile.rows * tile.cols - 16)
+        sums = abs(tile.rows * tile.cols * lanes // target.lanes - 16)
         return rounded(cycles(problem, tile, target)), sums, -tile.rows, tile.vectors
 
     return sorted(found, key=preference)[:most]
@@ -164,24 +175,27 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     """Estimated cycles of the layer on the target's cores; `fma_cycles` as in `register_tile.cycles`."""
     conv, lanes, costs = problem.conv, problem.lanes, target.costs
     vectors = problem.vectors
-    per_register = lanes / target.lanes  # 1, or less where lanes are fewer
+    registers = lanes / target.lanes  # of a vector; less than one where lanes are fewer
     sums = tile.rows * tile.cols
     ports = target.loads_per_cycle
     # Vectors of pixels, and a weight for each channel.
-    loads = tile.cols / min(ports, costs.vector_loads_per_cycle) + tile.rows / min(ports, costs.scalar_loads_per_cycle)
+    loads = tile.cols * ceil(registers) / min(ports, costs.vector_loads_per_cycle)
+    loads += tile.rows / min(ports, costs.scalar_loads_per_cycle)
     loads += costs.index_loads / ports if conv.indexed else 0
-    arithmetic = sums * per_register * (fma_cycles or 1 / target.fma_per_cycle)
-    pixels = tile.cols * lanes * target.number_bytes  # met again with the next channels, when the tile's others were
-    read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * target.number_bytes, target)
+    arithmetic = sums * registers * (fma_cycles or 1 / target.fma_per_cycle)
+    # Of the next channels the same pixels are met again when the tile's others were; whole lines of them are read.
+    number = target.number_bytes
+    pixels = tile.cols * max(lanes * number, LINE)
+    read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * number, target)
     step = max(register_tile.together(arithmetic, target.fma_latency, read), loads)
     step += costs.lanes_step_cycles
     register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
-    rows_apart = tile.vectors * lanes * conv.block_rows * conv.n * target.number_bytes  # what stores are spread over
+    rows_apart = tile.vectors * lanes * conv.block_rows * conv.n * number  # what stores are spread over
     store = costs.transposed_store_cycles
     store *= costs.set_overflow_factor if outputs_overflow_a_set(problem, tile, target) else 1
     store *= costs.set_overflow_factor if rows_apart > costs.cache_share * target.l2_bytes else 1
-    transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
+    transposition = registers * vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
     if shares_tiles(problem, tile, target):
         shares = vectors // tile.vectors
     else:
@@ -339,7 +353,7 @@ class PixelLanesConv2d(Kernel):
     schedule = staticmethod(schedule)
 
     def loop_key(self, problem: PixelLanesProblem, tile: PixelTile) -> tuple:
-        return NAME, problem.conv.n, problem.conv.indexed, tile.cols, tile.rows
+        return NAME, problem.conv.n, problem.conv.indexed, problem.lanes, tile.cols, tile.rows
 
 
 KERNEL = PixelLanesConv2d()
@@ -347,7 +361,12 @@ KERNEL = PixelLanesConv2d()
 
 @lru_cache(maxsize=1 << 12)
 def best_filled(conv: ConvProblem, target: Target) -> PixelLanesProblem:
-    """The problem of this convolution in as many vectors as make the cheapest tiles; of equal ones in the fewest."""
-    fewest = ceil(conv.width / target.lanes)
-    problems = [PixelLanesProblem(conv, target.lanes, fewest + added) for added in range(MOST_ADDED + 1)]
+    """The problem of this convolution in as many vectors, of as many lanes, as make the cheapest tiles; of equal ones
+    in the fewest.
+    """
+    problems = [
+        PixelLanesProblem(conv, lanes, ceil(conv.width / lanes) + added)
+        for lanes in lane_counts(target)
+        for added in range(MOST_ADDED + 1)
+    ]
     return min(problems, key=lambda problem: rounded(least_cycles(KERNEL, problem, target)))
