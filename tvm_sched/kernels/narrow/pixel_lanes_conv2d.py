@@ -189,18 +189,21 @@ def cycles(problem: PixelLanesProblem, tile: PixelTile, target: Target, fma_cycl
     read = register_tile.transfer(pixels, tile.vectors * conv.channels * lanes * number, target)
     step = max(register_tile.together(arithmetic, target.fma_latency, read), loads)
     step += costs.lanes_step_cycles
-    register_tiles = vectors // tile.vectors * ceil(tile.vectors / tile.cols) * conv.block_rows * conv.n // tile.rows
+    burst = burst_of(problem, tile)
+    register_tiles = ceil(vectors / burst) * ceil(burst / tile.cols) * conv.block_rows * conv.n // tile.rows
     product = register_tiles * (conv.kept * step + costs.loop_cycles)
     rows_apart = tile.vectors * lanes * conv.block_rows * conv.n * number  # what stores are spread over
     store = costs.transposed_store_cycles
     store *= costs.set_overflow_factor if outputs_overflow_a_set(problem, tile, target) else 1
     store *= costs.set_overflow_factor if rows_apart > costs.cache_share * target.l2_bytes else 1
-    transposition = registers * vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
+    transposition = vectors * (costs.transpose_cycles * conv.channels + store * conv.block_rows * conv.n)
+    if problem.filled:  # of a single tile the last vector alone, of several each may be the last
+        transposition += costs.copy_cycles * conv.channels * (vectors if vectors > tile.vectors else 1)
     if shares_tiles(problem, tile, target):
         shares = vectors // tile.vectors
     else:
         shares = conv.block_rows * conv.n // chunk_of(conv, target)
-    return (product + transposition) / shares * ceil(shares / target.cores)
+    return (product + registers * transposition) / shares * ceil(shares / target.cores)
 
 
 def outputs_overflow_a_set(problem: PixelLanesProblem, tile: PixelTile, target: Target) -> bool:
@@ -296,7 +299,9 @@ def burst_of(problem: PixelLanesProblem, tile: PixelTile) -> int:
     store buffer takes where these are not. Of several tiles each is divided evenly.
     """
     most = max(BURST // tile.cols, 1) * tile.cols
-    return min(tile.vectors, most) if tile.vectors == problem.vectors else max(divisors(tile.vectors, most))
+    if tile.vectors == problem.vectors:
+        return min(tile.vectors, most)
+    return max((each for each in divisors(tile.vectors, most) if each >= tile.cols), default=tile.vectors)
 
 
 def read_whole(sch: Schedule, block: SBlockRV, name: str, region: Callable) -> None:

@@ -7,10 +7,10 @@ would make ordinary numbers of NaN. Here, where nothing swaps them any more:
     max(a, b)     isnan(a) ? a : (a > b ? a : b)     three
     AArch64       llvm.maximum, which is one: `fmax`, where a comparison and a choice are two
 
-An operand stands twice in the first, and LLVM computes it once; in the second each has a name. TVM's code generator
-puts a name's value wherever the name stands, when it looks for what it could simplify: names within names cost it
-seconds (15 for SiLU and tanh). What holds names or choices already, as polynomials of exp do, so takes llvm.maximum on
-x86 too, which is two instructions more for 0 and none for others.
+An operand stands twice in the first, four times in a clamp, and LLVM computes it once; in the second each has a name.
+TVM's code generator puts a name's value wherever the name stands, when it looks for what it could simplify: names
+within names cost it seconds (15 for SiLU and tanh). What holds names or more choices already, as polynomials of exp do,
+so takes llvm.maximum on x86 too, which is two instructions more for 0 and none for others.
 """
 
 from collections.abc import Callable
@@ -72,11 +72,11 @@ def named(name: str, value: Expr, body: Callable[[Expr], Expr]) -> Expr:
 
 
 def is_composed(value: Expr) -> bool:
-    """Whether there are names or choices in it."""
+    """Whether there are names in it, or choices beside that of a clamp's other bound."""
     found: list[Expr] = []
     kinds = [(kind, found.append) for kind in (tirx.Let, tirx.Select)]
     tvm_ffi.structural_walk(value, kinds, order="post")
-    return bool(found)
+    return any(isinstance(each, tirx.Let) for each in found) or len(found) > 1
 
 
 def is_number(value: Expr) -> bool:

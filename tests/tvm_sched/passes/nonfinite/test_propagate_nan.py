@@ -87,7 +87,8 @@ def test_pools_propagate_as_in_pytorch(name):
     "target, one, others",
     [("cortex-a76", "fmax\t", ("fmaxnm", "fcmgt")), ("x86-avx2", "vmaxps\t", ("vcmp", "vblendv"))],
 )
-def test_relu_is_one_instruction(target, one, others, tmp_path):
-    tvm_sched.compile(nn.ReLU(), torch.zeros(1, 64), target=target, threads=1, dump=tmp_path, check=False)
+@pytest.mark.parametrize("module", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-1, 2), nn.Hardswish()], ids=repr)
+def test_a_bound_is_one_instruction(module, target, one, others, tmp_path):
+    tvm_sched.compile(module, torch.zeros(1, 64), target=target, threads=1, dump=tmp_path, check=False)
     assembly = sorted(tmp_path.iterdir())[-1].read_text()
     assert one in assembly and not any(word in assembly for word in others)
