@@ -35,7 +35,7 @@ from tvm_sched.targets.sizes import LINE
 NAME = "pixel_lanes_conv2d"  # the block of products; the other stages' blocks are named after what they make
 FILL, INPUT, OUTPUT, RESULT = (f"pixel_lanes_{stage}" for stage in ("fill", "input", "output", "result"))
 SIZES = "pixel_lanes.sizes"  # attribute of that block
-MOST_ADDED = 4  # vectors behind the last pixel, for tiles of other sizes
+MOST_ADDED = 2  # vectors behind the last pixel, for tiles of other sizes
 FEWEST_ROWS = 4  # channels that a vector of pixels in registers serves
 BURST = 4  # vectors of pixels whose outputs the store buffer takes while multiplication goes on
 
