@@ -194,9 +194,9 @@ def plans_of(layer: Layer, target: Target, restriction: Restriction = FREE.defau
 
 
 def alternatives(ranked: list[Plan]) -> list[Plan]:
-    """Of a layer's plans, the first choice first, those that are worth measuring: of each kind (a kernel, with or
-    without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the most, and
-    as many with weights of 16 bits.
+    """Of a layer's plans, the first choice first, those that are worth measuring: of each kind (a kernel's variant,
+    with or without space-to-depth) the OF_A_KIND first by estimate, within NEAR times the least estimate, MOST at the
+    most, and as many with weights of 16 bits.
     """
     wide, narrow = by_weights(ranked)
     return worth_measuring(wide) + worth_measuring(narrow)
@@ -216,7 +216,7 @@ def worth_measuring(ranked: list[Plan]) -> list[Plan]:
     kinds: Counter[tuple] = Counter()
     found: dict[str, Plan] = {}
     for plan in ranked:
-        kind = plan.form.kernel.name, plan.space_to_depth is None
+        kind = plan.form.words, plan.space_to_depth is None
         if plan.cycles <= limit and plan.kernel not in found and kinds[kind] < OF_A_KIND:
             found[plan.kernel] = plan
             kinds[kind] += 1

@@ -39,7 +39,7 @@ class Costs:
     measured_on: str
     l2_bytes_per_cycle: float = figure(32, BANDWIDTH, "sustained from the second cache")
     far_bytes_per_cycle: float = figure(20, BANDWIDTH, "sustained from beyond the second cache, the third")
-    memory_bytes_per_cycle: float = figure(6, BANDWIDTH, "sustained from memory, by all cores together")
+    memory_bytes_per_cycle: float = figure(8, BANDWIDTH, "sustained from memory, by all cores together")
     cache_share: float = figure(0.75, SHARE, "of a cache that data may fill before they are taken to have left it")
     moved_bytes_per_cycle: float = figure(
         8, BANDWIDTH, "operands and result together, of what computes next to nothing (pooling, padding)"

@@ -40,7 +40,7 @@ def test_the_cheapest_by_estimate_is_chosen_and_comes_first_of_what_is_worth_mea
     names = [plan.kernel for plan in worth]
     assert 1 < len(names) <= MOST and len(set(names)) == len(names)
     assert max(plan.cycles for plan in worth) <= NEAR * min(plan.cycles for plan in ranked)
-    kinds = [(plan.form.kernel.name, plan.space_to_depth is None) for plan in worth]
+    kinds = [(plan.form.words, plan.space_to_depth is None) for plan in worth]
     assert max(map(kinds.count, kinds)) <= OF_A_KIND
 
 
