@@ -71,7 +71,17 @@ def measure(session: rpc.RPCSession, library: str, arguments: str) -> list[float
     """Seconds of each timed call of a library's kernel on the session's board."""
     name = Path(library).name
     session.upload(library, name)
-    return timing.seconds_of(session.load_module(name), session.cpu(), timing.load_arguments(arguments))
+    flush = timing.FLUSH_WEIGHTS if knows(session, timing.FLUSH_WEIGHTS) else timing.FLUSH
+    return timing.seconds_of(session.load_module(name), session.cpu(), timing.load_arguments(arguments), flush)
+
+
+def knows(session: rpc.RPCSession, function: str) -> bool:
+    """Whether the board has a function of this name."""
+    try:
+        session.get_function(function)
+    except Exception:  # TVM raises what it likes
+        return False
+    return True
 
 
 def answers_still(session: rpc.RPCSession) -> bool:

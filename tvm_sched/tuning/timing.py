@@ -5,19 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+import tvm_ffi
 
 from tvm_sched.kernels.base import dtype_named
 
 TIMES = {"number": 1, "repeat": 15, "min_repeat_ms": 0}
-# In a network a kernel finds its input in cache, and its weights where the layers since the last image have left them:
-# all arguments but the first are flushed before each call.
-FLUSH = "cache_flush_cpu_non_first_arg"
+# In a network a kernel finds its input in cache, and so the memory that its result goes to, which another result has
+# left; its weights lie where the layers since the last image have put them. So all arguments but the first and the last
+# are flushed before each call. TVM's own function flushes the last too, as a board does that has no other.
+FLUSH_WEIGHTS, FLUSH = "subp.flush_weights", "cache_flush_cpu_non_first_arg"
 
 
-def seconds_of(module, device, arrays: Sequence[np.ndarray]) -> list[float]:
-    """Seconds of each timed call of a loaded library's kernel."""
+@tvm_ffi.register_global_func(FLUSH_WEIGHTS)
+def flush_weights(*arguments) -> None:
+    """Throws a kernel's weights out of the caches."""
+    tvm.get_global_func(FLUSH)(*arguments[:-1])
+
+
+def seconds_of(module, device, arrays: Sequence[np.ndarray], flush: str = FLUSH_WEIGHTS) -> list[float]:
+    """Seconds of each timed call of a loaded library's kernel; `flush`: a function where it runs, that is called with
+    the arguments before.
+    """
     arguments = [tvm.runtime.tensor(array, device) for array in arrays]
-    evaluate = module.time_evaluator(module.entry_name, device, f_preproc=FLUSH, **TIMES)
+    evaluate = module.time_evaluator(module.entry_name, device, f_preproc=flush, **TIMES)
     return [float(seconds) for seconds in evaluate(*arguments).results]
 
 

@@ -9,14 +9,16 @@ from concurrent.futures import Future
 import boards
 import pytest
 from boards import Board, Killing, distinct, network, records, silent_board
+from tvm import rpc
 from tvm.s_tir.meta_schedule.runner import RunnerResult
 
 import tvm_sched
 from tvm_sched import pipeline, targets
 from tvm_sched.frontend import torch_export
 from tvm_sched.pipeline import Compilation
-from tvm_sched.tuning import farm, measuring, tiles, timing
+from tvm_sched.tuning import farm, farm_worker, measuring, tiles, timing
 from tvm_sched.tuning.farm import Farm, NoDevices
+from tvm_sched.tuning.tracker import Tracker
 
 TRIALS = 8
 PATIENCE_S = 300  # where a device does come
@@ -87,6 +89,13 @@ def test_a_board_that_comes_back_is_used_again_and_without_any_the_search_ends_i
         "no device of key 'one' has answered for 1 s" in sentence
         and f"{kept} measurements are kept in {tmp_path}" in sentence
     )
+
+
+def test_a_board_flushes_weights_alone(tracker):
+    with Board(tracker, "flushing"), Tracker(tracker).request("flushing") as request:
+        lease = request.wait(PATIENCE_S)
+        session = rpc.connect(lease.device.host, lease.device.port, lease.matchkey)
+        assert farm_worker.knows(session, timing.FLUSH_WEIGHTS) and not farm_worker.knows(session, "subp.another")
 
 
 KERNELS = {

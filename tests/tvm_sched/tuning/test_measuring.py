@@ -44,6 +44,17 @@ def test_a_kernel_that_hangs_or_crashes_ends_its_process_and_no_more(job, monkey
         assert runner.submit(job("works")).result().error_msg is None
 
 
+def test_weights_alone_are_flushed(job, monkeypatch):
+    """Neither the input nor the memory of the result, which a network leaves in cache."""
+    flushed = []
+    monkeypatch.setattr(timing.tvm, "get_global_func", lambda name: lambda first, *others: flushed.append(others))
+    arrays = [np.full(1, number, "float32") for number in range(4)]
+    module = timing.tvm.runtime.load_module(job("works").library)
+    assert len(timing.seconds_of(module, timing.tvm.cpu(), arrays)) == timing.TIMES["repeat"]
+    assert len(flushed) >= timing.TIMES["repeat"]
+    assert {tuple(float(each.numpy()[0]) for each in others) for others in flushed} == {(1.0, 2.0)}
+
+
 @pytest.fixture(scope="module")
 def patterned():
     """A layer whose kernels share kept positions, 5 % of all: it runs over columns."""
