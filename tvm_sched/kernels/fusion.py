@@ -19,6 +19,12 @@ def find_block(sch: Schedule, name: str) -> SBlockRV | None:
     return None
 
 
+def annotate_read(sch: Schedule, block: SBlockRV, name: str, region: Callable) -> None:
+    """Says which part of buffer `name`, as a function of the block's axes, each step of the block asks for."""
+    names = [read.source.name for read in sch.get(block).reads]
+    sch.annotate_buffer_access(block, names.index(name), "read", region)
+
+
 def downstream(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
     """The blocks that read `block`, directly or through others, in the order of the program."""
     return reached(sch, block, sch.get_consumers)

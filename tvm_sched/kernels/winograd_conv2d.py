@@ -40,7 +40,7 @@ from tvm_sched.kernels.base import (
     widened,
 )
 from tvm_sched.kernels.conv_problem import ConvProblem
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.register_tile import IMMEDIATE, Tile
@@ -278,10 +278,10 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
 
     # 2. Products of a band: for each of the e*e positions, the register tile of `direct_conv2d`. They may read any
     # channel: what an index says is not known.
-    sch.annotate_buffer_access(
+    annotate_read(
+        sch,
         product,
-        [read.source.name for read in sch.get(product).reads].index(INPUT),
-        "read",
+        INPUT,
         lambda i, j, t, o, k: ((0, 1), (i, i + 1), (j, j + 1), (t, t + 1), (0, problem.products.channels)),
     )
     sch.compute_at(product, band, preserve_unit_loops=True)

@@ -10,7 +10,7 @@ stages in cache; bias, residual and activation are applied with lanes over chann
 last pixel vectors are filled up with that one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd, prod
@@ -24,7 +24,7 @@ from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.base import Example, Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
 from tvm_sched.kernels.direct_conv2d import flatten_pixels
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors, rounded
 from tvm_sched.kernels.rewrites.loops import partition, prefetch_weights, split_lanes, unrolled_vector
@@ -112,7 +112,7 @@ def compute(
 
     attributes = problem.attributes() | (marks or {})
     if problem.filled:
-        image, last = x, pixels - 1
+        image, last = x, pixels - 1  # a condition, as `partition` takes it away where it is known, and no minimum
 
         def filled(p, c):
             return tirx.if_then_else(p < pixels, image[p, c], image[last, c])
@@ -248,13 +248,13 @@ def schedule(sch: Schedule, tile: PixelTile, target: Target) -> None:
     sch.reorder(outer, chunks, bursts, p, o, p_inner, o_inner)
     sch.unroll(p_inner)
     sch.vectorize(o_inner)
-    read_whole(sch, epilogue, OUTPUT, lambda p, o: ((p // COLS * COLS, p // COLS * COLS + COLS), (o, o + 1)))
+    annotate_read(sch, epilogue, OUTPUT, lambda p, o: ((p // COLS * COLS, p // COLS * COLS + COLS), (o, o + 1)))
     sch.compute_at(output, o, preserve_unit_loops=True)
     sch.set_scope(output, 0, "local")
     *_, p_inner, _ = sch.get_loops(output)
 
     # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
-    read_whole(sch, product, INPUT, lambda v, o, i, k: ((0, 1), (v, v + 1), (0, conv.channels), (i, i + 1)))
+    annotate_read(sch, product, INPUT, lambda v, o, i, k: ((0, 1), (v, v + 1), (0, conv.channels), (i, i + 1)))
     sch.compute_at(product, bursts, preserve_unit_loops=True)
     if shared:
         sch.compute_at(transposed, outer, preserve_unit_loops=True)
@@ -302,12 +302,6 @@ def burst_of(problem: PixelLanesProblem, tile: PixelTile) -> int:
     if tile.vectors == problem.vectors:
         return min(tile.vectors, most)
     return max((each for each in divisors(tile.vectors, most) if each >= tile.cols), default=tile.vectors)
-
-
-def read_whole(sch: Schedule, block: SBlockRV, name: str, region: Callable) -> None:
-    """Says which part of buffer `name` each step of the block asks for."""
-    reads = [read.source.name for read in sch.get(block).reads]
-    sch.annotate_buffer_access(block, reads.index(name), "read", region)
 
 
 def in_registers(sch: Schedule, product: SBlockRV, loop: LoopRV, tile: list[LoopRV]) -> None:

@@ -26,7 +26,7 @@ from subp_contract import pattern
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem, output_size
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.narrow.pixel_lanes_conv2d import chunk_of, in_registers, narrow
 from tvm_sched.kernels.ranking import divisors, rounded
@@ -244,8 +244,12 @@ def schedule(sch: Schedule, tile: PlanesTile, target: Target) -> None:
     chunks, o = sch.split(o, [None, chunk])
     sch.reorder(image, band, chunks, h, w, o)
     sch.vectorize(o)
-    whole_band = read_as(sch, epilogue, OUTPUT)
-    whole_band(lambda b, h, w, o: ((b, b + 1), (h // problem.band, h // problem.band + 1), (0, positions), (o, o + 1)))
+    annotate_read(
+        sch,
+        epilogue,
+        OUTPUT,
+        lambda b, h, w, o: ((b, b + 1), (h // problem.band, h // problem.band + 1), (0, positions), (o, o + 1)),
+    )
     sch.compute_at(output, chunks, preserve_unit_loops=True)
     height = max(rows for rows in ROWS if chunk % rows == 0)
     *_, p, o = sch.get_loops(output)
@@ -254,16 +258,18 @@ def schedule(sch: Schedule, tile: PlanesTile, target: Target) -> None:
     sch.reorder(p, o, p_inner, o_inner)
 
     # 2. Products of a chunk, in register tiles. They may read any channel: what an index says is not known.
-    any_channel = read_as(sch, product, INPUT)
     extents = (*problem.phases, conv.channels, problem.lines * problem.pitch)
-    any_channel(
+    annotate_read(
+        sch,
+        product,
+        INPUT,
         lambda b, t, v, o, i, k, r, q: (
             (0, 1),
             (0, 1),
             (b, b + 1),
             (t, t + 1),
             *((0, extent) for extent in extents),
-        )
+        ),
     )
     sch.compute_at(product, chunks, preserve_unit_loops=True)
     if shared:
@@ -300,12 +306,6 @@ def schedule(sch: Schedule, tile: PlanesTile, target: Target) -> None:
     prefetch_weights(sch, k)
     sch.decompose_reduction(product, k)
     finish(sch, target)
-
-
-def read_as(sch: Schedule, block, name: str):
-    """Says of the block's read of that buffer, which it is told in a call, which part of it is needed."""
-    reads = [read.source.name for read in sch.get(block).reads]
-    return lambda region: sch.annotate_buffer_access(block, reads.index(name), "read", region)
 
 
 class PlanesConv2d(Kernel):

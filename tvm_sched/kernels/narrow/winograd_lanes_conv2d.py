@@ -23,7 +23,7 @@ from subp_contract import pattern
 from tvm_sched.kernels import register_tile, winograd_conv2d
 from tvm_sched.kernels.base import Form, Kernel, fusable_call, least_cycles
 from tvm_sched.kernels.conv_problem import ConvProblem
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.layer import Layer
 from tvm_sched.kernels.ranking import divisors
 from tvm_sched.kernels.rewrites.interleave import TOGETHER, intrinsic
@@ -256,10 +256,10 @@ def schedule(sch: Schedule, tile: WinogradTile, target: Target) -> None:
 
     # 2. Products of a band, in register tiles of groups of tiles. Their pixels may be of any channel: what an index
     # says is not known.
-    sch.annotate_buffer_access(
+    annotate_read(
+        sch,
         picked,
-        [read.source.name for read in sch.get(picked).reads].index(INPUT),
-        "read",
+        INPUT,
         lambda i, j, p, g, k, t: ((0, 1), (0, 1), (i, i + 1), (j, j + 1), (p, p + 1), (0, channels * s)),
     )
     sch.compute_at(products, band, preserve_unit_loops=True)

@@ -23,6 +23,7 @@ from tvm.ir import Expr
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from tvm_sched.kernels.fusion import annotate_read
 from tvm_sched.kernels.integer.bfloats import BITS
 
 TYPES = ("uint8", "int8", BITS)  # of images in planes
@@ -178,14 +179,13 @@ def read_whole_runs(sch: Schedule, epilogue: SBlockRV, name: str, layout: Layout
     """Lets the outputs ask block `name` for all positions of their tile's run, whole vectors; `tile_first`: of an array
     whose tiles are outside of channels.
     """
-    names = [read.source.name for read in sch.get(epilogue).reads]
 
     def run(b, o, h, w):
         tile = layout.place(h, w)[0]
         points = (b, tile, o) if tile_first else (b, o, tile)
         return (*((point, point + 1) for point in points), (0, layout.run))
 
-    sch.annotate_buffer_access(epilogue, names.index(name), "read", run)
+    annotate_read(sch, epilogue, name, run)
 
 
 def padded_pixel(x: te.Tensor, zero_point: int, plane: tuple, row: Expr, column: Expr) -> Expr:

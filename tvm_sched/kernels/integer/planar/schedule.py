@@ -10,7 +10,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
 from tvm_sched.kernels.direct_conv2d import transform_axes
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import Dot, Summing, arithmetic_cycles, sum_up
 from tvm_sched.kernels.integer.planar import outputs
 from tvm_sched.kernels.integer.planar.outputs import OutputsTile
@@ -250,13 +250,12 @@ def position_lanes(sch: Schedule, product: SBlockRV, tile: PlanarTile, lanes: in
 
 def residual_in_rows(sch: Schedule, residual: SBlockRV, rounded: SBlockRV, at: LoopRV, layout: Layout) -> None:
     """Copies a residual of whole rows to where a tile's sums lie, at the loop `at`."""
-    names = [read.source.name for read in sch.get(rounded).reads]
     extent = int(sch.get(sch.get_loops(residual)[-1]).extent)
 
     def run(*where):
         return (*((point, point + 1) for point in where[:-1]), (0, extent))
 
-    sch.annotate_buffer_access(rounded, names.index(RESIDUAL), "read", run)
+    annotate_read(sch, rounded, RESIDUAL, run)
     sch.compute_at(residual, at, preserve_unit_loops=True)
     column, width = sch.get_loops(residual)[-1], layout.outputs
     if not layout.whole:
@@ -290,7 +289,6 @@ def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, w
     reads.
     """
     layout, conv = problem.layout, problem.conv
-    names = [read.source.name for read in sch.get(product).reads]
 
     def region(b, *axes):
         if layout.single:
@@ -306,4 +304,4 @@ def read_interleaved(sch: Schedule, product: SBlockRV, problem: PlanarProblem, w
         position = layout.position(i) if layout.single else i
         return (*place, *points(k, *layout.phase(r, q), (position + layout.offset(r, q)) * problem.dot.group + j))
 
-    sch.annotate_buffer_access(product, names.index(INTERLEAVED), "read", region)
+    annotate_read(sch, product, INTERLEAVED, region)

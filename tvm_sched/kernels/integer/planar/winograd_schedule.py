@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_sched.kernels import register_tile
-from tvm_sched.kernels.fusion import find_block, finish, merge_epilogue
+from tvm_sched.kernels.fusion import annotate_read, find_block, finish, merge_epilogue
 from tvm_sched.kernels.integer.dots import sum_up
 from tvm_sched.kernels.integer.interleave import interleave
 from tvm_sched.kernels.integer.planar.planes import STORED, Layout, copy_padded, copy_whole, up
@@ -201,12 +201,11 @@ def schedule(sch: Schedule, tile: PlanarWinogradTile, target: Target) -> None:
 def read_rows(sch: Schedule, epilogue: SBlockRV, name: str, problem: PlanarProblem) -> None:
     """Lets the outputs ask block `name` for whole rows, up to whole vectors."""
     layout = problem.layout
-    names = [read.source.name for read in sch.get(epilogue).reads]
 
     def rows(b, o, h, w):
         return *points(b * layout.tiles + h // (F.m * layout.rows), o), (0, F.m), (0, F.m * run_of(layout))
 
-    sch.annotate_buffer_access(epilogue, names.index(name), "read", rows)
+    annotate_read(sch, epilogue, name, rows)
 
 
 def read_interleaved(sch: Schedule, half_input: SBlockRV, problem: PlanarProblem) -> None:
@@ -223,13 +222,12 @@ def read_interleaved(sch: Schedule, half_input: SBlockRV, problem: PlanarProblem
 def residual_in_rows(sch: Schedule, residual: SBlockRV, last: SBlockRV, at: LoopRV, problem: PlanarProblem) -> None:
     """Copies a residual of whole rows to where the sums of its pixels lie, at the loop `at`."""
     pitch = F.m * row_of(problem.layout)
-    names = [read.source.name for read in sch.get(last).reads]
     extent = int(sch.get(sch.get_loops(residual)[-1]).extent)
 
     def rows(bt, o, r, i):
         return *points(bt, o, r), (0, extent)
 
-    sch.annotate_buffer_access(last, names.index(RESIDUAL), "read", rows)
+    annotate_read(sch, last, RESIDUAL, rows)
     sch.compute_at(residual, at, preserve_unit_loops=True)
     _, column = sch.split(sch.get_loops(residual)[-1], [None, pitch])
     copy_padded(sch, column, 0, problem.conv.width)
